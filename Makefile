@@ -1,0 +1,55 @@
+# make help lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+DATA := $(DEMO)/Task99_Phantom
+TASK := configs/tasks/Task99_Phantom_3d.json
+RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+install: $(BIN)/.installed ## create .venv with the pinned packages
+
+demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
+	$(BIN)/python scripts/make_phantom.py --out $(DATA) --num_cases 20 --num_test 4 --seed 0
+	$(BIN)/python scripts/plan.py --dataset_dir $(DATA)
+	cd bundle && ../$(BIN)/python -m monai.bundle run training \
+	    --config_file "['configs/train.json','$(TASK)','configs/quick.json']" \
+	    --dataset_dir ../$(DATA) $(RUN) --epochs 5 --iterations_per_epoch 40 --val_interval 1 --restart True
+	cd bundle && ../$(BIN)/python -m monai.bundle run evaluating \
+	    --config_file "['configs/train.json','configs/evaluate.json','$(TASK)','configs/quick.json']" \
+	    --dataset_dir ../$(DATA) $(RUN)
+	$(BIN)/python scripts/predict.py --input $(DATA)/imagesTs --output $(DEMO)/predictions \
+	    --weights $(DEMO)/models/model.pt --config_file bundle/$(TASK) bundle/configs/quick.json
+	@echo "Held-out test cases, never seen in training:"
+	$(BIN)/python scripts/evaluate.py --predictions $(DEMO)/predictions --labels $(DATA)/labelsTs \
+	    --label_names background head tail
+
+test: $(BIN)/.installed ## run the test suite
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not slow and not gpu"
+
+test-slow: $(BIN)/.installed ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(BIN)/.installed ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.installed ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the demo made
+	rm -rf $(DEMO)

@@ -1,0 +1,109 @@
+"""Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NoReturn
+
+EXIT_BAD_INPUT = 2
+
+
+class BundleError(ValueError):
+    """Base of all errors whose cause lies in the input; the text says what is wrong and what to do."""
+
+
+class DatasetError(BundleError):
+    """The data set as a whole is malformed: dataset.json, missing files, an impossible split."""
+
+
+class CaseError(DatasetError):
+    """One case cannot be used.
+
+    Args:
+        case: name of the case, as in its file name.
+        problem: what is wrong, with the offending value.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, case: str, problem: str, remedy: str) -> None:
+        super().__init__(f"case {case}: {problem}. {remedy}")
+        self.case = case
+        self.problem = problem
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Keep the three parts when the error crosses a process border."""
+        return type(self), (self.case, self.problem, self.remedy)
+
+
+class PlanError(BundleError):
+    """No plan can be made from the data, or plan and data do not belong together."""
+
+
+class ConfigError(BundleError):
+    """An override or a combination of config files that cannot work."""
+
+
+class WeightsError(BundleError):
+    """Model weights are missing, damaged, or belong to another plan."""
+
+
+class OutputError(BundleError):
+    """Results cannot be written where they should go."""
+
+
+def find_user_error(error: BaseException | None) -> BundleError | None:
+    """Find the BundleError behind ``error``; MONAI and Ignite wrap exceptions on their way up.
+
+    Args:
+        error: any exception, or None.
+
+    Returns:
+        The first BundleError in the chain of causes, or None where there is none.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BundleError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _exit_with(error: BundleError) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_BAD_INPUT)
+
+
+@contextmanager
+def user_errors_exit() -> Iterator[None]:
+    """Turn a BundleError inside the block into one line on stderr and exit code 2, for scripts."""
+    try:
+        yield
+    except Exception as error:
+        user_error = find_user_error(error)
+        if user_error is None:
+            raise
+        _exit_with(user_error)
+
+
+def install_excepthook() -> None:
+    """Do the same for a process whose main function is not ours (``python -m monai.bundle``).
+
+    CPython takes the exit code from a SystemExit that the hook raises. All other exceptions go to the
+    hook that was installed before.
+    """
+    previous = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        user_error = find_user_error(error)
+        if user_error is None:
+            previous(kind, error, traceback)
+        else:
+            _exit_with(user_error)
+
+    sys.excepthook = hook

@@ -1,0 +1,1 @@
+"""Scores of predicted masks in native space, and the table they are shown in."""

@@ -1,0 +1,116 @@
+"""Files that are whole or absent: atomic writes, JSON, hashes, case names."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dynunet_bundle.errors import BundleError, OutputError
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii")
+TEMPORARY_SUFFIX = ".part"
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place when the block ends without an exception.
+
+    The data is flushed to disk before the rename, so a crash leaves the old file or the new one, never half.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A binary file open for writing.
+
+    Raises:
+        OutputError: if the folder cannot be written to or the disk is full.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of this user
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write ``content`` as indented JSON with a final newline, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=4) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str], error_type: type[BundleError]) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        error_type: what to raise when it is missing or malformed.
+
+    Raises:
+        BundleError: of type ``error_type``, naming the file and, for malformed JSON, the line.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise error_type(f"{path} does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise error_type(f"{path} is not valid JSON: {error}. Repair the file.") from error
+    except OSError as error:
+        raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def case_name(path: str | os.PathLike[str]) -> str:
+    """File name without folder and image suffix: ``a/b/hippocampus_003.nii.gz`` -> ``hippocampus_003``."""
+    name = Path(path).name
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def ensure_writable(folder: str | os.PathLike[str]) -> Path:
+    """Create ``folder`` where it is missing and prove that a file can be written there.
+
+    Raises:
+        OutputError: if it cannot be created or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=TEMPORARY_SUFFIX):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}. "
+            "Choose another folder (--output_dir, --ckpt_dir, --prepared_dir) or change its permissions."
+        ) from error
+    return folder

@@ -1,0 +1,1 @@
+"""From a model to a mask on the voxels of the input file. Nothing here needs DALI."""

@@ -1,0 +1,39 @@
+"""A line for each predicted case."""
+
+import logging
+import time
+
+from ignite.engine import Engine, Events
+from monai.utils import ImageMetaKey
+
+from dynunet_bundle.files import case_name
+
+logger = logging.getLogger(__name__)
+
+
+class CaseProgress:
+    """Log each case when it is done, with its place in the list and its seconds."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
+
+    def _start(self) -> None:
+        self._since = time.monotonic()
+
+    def _report(self, engine: Engine) -> None:
+        now = time.monotonic()
+        for case in engine.state.output:
+            name = case_name(str(case["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]))
+            logger.info(
+                "%s: %d of %d, %.1f s",
+                name,
+                engine.state.iteration,
+                engine.state.epoch_length,
+                now - self._since,
+            )
+        self._since = now

@@ -1,0 +1,133 @@
+"""Model weights and the facts that belong to them: saved together, checked together.
+
+``model.pt`` holds tensors only. ``model.json`` beside it names the plan they were trained for, so that weights and
+plan of different trainings are refused in one line, not in a page of keys.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from dynunet_bundle import __version__
+from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
+from dynunet_bundle.planning.plan import plan_differences
+
+HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
+
+logger = logging.getLogger(__name__)
+
+
+def save_weights(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    plan: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write ``path`` and the JSON beside it.
+
+    Args:
+        path: the ``.pt`` file.
+        state: weights by name.
+        plan: the plan ids.
+        facts: what else is known of them, e.g. epoch and score.
+    """
+    sidecar = path.with_suffix(".json")
+    sidecar.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        torch.save(dict(state), file)
+    versions = {
+        "dynunet_bundle": __version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+    }
+    write_json(
+        sidecar, {"plan": dict(plan), "sha256": sha256_of(path), **facts, "versions": versions}
+    )
+
+
+def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> None:
+    """Load weights into a network, strictly.
+
+    Args:
+        network: a plain DynUNet of the plan.
+        path: the ``.pt`` file.
+        plan: the plan ids of the config.
+
+    Raises:
+        WeightsError: if the file is missing or damaged, is not the one that its JSON describes, or belongs to
+            another plan.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
+        )
+    sidecar = path.with_suffix(".json")
+    if sidecar.is_file():
+        _check_facts(path, read_json(sidecar, WeightsError), plan)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} is no file of weights, or is damaged ({error}).") from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
+    mismatch = _first_mismatch(network.state_dict(), state)
+    if mismatch:
+        raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
+    network.load_state_dict(state)
+
+
+def _check_facts(path: Path, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    if facts.get("sha256") != sha256_of(path):
+        raise WeightsError(
+            f"{path} is not the file that {path.with_suffix('.json').name} describes (SHA-256 differs). "
+            "Restore both, or delete the .json if you replaced the weights yourself."
+        )
+    differences = plan_differences(facts.get("plan", {}), plan)
+    if differences:
+        raise WeightsError(
+            f"{path} was trained with another plan than this config's: {'; '.join(differences)}. {HINT}"
+        )
+
+
+def _first_mismatch(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
+) -> str | None:
+    for key, value in ours.items():
+        if key not in theirs:
+            return f"it lacks {key}"
+        if theirs[key].shape != value.shape:
+            return f"{key} is {tuple(theirs[key].shape)}, the plan needs {tuple(value.shape)}"
+    surplus = next((key for key in theirs if key not in ours), None)
+    return None if surplus is None else f"it has {surplus}, which the plan lacks"
+
+
+class WeightsLoader:
+    """Load weights when an engine starts; MONAI's CheckpointLoader answers a mismatch with a page of keys.
+
+    Args:
+        network: the network of the engine.
+        path: the ``.pt`` file.
+        plan: the plan ids of the config.
+    """
+
+    def __init__(self, network: nn.Module, path: str, plan: Mapping[str, Any]) -> None:
+        self.network = network
+        self.path = path
+        self.plan = plan
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load."""
+        load_weights(self.network, self.path, self.plan)
+        logger.info("weights: %s", self.path)

@@ -1,0 +1,116 @@
+"""MONAI's DynUNet with deep supervision at native resolutions.
+
+Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision enlarges every head to full resolution (five times
+the logits at 128^3), computes the heads in evaluation too, and cannot be deep-copied after a training step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.nets import DynUNet
+from torch import nn
+
+HEADS_PREFIX = "supervision_heads."
+
+
+class DeepSupervisedDynUNet(DynUNet):
+    """DynUNet that gives, in training, one tensor of logits a decoder level, finest first.
+
+    The lowest decoder level has no head: its weight in nnU-Net's loss is zero. In evaluation it is the plain
+    network. Its parameters apart from the heads are exactly those of a plain DynUNet, see
+    ``inference_state_dict``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: labels including the background.
+        kernel_size: kernel of each level.
+        strides: stride into each level.
+        filters: channels of each level; surplus values at the end are ignored.
+        deep_supervision: whether there are heads below the full resolution.
+        **kwargs: further arguments of DynUNet, such as ``norm_name``, ``act_name``, ``trans_bias``.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[Sequence[int]],
+        strides: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        deep_supervision: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            strides=strides,
+            upsample_kernel_size=list(strides[1:]),
+            filters=list(filters),
+            deep_supervision=False,
+            **kwargs,
+        )
+        num_heads = max(len(strides) - 3, 0) if deep_supervision else 0
+        self.supervision_heads = nn.ModuleList(
+            self.get_output_block(level + 1) for level in range(num_heads)
+        )
+        self.supervision_heads.apply(self.initialize_weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Compute the logits.
+
+        Args:
+            x: ``[B, C, *spatial]``; each size a multiple of the product of the strides.
+
+        Returns:
+            In training a list of ``[B, classes, ...]``, finest first; else the finest alone.
+        """
+        if not self.training:
+            return super().forward(x)
+        skips = [self.input_block(x)]
+        for downsample in self.downsamples:
+            skips.append(downsample(skips[-1]))
+        features = self.bottleneck(skips[-1])
+        levels = []
+        for upsample, skip in zip(self.upsamples, reversed(skips), strict=True):
+            features = upsample(features, skip)
+            levels.append(features)
+        heads = [self.output_block, *self.supervision_heads]
+        return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
+
+
+def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights that a plain DynUNet of the same plan loads strictly: no heads, no prefixes of wrappers.
+
+    Args:
+        network: a DeepSupervisedDynUNet, bare or wrapped by DDP or ``torch.compile``.
+    """
+    plain: dict[str, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}
+    for key, value in network.state_dict().items():
+        name = key.removeprefix("_orig_mod.").removeprefix("module.")
+        if not name.startswith(HEADS_PREFIX):
+            # DynUNet lists each weight twice; sharing one copy keeps the file half as large
+            plain[name] = copies.setdefault(value.data_ptr(), value.detach().cpu().contiguous())
+    return plain
+
+
+def deep_supervision_weights(num_levels: int, deep_supervision: bool = True) -> list[float]:
+    """Weights of the losses of ``DeepSupervisedDynUNet``'s outputs, for MONAI's ``DeepSupervisionLoss``.
+
+    nnU-Net halves the weight at each level, gives the lowest decoder level none, and normalises to sum 1.
+
+    Args:
+        num_levels: levels of the network, ``len(strides)``.
+        deep_supervision: as in the network.
+
+    Returns:
+        One weight an output, finest first.
+    """
+    num_outputs = max(num_levels - 2, 1) if deep_supervision else 1
+    weights = [0.5**level for level in range(num_outputs)]
+    return [weight / sum(weights) for weight in weights]

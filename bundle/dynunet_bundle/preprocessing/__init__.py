@@ -1,0 +1,1 @@
+"""Invertible MONAI dictionary transforms, and the store of cases that they prepared."""

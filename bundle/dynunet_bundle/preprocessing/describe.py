@@ -1,0 +1,41 @@
+"""What a transform does, as plain data: the key by which the prepared store knows what it holds."""
+
+from collections.abc import Mapping
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def describe(thing: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
+    """Reduce a transform to JSON: its class and its settings, recursively.
+
+    Args:
+        thing: a transform, or any value that one holds as an attribute.
+
+    Returns:
+        JSON data that is equal for equal settings in any process. What has no settings (a random state, a logger)
+        is named by its class only.
+    """
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, Enum):
+        return str(thing.value)
+    if isinstance(thing, Mapping):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [describe(value) for value in thing]
+    if isinstance(thing, (np.ndarray, torch.Tensor)):
+        return thing.tolist()
+    if isinstance(thing, (np.dtype, torch.dtype)):
+        return str(thing)
+    if isinstance(thing, partial):
+        return [describe(thing.func), describe(thing.args), describe(thing.keywords)]
+    if callable(thing) and hasattr(thing, "__qualname__"):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if not type(thing).__module__.startswith(("monai.", "dynunet_bundle.")):
+        return name
+    return {name: {key: describe(value) for key, value in sorted(vars(thing).items())}}

@@ -1,0 +1,77 @@
+"""Intensity normalisation, one scheme a channel."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from dynunet_bundle.errors import PlanError
+
+SCHEMES = ("zscore", "ct")
+MIN_STD = 1e-8
+
+
+class NormalizeChannelsd(MapTransform):
+    """Normalise each channel by its own scheme, as nnU-Net does; MONAI's transforms take one scheme for all.
+
+    ``zscore``: minus the mean of the volume, divided by its standard deviation. ``ct``: clip to the data set's
+    foreground percentiles, minus its mean, divided by its standard deviation.
+
+    Args:
+        keys: keys of the images, ``[C, D, H, W]``.
+        normalization: scheme of each channel.
+        intensity_statistics: for each channel None, or ``lower``, ``upper``, ``mean``, ``std``.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        PlanError: if a scheme is unknown or lacks its statistics.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        normalization: Sequence[str],
+        intensity_statistics: Sequence[Mapping[str, float] | None],
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(normalization) != len(intensity_statistics):
+            raise PlanError(
+                f"the plan has {len(normalization)} normalization scheme(s) "
+                f"and {len(intensity_statistics)} intensity_statistics; it needs one of each a channel."
+            )
+        for channel, (scheme, statistics) in enumerate(
+            zip(normalization, intensity_statistics, strict=True)
+        ):
+            if scheme not in SCHEMES:
+                raise PlanError(
+                    f'normalization of channel {channel} is "{scheme}", not one of {", ".join(SCHEMES)}.'
+                )
+            if scheme == "ct" and statistics is None:
+                raise PlanError(
+                    f'channel {channel} is normalised as "ct" but has no intensity_statistics.'
+                )
+        self.normalization = list(normalization)
+        self.intensity_statistics = list(intensity_statistics)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Normalise one case; the result is float32."""
+        normalized = dict(data)
+        for key in self.key_iterator(normalized):
+            image = normalized[key].to(torch.float32)
+            for channel, statistics in enumerate(self.intensity_statistics):
+                image[channel] = _normalized(image[channel], statistics)
+            normalized[key] = image
+        return normalized
+
+
+def _normalized(channel: torch.Tensor, statistics: Mapping[str, float] | None) -> torch.Tensor:
+    if statistics is None:
+        # float64 sums: intensities of MR reach 1e6, where float32 loses the variance
+        mean = channel.mean(dtype=torch.float64)
+        std = channel.to(torch.float64).std(correction=0)
+        return ((channel - mean) / std.clamp(min=MIN_STD)).to(torch.float32)
+    clipped = channel.clamp(statistics["lower"], statistics["upper"])
+    return (clipped - statistics["mean"]) / max(statistics["std"], MIN_STD)

@@ -1,0 +1,256 @@
+"""The prepared store: each case preprocessed once and kept as memory-mappable arrays.
+
+Per case, in one flat folder (``NAME`` is the case's name and a hash of its path):
+
+    NAME.image.npy       [C, D, H, W] float32, or float16 where a GPU reads it
+    NAME.label.npy       [1, D, H, W] uint8
+    NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on
+    NAME.json            written last: shapes, sizes, what the sources were and how they were prepared
+
+A case whose JSON does not match the sources or the preprocessing is prepared again, alone. All files appear by
+rename, so a killed preparation leaves whole cases only, and running it again finishes the rest.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from torch.utils.data import Dataset
+
+from dynunet_bundle.dataset import Case, apply_to_case
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.files import (
+    TEMPORARY_SUFFIX,
+    atomic_write,
+    case_name,
+    ensure_writable,
+    write_json,
+)
+from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.progress import progress
+
+FORMAT_VERSION = 1
+POSITIONS_PER_CLASS = 4096
+ARRAYS = ("image", "label", "positions")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """Paths and facts of one prepared case.
+
+    Attributes:
+        name: case name, for messages.
+        image: path of ``[C, D, H, W]``.
+        label: path of ``[1, D, H, W]``.
+        positions: path of ``[foreground classes, K, 3]``.
+        shape: ``(D, H, W)``.
+        present: foreground classes that occur in the case.
+    """
+
+    name: str
+    image: str
+    label: str
+    positions: str
+    shape: tuple[int, int, int]
+    present: tuple[int, ...]
+
+
+class PreparedDataset(Dataset):
+    """Cases as the network sees them, prepared from raw files on first use.
+
+    As a map-style data set it gives whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors; the
+    training feed reads regions from the files of ``cases()`` instead. MONAI's PersistentDataset pickles whole cases:
+    no region of them can be read alone, and it keys on the item only, not on the file's content.
+
+    Args:
+        data: raw cases, ``[{"image": path, "label": path}, ...]``.
+        transform: the declared preprocessing.
+        store_dir: folder of the store; several data sets may share it.
+        num_classes: labels including the background.
+        num_workers: threads; the heavy parts of the transforms release the interpreter lock.
+        dtype: ``"float32"`` or ``"float16"`` of the stored image.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Case],
+        transform: Compose,
+        store_dir: str,
+        num_classes: int,
+        num_workers: int = 2,
+        dtype: str = "float32",
+    ) -> None:
+        self.data = list(data)
+        self.transform = transform
+        self.store_dir = Path(store_dir)
+        self.num_classes = num_classes
+        self.num_workers = num_workers
+        self.dtype = np.dtype(dtype)
+        recipe = {
+            "format": FORMAT_VERSION,
+            "dtype": dtype,
+            "num_classes": num_classes,
+            "positions_per_class": POSITIONS_PER_CLASS,
+            "transform": describe(transform),
+        }
+        self.recipe_hash = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        self._cases: list[PreparedCase] | None = None
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One whole prepared case as float32 image and uint8 label."""
+        case = self.cases()[index]
+        image = np.load(case.image, allow_pickle=False).astype(np.float32, copy=False)
+        label = np.load(case.label, allow_pickle=False)
+        return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+    def cases(self) -> list[PreparedCase]:
+        """All cases in the order of ``data``, prepared where they were not.
+
+        Raises:
+            CaseError: for the first case that cannot be prepared; those before it stay prepared.
+            OutputError: if the store cannot be written.
+        """
+        if self._cases is None:
+            self._cases = self._prepare()
+        return self._cases
+
+    def _prepare(self) -> list[PreparedCase]:
+        ensure_writable(self.store_dir)
+        found: list[PreparedCase | None] = [self._lookup(case) for case in self.data]
+        todo = [index for index, case in enumerate(found) if case is None]
+        if todo:
+            logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
+            pool = ThreadPoolExecutor(self.num_workers)
+            try:
+                built = pool.map(lambda index: self._build(self.data[index]), todo)
+                for index, case in zip(
+                    todo, progress(built, "prepare", total=len(todo)), strict=True
+                ):
+                    found[index] = case
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return [case for case in found if case is not None]
+
+    def _stem(self, case: Case) -> Path:
+        path = os.path.abspath(case["image"])
+        return self.store_dir / f"{case_name(path)}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+    def _identity(self, case: Case) -> dict[str, Any]:
+        sources = {}
+        for key, path in sorted(case.items()):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise CaseError(
+                    case_name(case["image"]), f"{path} is missing", "Restore the file."
+                ) from error
+            sources[key] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        return {"recipe": self.recipe_hash, "sources": sources}
+
+    def _lookup(self, case: Case) -> PreparedCase | None:
+        """The prepared case if it is whole and up to date, else None."""
+        stem = self._stem(case)
+        sidecar = stem.with_name(stem.name + ".json")
+        try:
+            facts = json.loads(sidecar.read_bytes())
+        except (OSError, ValueError):  # absent, or not written by us
+            return None
+        if facts.get("identity") != self._identity(case):
+            return None
+        for array, size in facts["bytes"].items():
+            path = stem.with_name(f"{stem.name}.{array}.npy")
+            if not path.is_file() or path.stat().st_size != size:
+                logger.warning("%s is damaged; %s is prepared again", path.name, case_name(stem))
+                return None
+        return _prepared_case(stem, facts)
+
+    def _build(self, case: Case) -> PreparedCase:
+        name = case_name(case["image"])
+        stem = self._stem(case)
+        identity = self._identity(case)
+        if "label" not in case:
+            raise CaseError(name, "it has no label", "Give training cases an image and a label.")
+        transformed = apply_to_case(case, self.transform)
+        image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
+        label = transformed["label"].as_tensor().numpy().astype(np.uint8, copy=False)
+        positions, present = sample_positions(label, self.num_classes, name)
+        arrays = {"image": image, "label": label, "positions": positions}
+        sidecar = stem.with_name(stem.name + ".json")
+        # without its JSON a case does not exist: first it goes, last it comes
+        with suppress(FileNotFoundError):
+            sidecar.unlink()
+        _remove_leftovers(stem)
+        sizes = {}
+        for array in ARRAYS:
+            path = stem.with_name(f"{stem.name}.{array}.npy")
+            with atomic_write(path) as file:
+                np.save(file, np.ascontiguousarray(arrays[array]), allow_pickle=False)
+            sizes[array] = path.stat().st_size
+        facts = {
+            "name": name,
+            "identity": identity,
+            "shape": list(label.shape[1:]),
+            "present": present,
+            "bytes": sizes,
+        }
+        write_json(sidecar, facts)
+        return _prepared_case(stem, facts)
+
+
+def sample_positions(
+    label: np.ndarray, num_classes: int, name: str
+) -> tuple[np.ndarray, list[int]]:
+    """Draw voxels of each class to centre patches on, the same ones at every preparation.
+
+    Args:
+        label: ``[1, D, H, W]``.
+        num_classes: labels including the background.
+        name: case name; it seeds the draw.
+
+    Returns:
+        ``[num_classes - 1, K, 3]`` int16 voxel indices, drawn with replacement (zeros for an absent class), and the
+        foreground classes that are present.
+    """
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    flat, shape = label.reshape(-1), label.shape[1:]
+    positions = np.zeros((num_classes - 1, POSITIONS_PER_CLASS, len(shape)), np.int16)
+    present = []
+    for value in range(1, num_classes):
+        voxels = np.flatnonzero(flat == value)
+        if len(voxels):
+            present.append(value)
+            drawn = voxels[rng.integers(len(voxels), size=POSITIONS_PER_CLASS)]
+            positions[value - 1] = np.stack(np.unravel_index(drawn, shape), axis=1)
+    return positions, present
+
+
+def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
+    paths = {array: str(stem.with_name(f"{stem.name}.{array}.npy")) for array in ARRAYS}
+    depth, height, width = facts["shape"]
+    return PreparedCase(
+        facts["name"], **paths, shape=(depth, height, width), present=tuple(facts["present"])
+    )
+
+
+def _remove_leftovers(stem: Path) -> None:
+    """Temporary files of a preparation of this case that was killed."""
+    for leftover in stem.parent.glob(f".{stem.name}.*{TEMPORARY_SUFFIX}"):
+        with suppress(FileNotFoundError):
+            leftover.unlink()

@@ -1,0 +1,52 @@
+"""Load a config of the bundle from Python, as the scripts do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json
+from dynunet_bundle.preflight import check_overrides, known_ids
+
+
+def load_workflow(
+    bundle_root: str | Path,
+    config: str,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> ConfigWorkflow:
+    """Read a config with overlays and overrides, and initialize it.
+
+    An overlay may hold ids that this config has no use for (quick.json sets an optimizer, which inference.json
+    lacks); those are left out, so that one overlay serves training and inference.
+
+    Args:
+        bundle_root: the bundle folder.
+        config: name of the config in ``configs``.
+        overlays: further config files, later ones win.
+        overrides: values by id; they win over all files.
+
+    Returns:
+        The initialized workflow; call its ``run``.
+
+    Raises:
+        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
+    """
+    configs = Path(bundle_root).resolve() / "configs"
+    known = known_ids(configs)
+    own_ids = set(ConfigParser.load_config_file(str(configs / config)))
+    content: dict[str, Any] = {}
+    for overlay in overlays:
+        ids = read_json(overlay, ConfigError)
+        check_overrides(["--config_file", str(overlay)], known)
+        content |= {key: value for key, value in ids.items() if key in own_ids}
+    workflow = ConfigWorkflow(
+        config_file=str(configs / config),
+        workflow_type="train" if "train" in own_ids else "infer",
+        bundle_root=str(configs.parent),
+        **{**content, **(overrides or {})},
+    )
+    workflow.initialize()
+    return workflow

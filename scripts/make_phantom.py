@@ -1,0 +1,112 @@
+"""Make a small data set in MSD layout, for the demo and the tests.
+
+    python scripts/make_phantom.py --out demo/Task99_Phantom --num_cases 20 --num_test 4 --seed 0
+
+Each case shows a bent body cut in two ("head" and "tail" touch, and differ only slightly in brightness) among
+blobs of similar brightness, under noise and a bias field, with a spacing, an orientation and an intensity scale of
+its own. Labels of the test cases are in labelsTs.
+"""
+
+import argparse
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from dynunet_bundle.files import write_json
+
+LABELS = {"0": "background", "1": "head", "2": "tail"}
+EXTENT_MM = np.array([40.0, 48.0, 36.0])
+
+
+def make_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    """One image (float32) and its label (uint8), on the same grid."""
+    spacing = np.round(rng.uniform([0.9, 0.9, 1.2], [1.1, 1.1, 1.8]), 3)
+    shape = np.round(EXTENT_MM * rng.uniform(0.92, 1.08, 3) / spacing).astype(int)
+    centre = (shape - 1) * spacing / 2 + rng.uniform(-3, 3, 3)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing - centre
+    label = _body(grid, rng)
+    tissue = 0.35 + 0.05 * ndimage.gaussian_filter(rng.standard_normal(shape), 2 / spacing) * 6
+    image = np.where(label == 1, 0.9, np.where(label == 2, 0.72, tissue))  # noqa: PLR2004
+    for _ in range(4):
+        blob = (
+            np.linalg.norm(
+                (grid - rng.uniform(-1, 1, 3) * EXTENT_MM / 2) / rng.uniform(2, 4, 3), axis=-1
+            )
+            < 1
+        )
+        image = np.where(blob & (label == 0), rng.uniform(0.6, 0.95), image)
+    image = ndimage.gaussian_filter(image, 0.5 / spacing)
+    bias = np.exp(0.25 * (grid / EXTENT_MM) @ rng.standard_normal(3))
+    image = image * bias + rng.normal(0, rng.uniform(0.04, 0.1), shape)
+    image = (image - image.min()) * 10 ** rng.uniform(1, 5)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -centre
+    pair = (image.astype(np.float32), label.astype(np.uint8))
+    return tuple(_reoriented(array, affine, rng.integers(4)) for array in pair)
+
+
+def _body(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Labels of a bent ellipsoid, cut by a tilted plane into head (1, in front) and tail (2)."""
+    radii = rng.uniform([5, 13, 5], [7, 17, 7.5])
+    bend = rng.uniform(0.01, 0.025)
+    x, y, z = np.moveaxis(grid, -1, 0)
+    inside = (x / radii[0]) ** 2 + (y / radii[1]) ** 2 + ((z - bend * y**2 + 2) / radii[2]) ** 2 < 1
+    front = y + rng.uniform(-0.3, 0.3) * z > rng.uniform(-2, 3)
+    return np.where(inside, np.where(front, 1, 2), 0)
+
+
+def _reoriented(array: np.ndarray, affine: np.ndarray, kind: int) -> nib.Nifti1Image:
+    """The same volume stored as RAS, LAS, LPS or with its axes permuted."""
+    axes = ("RAS", "LAS", "LPS", "PSR")[kind]
+    image = nib.Nifti1Image(array, affine)
+    target = nib.orientations.axcodes2ornt(axes)
+    return image.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+    )
+
+
+def make_dataset(out: Path, num_cases: int, num_test: int, seed: int) -> None:
+    """Write images, labels and dataset.json under ``out``; the same seed gives the same voxels."""
+    rng = np.random.default_rng(seed)
+    entries: dict[str, list] = {"Tr": [], "Ts": []}
+    for index in range(num_cases + num_test):
+        part = "Tr" if index < num_cases else "Ts"
+        name = f"phantom_{index:03d}.nii.gz"
+        for folder, image in zip(("images", "labels"), make_case(rng), strict=True):
+            path = out / f"{folder}{part}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(image, path)
+        entries[part].append({"image": f"./images{part}/{name}", "label": f"./labels{part}/{name}"})
+    write_json(
+        out / "dataset.json",
+        {
+            "name": "Phantom",
+            "description": "Made bodies of two touching parts; see scripts/make_phantom.py",
+            "tensorImageSize": "3D",
+            "modality": {"0": "MRI"},
+            "labels": LABELS,
+            "numTraining": num_cases,
+            "numTest": num_test,
+            "training": entries["Tr"],
+            "test": [entry["image"] for entry in entries["Ts"]],
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--num_cases", type=int, default=20, help="labelled training cases")
+    parser.add_argument("--num_test", type=int, default=4, help="held-out cases")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_dataset(arguments.out, arguments.num_cases, arguments.num_test, arguments.seed)
+    print(f"{arguments.num_cases} training and {arguments.num_test} test cases in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
