@@ -44,7 +44,8 @@ def make_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Imag
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -centre
     pair = (image.astype(np.float32), label.astype(np.uint8))
-    return tuple(_reoriented(array, affine, rng.integers(4)) for array in pair)
+    axes = ("RAS", "LAS", "LPS", "PSR")[rng.integers(4)]
+    return tuple(_reoriented(array, affine, axes) for array in pair)
 
 
 def _body(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -57,9 +58,8 @@ def _body(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(inside, np.where(front, 1, 2), 0)
 
 
-def _reoriented(array: np.ndarray, affine: np.ndarray, kind: int) -> nib.Nifti1Image:
-    """The same volume stored as RAS, LAS, LPS or with its axes permuted."""
-    axes = ("RAS", "LAS", "LPS", "PSR")[kind]
+def _reoriented(array: np.ndarray, affine: np.ndarray, axes: str) -> nib.Nifti1Image:
+    """The same volume stored with its array axes in another order or direction."""
     image = nib.Nifti1Image(array, affine)
     target = nib.orientations.axcodes2ornt(axes)
     return image.as_reoriented(

@@ -92,7 +92,7 @@ class ScoreHandler:
         output_dir: str,
         label_names: Sequence[str],
         prediction_key: str = "pred",
-        reference_key: str = "reference",
+        reference_key: str = "label",
     ) -> None:
         self.path = Path(output_dir) / SCORES_NAME
         self.label_names = list(label_names)
@@ -102,17 +102,20 @@ class ScoreHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI evaluator."""
-        engine.add_event_handler(Events.STARTED, self._scores.clear)
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
+    def _start(self) -> None:
+        self._scores = {}
+
     def _score(self, engine: Engine) -> None:
-        for inputs, outputs in zip(engine.state.batch, engine.state.output, strict=True):
+        for outputs in engine.state.output:
             prediction = outputs[self.prediction_key]
             case = case_name(str(prediction.meta[ImageMetaKey.FILENAME_OR_OBJ]))
             self._scores[case] = dice_by_class(
                 prediction.cpu().numpy(),
-                inputs[self.reference_key].cpu().numpy().round(),
+                outputs[self.reference_key].cpu().numpy().round(),
                 len(self.label_names),
             )
 
