@@ -1,0 +1,233 @@
+"""Every JSON config: parses, agrees with the others, names what exists, keeps the ids that clients rely on."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BUNDLE, TINY, run_script
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import optional_import
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.planning.plan import PLAN_IDS
+from dynunet_bundle.workflow import load_workflow
+
+CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
+FROZEN_TRAIN_IDS = {
+    "amp",
+    "augmentation",
+    "batch_dice",
+    "bundle_root",
+    "ckpt_dir",
+    "dataset_dir",
+    "deep_supervision",
+    "device",
+    "epochs",
+    "fold",
+    "gradient_clip",
+    "imports",
+    "initialize",
+    "iterations_per_epoch",
+    "learning_rate",
+    "loss",
+    "lr_epoch_level",
+    "lr_scheduler",
+    "memory_format",
+    "network",
+    "network_def",
+    "num_folds",
+    "num_workers",
+    "optimizer",
+    "output_dir",
+    "oversampling",
+    "plan",
+    "preflight",
+    "prepared_dir",
+    "preprocessing",
+    "restart",
+    "run",
+    "seed",
+    "store_dtype",
+    "train",
+    "training",
+    "val_interval",
+    "validate",
+    "weights_file",
+    *PLAN_IDS,
+}
+
+
+def content(name: str) -> dict[str, Any]:
+    return json.loads((BUNDLE / "configs" / name).read_text())
+
+
+def strings_in(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in strings_in(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in strings_in(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def targets_in(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["_target_"]] if "_target_" in value else []
+        return own + [name for item in value.values() for name in targets_in(item)]
+    if isinstance(value, list):
+        return [name for item in value for name in targets_in(item)]
+    return []
+
+
+def test_the_ids_of_train_json_are_frozen():
+    assert set(content("train.json")) == FROZEN_TRAIN_IDS
+
+
+def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference():
+    train, inference = content("train.json"), content("inference.json")
+    for name in (*PLAN_IDS, "plan", "preprocessing"):
+        assert train[name] == inference[name], name
+    assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
+    assert train["validate"]["inferer"] == inference["inferer"]
+
+
+def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network():
+    evaluate, inference = content("evaluate.json"), content("inference.json")
+    assert evaluate["network_def"] == inference["network_def"]
+    assert inference["network_def"]["_target_"] == "DynUNet"
+    restore = inference["postprocessing"]["transforms"][:-1]
+    assert evaluate["validate#postprocessing"]["transforms"][: len(restore)] == restore
+
+
+def test_overlays_only_set_ids_that_train_json_has():
+    known = FROZEN_TRAIN_IDS | {"evaluating"}
+    for name in ("evaluate.json", "quick.json"):
+        assert {key.split("#")[0] for key in content(name)} <= known
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_target_is_importable(path):
+    for target in targets_in(content(path.name)):
+        # a name without a dot is one that MONAI finds by itself
+        dotted = target if "." in target else ConfigParser({"c": {"_target_": target}})
+        if isinstance(dotted, str):
+            module, _, name = dotted.rpartition(".")
+            assert optional_import(module, name=name)[1], target
+        else:
+            item = (
+                dotted.ref_resolver.get_item("c")
+                or dotted.parse()
+                or dotted.ref_resolver.get_item("c")
+            )
+            assert item.resolve_module_name() != target, target
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_expressions_are_single_calls(path):
+    for text in strings_in(content(path.name)):
+        if not text.startswith("$") or text.startswith("$import "):
+            continue
+        tree = ast.parse(text[1:].replace("@", "ref_").replace("#", "_"), mode="eval")
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        # choosing the device takes two
+        assert len(calls) <= 1 or "torch.device" in text, text
+
+
+def test_monai_finds_all_training_properties(train_workflow):
+    workflow = train_workflow()
+    assert workflow.check_properties() == []
+
+
+def test_monai_finds_all_inference_properties(phantom, tmp_path):
+    workflow = load_workflow(
+        BUNDLE,
+        "inference.json",
+        overrides={"dataset_dir": str(phantom), "output_dir": str(tmp_path), "device": "cpu"},
+    )
+    assert workflow.check_properties() == []
+
+
+def test_the_task04_defaults_are_what_plan_py_writes(real_data, tmp_path):
+    overlay = tmp_path / "overlay.json"
+    result = run_script("plan", "--dataset_dir", real_data / "Task04_Hippocampus", "--out", overlay)
+    assert result.returncode == 0, result.stderr
+    train = content("train.json")
+    assert json.loads(overlay.read_text()) == {name: train[name] for name in PLAN_IDS}
+
+
+def test_handlers_are_a_literal_list_that_clients_can_extend():
+    handlers = content("train.json")["train"]["handlers"]
+    assert isinstance(handlers, list)
+    assert all(isinstance(handler.get("_target_"), str) for handler in handlers)
+
+
+def test_clients_may_replace_the_raw_file_lists(train_workflow, phantom):
+    pair = {
+        "image": str(phantom / "imagesTr" / "phantom_000.nii.gz"),
+        "label": str(phantom / "labelsTr" / "phantom_000.nii.gz"),
+    }
+    overrides = {"train#dataset#data": [pair], "validate#dataset#data": [pair], "epochs": 1}
+    workflow = train_workflow(**overrides)
+    workflow.run()
+    assert len(workflow.parser.get_parsed_content("train#dataset")) == 1
+
+
+def test_the_default_config_trains_for_an_iteration(real_data, tmp_path):
+    """The Task04 defaults as they are, on real data; only the length is cut."""
+    overrides = {
+        "dataset_dir": str(real_data / "Task04_Hippocampus"),
+        "ckpt_dir": str(tmp_path / "models"),
+        "output_dir": str(tmp_path / "run"),
+        "device": "cpu",
+        "epochs": 1,
+        "iterations_per_epoch": 1,
+    }
+    workflow = load_workflow(BUNDLE, "train.json", (), overrides)
+    workflow.run()
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+def test_quick_json_filters_serve_any_number_of_levels(train_workflow):
+    workflow = train_workflow(
+        str(BUNDLE / "configs" / "quick.json"), filters=content("quick.json")["filters"]
+    )
+    network = workflow.parser.get_parsed_content("network_def")
+    assert len(network.filters) == len(TINY["strides"])
+
+
+def test_an_overlay_with_an_unknown_id_is_refused(tmp_path):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"patch_sise": [16, 16, 16]}')
+    with pytest.raises(ConfigError, match='"patch_sise".*did you mean "patch_size"'):
+        load_workflow(BUNDLE, "train.json", [str(overlay)])
+
+
+def test_metadata_describes_the_default_plan():
+    metadata, train = content("metadata.json"), content("train.json")
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    assert image["spatial_shape"] == pred["spatial_shape"] == train["patch_size"]
+    assert list(image["channel_def"].values()) == train["channel_names"]
+    assert list(pred["channel_def"].values()) == train["label_names"]
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_changelogs_agree():
+    text = (Path(BUNDLE).parent / "CHANGELOG.md").read_text()
+    versions = [line[3:].strip() for line in text.splitlines() if line.startswith("## ")]
+    assert versions == list(content("metadata.json")["changelog"])
+
+
+def test_config_workflow_opens_the_files_as_monai_does(phantom):
+    """Without our loader: what ``monai.bundle run`` does with several files."""
+    names = ("train.json", "evaluate.json", "quick.json")
+    workflow = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / name) for name in names],
+        workflow_type="train",
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(phantom),
+    )
+    workflow.initialize()
+    assert workflow.parser["validate#dataset"]["_target_"].endswith("RawDataset")
+    assert workflow.parser["filters"] == content("quick.json")["filters"]

@@ -1,0 +1,226 @@
+"""Batches depend on the seed and the position only: not on threads, processes, prefetching, or interruptions."""
+
+import multiprocessing
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+from test_source import EVERYTHING, coordinates, prepare
+
+from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, find_user_error
+from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.preprocessing.store import PreparedDataset
+
+Batch = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    images = [coordinates(shape, channels=2) for shape in [(9, 8, 10), (5, 12, 7), (6, 6, 6)]]
+    return prepare(tmp_path_factory.mktemp("cases"), images)
+
+
+def make_loader(dataset: PreparedDataset, **settings: Any) -> DaliLoader:
+    defaults = {
+        "patch_size": (4, 5, 6),
+        "batch_size": 2,
+        "num_iterations": 3,
+        "augmentation": EVERYTHING,
+        "seed": 1,
+    }
+    return DaliLoader(dataset, **{**defaults, **settings})
+
+
+def passes(loader: DaliLoader, count: int) -> list[Batch]:
+    return [batch for _ in range(count) for batch in loader]
+
+
+def same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> bool:
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(dataset: PreparedDataset) -> list[Batch]:
+    """The first nine batches of seed 1, copied as they came."""
+    loader = make_loader(dataset)
+    return [{key: value.clone() for key, value in batch.items()} for batch in passes(loader, 3)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_threads": 1},
+        {"num_threads": 3},
+        {"prefetch": 1},
+        {"prefetch": 4},
+        {"num_iterations": 9},
+        {"device": torch.device("cpu")},
+    ],
+    ids=lambda settings: " ".join(map(str, settings)) or "again",
+)
+def test_the_same_seed_gives_the_same_batches(
+    dataset: PreparedDataset, reference: list[Batch], settings: dict[str, Any]
+) -> None:
+    loader = make_loader(dataset, **settings)
+    # kept, not copied: later batches must not write into earlier ones
+    assert same(passes(loader, 9 // loader.num_iterations), reference)
+
+
+def test_worker_processes_give_the_same_batches_and_end_with_the_loader(
+    dataset: PreparedDataset, reference: list[Batch]
+) -> None:
+    before = set(multiprocessing.active_children())
+    loader = make_loader(dataset, num_workers=2)
+    try:
+        assert same(passes(loader, 2), reference[:6])
+        assert len(set(multiprocessing.active_children()) - before) == 2
+    finally:
+        loader.close()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_all_batches_differ(reference: list[Batch]) -> None:
+    assert len({batch["image"].numpy().tobytes() for batch in reference}) == 9
+
+
+def test_another_seed_gives_other_batches(dataset: PreparedDataset, reference: list[Batch]) -> None:
+    for ours, theirs in zip(make_loader(dataset, seed=2), reference[:3], strict=True):
+        assert not torch.equal(ours["image"], theirs["image"])
+
+
+def test_a_pass_has_its_length_and_the_next_goes_on(
+    dataset: PreparedDataset, reference: list[Batch]
+) -> None:
+    loader = make_loader(dataset, num_iterations=4)
+    assert len(loader) == 4
+    first, second = list(loader), list(loader)
+    assert (len(first), len(second)) == (4, 4)
+    assert same(first + second, reference[:8])
+    assert loader.state_dict() == {"iteration": 8}
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 5])
+def test_a_new_loader_goes_on_where_another_stopped(
+    dataset: PreparedDataset, reference: list[Batch], taken: int
+) -> None:
+    stopped = make_loader(dataset, num_iterations=9, prefetch=3)
+    list(islice(stopped, taken))
+    state = stopped.state_dict()
+    assert state == {"iteration": taken}  # what was computed ahead does not count
+    resumed = make_loader(dataset, num_iterations=9 - taken)
+    resumed.load_state_dict(state)
+    assert same(resumed, reference[taken:])
+    assert resumed.state_dict() == {"iteration": 9}
+
+
+def test_a_used_loader_can_go_back(dataset: PreparedDataset, reference: list[Batch]) -> None:
+    loader = make_loader(dataset)
+    list(loader)
+    loader.load_state_dict({"iteration": 1})
+    assert same(loader, reference[1:4])
+
+
+def test_a_closed_loader_goes_on(dataset: PreparedDataset, reference: list[Batch]) -> None:
+    loader = make_loader(dataset)
+    first = list(loader)
+    loader.close()
+    loader.close()
+    assert same(first + list(loader), reference[:6])
+
+
+def test_ranks_share_the_batches_of_one_process(
+    dataset: PreparedDataset, reference: list[Batch]
+) -> None:
+    ranks = [make_loader(dataset, batch_size=1, rank=rank, world_size=2) for rank in range(2)]
+    together = [
+        {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*ranks, strict=True)
+    ]
+    assert same(together, reference[:3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("patch_size", [(4, 5, 6), (5, 6)])
+def test_batches_are_tensors_of_the_declared_shape(
+    tmp_path: Path, dtype: str, patch_size: tuple[int, ...]
+) -> None:
+    dataset = prepare(tmp_path, [coordinates((6, 6, 6), channels=2)], dtype=dtype)
+    loader = make_loader(dataset, patch_size=patch_size, batch_size=3)
+    for batch in loader:
+        assert batch.keys() == {"image", "label"}
+        assert batch["image"].shape == (3, 2, *patch_size)
+        assert batch["label"].shape == (3, 1, *patch_size)
+        assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_values_come_through_either_store(tmp_path: Path, dtype: str) -> None:
+    # 1 ... 216: exact in both types; a patch as large as the volume is the volume
+    volume = coordinates((6, 6, 6))
+    dataset = prepare(tmp_path, [volume], dtype=dtype)
+    loader = make_loader(dataset, patch_size=(6, 6, 6), augmentation=None)
+    for batch in loader:
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            np.testing.assert_array_equal(image, volume)
+            np.testing.assert_array_equal(label, volume % 3)
+
+
+def test_oversampling_reaches_the_source(tmp_path: Path) -> None:
+    label = np.zeros((16, 16, 16))
+    label[8, 8, 8] = 2
+    dataset = prepare(tmp_path, [coordinates(label.shape)], [label])
+    settings = {"patch_size": (3, 3, 3), "augmentation": None, "num_iterations": 20}
+    always = make_loader(dataset, oversampling=1.0, **settings)
+    assert all((batch["label"][:, 0, 1, 1, 1] == 2).all() for batch in always)
+    never = make_loader(dataset, oversampling=0.0, **settings)
+    # 27 of 2744 places hold the voxel
+    assert sum(int(batch["label"].any()) for batch in never) < 5
+
+
+def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
+    empty = PreparedDataset([], Compose([]), str(tmp_path), num_classes=3)
+    with pytest.raises(DatasetError, match="no cases"):
+        make_loader(empty)
+
+
+def test_a_malformed_augmentation_is_refused_at_once(dataset: PreparedDataset) -> None:
+    with pytest.raises(ConfigError, match='"noise"'):
+        make_loader(dataset, augmentation={"noize": {"prob": 0.1}})
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_spoilt_file_is_an_error_that_names_the_case(tmp_path: Path, num_workers: int) -> None:
+    dataset = prepare(tmp_path, [coordinates((6, 6, 6))])
+    image = Path(dataset.cases()[0].image)
+    image.write_bytes(image.read_bytes()[:100])
+    loader = make_loader(dataset, num_workers=num_workers)
+    try:
+        with pytest.raises(Exception, match="case c0") as caught:
+            next(iter(loader))
+    finally:
+        loader.close()
+    error = find_user_error(caught.value)
+    assert isinstance(error, CaseError)
+    assert error.case == "c0"
+
+
+def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(tmp_path: Path) -> None:
+    dataset = prepare(tmp_path, [coordinates((6, 6, 6))] * 12)
+    # this case is met at some later batch only
+    Path(dataset.cases()[7].label).unlink()
+    loader = make_loader(dataset, num_iterations=60, batch_size=1)
+    given = 0
+    with pytest.raises(Exception, match="case c7") as caught:
+        for _ in loader:
+            given += 1
+    assert isinstance(find_user_error(caught.value), CaseError)
+    assert given > 0

@@ -1,0 +1,183 @@
+"""A mask lands on the very voxels of its file: the same body, stored in many ways, gives the same mask in the world.
+
+A network of one 1x1x1 convolution (thresholds on the intensity) stands in for a trained one, so that all
+of inference.json runs as it is and the right answer is known.
+"""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, save_nifti
+from scipy import ndimage
+
+from dynunet_bundle.workflow import load_workflow
+
+SHAPE = (44, 38, 30)
+
+
+def body() -> np.ndarray:
+    """A lopsided body of two intensities on a zero margin; no symmetry hides a flip."""
+    x, y, z = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    image = np.where((x > 3) & (y > 5) & (z > 2) & (x < 40), 10.0, 0.0)
+    image[((x - 20) / 11) ** 2 + ((y - 18) / 7) ** 2 + ((z - 13) / 6) ** 2 < 1] = 60
+    image[((x - 27) / 5) ** 2 + ((y - 20) / 4) ** 2 + ((z - 14) / 4) ** 2 < 1] = 120
+    return ndimage.gaussian_filter(image, 0.7).astype(np.float32) * (image > 0)
+
+
+AFFINE = np.array([[1.0, 0, 0, -20], [0, 1.2, 0, 15], [0, 0, 1.6, 40], [0, 0, 0, 1]])
+
+
+def predict(image: Path, output: Path, tmp_path: Path) -> nib.Nifti1Image:
+    network = torch.nn.Conv3d(1, 3, 1)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([0.0, 20.0, 40.0]).reshape(3, 1, 1, 1, 1))
+        network.bias.copy_(
+            torch.tensor([0.0, -700.0, -2500.0])
+        )  # class 1 above 35, class 2 above 90
+    weights = tmp_path / "thresholds.pt"
+    torch.save(network.state_dict(), weights)
+    workflow = load_workflow(
+        BUNDLE,
+        "inference.json",
+        overrides={
+            "input": str(image),
+            "output_dir": str(output),
+            "weights_file": str(weights),
+            "device": "cpu",
+            "patch_size": [24, 24, 24],
+            "normalization": ["ct"],  # fixed limits: thresholds mean the same in every copy
+            "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
+            "network_def": {
+                "_target_": "torch.nn.Conv3d",
+                "in_channels": 1,
+                "out_channels": 3,
+                "kernel_size": 1,
+            },
+        },
+    )
+    workflow.run()
+    source, mask = nib.load(image), nib.load(output / image.name)
+    assert mask.shape == source.shape[:3]
+    assert np.array_equal(mask.affine, source.affine)
+    assert mask.get_data_dtype() == np.uint8
+    return mask
+
+
+def values_at(mask: nib.Nifti1Image, world: np.ndarray) -> np.ndarray:
+    """Mask values at world points ``[3, N]``, 0 outside."""
+    voxels = np.linalg.solve(mask.affine, np.vstack([world, np.ones(world.shape[1])]))[:3]
+    return ndimage.map_coordinates(np.asarray(mask.dataobj), voxels, order=0, cval=0)
+
+
+def world_points(image: nib.Nifti1Image) -> np.ndarray:
+    voxels = np.indices(image.shape).reshape(3, -1)
+    return (image.affine @ np.vstack([voxels, np.ones(voxels.shape[1])]))[:3]
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> nib.Nifti1Image:
+    folder = tmp_path_factory.mktemp("reference")
+    image = save_nifti(folder / "images" / "case.nii.gz", body(), AFFINE)
+    mask = predict(image, folder / "out", folder)
+    for value in (1, 2):
+        assert (np.asarray(mask.dataobj) == value).sum() > 100
+    return mask
+
+
+@pytest.mark.parametrize("axcodes", ["LAS", "LPI", "ASR", "PSL", "SRA", "IPR"])
+def test_flips_and_permutations_change_nothing_in_the_world(axcodes, reference, tmp_path):
+    image = nib.Nifti1Image(body(), AFFINE)
+    target = nib.orientations.axcodes2ornt(axcodes)
+    stored = image.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(AFFINE), target)
+    )
+    path = tmp_path / "images" / "case.nii.gz"
+    path.parent.mkdir()
+    nib.save(stored, path)
+    mask = predict(path, tmp_path / "out", tmp_path)
+    points = world_points(reference)
+    assert np.array_equal(values_at(mask, points), values_at(reference, points))
+
+
+def test_a_tilted_affine_tilts_the_mask_with_the_image(reference, tmp_path):
+    tilt = np.eye(4)
+    tilt[:3, :3] = nib.eulerangles.euler2mat(0.3, 0.2, -0.25)
+    path = save_nifti(tmp_path / "images" / "case.nii.gz", body(), tilt @ AFFINE)
+    mask = predict(path, tmp_path / "out", tmp_path)
+    differing = np.asarray(mask.dataobj) != np.asarray(reference.dataobj)
+    assert differing.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("spacing", "angles", "lowest"),
+    [
+        ((1.0, 1.2, 1.5), (0.3, 0.2, -0.25), 0.93),
+        ((0.7, 0.8, 3.5), (0.0, 0.0, 0.0), 0.85),
+        ((2.2, 1.1, 0.8), (0.1, -0.3, 0.2), 0.85),
+    ],
+    ids=["oblique", "thick slices", "oblique and anisotropic"],
+)
+def test_other_grids_give_the_same_body(spacing, angles, lowest, reference, tmp_path):
+    """The body resampled to another grid of the same world; a voxel's rim may differ, the place may not."""
+    affine = np.eye(4)
+    affine[:3, :3] = nib.eulerangles.euler2mat(*angles) @ np.diag(spacing)
+    centre = (AFFINE @ [*(np.array(SHAPE) - 1) / 2, 1])[:3]
+    shape = np.ceil(np.array([64.0, 64.0, 64.0]) / spacing).astype(int)
+    affine[:3, 3] = centre - affine[:3, :3] @ ((shape - 1) / 2)
+    grid = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
+    voxels = np.linalg.solve(AFFINE, np.vstack([world_points(grid), np.ones(shape.prod())]))[:3]
+    image = ndimage.map_coordinates(body(), voxels, order=1, cval=0).reshape(shape)
+    path = save_nifti(tmp_path / "images" / "case.nii.gz", image.astype(np.float32), affine)
+    mask = predict(path, tmp_path / "out", tmp_path)
+    points = world_points(reference)
+    ours, theirs = values_at(mask, points), values_at(reference, points)
+    assert dice(ours > 0, theirs > 0) >= lowest
+    assert dice(ours == 2, theirs == 2) >= lowest - 0.1
+
+
+def test_form_codes_and_units_are_kept(tmp_path):
+    image = nib.Nifti1Image(body(), AFFINE)
+    image.set_qform(AFFINE, code=1)
+    image.set_sform(AFFINE, code=4)
+    image.header.set_xyzt_units("mm")
+    path = tmp_path / "images" / "case.nii.gz"
+    path.parent.mkdir()
+    nib.save(image, path)
+    header = predict(path, tmp_path / "out", tmp_path).header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (1, 4)
+    assert header.get_xyzt_units()[0] == "mm"
+
+
+def test_nothing_of_the_header_but_its_geometry_is_copied(tmp_path):
+    image = nib.Nifti1Image(body(), AFFINE)
+    image.header["descrip"] = b"CANARY^NAME"
+    path = tmp_path / "images" / "case.nii.gz"
+    path.parent.mkdir()
+    nib.save(image, path)
+    header = predict(path, tmp_path / "out", tmp_path).header
+    assert b"CANARY" not in header.binaryblock
+
+
+def test_a_volume_smaller_than_the_patch_works(tmp_path):
+    small = body()[12:30, 10:26, 6:20]
+    path = save_nifti(tmp_path / "images" / "case.nii.gz", small, AFFINE)
+    mask = predict(path, tmp_path / "out", tmp_path)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
+
+
+def test_real_cases_keep_their_grid(real_data, tmp_path):
+    """Real single-channel files of many orientations and spacings go through untouched in geometry."""
+    images = [
+        real_data / "Task04_Hippocampus" / "imagesTs" / "hippocampus_118.nii.gz",
+        real_data / "extra" / "spinalcord_t2_psr" / "imagesTr" / "errsm30_t2.nii.gz",
+        real_data / "extra" / "spinalcord_t2s" / "imagesTr" / "errsm30_t2s.nii.gz",
+    ]
+    for index, image in enumerate(images):
+        predict(image, tmp_path / f"out{index}", tmp_path)

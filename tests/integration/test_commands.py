@@ -1,0 +1,145 @@
+"""The bundle commands as users and clients call them, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, TINY, run_script
+
+CONFIGS = BUNDLE / "configs"
+
+
+def run_bundle(
+    *arguments: str | Path, cwd: Path = BUNDLE, tiny: bool = True, **overrides: Any
+) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run ARGUMENTS`` with overrides."""
+    settings = {"device": "cpu", **(TINY if tiny else {}), **overrides}
+    flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments), *flags],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny training, run by id from inside the bundle."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_bundle(
+        "training",
+        "--config_file",
+        "configs/train.json",
+        dataset_dir=phantom,
+        ckpt_dir=folder / "models",
+        output_dir=folder / "run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout and "ETA" in done.stdout
+    return folder
+
+
+def test_training_leaves_model_checkpoints_logs_and_store(trained, phantom):
+    assert {path.name for path in (trained / "models").iterdir()} == {
+        "model.pt",
+        "model.json",
+        "checkpoint_last.pt",
+        "checkpoint_last.previous.pt",
+    }
+    assert list((trained / "run" / "tensorboard").glob("events*"))
+    log = [json.loads(line) for line in (trained / "run" / "train_log.jsonl").open()]
+    assert [record["epoch"] for record in log] == [1, 2]
+    assert len(list((trained / "run" / "prepared").glob("*.image.npy"))) == 6
+    assert torch.load(trained / "models" / "model.pt", weights_only=True)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    """The tiny plan as a task overlay."""
+    path = tmp_path / "tiny.json"
+    names = ("filters", "kernel_sizes", "strides", "patch_size", "spacing", "label_names")
+    path.write_text(json.dumps({name: TINY[name] for name in names}))
+    return path
+
+
+def test_evaluating_from_another_folder(trained, phantom, tmp_path):
+    files = [str(CONFIGS / "train.json"), str(CONFIGS / "evaluate.json")]
+    done = run_bundle(
+        "evaluating",
+        "--config_file",
+        str(files),
+        cwd=tmp_path,
+        bundle_root=BUNDLE,
+        dataset_dir=phantom,
+        ckpt_dir=trained / "models",
+        output_dir=tmp_path / "eval",
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
+    assert len(scores["cases"]) == 2
+    assert "mean of 2 cases" in done.stdout
+
+
+def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, overlay, tmp_path):
+    plan = {name: TINY[name] for name in json.loads(overlay.read_text())}
+    done = run_bundle(
+        "--config_file",
+        "configs/inference.json",
+        tiny=False,
+        **plan,
+        dataset_dir=phantom,
+        weights_file=trained / "models" / "model.pt",
+        output_dir=tmp_path / "ours",
+    )
+    assert done.returncode == 0, done.stderr
+    weights = ("--weights", trained / "models" / "model.pt", "--config_file", overlay)
+    done = run_script(
+        "predict", "--input", phantom / "imagesTs", "--output", tmp_path / "theirs", *weights
+    )
+    assert done.returncode == 0, done.stderr
+    for image in (phantom / "imagesTs").iterdir():
+        ours, theirs = (nib.load(tmp_path / name / image.name) for name in ("ours", "theirs"))
+        source = nib.load(image)
+        assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+        assert ours.shape == source.shape
+        assert np.array_equal(ours.affine, source.affine)
+
+
+def test_prepare_py_does_what_training_would(phantom, overlay, tmp_path):
+    done = run_script(
+        "prepare",
+        *("--dataset_dir", phantom, "--config_file", overlay),
+        *("--prepared_dir", tmp_path / "prepared"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "prepared").glob("*.json"))) == 6
+
+
+@pytest.mark.parametrize("script", ["plan", "prepare", "predict", "evaluate", "make_phantom"])
+def test_every_script_explains_itself(script):
+    done = run_script(script, "--help")
+    assert done.returncode == 0
+    assert f"python scripts/{script}.py" in done.stdout
+
+
+def test_weights_of_another_plan_are_refused_in_one_line(trained, phantom, tmp_path):
+    done = run_script(
+        "predict",
+        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
+        *("--weights", trained / "models" / "model.pt"),
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "filters: [4, 8, 16] against [32, 64, 128, 256]" in last
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("*.nii.gz"))

@@ -1,0 +1,370 @@
+"""Presets and topology against the seed's tables; the rules for all other data sets."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BUNDLE, save_nifti
+
+from dynunet_bundle.dataset import MsdDataset
+from dynunet_bundle.errors import PlanError
+from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
+from dynunet_bundle.planning.planner import _divisible, make_plan, summary, topology
+from dynunet_bundle.planning.presets import preset_for
+
+
+def dataset(name: str, channel_names: Sequence[str] = ("MRI",)) -> MsdDataset:
+    return MsdDataset(name, tuple(channel_names), ("background", "organ", "lesion"), (), ())
+
+
+def fingerprint(shape: Sequence[int], spacing: Sequence[float]) -> Fingerprint:
+    """Of three equal MR cases; axes in the order right, anterior, superior."""
+    return Fingerprint(np.array([shape] * 3), np.array([spacing] * 3, dtype=float), [None])
+
+
+# --- the ten tasks of the Decathlon
+# as NVIDIA's example configures them (data_preprocessing/configs.py) and what its get_unet_params makes of it:
+# patch, spacing, CT statistics; strides, levels with kernel 133 instead of 333, bottleneck size
+
+SIX = "111 222 222 222 222 222"
+FIVE = "111 222 222 222 222 122"
+SEED_3D = {
+    "01": ([128, 128, 128], [1.0, 1.0, 1.0], None, SIX, 0, [4, 4, 4]),
+    "02": ([80, 192, 160], [1.37, 1.25, 1.25], None, FIVE, 0, [5, 6, 5]),
+    "03": ([128] * 3, [1, 0.7676, 0.7676], (-17, 201, 99.4, 39.36), SIX, 0, [4, 4, 4]),
+    "04": ([40, 56, 40], [1.0, 1.0, 1.0], None, "111 222 222 222", 0, [5, 7, 5]),
+    "05": ([20, 320, 256], [3.6, 0.62, 0.62], None, "111 122 122 222 222 122", 2, [5, 10, 8]),
+    "06": ([80, 192, 160], [1.24, 0.79, 0.79], (-1024, 325, -158.58, 324.7), FIVE, 0, [5, 6, 5]),
+    "07": (
+        [40, 224, 224],
+        [2.5, 0.8, 0.8],
+        (-96, 215, 77.9, 75.4),
+        "111 122 222 222 222 122",
+        1,
+        [5, 7, 7],
+    ),
+    "08": ([64, 192, 192], [1.5, 0.8, 0.8], (-3, 243, 104.37, 52.62), FIVE, 0, [4, 6, 6]),
+    "09": (
+        [64, 192, 160],
+        [1.6, 0.79, 0.79],
+        (-41, 176, 99.29, 39.47),
+        "111 122 222 222 222 222",
+        1,
+        [4, 6, 5],
+    ),
+    "10": (
+        [56, 192, 160],
+        [3, 0.78, 0.78],
+        (-30, 165.82, 62.18, 32.65),
+        "111 122 222 222 222 122",
+        1,
+        [7, 6, 5],
+    ),
+}
+SEED_2D = {
+    "01": ([192, 160], [1.0, 1.0]),
+    "02": ([320, 256], [1.25, 1.25]),
+    "03": ([512, 512], [0.7676, 0.7676]),
+    "04": ([56, 40], [1.0, 1.0]),
+    "05": ([320, 320], [0.62, 0.62]),
+    "06": ([512, 512], [0.79, 0.79]),
+    "07": ([512, 512], [0.8, 0.8]),
+    "08": ([512, 512], [0.8, 0.8]),
+    "09": ([512, 512], [0.79, 0.79]),
+    "10": ([512, 512], [0.78, 0.78]),
+}
+NAMES = {
+    "01": "BrainTumour",
+    "02": "Heart",
+    "03": "Liver",
+    "04": "Hippocampus",
+    "05": "Prostate",
+    "06": "Lung",
+    "07": "Pancreas",
+    "08": "HepaticVessel",
+    "09": "Spleen",
+    "10": "Colon",
+}
+
+
+@pytest.mark.parametrize("task", SEED_3D)
+def test_3d_plans_of_the_decathlon(task: str):
+    patch, spacing, ct, strides, thin_levels, bottleneck = SEED_3D[task]
+    plan = make_plan(dataset(f"Task{task}_{NAMES[task]}"))
+    assert plan.spatial_dims == 3
+    assert plan.axcodes == "SAR"
+    assert plan.patch_size == patch
+    assert plan.spacing == spacing
+    assert plan.batch_size == 2
+    assert plan.strides == [[int(stride) for stride in level] for level in strides.split()]
+    levels = len(plan.strides)
+    assert plan.kernel_sizes == [[1, 3, 3]] * thin_levels + [[3, 3, 3]] * (levels - thin_levels)
+    assert plan.filters == [32, 64, 128, 256, 320, 320][:levels]
+    assert (np.array(plan.patch_size) / np.prod(plan.strides, axis=0)).tolist() == bottleneck
+    if ct is None:
+        assert plan.normalization == ["zscore"]
+        assert plan.intensity_statistics == [None]
+    else:
+        assert plan.normalization == ["ct"]
+        names = ("lower", "upper", "mean", "std")
+        assert plan.intensity_statistics == [dict(zip(names, ct, strict=True))]
+
+
+@pytest.mark.parametrize("task", SEED_2D)
+def test_2d_plans_of_the_decathlon(task: str):
+    patch, spacing = SEED_2D[task]
+    plan = make_plan(dataset(f"Task{task}_{NAMES[task]}"), spatial_dims=2)
+    levels = 4 if task == "04" else 6
+    assert plan.spatial_dims == 2
+    assert plan.patch_size == patch
+    assert plan.spacing == spacing
+    assert plan.batch_size == 64
+    assert plan.strides == [[1, 1]] + [[2, 2]] * (levels - 1)
+    assert plan.kernel_sizes == [[3, 3]] * levels
+    assert plan.filters == [32, 64, 128, 256, 512, 512][:levels]
+
+
+def test_the_plan_of_task04_is_the_default_of_train_json():
+    config = json.loads((BUNDLE / "configs" / "train.json").read_text())
+    task04 = MsdDataset(
+        "Task04_Hippocampus", ("MRI",), ("background", "Anterior", "Posterior"), (), ()
+    )
+    assert make_plan(task04).overlay() == {name: config[name] for name in PLAN_IDS}
+
+
+def test_presets_belong_to_whole_task_names():
+    assert preset_for("Task04") == preset_for("Task04_Hippocampus") is not None
+    for name in ("Task041_Other", "Task4_Hippocampus", "Task11_Other", "Hippocampus", ""):
+        assert preset_for(name) is None
+
+
+def test_every_channel_of_a_preset_is_normalised_alike():
+    plan = make_plan(dataset("Task01_BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w")))
+    assert plan.normalization == ["zscore"] * 4
+    assert plan.intensity_statistics == [None] * 4
+
+
+# --- topology
+
+
+@pytest.mark.parametrize(
+    ("spacing", "patch", "strides", "kernels"),
+    [
+        # an axis of 8 is halved, one of 7 is not
+        ([1, 1, 1], [8, 7, 16], "111 212 112", "333 333 333"),
+        # twice the finest is still near, more is not; after a halving in the plane it is
+        ([2.0, 1, 1], [16, 16, 16], "111 222 222", "333 333 333"),
+        ([2.1, 1, 1], [16, 16, 16], "111 122 222 211", "133 333 333 333"),
+        # the finest axis may be any one
+        ([1, 3, 1], [16, 16, 16], "111 212 222 121", "313 333 333 333"),
+        # never more than five downsamplings
+        ([1, 1, 1], [512, 512, 512], SIX, "333 333 333 333 333 333"),
+        ([1, 1], [64, 64], "11 22 22 22 22", "33 33 33 33 33"),
+        # nothing to halve
+        ([1, 1, 1], [7, 7, 7], "111", "333"),
+    ],
+)
+def test_topology_rule(spacing: list[float], patch: list[int], strides: str, kernels: str):
+    def levels(text: str) -> list[list[int]]:
+        return [[int(digit) for digit in level] for level in text.split()]
+
+    assert topology(spacing, patch) == (levels(kernels), levels(strides))
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "expected"),
+    [
+        ([50, 51, 49], [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], [56, 56, 56]),
+        ([20, 96, 65], [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [20, 96, 68]),
+        ([56, 40], [[1, 1], [2, 2], [2, 2], [2, 2]], [56, 40]),
+    ],
+)
+def test_divisible_rounds_up_to_the_product_of_strides(
+    patch: list[int], strides: list[list[int]], expected: list[int]
+):
+    assert _divisible(patch, strides) == expected
+
+
+# --- other data sets
+
+
+def test_an_isotropic_set_reads_superior_first_and_takes_the_median_image():
+    plan = make_plan(dataset("Own"), fingerprint=fingerprint((60, 70, 50), (1, 1, 1)))
+    assert plan.axcodes == "SAR"
+    assert plan.spacing == [1.0, 1.0, 1.0]
+    # (s, a, r) = (50, 70, 60); 70 -> 35 -> 17.5 -> 8.75 can be halved once more; rounded up to 8, 16, 8
+    assert plan.strides == [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 1]]
+    assert plan.patch_size == [56, 80, 64]
+    assert plan.filters == [32, 64, 128, 256, 320]
+    assert plan.batch_size == 2
+    assert plan.normalization == ["zscore"]
+    assert plan.label_names == ["background", "organ", "lesion"]
+
+
+@pytest.mark.parametrize(
+    ("axcodes", "shape", "spacing"),
+    [
+        ("SAR", (64, 96, 20), (1, 1, 5)),
+        ("ASR", (64, 20, 96), (1, 5, 1)),
+        ("RSA", (20, 64, 96), (5, 1, 1)),
+    ],
+)
+def test_the_coarsest_axis_comes_first(
+    axcodes: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+):
+    plan = make_plan(dataset("Own"), fingerprint=fingerprint(shape, spacing))
+    assert plan.axcodes == axcodes
+    assert plan.spacing == [5.0, 1.0, 1.0]
+    # the rest keeps its place: sizes of the axes that axcodes names
+    sizes = dict(zip("RAS", shape, strict=True))
+    assert plan.patch_size == [sizes[axis] for axis in axcodes]
+    assert plan.kernel_sizes == [[1, 3, 3]] * 2 + [[3, 3, 3]] * 3
+    assert plan.strides == [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("coarse_mm", "target_mm"),
+    [
+        ([3, 4, 5, 6, 10], 3.4),  # at least three times the finest: the 10th percentile
+        ([0.5, 0.5, 3, 3, 3], 1.0),  # but never finer than the plane
+        ([2.5, 2.9, 2.9, 2.9, 9], 2.9),  # not anisotropic enough: the median
+    ],
+)
+def test_target_spacing_of_the_coarse_axis(coarse_mm: list[float], target_mm: float):
+    spacings = np.array([[1.0, 1.0, mm] for mm in coarse_mm])
+    shapes = np.array([[100, 110, 40]] * 5)
+    plan = make_plan(dataset("Own"), fingerprint=Fingerprint(shapes, spacings, [None]))
+    assert plan.axcodes == "SAR"
+    assert plan.spacing == pytest.approx([target_mm, 1.0, 1.0])
+    # the median image after resampling, before the patch is rounded up to what the strides divide
+    median = np.median(np.round(40 * np.array(coarse_mm) / target_mm))
+    divisor = np.prod(plan.strides, axis=0)[0]
+    assert median <= plan.patch_size[0] < median + divisor
+
+
+def test_medians_are_over_cases_not_over_the_first():
+    shapes = np.array([[40, 40, 40], [64, 64, 64], [200, 200, 200]])
+    spacings = np.array([[2.0] * 3, [1.0] * 3, [0.5] * 3])
+    plan = make_plan(dataset("Own"), fingerprint=Fingerprint(shapes, spacings, [None]))
+    assert plan.spacing == [1.0, 1.0, 1.0]
+    # at 1 mm the cases have 80, 64 and 100 voxels; 80 / 2^4 = 5
+    assert plan.patch_size == [80, 80, 80]
+
+
+def test_a_large_image_gets_a_patch_of_the_aspect_of_a_cube():
+    large = fingerprint((500, 500, 500), (1, 1, 1))
+    assert make_plan(dataset("Own"), fingerprint=large).patch_size == [128, 128, 128]
+    flat = make_plan(dataset("Own"), fingerprint=fingerprint((500, 500, 250), (1, 1, 2)))
+    extent_mm = np.array(flat.patch_size) * flat.spacing
+    assert flat.spacing == [2.0, 1.0, 1.0]
+    assert extent_mm.max() / extent_mm.min() < 1.25
+
+
+def test_a_2d_plan_leaves_the_first_axis_out():
+    facts = fingerprint((64, 20, 96), (1, 5, 1.5))
+    plan = make_plan(dataset("Own"), spatial_dims=2, fingerprint=facts)
+    assert plan.axcodes == "ASR"
+    assert plan.spacing == [1.5, 1.0]
+    assert plan.patch_size == [96, 64]
+    assert plan.strides == [[1, 1]] + [[2, 2]] * 4
+    assert plan.batch_size == 64
+    huge = make_plan(dataset("Own"), 2, fingerprint((900, 900, 900), (1, 1, 1)))
+    assert huge.patch_size == [512, 512]
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 6), (15, 15, 15), (7, 15, 7)])
+def test_images_too_small_for_a_network(shape: tuple[int, int, int]):
+    with pytest.raises(PlanError, match="too small for a U-Net of 3 levels"):
+        make_plan(dataset("Own"), fingerprint=fingerprint(shape, (1, 1, 1)))
+
+
+def test_sixteen_voxels_along_one_axis_are_enough():
+    plan = make_plan(dataset("Own"), fingerprint=fingerprint((7, 16, 7), (1, 1, 1)))
+    assert plan.strides == [[1, 1, 1], [1, 2, 1], [1, 2, 1]]
+
+
+def test_a_task_without_preset_needs_facts():
+    with pytest.raises(PlanError, match="Own has no preset"):
+        make_plan(dataset("Own"))
+
+
+def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    cases, foreground = [], []
+    for index in range(3):
+        # the second channel is no CT, and the background would change every number
+        image = rng.integers(-1000, 2000, (24, 20, 16, 2)).astype(np.int16)
+        label = (rng.random((24, 20, 16)) < 0.2).astype(np.uint8) * (index % 2 + 1)
+        image[label > 0, 0] = rng.normal(60 + 10 * index, 25, (label > 0).sum()).astype(np.int16)
+        foreground.append(image[label > 0, 0])
+        cases.append(
+            {
+                "image": str(save_nifti(tmp_path / f"i{index}.nii.gz", image)),
+                "label": str(save_nifti(tmp_path / f"l{index}.nii.gz", label)),
+            }
+        )
+    own = replace(dataset("Own", ("CT", "PET")), training=tuple(cases))
+    plan = make_plan(own, fingerprint=extract(own))
+    values = np.concatenate(foreground).astype(np.float64)
+    assert plan.normalization == ["ct", "zscore"]
+    assert plan.intensity_statistics[1] is None
+    assert plan.intensity_statistics[0] == pytest.approx(
+        {
+            "lower": np.percentile(values, 0.5),
+            "upper": np.percentile(values, 99.5),
+            "mean": values.mean(),
+            "std": values.std(),
+        },
+        abs=1e-3,
+    )
+    # what is planned becomes an overlay
+    assert json.loads(json.dumps(plan.overlay(), allow_nan=False)) == plan.overlay()
+
+
+# --- the plan as a value
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan(dataset("Task09_Spleen", ("CT",)))
+
+
+def test_a_plan_is_found_in_a_config_that_holds_more(plan: Plan):
+    assert plan_from({"epochs": 5, **plan.overlay()}) == plan
+
+
+def test_a_plan_with_holes_is_refused(plan: Plan):
+    config = {k: v for k, v in plan.overlay().items() if k not in ("axcodes", "filters")}
+    with pytest.raises(PlanError, match=r"lacks the plan id\(s\) axcodes, filters"):
+        plan_from(config)
+
+
+def test_what_makes_two_plans_differ(plan: Plan):
+    ours = plan.overlay()
+    same = ours | {"batch_size": 9, "task_name": "Task77_Other", "epochs": 3}
+    assert plan_differences(ours, same) == []
+    theirs = ours | {"spacing": [1.0, 1.0, 1.0], "axcodes": "RAS"}
+    assert plan_differences(ours, theirs) == [
+        "axcodes: SAR against RAS",
+        "spacing: [1.6, 0.79, 0.79] against [1.0, 1.0, 1.0]",
+    ]
+
+
+def test_summary_names_what_a_user_looks_for(plan: Plan):
+    own = replace(dataset("Task09_Spleen", ("CT",)), training=({}, {}))
+    text = summary(plan, own)
+    for part in (
+        "Task09_Spleen, 2 training cases",
+        "organ, lesion",
+        "1.6 x 0.79 x 0.79 mm",
+        "64 x 192 x 160 voxels, batch 2",
+        "CT ct",
+        "6, filters 32-64-128-256-320-320",
+        "the seed's preset",
+    ):
+        assert part in text
+    assert "medians" in summary(replace(plan, task_name="Own"), replace(own, name="Own"))

@@ -1,0 +1,291 @@
+"""Errors reach the user as one line and exit code 2; files are whole or absent; progress lines."""
+
+import logging
+import os
+import pickle
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dynunet_bundle.errors import (
+    BundleError,
+    CaseError,
+    ConfigError,
+    DatasetError,
+    OutputError,
+    PlanError,
+    WeightsError,
+    find_user_error,
+    install_excepthook,
+    user_errors_exit,
+)
+from dynunet_bundle.files import (
+    atomic_write,
+    case_name,
+    ensure_writable,
+    read_json,
+    sha256_of,
+    write_json,
+)
+from dynunet_bundle.progress import progress
+
+
+def raised(action) -> BaseException:
+    """The exception that ``action`` raises."""
+    with pytest.raises(BaseException) as info:
+        action()
+    return info.value
+
+
+def wrap_twice() -> None:
+    """As MONAI's Compose and then Ignite do."""
+    try:
+        try:
+            raise PlanError("the plan")
+        except PlanError as error:
+            raise RuntimeError("applying transform") from error
+    except RuntimeError as error:
+        raise KeyError("engine") from error
+
+
+def fail_while_handling() -> None:
+    try:
+        raise DatasetError("the data set")
+    except DatasetError:
+        raise RuntimeError("in the except block")  # noqa: B904 - the implicit context is the point
+
+
+# --- errors
+
+
+@pytest.mark.parametrize("kind", [DatasetError, PlanError, ConfigError, WeightsError, OutputError])
+def test_all_user_errors_share_one_base(kind: type[BundleError]):
+    error = kind("text")
+    assert find_user_error(error) is error
+    assert isinstance(error, ValueError)
+
+
+def test_a_user_error_is_found_through_causes_and_contexts():
+    assert str(find_user_error(raised(wrap_twice))) == "the plan"
+    assert str(find_user_error(raised(fail_while_handling))) == "the data set"
+
+
+def test_the_outermost_user_error_wins():
+    inner, outer = DatasetError("inner"), ConfigError("outer")
+    outer.__cause__ = inner
+    assert find_user_error(outer) is outer
+
+
+def test_other_errors_are_not_user_errors():
+    one, other = RuntimeError("one"), KeyError("other")
+    one.__cause__, other.__cause__ = other, one  # a ring must not hang the search
+    assert find_user_error(one) is None
+    assert find_user_error(None) is None
+
+
+def test_case_error_says_what_and_survives_a_process_border():
+    error = CaseError("case_7", "it is flat", "Blow it up.")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(copy) is CaseError
+    assert str(copy) == str(error) == "case case_7: it is flat. Blow it up."
+    assert (copy.case, copy.problem, copy.remedy) == ("case_7", "it is flat", "Blow it up.")
+
+
+def test_user_errors_exit_gives_one_line_and_code_2(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as info, user_errors_exit():
+        wrap_twice()
+    assert info.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: the plan\n"
+    assert captured.out == ""
+
+
+def test_user_errors_exit_lets_other_errors_pass():
+    with pytest.raises(ZeroDivisionError), user_errors_exit():
+        _ = 1 / 0
+
+
+HOOKED = """
+from dynunet_bundle.errors import CaseError, install_excepthook
+install_excepthook()
+print("working")
+try:
+    {statement}
+except ValueError as error:
+    raise RuntimeError("engine broke") from error
+"""
+
+
+def run_hooked(statement: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", HOOKED.format(statement=statement)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_excepthook_turns_a_wrapped_user_error_into_one_line():
+    result = run_hooked("raise CaseError('case_7', 'it is flat', 'Blow it up.')")
+    assert result.returncode == 2
+    assert result.stdout == "working\n"
+    assert result.stderr == "error: case case_7: it is flat. Blow it up.\n"
+
+
+def test_the_excepthook_leaves_other_errors_their_traceback():
+    result = run_hooked("raise ValueError('not ours')")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: engine broke" in result.stderr
+
+
+def test_the_excepthook_passes_other_errors_to_the_hook_before(monkeypatch: pytest.MonkeyPatch):
+    seen: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(error))
+    install_excepthook()
+    other = KeyError("other")
+    sys.excepthook(KeyError, other, None)
+    assert seen == [other]
+    with pytest.raises(SystemExit):
+        sys.excepthook(PlanError, PlanError("ours"), None)
+    assert seen == [other]
+
+
+# --- files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_write_replaces_the_old_file(tmp_path: Path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"  # until the block has ended
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["model.pt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
+def test_a_failed_atomic_write_leaves_the_old_file_alone(tmp_path: Path, error: BaseException):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), atomic_write(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["model.pt"]
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"cannot write .*model\.pt.*No space left"):
+        with atomic_write(tmp_path / "model.pt"):
+            raise OSError(28, "No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_atomic_write_into_a_folder_that_is_not_there(tmp_path: Path):
+    with pytest.raises(OutputError, match=r"nowhere.*No such file"):
+        with atomic_write(tmp_path / "nowhere" / "model.pt"):
+            pass
+
+
+def test_written_files_follow_the_umask_of_the_process(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
+
+
+def test_threads_that_write_at_once_keep_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # the store writes from several threads, and a umask belongs to the whole process
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and not what is tested
+    before, interval = os.umask(0o022), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda index: write_json(tmp_path / f"{index}.json", {}), range(4000)))
+    finally:
+        sys.setswitchinterval(interval)
+        after = os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o644}
+    assert after == 0o022
+
+
+def test_json_comes_back_as_written(tmp_path: Path):
+    content = {"label_names": ["background", "Läsion"], "spacing": [1.0, None]}
+    write_json(tmp_path / "plan.json", content)
+    assert read_json(tmp_path / "plan.json", PlanError) == content
+    assert (tmp_path / "plan.json").read_text().endswith("}\n")
+
+
+def test_unreadable_json_is_the_callers_error_and_names_the_file(tmp_path: Path):
+    path = tmp_path / "plan.json"
+    with pytest.raises(PlanError, match=r"plan\.json does not exist"):
+        read_json(path, PlanError)
+    path.write_text('{\n  "a": 1,\n  oops\n}')
+    with pytest.raises(ConfigError, match=r"plan\.json is not valid JSON: .*line 3"):
+        read_json(path, ConfigError)
+    path.write_bytes(b'"\xff"')
+    with pytest.raises(ConfigError, match=r"plan\.json is not valid JSON"):
+        read_json(path, ConfigError)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_json(tmp_path, ConfigError)
+
+
+def test_sha256_of_a_known_text(tmp_path: Path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "abc") == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b/hippocampus_003.nii.gz", "hippocampus_003"),
+        ("case.v2.nii.gz", "case.v2"),
+        ("CASE.NII.GZ", "CASE"),
+        ("case.nii", "case"),
+        ("case.dcm", "case"),
+        ("case", "case"),
+    ],
+)
+def test_case_name(path: str, name: str):
+    assert case_name(path) == name
+    assert case_name(Path(path)) == name
+
+
+def test_ensure_writable_makes_the_folder_and_leaves_it_empty(tmp_path: Path):
+    folder = ensure_writable(tmp_path / "a" / "b")
+    assert folder == tmp_path / "a" / "b"
+    assert names(folder) == []
+
+
+def test_ensure_writable_under_a_file(tmp_path: Path):
+    # a folder without permissions would not do: root may write there
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OutputError, match=f"cannot write to {folder}.*--output_dir"):
+            ensure_writable(folder)
+
+
+# --- progress
+
+
+def test_progress_passes_all_items_on_and_logs_the_last(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logger="dynunet_bundle.progress")
+    assert list(progress(iter("abc"), "prepare", total=3)) == ["a", "b", "c"]
+    # nothing but the end: all of it took less than a line's interval
+    assert [record.getMessage() for record in caplog.records] == ["prepare: 3 of 3"]
+
+
+def test_progress_on_a_terminal_is_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(progress(iter("abc"), "prepare", total=3)) == ["a", "b", "c"]
+    assert "3/3" in capsys.readouterr().err
