@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from monai.data import Dataset
 
-from dynunet_bundle.errors import BundleError, CaseError, DatasetError, PlanError
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError, PlanError, first_line
 from dynunet_bundle.files import IMAGE_SUFFIXES, case_name, read_json
 
 Case = dict[str, str]
@@ -226,7 +226,9 @@ def find_images(source: str | os.PathLike[str]) -> list[Case]:
     images = sorted(
         file
         for file in path.iterdir()
-        if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith(".")
+        if file.name.lower().endswith(IMAGE_SUFFIXES)
+        and not file.name.startswith(".")
+        and file.is_file()
     )
     if not images:
         raise DatasetError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
@@ -266,7 +268,7 @@ def apply_to_case(
             files = ", ".join(Path(str(path)).name for path in case.values())
             raise CaseError(
                 case_name(str(case["image"])),
-                f"cannot read {files} ({type(cause).__name__}: {str(cause).splitlines()[0]})",
+                f"cannot read {files} ({type(cause).__name__}: {first_line(cause)})",
                 "Replace the damaged file.",
             ) from error
         raise

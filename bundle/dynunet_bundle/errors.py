@@ -71,6 +71,12 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to one line; its type where it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _exit_with(error: BundleError) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr, flush=True)

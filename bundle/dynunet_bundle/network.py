@@ -4,6 +4,7 @@ Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision enlarges every he
 the logits at 128^3), computes the heads in evaluation too, and cannot be deep-copied after a training step.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 HEADS_PREFIX = "supervision_heads."
+WRAPPER_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 class DeepSupervisedDynUNet(DynUNet):
@@ -92,7 +94,7 @@ def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
     plain: dict[str, torch.Tensor] = {}
     copies: dict[int, torch.Tensor] = {}
     for key, value in network.state_dict().items():
-        name = key.removeprefix("_orig_mod.").removeprefix("module.")
+        name = WRAPPER_PREFIXES.sub("", key)
         if not name.startswith(HEADS_PREFIX):
             # DynUNet lists each weight twice; sharing one copy keeps the file half as large
             plain[name] = copies.setdefault(value.data_ptr(), value.detach().cpu().contiguous())

@@ -6,9 +6,27 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, find_user_error
 from dynunet_bundle.files import read_json
 from dynunet_bundle.preflight import check_overrides, known_ids
+
+
+class BundleWorkflow(ConfigWorkflow):
+    """MONAI's workflow whose ``run`` raises a user error as itself, not as "Failed to evaluate"."""
+
+    def run(self) -> Any:
+        """Run the config.
+
+        Raises:
+            BundleError: for whatever the user can mend.
+        """
+        try:
+            return super().run()
+        except Exception as error:
+            user_error = find_user_error(error)
+            if user_error is None:
+                raise
+            raise user_error from error
 
 
 def load_workflow(
@@ -42,7 +60,7 @@ def load_workflow(
         ids = read_json(overlay, ConfigError)
         check_overrides(["--config_file", str(overlay)], known)
         content |= {key: value for key, value in ids.items() if key in own_ids}
-    workflow = ConfigWorkflow(
+    workflow = BundleWorkflow(
         config_file=str(configs / config),
         workflow_type="train" if "train" in own_ids else "infer",
         bundle_root=str(configs.parent),

@@ -58,6 +58,8 @@ class Augmentation:
         values: dict[str, Any] = {}
         for name, settings in config.items():
             _require_known(name, tuple(SETTINGS), "augmentation")
+            if not isinstance(settings, Mapping):
+                raise ConfigError(f"augmentation {name} is {settings!r}, not named settings.")
             for setting, value in settings.items():
                 _require_known(setting, SETTINGS[name], f"setting of augmentation {name}")
                 values[f"{name}_{setting}"] = _checked(name, setting, value, spatial_dims)
@@ -123,10 +125,11 @@ def _factors(
 ) -> np.ndarray:
     """One factor a channel: as often below 1 as above, wherever 1 lies in the range (nnU-Net's BGContrast)."""
     low, high = limits
-    below = rng.random(channels) < 0.5  # noqa: PLR2004 - a fair coin
-    shrink = rng.uniform(low, max(low, 1.0), channels)
-    stretch = rng.uniform(min(1.0, high), high, channels)
-    chosen = np.where(below & (low < 1), shrink, stretch)
+    middle = min(max(low, 1.0), high)
+    shrink = rng.random(channels) < (0.5 if low < middle < high else middle == high)
+    chosen = np.where(
+        shrink, rng.uniform(low, middle, channels), rng.uniform(middle, high, channels)
+    )
     return chosen.astype(np.float32).reshape(channels, *(1,) * dims)
 
 
@@ -142,10 +145,12 @@ def _checked(name: str, setting: str, value: Any, spatial_dims: int) -> Any:
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise ConfigError(f"augmentation {name}: prob is {value!r}, not a number from 0 to 1.")
         return float(value)
+    items = value if isinstance(value, (list, tuple)) else [None]
     if setting == "axes":
-        if any(axis not in range(3) for axis in value):
-            raise ConfigError(f"augmentation {name}: axes are {value}, not from 0, 1, 2.")
-        return tuple(axis for axis in value if axis < spatial_dims)
-    if len(value) != 2 or value[0] > value[1]:  # noqa: PLR2004 - a pair
+        if any(axis not in (0, 1, 2) for axis in items):
+            raise ConfigError(f"augmentation {name}: axes are {value!r}, not from 0, 1, 2.")
+        return tuple(axis for axis in items if axis < spatial_dims)
+    numbers = all(isinstance(item, (int, float)) for item in items)
+    if not numbers or len(items) != 2 or items[0] > items[1]:  # noqa: PLR2004 - a pair
         raise ConfigError(f"augmentation {name}: {setting} is {value!r}, not a pair low, high.")
     return (float(value[0]), float(value[1]))

@@ -82,11 +82,22 @@ class DaliLoader:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Give one epoch, from the position on."""
         for _ in range(self.num_iterations):
-            if self._batches is None:
-                self._batches = self._build()
-            batch = next(self._batches)[0]
+            batch = self._next()
             self.iteration += 1
             yield batch
+
+    def _next(self) -> dict[str, torch.Tensor]:
+        try:
+            if self._batches is None:
+                self._batches = self._build()
+            return next(self._batches)[0]
+        except Exception:
+            # what a worker process raises arrives as text; asked here, the source raises it as what it is
+            source = self._source(self.iteration)
+            self.close()
+            for number in range((self.prefetch + 1) * self.batch_size):
+                source.sample(source.numbering.sample(*divmod(number, self.batch_size)))
+            raise
 
     def state_dict(self) -> dict[str, int]:
         """The position: iterations given so far."""
@@ -101,6 +112,17 @@ class DaliLoader:
         """Free the pipeline, its buffers and its worker processes; the next batch builds it again."""
         self._batches = None
 
+    def _source(self, first_iteration: int) -> PatchSource:
+        numbering = Numbering(self.batch_size, first_iteration, self.rank, self.world_size)
+        return PatchSource(
+            self.dataset.cases(),
+            self.patch_size,
+            self.augmentation,
+            self.oversampling,
+            self.seed,
+            numbering,
+        )
+
     def _build(self) -> Any:
         # imported here: inference and evaluation run where DALI cannot be installed
         from nvidia.dali import types  # noqa: PLC0415
@@ -109,14 +131,7 @@ class DaliLoader:
         from dynunet_bundle.feed.graph import patch_graph  # noqa: PLC0415
 
         gpu = self.device.type == "cuda"
-        source = PatchSource(
-            self.dataset.cases(),
-            self.patch_size,
-            self.augmentation,
-            self.oversampling,
-            self.seed,
-            Numbering(self.batch_size, self.iteration, self.rank, self.world_size),
-        )
+        source = self._source(self.iteration)
         pipeline = patch_graph(
             source=source,
             spatial_dims=len(self.patch_size),

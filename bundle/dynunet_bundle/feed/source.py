@@ -16,6 +16,9 @@ from dynunet_bundle.preprocessing.store import PreparedCase
 
 Sample = tuple[np.ndarray, ...]
 
+MAX_OPEN_MAPS = 96
+"""Fewer than the 1024 open files that a process is usually allowed, also with several workers."""
+
 
 @dataclass(frozen=True)
 class Numbering:
@@ -137,9 +140,12 @@ class PatchSource:
 
     def _map(self, case: PreparedCase, path: str) -> np.ndarray:
         if path not in self._maps:
+            if len(self._maps) >= MAX_OPEN_MAPS:
+                # each map holds a file open; the oldest goes
+                del self._maps[next(iter(self._maps))]
             try:
                 self._maps[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise CaseError(
                     case.name,
                     f"its prepared file {path} is missing or damaged",

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from dynunet_bundle import __version__
-from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
 from dynunet_bundle.planning.plan import plan_differences
 
@@ -75,7 +75,9 @@ def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path} is no file of weights, or is damaged ({error}).") from error
+        raise WeightsError(
+            f"{path} is no file of weights, or is damaged ({first_line(error)})."
+        ) from error
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
     mismatch = _first_mismatch(network.state_dict(), state)

@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from dynunet_bundle.dataset import Case, MsdDataset
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, DatasetError, first_line
 from dynunet_bundle.files import case_name
 from dynunet_bundle.progress import progress
 
@@ -76,7 +76,9 @@ def _geometry(case: Case, num_channels: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.load(case["image"])
     except Exception as error:
-        raise CaseError(name, f"cannot read its image ({error})", "Replace the file.") from error
+        raise CaseError(
+            name, f"cannot read its image ({first_line(error)})", "Replace the file."
+        ) from error
     shape = image.shape
     found = shape[3] if len(shape) == 4 else 1  # noqa: PLR2004 - x, y, z and channel
     if len(shape) not in (3, 4) or min(shape) < 1:
@@ -99,8 +101,7 @@ def _foreground_samples(case: Case, channels: Sequence[int]) -> np.ndarray:
     """Up to ``SAMPLES_PER_CASE`` foreground voxels of the CT channels, ``[samples, channels]``."""
     if not channels:
         return np.empty((0, 0), np.float32)
-    image = np.asanyarray(nib.load(case["image"]).dataobj, dtype=np.float32)
-    label = np.asanyarray(nib.load(case["label"]).dataobj)
+    image, label = (_voxels(case, key) for key in ("image", "label"))
     if image.shape[:3] != label.shape[:3]:
         raise CaseError(
             case_name(case["image"]),
@@ -114,7 +115,20 @@ def _foreground_samples(case: Case, channels: Sequence[int]) -> np.ndarray:
     return voxels
 
 
+def _voxels(case: Case, key: str) -> np.ndarray:
+    try:
+        return np.asanyarray(nib.load(case[key]).dataobj, dtype=np.float32)
+    except Exception as error:
+        raise CaseError(
+            case_name(case["image"]),
+            f"cannot read its {key} ({first_line(error)})",
+            "Replace the file.",
+        ) from error
+
+
 def _statistics(values: np.ndarray) -> dict[str, float]:
+    if not values.size:
+        raise DatasetError("no label has any foreground. A CT cannot be normalised without it.")
     lower, upper = np.percentile(values, [0.5, 99.5])
     return {
         "lower": round(float(lower), 4),

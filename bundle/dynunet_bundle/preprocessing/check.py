@@ -15,6 +15,7 @@ from dynunet_bundle.files import case_name
 SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
 MAX_LABEL_ROUNDING = 1e-3
+MIN_VOXEL_MM3 = 1e-9
 
 
 class CheckCased(MapTransform):
@@ -66,6 +67,7 @@ class CheckCased(MapTransform):
                 f"its image is {image.ndim - 1}D with shape {tuple(image.shape[1:])}, the plan is for 3D volumes",
                 "Leave it out, or give it a third axis.",
             )
+        _check_affine(case, "image", np.asarray(image.affine))
         if image.shape[0] != self.num_channels:
             raise CaseError(
                 case,
@@ -109,7 +111,18 @@ class CheckCased(MapTransform):
         return rounded.to(torch.uint8)
 
 
+def _check_affine(case: str, what: str, affine: np.ndarray) -> None:
+    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+    if volume < MIN_VOXEL_MM3:
+        raise CaseError(
+            case,
+            f"the affine of its {what} gives voxels of {volume:g} mm3",
+            "Correct the header: spacing and directions must span a volume.",
+        )
+
+
 def _check_geometry(case: str, image: MetaTensor, label: MetaTensor) -> None:
+    _check_affine(case, "label", np.asarray(label.affine))
     if image.shape[1:] != label.shape[1:] or label.shape[0] != 1:
         raise CaseError(
             case,

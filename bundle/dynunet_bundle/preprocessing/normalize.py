@@ -61,17 +61,22 @@ class NormalizeChannelsd(MapTransform):
         normalized = dict(data)
         for key in self.key_iterator(normalized):
             image = normalized[key].to(torch.float32)
-            for channel, statistics in enumerate(self.intensity_statistics):
-                image[channel] = _normalized(image[channel], statistics)
-            normalized[key] = image
+            channels = zip(image, self.normalization, self.intensity_statistics, strict=True)
+            normalized[key] = torch.stack(
+                [
+                    _ct(channel, statistics) if scheme == "ct" and statistics else _zscore(channel)
+                    for channel, scheme, statistics in channels
+                ]
+            )
         return normalized
 
 
-def _normalized(channel: torch.Tensor, statistics: Mapping[str, float] | None) -> torch.Tensor:
-    if statistics is None:
-        # float64 sums: intensities of MR reach 1e6, where float32 loses the variance
-        mean = channel.mean(dtype=torch.float64)
-        std = channel.to(torch.float64).std(correction=0)
-        return ((channel - mean) / std.clamp(min=MIN_STD)).to(torch.float32)
+def _zscore(channel: torch.Tensor) -> torch.Tensor:
+    # float64 sums: intensities of MR reach 1e6, where float32 loses the variance
+    exact = channel.to(torch.float64)
+    return ((exact - exact.mean()) / exact.std(correction=0).clamp(min=MIN_STD)).to(torch.float32)
+
+
+def _ct(channel: torch.Tensor, statistics: Mapping[str, float]) -> torch.Tensor:
     clipped = channel.clamp(statistics["lower"], statistics["upper"])
     return (clipped - statistics["mean"]) / max(statistics["std"], MIN_STD)

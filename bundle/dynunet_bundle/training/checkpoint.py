@@ -12,6 +12,7 @@ MONAI's CheckpointSaver writes in place: a crash during a save destroys the last
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, first_line
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.files import atomic_write
 from dynunet_bundle.inference.weights import save_weights
@@ -75,6 +76,7 @@ class CheckpointHandler:
         self.evaluator = evaluator
         self.plan = dict(plan)
         self.restart = restart
+        self._has_trained = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
@@ -95,8 +97,10 @@ class CheckpointHandler:
                 "Choose another --ckpt_dir, or start over with --restart True."
             )
         self.network.load_state_dict(state["network"])
+        rates = self._replayed_rates(state["lr_scheduler"]["last_epoch"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group.update(rate)
         self.loader.load_state_dict(state["loader"])
         scaler = getattr(engine, "scaler", None)
         if scaler is not None and state["scaler"] is not None:
@@ -118,6 +122,7 @@ class CheckpointHandler:
 
     def save(self, engine: Engine) -> None:
         """Save the last state, and the model if this epoch was the best."""
+        self._has_trained = True
         if self.evaluator.state.best_metric_epoch == engine.state.epoch:
             self._save_model(engine, self.evaluator.state.best_metric)
         scaler = getattr(engine, "scaler", None)
@@ -139,9 +144,25 @@ class CheckpointHandler:
             if last.exists():
                 os.replace(last, self.ckpt_dir / PREVIOUS)
 
+    def _replayed_rates(self, num_steps: int) -> list[dict[str, float]]:
+        """Bring the schedule to where it was, step by step.
+
+        Its saved state would bring back the old length; so, with more epochs than before, the rates are those of
+        the longer schedule.
+        """
+        with warnings.catch_warnings():
+            # torch expects an optimizer step before each
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(num_steps):
+                self.lr_scheduler.step()
+        return [
+            {name: group[name] for name in ("lr", "initial_lr") if name in group}
+            for group in self.optimizer.param_groups
+        ]
+
     def finish(self, engine: Engine) -> None:
         """Without any validation the final weights are the model."""
-        if self.evaluator.state.best_metric_epoch < 0:
+        if self._has_trained and self.evaluator.state.best_metric_epoch < 0:
             logger.warning("no epoch was validated; %s holds the final weights", MODEL)
             self._save_model(engine, None)
 
@@ -161,5 +182,9 @@ class CheckpointHandler:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
-                logger.warning("%s is damaged (%s); trying the generation before", path, error)
+                logger.warning(
+                    "%s is damaged (%s); trying the generation before", path, first_line(error)
+                )
+                # it must not take the place of the good generation at the next save
+                os.replace(path, path.with_suffix(".damaged"))
         return None

@@ -1,0 +1,224 @@
+"""nnU-Net v2's planning rules, restated: target spacing, patch, batch, network, low resolution.
+
+Source of all constants and steps: nnunetv2 2.8.1, ``experiment_planning/experiment_planners``; Isensee et al., Nature
+Methods 18 (2021), and Isensee et al., "nnU-Net Revisited" (2024) for the residual-encoder planners. Lists are in the
+order of the array axes, the coarsest first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynunet_bundle.planning.topology import Topology, nnunet_topology
+
+BASE_FEATURES = 32
+MAX_FEATURES = {2: 512, 3: 320}
+START_VOXELS = {2: 2048**2, 3: 256**3}
+REFERENCE_BATCH = {2: 12, 3: 2}
+MIN_BATCH = 2
+RESENC_BLOCKS = (1, 3, 4, 6, 6, 6)
+ANISOTROPY = 3
+LOWRES_VOXEL_SHARE = 0.25
+LOWRES_STEP = 1.03
+LOWRES_MIN_REDUCTION = 2
+SPACING_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What tells nnU-Net's planners apart.
+
+    Attributes:
+        residual: residual encoder instead of plain blocks.
+        memory_gb: GPU memory that the reference values belong to.
+        reference: activation values that fit, by dimension.
+        max_voxels_share: largest share of the data set's voxels in one batch.
+    """
+
+    residual: bool
+    memory_gb: float
+    reference: dict[int, float]
+    max_voxels_share: float
+
+
+PLANNERS = {
+    "plain": Planner(False, 8, {2: 85e6, 3: 560e6}, 0.05),
+    "resenc_m": Planner(True, 8, {2: 135e6, 3: 680e6}, 1.0),
+    "resenc_l": Planner(True, 24, {2: 380e6, 3: 2100e6}, 1.0),
+    "resenc_xl": Planner(True, 40, {2: 560e6, 3: 3600e6}, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Patch, batch and network of one configuration.
+
+    Attributes:
+        spacing: target spacing in mm.
+        median_shape: voxels of the median case at that spacing.
+        topology: kernels, strides, patch.
+        batch_size: patches a step.
+        features: channels of each level.
+        batch_dice: whether Dice is taken over the batch.
+    """
+
+    spacing: list[float]
+    median_shape: list[float]
+    topology: Topology
+    batch_size: int
+    features: list[int]
+    batch_dice: bool
+
+
+def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """Median spacing; along a coarse axis of an anisotropic set its 10th percentile.
+
+    Args:
+        spacings: mm by case and axis, ``[cases, 3]``.
+        shapes: voxels after the nonzero crop, likewise.
+    """
+    target = np.median(spacings, axis=0)
+    size = np.median(shapes, axis=0)
+    worst = int(np.argmax(target))
+    others = [axis for axis in range(len(target)) if axis != worst]
+    finest_others = max(target[others])
+    if target[worst] > ANISOTROPY * finest_others and size[worst] * ANISOTROPY < min(size[others]):
+        low = np.percentile(spacings[:, worst], 10)
+        target[worst] = low if low >= finest_others else finest_others + SPACING_EPSILON
+    return target
+
+
+def resampled_shapes(spacings: np.ndarray, shapes: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Voxels of each case at the target spacing, ``[cases, 3]``."""
+    return np.round(spacings / target * shapes)
+
+
+def plan_configurations(  # the five facts that all rules draw on
+    target: np.ndarray,
+    median_shape: np.ndarray,
+    num_training: int,
+    num_classes: int,
+    planner: str = "plain",
+    gpu_memory_gb: float | None = None,
+) -> dict[str, Layout]:
+    """All configurations that nnU-Net would plan: ``2d`` and, for volumes, ``3d_fullres`` and maybe ``3d_lowres``.
+
+    Args:
+        target: target spacing in mm, the coarsest axis first.
+        median_shape: median voxels at that spacing.
+        num_training: number of training cases.
+        num_classes: labels including the background.
+        planner: key of ``PLANNERS``.
+        gpu_memory_gb: memory to plan for; None takes the planner's own.
+    """
+    sizes = _Sizes(PLANNERS[planner], num_classes, num_training, gpu_memory_gb)
+    voxels = float(np.prod(median_shape))
+    plans = {"2d": sizes.layout(target[1:], median_shape[1:], voxels, batch_dice=True)}
+    if median_shape[0] == 1:
+        return plans
+    lowres = _lowres(sizes, target, median_shape)
+    plans["3d_fullres"] = sizes.layout(target, median_shape, voxels, batch_dice=lowres is not None)
+    if lowres is not None:
+        plans["3d_lowres"] = lowres
+    return plans
+
+
+def _lowres(sizes: "_Sizes", target: np.ndarray, median_shape: np.ndarray) -> Layout | None:
+    """The low-resolution configuration, where a patch at full resolution sees less than a quarter of a case."""
+    full = sizes.layout(target, median_shape, float(np.prod(median_shape)), batch_dice=False)
+    patch_voxels = np.prod(full.topology.patch_size)
+    voxels = float(np.prod(median_shape))
+    spacing = np.array(target, dtype=float)
+    lowres: Layout | None = None
+    while patch_voxels / voxels < LOWRES_VOXEL_SHARE:
+        finer = spacing.max() / spacing > LOWRES_MIN_REDUCTION
+        spacing = spacing * np.where(finer | ~finer.any(), LOWRES_STEP, 1)
+        shape = target / spacing * median_shape
+        voxels = float(np.prod(shape))
+        lowres = sizes.layout(spacing, np.round(shape), voxels, batch_dice=False)
+        patch_voxels = np.prod(lowres.topology.patch_size)
+    if lowres is not None and np.prod(median_shape) / voxels < LOWRES_MIN_REDUCTION:
+        return None
+    return lowres
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Patch and batch under a memory budget."""
+
+    planner: Planner
+    num_classes: int
+    num_training: int
+    gpu_memory_gb: float | None
+
+    def layout(
+        self, spacing: np.ndarray, median_shape: np.ndarray, voxels: float, batch_dice: bool
+    ) -> Layout:
+        dims = len(spacing)
+        memory = self.gpu_memory_gb or self.planner.memory_gb
+        budget = self.planner.reference[dims] * memory / self.planner.memory_gb
+        topology = self._shrunk(spacing, median_shape, budget)
+        estimate = self._activations(topology)
+        batch = round(budget / estimate * REFERENCE_BATCH[dims])
+        share = self.planner.max_voxels_share
+        cap = round(voxels * self.num_training * share / float(np.prod(topology.patch_size)))
+        return Layout(
+            [float(value) for value in spacing],
+            [float(value) for value in median_shape],
+            topology,
+            max(min(batch, cap), MIN_BATCH),
+            _features(len(topology.strides), dims),
+            batch_dice,
+        )
+
+    def _shrunk(self, spacing: np.ndarray, median_shape: np.ndarray, budget: float) -> Topology:
+        """The largest patch within the budget: start from a physical cube, shrink what covers most of the case."""
+        dims = len(spacing)
+        inverse = 1 / np.array(spacing)
+        cube = inverse * (START_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)
+        topology = nnunet_topology(
+            spacing, np.minimum(np.round(cube), median_shape).astype(int).tolist()
+        )
+        scale = 1.0 if self.planner.residual else 2 / REFERENCE_BATCH[dims]
+        while self._activations(topology) * scale > budget:
+            patch = np.array(topology.patch_size)
+            axis = int(np.argsort(patch / median_shape)[-1])
+            # the divisor may drop with the size: a trial step with the old one tells by how much to shrink
+            trial = patch.copy()
+            trial[axis] -= topology.divisor[axis]
+            patch[axis] -= nnunet_topology(spacing, trial.tolist()).divisor[axis]
+            topology = nnunet_topology(spacing, patch.tolist())
+        return topology
+
+    def _activations(self, topology: Topology) -> float:
+        """Values of all feature maps of one sample, the measure that nnU-Net plans memory with."""
+        dims = len(topology.patch_size)
+        features = _features(len(topology.strides), dims)
+        size = np.array(topology.patch_size)
+        voxels = []
+        for stride in topology.strides:
+            size = size // stride
+            voxels.append(float(np.prod(size)))
+        total = self.num_classes * voxels[0]
+        if self.planner.residual:
+            total += features[0] * voxels[0]
+        decoder_maps = 2 if self.planner.residual else 3
+        for level, (feature, count) in enumerate(zip(features, voxels, strict=True)):
+            total += self._encoder_maps(level, features, topology) * feature * count
+            if level < len(features) - 1:
+                total += decoder_maps * feature * count
+        return total
+
+    def _encoder_maps(self, level: int, features: Sequence[int], topology: Topology) -> int:
+        if not self.planner.residual:
+            return 2
+        blocks = RESENC_BLOCKS[min(level, len(RESENC_BLOCKS) - 1)]
+        changes = level > 0 and (
+            features[level] != features[level - 1] or max(topology.strides[level]) > 1
+        )
+        return 2 * blocks + int(changes)
+
+
+def _features(num_levels: int, dims: int) -> list[int]:
+    return [min(BASE_FEATURES * 2**level, MAX_FEATURES[dims]) for level in range(num_levels)]
