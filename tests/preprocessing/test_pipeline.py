@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import save_nifti
 from monai.data import MetaTensor
-from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 

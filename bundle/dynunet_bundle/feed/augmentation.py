@@ -145,7 +145,7 @@ def _checked(name: str, setting: str, value: Any, spatial_dims: int) -> Any:
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise ConfigError(f"augmentation {name}: prob is {value!r}, not a number from 0 to 1.")
         return float(value)
-    items = value if isinstance(value, (list, tuple)) else [None]
+    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [None]
     if setting == "axes":
         if any(axis not in (0, 1, 2) for axis in items):
             raise ConfigError(f"augmentation {name}: axes are {value!r}, not from 0, 1, 2.")

@@ -31,7 +31,7 @@ class Topology:
         return np.prod(np.array(self.strides), axis=0)
 
 
-def nnunet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
+def nnunet_topology(spacing: Sequence[float] | np.ndarray, patch_size: Sequence[int]) -> Topology:
     """nnU-Net v2's rule (``get_pool_and_conv_props`` with feature maps of at least 4).
 
     An axis is halved while it has at least 8 voxels and its spacing is below twice the finest of those; the last

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+STATE_OF_USE = ("_tracing", "filenames")
+"""Attributes that MONAI changes when a transform runs; they are no settings."""
+
 
 def describe(thing: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
     """Reduce a transform to JSON: its class and its settings, recursively.
@@ -38,4 +41,5 @@ def describe(thing: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if not type(thing).__module__.startswith(("monai.", "dynunet_bundle.")):
         return name
-    return {name: {key: describe(value) for key, value in sorted(vars(thing).items())}}
+    settings = {key: value for key, value in sorted(vars(thing).items()) if key not in STATE_OF_USE}
+    return {name: {key: describe(value) for key, value in settings.items()}}

@@ -11,11 +11,13 @@ A case whose JSON does not match the sources or the preprocessing is prepared ag
 rename, so a killed preparation leaves whole cases only, and running it again finishes the rest.
 """
 
+import copy
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -136,16 +138,24 @@ class PreparedDataset(Dataset):
         todo = [index for index, case in enumerate(found) if case is None]
         if todo:
             logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
-            pool = ThreadPoolExecutor(self.num_workers)
-            try:
-                built = pool.map(lambda index: self._build(self.data[index]), todo)
-                for index, case in zip(
-                    todo, progress(built, "prepare", total=len(todo)), strict=True
-                ):
-                    found[index] = case
-            finally:
-                pool.shutdown(cancel_futures=True)
+            for index, case in zip(todo, self._build_all(todo), strict=True):
+                found[index] = case
         return [case for case in found if case is not None]
+
+    def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase]:
+        own = threading.local()
+
+        def build(index: int) -> PreparedCase:
+            # MONAI's readers remember the files they are reading: each thread has a transform of its own
+            if not hasattr(own, "transform"):
+                own.transform = copy.deepcopy(self.transform)
+            return self._build(self.data[index], own.transform)
+
+        pool = ThreadPoolExecutor(self.num_workers)
+        try:
+            yield from progress(pool.map(build, indices), "prepare", total=len(indices))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _stem(self, case: Case) -> Path:
         path = os.path.abspath(case["image"])
@@ -171,7 +181,7 @@ class PreparedDataset(Dataset):
             facts = json.loads(sidecar.read_bytes())
         except (OSError, ValueError):  # absent, or not written by us
             return None
-        if facts.get("identity") != self._identity(case):
+        if not isinstance(facts, dict) or facts.get("identity") != self._identity(case):
             return None
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")
@@ -180,13 +190,13 @@ class PreparedDataset(Dataset):
                 return None
         return _prepared_case(stem, facts)
 
-    def _build(self, case: Case) -> PreparedCase:
+    def _build(self, case: Case, transform: Compose) -> PreparedCase:
         name = case_name(case["image"])
         stem = self._stem(case)
         identity = self._identity(case)
         if "label" not in case:
             raise CaseError(name, "it has no label", "Give training cases an image and a label.")
-        transformed = apply_to_case(case, self.transform)
+        transformed = apply_to_case(case, transform)
         image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
         label = transformed["label"].as_tensor().numpy().astype(np.uint8, copy=False)
         positions, present = sample_positions(label, self.num_classes, name)

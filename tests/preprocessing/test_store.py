@@ -1,0 +1,493 @@
+"""The prepared store: built once, rebuilt only where it must be, whole after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, save_nifti
+from monai.transforms import Compose
+
+from dynunet_bundle.dataset import Case
+from dynunet_bundle.errors import CaseError, OutputError
+from dynunet_bundle.preprocessing.crop import is_nonzero
+from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.preprocessing.store import (
+    POSITIONS_PER_CLASS,
+    PreparedDataset,
+    sample_positions,
+)
+
+NUM_CASES = 4
+SHAPE = (14, 16, 12)
+
+Pipeline = Callable[..., Compose]
+
+
+@pytest.fixture
+def pipeline(train_workflow: Callable[..., Any]) -> Pipeline:
+    """The real preprocessing with overrides of the tiny plan (2 mm)."""
+
+    def load(**overrides: Any) -> Compose:
+        return train_workflow(**overrides).parser.get_parsed_content("preprocessing")
+
+    return load
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    """Four small raw cases; the last lacks class 2."""
+    made = []
+    for index in range(NUM_CASES):
+        rng = np.random.default_rng(index)
+        image = rng.normal(100, 20, SHAPE).astype(np.float32)
+        label = np.zeros(SHAPE, np.uint8)
+        label[3:9, 4:10, 2:8] = 1
+        if index < NUM_CASES - 1:
+            label[6:12, 4:10, 2:8] = 2
+        raw = tmp_path / "raw"
+        made.append(
+            {
+                "image": str(save_nifti(raw / f"i{index}.nii.gz", image)),
+                "label": str(save_nifti(raw / f"l{index}.nii.gz", label)),
+            }
+        )
+    return made
+
+
+def prepare(
+    cases: list[Case], transform: Compose, folder: Path, **settings: Any
+) -> PreparedDataset:
+    dataset = PreparedDataset(cases, transform, str(folder), num_classes=3, **settings)
+    dataset.cases()
+    return dataset
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a store, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def versions(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes whenever a file is written again, even with the same bytes."""
+    stats = {path.name: path.stat() for path in folder.iterdir()}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def rewritten(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Names of the cases of which any file was written again."""
+    assert before.keys() == after.keys()
+    return {name.split("-")[0] for name in before if before[name] != after[name]}
+
+
+def files_of(folder: Path, case: str, ending: str) -> Path:
+    (path,) = folder.glob(f"{case}-*{ending}")
+    return path
+
+
+# --- what is in it
+
+
+def test_a_case_as_the_network_sees_it(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    transform = pipeline()
+    dataset = prepare(cases, transform, tmp_path / "store")
+    assert len(dataset) == NUM_CASES
+    for index, raw in enumerate(cases):
+        expected = transform(raw)
+        item = dataset[index]
+        assert item.keys() == {"image", "label"}
+        assert item["image"].shape == item["label"].shape == (1, 6, 8, 7)
+        assert item["image"].dtype == torch.float32
+        assert item["label"].dtype == torch.uint8
+        np.testing.assert_array_equal(item["image"].numpy(), expected["image"].numpy())
+        np.testing.assert_array_equal(item["label"].numpy(), expected["label"].numpy())
+        # training adds batches of them and moves them: plain tensors
+        assert type(item["image"]) is torch.Tensor
+
+
+def test_the_facts_of_the_cases(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    dataset = prepare(cases[::-1], pipeline(), tmp_path / "store")
+    assert [case.name for case in dataset.cases()] == ["i3", "i2", "i1", "i0"]
+    assert [case.present for case in dataset.cases()] == [(1,), (1, 2), (1, 2), (1, 2)]
+    for case in dataset.cases():
+        assert case.shape == (6, 8, 7)
+        label = np.load(case.label)
+        positions = np.load(case.positions)
+        assert positions.shape == (2, POSITIONS_PER_CLASS, 3)
+        assert positions.dtype == np.int16
+        for value in case.present:
+            assert (label[0][tuple(positions[value - 1].T)] == value).all()
+        # region reading needs C order and no pickles
+        assert np.load(case.image, mmap_mode="r").flags.c_contiguous
+
+
+def test_half_precision_is_stored_and_given_as_single(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    single = prepare(cases, pipeline(), tmp_path / "single")
+    half = prepare(cases, pipeline(), tmp_path / "half", dtype="float16")
+    assert np.load(single.cases()[0].image).dtype == np.float32
+    assert np.load(half.cases()[0].image).dtype == np.float16
+    item = half[0]["image"]
+    assert item.dtype == torch.float32
+    torch.testing.assert_close(item, single[0]["image"], atol=2e-3, rtol=1e-3)
+    assert item.ne(single[0]["image"]).any()
+
+
+def test_the_number_of_threads_does_not_show(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    prepare(cases, pipeline(), tmp_path / "one", num_workers=1)
+    prepare(cases, pipeline(), tmp_path / "four", num_workers=4)
+    one = contents(tmp_path / "one")
+    assert len(one) == 4 * NUM_CASES
+    assert one == contents(tmp_path / "four")
+
+
+def test_two_cases_of_one_name_do_not_share_files(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    other = save_nifti(
+        tmp_path / "elsewhere/i0.nii.gz",
+        np.random.default_rng(9).normal(0, 1, SHAPE).astype(np.float32),
+    )
+    both = [cases[0], {"image": str(other), "label": cases[0]["label"]}]
+    dataset = prepare(both, pipeline(), tmp_path / "store")
+    assert dataset[0]["image"].ne(dataset[1]["image"]).any()
+
+
+# --- when it is built again
+
+
+def test_a_second_run_builds_nothing(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    before = versions(store)
+    prepare(cases, pipeline(), store)
+    assert versions(store) == before
+
+
+def test_training_and_validation_share_a_store(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store = tmp_path / "store"
+    prepare(cases[:3], pipeline(), store)
+    before = versions(store)
+    prepare(cases[3:], pipeline(), store)
+    # another fold prepares nothing anew
+    prepare(cases[1:], pipeline(), store)
+    after = versions(store)
+    assert len(after) == 4 * NUM_CASES
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings"), [({"spacing": [1.0, 1.0, 1.0]}, {}), ({}, {"dtype": "float16"})]
+)
+def test_another_recipe_builds_all_again(
+    cases: list[Case],
+    pipeline: Pipeline,
+    tmp_path: Path,
+    plan: dict[str, Any],
+    settings: dict[str, Any],
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    before = versions(store)
+    prepare(cases, pipeline(**plan), store, **settings)
+    assert rewritten(before, versions(store)) == {"i0", "i1", "i2", "i3"}
+    prepare(cases, pipeline(**plan), tmp_path / "fresh", **settings)
+    assert contents(store) == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_a_touched_source_is_built_again_alone(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path, key: str
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    before = versions(store)
+    modified = os.stat(cases[1][key]).st_mtime_ns
+    os.utime(cases[1][key], ns=(modified, modified + 1))
+    prepare(cases, pipeline(), store)
+    assert rewritten(before, versions(store)) == {"i1"}
+
+
+def test_a_changed_source_shows_its_new_content(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    before = versions(store)
+    save_nifti(Path(cases[2]["label"]), np.full(SHAPE, 2, np.uint8))
+    dataset = prepare(cases, pipeline(), store)
+    assert rewritten(before, versions(store)) == {"i2"}
+    assert dataset[2]["label"].unique().tolist() == [2]
+    assert dataset.cases()[2].present == (2,)
+
+
+@pytest.mark.parametrize("array", ["image", "label", "positions"])
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+def test_a_damaged_array_is_built_again(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path, array: str, damage: str
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    whole, before = contents(store), versions(store)
+    path = files_of(store, "i1", f".{array}.npy")
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    prepare(cases, pipeline(), store)
+    assert contents(store) == whole
+    assert rewritten(before, versions(store)) == {"i1"}
+
+
+@pytest.mark.parametrize("text", ["", '{"name": "i1", "ide', "{}", "null", "[1]", "\x00\xff"])
+def test_a_corrupt_sidecar_is_built_again(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path, text: str
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    whole, before = contents(store), versions(store)
+    files_of(store, "i1", ".json").write_text(text, encoding="latin-1")
+    prepare(cases, pipeline(), store)
+    assert contents(store) == whole
+    assert rewritten(before, versions(store)) == {"i1"}
+
+
+# --- when it cannot be built
+
+KILLED = """
+import sys, time
+import numpy as np
+from dynunet_bundle.preprocessing.store import PreparedDataset
+from dynunet_bundle.workflow import load_workflow
+import json
+
+bundle, store, request = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+workflow = load_workflow(bundle, "train.json", (), request["plan"])
+transform = workflow.parser.get_parsed_content("preprocessing")
+dataset = PreparedDataset(request["cases"], transform, store, num_classes=3, num_workers=1)
+save, count = np.save, 0
+
+def save_or_stall(file, array, **settings):
+    # case by case come image, label, positions: this is the label of the third case
+    global count
+    count += 1
+    if count == 8:
+        file.write(b"half")
+        file.flush()
+        print("stalled", flush=True)
+        time.sleep(600)
+    save(file, array, **settings)
+
+np.save = save_or_stall
+dataset.cases()
+"""
+
+
+def test_a_killed_preparation_is_finished_by_the_next(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store, plan = tmp_path / "store", {"spacing": [2.0, 2.0, 2.0], "device": "cpu"}
+    plan["label_names"] = ["background", "head", "tail"]
+    prepare(cases, pipeline(), tmp_path / "uninterrupted")
+    request = json.dumps({"plan": plan, "cases": cases})
+    command = [sys.executable, "-c", KILLED, str(BUNDLE), str(store), request]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert any(line == "stalled\n" for line in process.stdout)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    # it was in the middle: two cases whole, of the third half an array, of the fourth nothing
+    names = contents(store).keys()
+    assert len([name for name in names if name.endswith(".json")]) == 2
+    assert len([name for name in names if name.endswith(".part")]) == 1
+    before = versions(store)
+    prepare(cases, pipeline(), store)
+    assert contents(store) == contents(tmp_path / "uninterrupted")
+    after = versions(store)
+    kept = [name for name in before if name.startswith(("i0", "i1"))]
+    assert len(kept) == 8
+    assert [after[name] for name in kept] == [before[name] for name in kept]
+
+
+def test_a_bad_case_is_named_and_leaves_nothing(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store = tmp_path / "store"
+    Path(cases[1]["image"]).write_bytes(b"not an image")
+    with pytest.raises(CaseError, match="case i1: cannot read"):
+        prepare(cases, pipeline(), store, num_workers=1)
+    names = contents(store).keys()
+    # its neighbours are whole or absent, and those before it stay
+    assert {name.split("-")[0] for name in names} >= {"i0"}
+    assert all(len([n for n in names if n.startswith(case)]) in (0, 4) for case in ("i0", "i2"))
+    assert not [name for name in names if "i1" in name or name.endswith(".part")]
+
+
+def test_a_case_that_went_bad_is_not_served_from_the_store(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store = tmp_path / "store"
+    prepare(cases, pipeline(), store)
+    image = np.full(SHAPE, np.nan, np.float32)
+    save_nifti(Path(cases[1]["image"]), image)
+    with pytest.raises(CaseError, match="case i1: .* NaN"):
+        prepare(cases, pipeline(), store)
+
+
+def test_a_source_that_is_missing(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    Path(cases[1]["label"]).unlink()
+    with pytest.raises(CaseError, match=r"case i1: .*l1\.nii\.gz is missing"):
+        prepare(cases, pipeline(), tmp_path / "store")
+
+
+def test_a_case_without_label_cannot_be_prepared_for_training(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    with pytest.raises(CaseError, match="case i0: it has no label"):
+        prepare([{"image": cases[0]["image"]}], pipeline(), tmp_path / "store")
+
+
+def test_a_store_where_a_file_is(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    (tmp_path / "store").write_text("")
+    with pytest.raises(OutputError, match="store"):
+        prepare(cases, pipeline(), tmp_path / "store")
+
+
+# --- positions
+
+
+def label_of(**boxes: tuple[slice, slice, slice]) -> np.ndarray:
+    label = np.zeros((1, 6, 7, 8), np.uint8)
+    for name, box in boxes.items():
+        label[0][box] = int(name[1:])
+    return label
+
+
+def test_positions_lie_in_their_class_and_everywhere_in_it():
+    label = label_of(c1=np.s_[0:2, 0:7, 0:8], c3=np.s_[5:6, 6:7, 7:8])
+    positions, present = sample_positions(label, 4, "case")
+    assert present == [1, 3]
+    assert positions.shape == (3, POSITIONS_PER_CLASS, 3)
+    drawn = {tuple(voxel) for voxel in positions[0].tolist()}
+    assert drawn == {tuple(voxel) for voxel in np.argwhere(label[0] == 1).tolist()}
+    assert not positions[1].any()  # class 2 is absent
+    assert (positions[2] == [5, 6, 7]).all()
+
+
+def test_positions_are_drawn_evenly():
+    label = label_of(c1=np.s_[0:6, 0:7, 0:8])
+    positions, _ = sample_positions(label, 2, "case")
+    middle = positions[0].mean(axis=0)
+    # four standard errors
+    np.testing.assert_allclose(middle, [2.5, 3.0, 3.5], atol=4 * 2.3 / POSITIONS_PER_CLASS**0.5)
+
+
+def test_positions_of_a_case_without_foreground():
+    positions, present = sample_positions(label_of(), 3, "case")
+    assert present == []
+    assert positions.shape == (2, POSITIONS_PER_CLASS, 3)
+
+
+def test_positions_follow_from_the_name():
+    label = label_of(c1=np.s_[0:6, 0:7, 0:8])
+    first, second, other = (sample_positions(label, 2, name)[0] for name in ("a", "a", "b"))
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
+# --- the description of the transforms
+
+DESCRIBED = """
+import json, sys
+from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.workflow import load_workflow
+
+workflow = load_workflow(sys.argv[1], "train.json", (), {"device": "cpu"})
+print(json.dumps(describe(workflow.parser.get_parsed_content("preprocessing")), sort_keys=True))
+"""
+
+
+def test_a_description_is_the_same_in_every_process(pipeline: Pipeline):
+    def run(hash_seed: str) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", DESCRIBED, str(BUNDLE)]
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        )
+        return result.stdout.splitlines()[-1]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, ("1", "2"))
+    assert first == second
+    assert "ResampleToSpacingd" in first
+    default = pipeline(spacing=[1.0, 1.0, 1.0], label_names=["background", "one", "two"])
+    assert json.dumps(describe(default), sort_keys=True) == first
+
+
+def test_use_does_not_change_a_description(cases: list[Case], pipeline: Pipeline):
+    # train and validate hold one and the same transform, and the first to come uses it
+    transform = pipeline()
+    before = json.dumps(describe(transform))
+    transform(cases[0])
+    assert json.dumps(describe(transform)) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"spacing": [2.0, 2.0, 2.5]},
+        {"axcodes": "RAS"},
+        {"label_names": ["background", "all"]},
+        {
+            "normalization": ["ct"],
+            "intensity_statistics": [{"lower": 0.0, "upper": 9.0, "mean": 4.0, "std": 2.0}],
+        },
+    ],
+)
+def test_every_setting_shows_in_the_description(pipeline: Pipeline, override: dict[str, Any]):
+    assert describe(pipeline()) == describe(pipeline())
+    assert describe(pipeline(**override)) != describe(pipeline())
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("thing", "expected"),
+    [
+        (None, None),
+        (True, True),
+        (1.5, 1.5),
+        (Colour.RED, "red"),
+        ((1, [2, "x"]), [1, [2, "x"]]),
+        ({3: (4,)}, {"3": [4]}),
+        (np.arange(3), [0, 1, 2]),
+        (torch.tensor([1.0, 2.0]), [1.0, 2.0]),
+        (torch.float16, "torch.float16"),
+        (np.dtype("int16"), "int16"),
+        (is_nonzero, "dynunet_bundle.preprocessing.crop.is_nonzero"),
+        (
+            partial(is_nonzero, image=3),
+            ["dynunet_bundle.preprocessing.crop.is_nonzero", [], {"image": 3}],
+        ),
+        (np.random.RandomState(7), "numpy.random.mtrand.RandomState"),
+    ],
+)
+def test_descriptions_are_json(thing: Any, expected: Any):
+    assert describe(thing) == expected
+    assert json.loads(json.dumps(describe(thing))) == expected
