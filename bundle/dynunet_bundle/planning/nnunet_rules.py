@@ -94,7 +94,7 @@ def resampled_shapes(spacings: np.ndarray, shapes: np.ndarray, target: np.ndarra
     return np.round(spacings / target * shapes)
 
 
-def plan_configurations(  # the five facts that all rules draw on
+def plan_configurations(
     target: np.ndarray,
     median_shape: np.ndarray,
     num_training: int,
@@ -168,7 +168,7 @@ class _Sizes:
             [float(value) for value in median_shape],
             topology,
             max(min(batch, cap), MIN_BATCH),
-            _features(len(topology.strides), dims),
+            features_of(len(topology.strides), dims),
             batch_dice,
         )
 
@@ -194,7 +194,7 @@ class _Sizes:
     def _activations(self, topology: Topology) -> float:
         """Values of all feature maps of one sample, the measure that nnU-Net plans memory with."""
         dims = len(topology.patch_size)
-        features = _features(len(topology.strides), dims)
+        features = features_of(len(topology.strides), dims)
         size = np.array(topology.patch_size)
         voxels = []
         for stride in topology.strides:
@@ -220,5 +220,6 @@ class _Sizes:
         return 2 * blocks + int(changes)
 
 
-def _features(num_levels: int, dims: int) -> list[int]:
+def features_of(num_levels: int, dims: int) -> list[int]:
+    """Channels of each level: 32, doubled at each level up to a limit (320 in 3D, 512 in 2D)."""
     return [min(BASE_FEATURES * 2**level, MAX_FEATURES[dims]) for level in range(num_levels)]

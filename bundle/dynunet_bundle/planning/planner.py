@@ -1,62 +1,30 @@
-"""From facts to a plan: spacing, patch, network.
+"""From facts to a plan.
 
-Tasks of the Medical Segmentation Decathlon take the seed's tables (``presets.py``). Other data sets get the seed's
-spacing rule (median; 10th percentile on the coarsest axis of anisotropic sets) and nnU-Net's start patch (the
-physical aspect of a cube, at most the median image).
+Tasks of the Medical Segmentation Decathlon take the seed's tables and its topology (``presets.py``). Other data sets
+are planned by nnU-Net's rules (``nnunet_rules.py``).
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from dynunet_bundle.dataset import MsdDataset
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.planning.fingerprint import CANONICAL_AXES, Fingerprint
+from dynunet_bundle.planning.nnunet_rules import (
+    features_of,
+    plan_configurations,
+    resampled_shapes,
+    target_spacing,
+)
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.presets import BATCH_SIZE, Preset, preset_for
+from dynunet_bundle.planning.topology import Topology, seed_topology
 
-MIN_SIZE_TO_POOL = 8
-MAX_SPACING_RATIO = 2
-MAX_DOWNSAMPLINGS = 5
-BASE_FILTERS = 32
-MAX_FILTERS = {2: 512, 3: 320}
-ANISOTROPY_RATIO = 3
-MAX_PATCH_VOXELS = {2: 512**2, 3: 128**3}
 MIN_LEVELS = 3  # DynUNet's own limit
+CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
+SPACING_DECIMALS = 6
 
 _AXCODES = ("SAR", "ASR", "RSA")
 """Coarsest axis first: superior, anterior or right. Ties go to the superior axis, so isotropic sets read (z, y, x)."""
-
-
-def topology(
-    spacing: Sequence[float], patch_size: Sequence[int]
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Kernels and strides of a U-Net, by the seed's rule (``get_unet_params``).
-
-    An axis is halved while it has at least 8 voxels and its spacing is at most twice the finest; its kernel is 1
-    while its spacing is more than twice the finest, else 3. At most five downsamplings.
-
-    Args:
-        spacing: mm, one value an axis.
-        patch_size: voxels, one value an axis.
-
-    Returns:
-        ``(kernel_sizes, strides)``, one list a level from top to bottom.
-    """
-    current_spacing = np.array(spacing, dtype=float)
-    size = np.array(patch_size, dtype=float)
-    kernels: list[list[int]] = []
-    strides = [[1] * len(size)]
-    while len(strides) <= MAX_DOWNSAMPLINGS:
-        near_finest = current_spacing / current_spacing.min() <= MAX_SPACING_RATIO
-        stride = np.where(near_finest & (size >= MIN_SIZE_TO_POOL), 2, 1)
-        if (stride == 1).all():
-            break
-        kernels.append(np.where(near_finest, 3, 1).tolist())
-        strides.append(stride.tolist())
-        size, current_spacing = size / stride, current_spacing * stride
-    kernels.append([3] * len(size))
-    return kernels, strides
 
 
 def make_plan(
@@ -75,17 +43,21 @@ def make_plan(
     preset = preset_for(dataset.name)
     if preset is not None:
         axcodes = _AXCODES[0]
-        spacing, patch, statistics = _from_preset(preset, spatial_dims, len(dataset.channel_names))
+        spacing, topology, statistics = _from_preset(
+            preset, spatial_dims, len(dataset.channel_names)
+        )
+        batch_size = BATCH_SIZE[spatial_dims]
     elif fingerprint is not None:
-        axcodes, spacing, patch = _from_fingerprint(fingerprint, spatial_dims)
+        axcodes, spacing, topology, batch_size = _from_fingerprint(
+            fingerprint, spatial_dims, len(dataset.label_names)
+        )
         statistics = fingerprint.intensity_statistics
     else:
         raise PlanError(f"{dataset.name} has no preset: its fingerprint is needed to plan it.")
-    kernels, strides = topology(spacing, patch)
-    if len(strides) < MIN_LEVELS:
+    if len(topology.strides) < MIN_LEVELS:
         raise PlanError(
-            f"images of about {patch} voxels are too small for a U-Net of {MIN_LEVELS} levels. "
-            "Resample them to a finer spacing."
+            f"images of about {topology.patch_size} voxels are too small for a U-Net of {MIN_LEVELS} "
+            "levels. Resample them to a finer spacing."
         )
     return Plan(
         task_name=dataset.name,
@@ -94,13 +66,11 @@ def make_plan(
         channel_names=list(dataset.channel_names),
         label_names=list(dataset.label_names),
         spacing=spacing,
-        patch_size=_divisible(patch, strides),
-        batch_size=BATCH_SIZE[spatial_dims],
-        kernel_sizes=kernels,
-        strides=strides,
-        filters=[
-            min(BASE_FILTERS * 2**level, MAX_FILTERS[spatial_dims]) for level in range(len(strides))
-        ],
+        patch_size=topology.patch_size,
+        batch_size=batch_size,
+        kernel_sizes=topology.kernel_sizes,
+        strides=topology.strides,
+        filters=features_of(len(topology.strides), spatial_dims),
         normalization=["zscore" if one is None else "ct" for one in statistics],
         intensity_statistics=statistics,
     )
@@ -108,45 +78,39 @@ def make_plan(
 
 def _from_preset(
     preset: Preset, spatial_dims: int, num_channels: int
-) -> tuple[list[float], list[int], list[dict[str, float] | None]]:
+) -> tuple[list[float], Topology, list[dict[str, float] | None]]:
     in_3d = spatial_dims == 3  # noqa: PLR2004
     spacing = list(preset.spacing_3d if in_3d else preset.spacing_2d)
-    patch = list(preset.patch_3d if in_3d else preset.patch_2d)
+    topology = seed_topology(spacing, preset.patch_3d if in_3d else preset.patch_2d)
     one = None
     if preset.ct is not None:
         one = dict(zip(("lower", "upper", "mean", "std"), map(float, preset.ct), strict=True))
     # the seed decides by the first channel for all of them
-    return spacing, patch, [None if one is None else dict(one) for _ in range(num_channels)]
+    return spacing, topology, [None if one is None else dict(one) for _ in range(num_channels)]
 
 
 def _from_fingerprint(
-    fingerprint: Fingerprint, spatial_dims: int
-) -> tuple[str, list[float], list[int]]:
+    fingerprint: Fingerprint, spatial_dims: int, num_classes: int
+) -> tuple[str, list[float], Topology, int]:
     median = np.median(fingerprint.spacings_mm, axis=0)
-    axcodes = _AXCODES[int(np.argmax(median[[2, 1, 0]]))]
+    superior_first = median[[CANONICAL_AXES.index(code) for code in "SAR"]]
+    axcodes = _AXCODES[int(np.argmax(superior_first))]
     order = [CANONICAL_AXES.index(code) for code in axcodes]
-    spacings = fingerprint.spacings_mm[:, order]
-    target = np.median(spacings, axis=0)
-    if target[0] >= ANISOTROPY_RATIO * target.min():
-        target[0] = max(np.percentile(spacings[:, 0], 10), target[1:].max())
-    shapes = np.round(fingerprint.shapes[:, order] * spacings / target)
-    shape = np.median(shapes, axis=0)
-    target, shape = target[-spatial_dims:], shape[-spatial_dims:]
-    # a box with the aspect of a physical cube, as many voxels as allowed, nowhere larger than the median image
-    box = 1 / target * (MAX_PATCH_VOXELS[spatial_dims] * target.prod()) ** (1 / spatial_dims)
-    patch = np.maximum(1, np.minimum(np.round(box), shape)).astype(int)
-    return axcodes, [round(float(value), 6) for value in target], patch.tolist()
-
-
-def _divisible(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
-    """Round the patch up to what all strides together divide, so that skip connections meet."""
-    divisor = np.prod(np.array(strides), axis=0)
-    return (np.ceil(np.array(patch_size) / divisor).astype(int) * divisor).tolist()
+    spacings, shapes = fingerprint.spacings_mm[:, order], fingerprint.shapes[:, order]
+    target = target_spacing(spacings, shapes)
+    median_shape = np.median(resampled_shapes(spacings, shapes, target), axis=0)
+    plans = plan_configurations(target, median_shape, len(shapes), num_classes)
+    name = CONFIGURATIONS[spatial_dims]
+    if name not in plans:
+        raise PlanError("the images are single slices: only --configuration 2d fits them.")
+    layout = plans[name]
+    spacing = [round(value, SPACING_DECIMALS) for value in layout.spacing]
+    return axcodes, spacing, layout.topology, layout.batch_size
 
 
 def summary(plan: Plan, dataset: MsdDataset) -> str:
     """The plan in words, for a terminal."""
-    preset = "the seed's preset" if preset_for(dataset.name) else "medians of the training cases"
+    preset = "the seed's preset" if preset_for(dataset.name) else "nnU-Net's rules on the headers"
     schemes = ", ".join(
         f"{name} {scheme}"
         for name, scheme in zip(plan.channel_names, plan.normalization, strict=True)
