@@ -8,7 +8,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-gpu test-slow lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: $(BIN)/.installed ## run the test suite
 
 test-slow: $(BIN)/.installed ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(BIN)/.installed ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(BIN)/.installed ## check style and types
 	$(BIN)/ruff check .

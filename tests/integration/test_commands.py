@@ -115,6 +115,24 @@ def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, o
         assert np.array_equal(ours.affine, source.affine)
 
 
+def test_prediction_works_without_dali(trained, phantom, overlay, tmp_path):
+    """Inference must run where DALI cannot be installed."""
+    script = BUNDLE.parent / "scripts" / "predict.py"
+    arguments = [
+        *(str(script), "--input", str(phantom / "imagesTs"), "--output", str(tmp_path / "out")),
+        *("--weights", str(trained / "models" / "model.pt"), "--config_file", str(overlay)),
+    ]
+    blocked = (
+        "import runpy, sys; sys.modules['nvidia'] = sys.modules['nvidia.dali'] = None; "
+        f"sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
 def test_prepare_py_does_what_training_would(phantom, overlay, tmp_path):
     done = run_script(
         "prepare",
