@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--input", required=True, help="a NIfTI file or a folder of them")
     parser.add_argument("--output", required=True, help="folder of the masks")
     parser.add_argument("--weights", help="model.pt (default: bundle/models/model.pt)")
-    parser.add_argument("--config_file", nargs="*", default=[], help="overlays of inference.json")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays of inference.json"
+    )
     arguments = parser.parse_args()
 
     from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415 - keeps --help fast

@@ -16,7 +16,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset_dir", required=True, help="folder in MSD layout")
-    parser.add_argument("--config_file", nargs="*", default=[], help="overlays of train.json")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+    )
     parser.add_argument("--prepared_dir", help="the store (default: eval/prepared in the bundle)")
     arguments = parser.parse_args()
 
