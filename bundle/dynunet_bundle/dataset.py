@@ -125,6 +125,30 @@ def _require_files(cases: Sequence[Case]) -> None:
         )
 
 
+def names_for(name: str, facts: Mapping[str, Any]) -> MsdDataset:
+    """A data set without cases, to plan from saved facts: names where they were saved, else numbers.
+
+    Args:
+        name: name of the data set.
+        facts: a saved fingerprint; ours has ``channel_names`` and ``label_names``, nnU-Net's facts have ``modality``,
+            ``num_channels`` and ``num_classes_with_background``.
+
+    Raises:
+        PlanError: if the facts tell neither names nor numbers.
+    """
+    try:
+        channels = facts.get("channel_names") or [str(facts["modality"])] * int(
+            facts["num_channels"]
+        )
+        labels = facts.get("label_names") or [
+            "background",
+            *(f"class_{value}" for value in range(1, int(facts["num_classes_with_background"]))),
+        ]
+    except (KeyError, ValueError, TypeError) as error:
+        raise PlanError(f"the fingerprint tells no channels or labels ({error!r}).") from error
+    return MsdDataset(name, tuple(channels), tuple(labels), (), ())
+
+
 def split_folds(num_cases: int, num_folds: int, seed: int = DEFAULT_SPLIT_SEED) -> list[np.ndarray]:
     """Indices of the validation cases of each fold, as scikit-learn's ``KFold(shuffle=True)`` draws them.
 

@@ -148,9 +148,17 @@ def test_monai_finds_all_inference_properties(phantom, tmp_path):
     assert workflow.check_properties() == []
 
 
-def test_the_task04_defaults_are_what_plan_py_writes(real_data, tmp_path):
+def test_the_task04_defaults_are_the_seeds_table(real_data, tmp_path):
     overlay = tmp_path / "overlay.json"
-    result = run_script("plan", "--dataset_dir", real_data / "Task04_Hippocampus", "--out", overlay)
+    result = run_script(
+        "plan",
+        "--dataset_dir",
+        real_data / "Task04_Hippocampus",
+        "--preset",
+        "seed",
+        "--out",
+        overlay,
+    )
     assert result.returncode == 0, result.stderr
     train = content("train.json")
     assert json.loads(overlay.read_text()) == {name: train[name] for name in PLAN_IDS}

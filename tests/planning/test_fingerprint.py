@@ -1,5 +1,6 @@
 """Facts of a data set do not depend on how its files are stored; bad files are named."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,8 @@ from conftest import save_nifti
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from dynunet_bundle.dataset import Case, MsdDataset, load_dataset
-from dynunet_bundle.errors import BundleError, CaseError
-from dynunet_bundle.planning.fingerprint import SAMPLES_PER_CASE, extract, is_ct
+from dynunet_bundle.errors import BundleError, CaseError, PlanError
+from dynunet_bundle.planning.fingerprint import SAMPLES_PER_CASE, Fingerprint, extract, is_ct
 
 SHAPE = (20, 30, 12)
 SPACING = (1.5, 0.8, 3.0)
@@ -18,6 +19,14 @@ SPACING = (1.5, 0.8, 3.0)
 
 def dataset(*cases: Case, channel_names: tuple[str, ...] = ("MRI",)) -> MsdDataset:
     return MsdDataset("Own", channel_names, ("background", "organ"), cases, ())
+
+
+def in_ras(found: Fingerprint, table: np.ndarray) -> list[list[float]]:
+    return table[:, [found.axcodes.index(axis) for axis in "RAS"]].tolist()
+
+
+def in_ras_of(found: Fingerprint) -> list[list[float]]:
+    return in_ras(found, found.shapes_after_crop)
 
 
 def save_case(
@@ -43,8 +52,8 @@ def save_case(
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PSR", "SAR"])
 def test_shapes_and_spacings_do_not_depend_on_the_storage(tmp_path: Path, axcodes: str):
     facts = extract(dataset(save_case(tmp_path, np.zeros(SHAPE, np.uint8), axcodes=axcodes)))
-    assert facts.shapes.tolist() == [list(SHAPE)]
-    np.testing.assert_allclose(facts.spacings_mm, [SPACING], rtol=1e-6)
+    assert in_ras_of(facts) == [list(SHAPE)]
+    np.testing.assert_allclose(in_ras(facts, facts.spacings_mm), [SPACING], rtol=1e-6)
     assert facts.intensity_statistics == [None]
 
 
@@ -56,8 +65,8 @@ def test_an_oblique_volume_is_measured_along_its_own_axes(tmp_path: Path):
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(SPACING)
     facts = extract(dataset(save_case(tmp_path, np.zeros(SHAPE, np.uint8), affine=affine)))
-    assert facts.shapes.tolist() == [list(SHAPE)]
-    np.testing.assert_allclose(facts.spacings_mm, [SPACING], rtol=1e-6)
+    assert in_ras_of(facts) == [list(SHAPE)]
+    np.testing.assert_allclose(in_ras(facts, facts.spacings_mm), [SPACING], rtol=1e-6)
 
 
 def test_cases_stay_in_order_whatever_the_threads_do(tmp_path: Path):
@@ -67,13 +76,13 @@ def test_cases_stay_in_order_whatever_the_threads_do(tmp_path: Path):
         for index, shape in enumerate(shapes)
     ]
     for num_workers in (1, 4):
-        assert extract(dataset(*cases), num_workers).shapes.tolist() == shapes
+        assert in_ras_of(extract(dataset(*cases), num_workers)) == shapes
 
 
 def test_channels_are_not_an_axis(tmp_path: Path):
     path = save_nifti(tmp_path / "two.nii.gz", np.zeros((*SHAPE, 2), np.uint8))
     facts = extract(dataset({"image": str(path)}, channel_names=("FLAIR", "T1w")))
-    assert facts.shapes.tolist() == [list(SHAPE)]
+    assert in_ras_of(facts) == [list(SHAPE)]
     assert facts.intensity_statistics == [None, None]
 
 
@@ -173,7 +182,51 @@ def test_one_ct_case_without_foreground_adds_nothing(tmp_path: Path):
 def test_the_real_hippocampi(real_data: Path):
     facts = extract(load_dataset(real_data / "Task04_Hippocampus"))
     # the facts that shared/data/README.md states
-    assert np.median(facts.shapes, axis=0).tolist() == pytest.approx([35, 50, 36], abs=1)
-    assert facts.shapes.min(axis=0).tolist() >= [31, 40, 24]
-    assert facts.shapes.max(axis=0).tolist() <= [43, 59, 47]
+    assert np.median(np.array(in_ras_of(facts)), axis=0).tolist() == pytest.approx(
+        [35, 50, 36], abs=1
+    )
+    assert np.array(in_ras_of(facts)).min(axis=0).tolist() >= [31, 40, 24]
+    assert np.array(in_ras_of(facts)).max(axis=0).tolist() <= [43, 59, 47]
     np.testing.assert_allclose(facts.spacings_mm, 1.0)
+
+
+def test_the_nonzero_crop_is_measured_and_the_coarsest_axis_comes_first(tmp_path: Path):
+    image = np.zeros((20, 30, 10, 2), np.float32)
+    image[4:10, 5:25, 2:8, 0] = 3
+    image[4:10, 5:25, 8, 1] = -2  # negative, and in another channel
+    path = save_nifti(tmp_path / "case.nii.gz", image, np.diag([1.0, 1.0, 5.0, 1.0]))
+    found = extract(dataset({"image": str(path)}, channel_names=("FLAIR", "T1w")))
+    assert found.axcodes == "SAR"
+    assert found.shapes_after_crop.tolist() == [[7, 20, 6]]
+    assert found.spacings_mm.tolist() == [[5.0, 1.0, 1.0]]
+    assert found.median_relative_size == pytest.approx(7 * 20 * 6 / (20 * 30 * 10))
+
+
+def test_saved_facts_are_read_back(tmp_path: Path):
+    case = save_case(
+        tmp_path, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), np.ones(SHAPE, np.uint8)
+    )
+    found = extract(dataset(case, channel_names=("CT",)))
+    again = Fingerprint.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.to_json() == found.to_json()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spacings_mm": None},
+        {"spacings_mm": [[1.0, 1.0]]},
+        {"shapes_after_crop": [[10, 10, 10], [10, 10, 10]]},
+        {"median_relative_size_after_cropping": "much"},
+    ],
+)
+def test_incomplete_facts_are_refused(change: dict):
+    whole = {
+        "spacings_mm": [[1.0, 1.0, 1.0]],
+        "shapes_after_crop": [[10, 10, 10]],
+        "median_relative_size_after_cropping": 1.0,
+        "num_channels": 2,
+    }
+    assert Fingerprint.from_json(whole).intensity_statistics == [None, None]
+    with pytest.raises(PlanError, match="fingerprint"):
+        Fingerprint.from_json({**whole, **change})

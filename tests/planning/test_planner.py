@@ -13,7 +13,7 @@ from dynunet_bundle.dataset import MsdDataset
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
-from dynunet_bundle.planning.planner import make_plan, summary
+from dynunet_bundle.planning.planner import make_plan, normalization_of, seed_plan, summary
 from dynunet_bundle.planning.presets import preset_for
 from dynunet_bundle.planning.topology import seed_topology
 
@@ -22,9 +22,20 @@ def dataset(name: str, channel_names: Sequence[str] = ("MRI",)) -> MsdDataset:
     return MsdDataset(name, tuple(channel_names), ("background", "organ", "lesion"), (), ())
 
 
+CT_FACTS = {"lower": -41.0, "upper": 176.0, "mean": 99.29, "std": 39.47}
+
+
+def facts(shapes: np.ndarray, spacings: np.ndarray, relative_size: float = 1.0) -> Fingerprint:
+    """What extract finds in cases of these shapes and spacings, given as right, anterior, superior."""
+    coarsest = int(np.argmax(np.median(spacings, axis=0)[[2, 1, 0]]))
+    axcodes = ("SAR", "ASR", "RSA")[coarsest]
+    order = ["RAS".index(code) for code in axcodes]
+    return Fingerprint(axcodes, spacings[:, order], shapes[:, order], relative_size, [None])
+
+
 def fingerprint(shape: Sequence[int], spacing: Sequence[float]) -> Fingerprint:
-    """Of three equal MR cases; axes in the order right, anterior, superior."""
-    return Fingerprint(np.array([shape] * 3), np.array([spacing] * 3, dtype=float), [None])
+    """Three equal cases."""
+    return facts(np.array([shape] * 3), np.array([spacing] * 3, dtype=float))
 
 
 # --- the ten tasks of the Decathlon
@@ -95,7 +106,7 @@ NAMES = {
 @pytest.mark.parametrize("task", SEED_3D)
 def test_3d_plans_of_the_decathlon(task: str):
     patch, spacing, ct, strides, thin_levels, bottleneck = SEED_3D[task]
-    plan = make_plan(dataset(f"Task{task}_{NAMES[task]}"))
+    plan = seed_plan(dataset(f"Task{task}_{NAMES[task]}"))
     assert plan.spatial_dims == 3
     assert plan.axcodes == "SAR"
     assert plan.patch_size == patch
@@ -118,7 +129,7 @@ def test_3d_plans_of_the_decathlon(task: str):
 @pytest.mark.parametrize("task", SEED_2D)
 def test_2d_plans_of_the_decathlon(task: str):
     patch, spacing = SEED_2D[task]
-    plan = make_plan(dataset(f"Task{task}_{NAMES[task]}"), spatial_dims=2)
+    plan = seed_plan(dataset(f"Task{task}_{NAMES[task]}"), spatial_dims=2)
     levels = 4 if task == "04" else 6
     assert plan.spatial_dims == 2
     assert plan.patch_size == patch
@@ -134,7 +145,7 @@ def test_the_plan_of_task04_is_the_default_of_train_json():
     task04 = MsdDataset(
         "Task04_Hippocampus", ("MRI",), ("background", "Anterior", "Posterior"), (), ()
     )
-    assert make_plan(task04).overlay() == {name: config[name] for name in PLAN_IDS}
+    assert seed_plan(task04).overlay() == {name: config[name] for name in PLAN_IDS}
 
 
 def test_presets_belong_to_whole_task_names():
@@ -144,7 +155,7 @@ def test_presets_belong_to_whole_task_names():
 
 
 def test_every_channel_of_a_preset_is_normalised_alike():
-    plan = make_plan(dataset("Task01_BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w")))
+    plan = seed_plan(dataset("Task01_BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w")))
     assert plan.normalization == ["zscore"] * 4
     assert plan.intensity_statistics == [None] * 4
 
@@ -188,7 +199,7 @@ def test_the_patch_is_rounded_up_to_the_product_of_strides(patch: list[int], exp
 
 
 def test_an_isotropic_set_reads_superior_first_and_takes_the_median_image():
-    plan = make_plan(dataset("Own"), fingerprint=fingerprint((60, 70, 50), (1, 1, 1)))
+    plan = make_plan(dataset("Own"), fingerprint((60, 70, 50), (1, 1, 1)))
     assert plan.axcodes == "SAR"
     assert plan.spacing == [1.0, 1.0, 1.0]
     # (s, a, r) = (50, 70, 60), halved four times each while at least 8 are left (50 -> 25 -> 13 -> 7)
@@ -210,7 +221,7 @@ def test_an_isotropic_set_reads_superior_first_and_takes_the_median_image():
 def test_the_coarsest_axis_comes_first(
     axcodes: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ):
-    plan = make_plan(dataset("Own"), fingerprint=fingerprint(shape, spacing))
+    plan = make_plan(dataset("Own"), fingerprint(shape, spacing))
     assert plan.axcodes == axcodes
     assert plan.spacing == [5.0, 1.0, 1.0]
     # the rest keeps its place: sizes of the axes that axcodes names
@@ -223,15 +234,15 @@ def test_the_coarsest_axis_comes_first(
 def test_medians_are_over_cases_not_over_the_first():
     shapes = np.array([[40, 40, 40], [64, 64, 64], [200, 200, 200]])
     spacings = np.array([[2.0] * 3, [1.0] * 3, [0.5] * 3])
-    plan = make_plan(dataset("Own"), fingerprint=Fingerprint(shapes, spacings, [None]))
+    plan = make_plan(dataset("Own"), facts(shapes, spacings))
     assert plan.spacing == [1.0, 1.0, 1.0]
     # at 1 mm the cases have 80, 64 and 100 voxels; 80 / 2^4 = 5
     assert plan.patch_size == [80, 80, 80]
 
 
 def test_a_2d_plan_leaves_the_first_axis_out():
-    facts = fingerprint((64, 20, 96), (1, 5, 1.5))
-    plan = make_plan(dataset("Own"), spatial_dims=2, fingerprint=facts)
+    found = fingerprint((64, 20, 96), (1, 5, 1.5))
+    plan = make_plan(dataset("Own"), found, "2d")
     assert plan.axcodes == "ASR"
     assert plan.spacing == [1.5, 1.0]
     assert plan.patch_size == [96, 64]
@@ -241,19 +252,19 @@ def test_a_2d_plan_leaves_the_first_axis_out():
 @pytest.mark.parametrize("shape", [(6, 6, 6), (7, 15, 7)])
 def test_images_too_small_for_a_network(shape: tuple[int, int, int]):
     with pytest.raises(PlanError, match="too small for a U-Net of 3 levels"):
-        make_plan(dataset("Own"), fingerprint=fingerprint(shape, (1, 1, 1)))
+        make_plan(dataset("Own"), fingerprint(shape, (1, 1, 1)))
 
 
 def test_single_slices_have_no_3d_plan():
-    facts = fingerprint((64, 64, 1), (1, 1, 1.0))
-    with pytest.raises(PlanError, match="only --configuration 2d"):
-        make_plan(dataset("Own"), fingerprint=facts)
-    assert make_plan(dataset("Own"), 2, facts).patch_size == [64, 64]
+    found = fingerprint((64, 64, 1), (1, 1, 1.0))
+    with pytest.raises(PlanError, match="there is no 3d_fullres .* these fit: 2d"):
+        make_plan(dataset("Own"), found)
+    assert make_plan(dataset("Own"), found, "2d").patch_size == [64, 64]
 
 
-def test_a_task_without_preset_needs_facts():
-    with pytest.raises(PlanError, match="Own has no preset"):
-        make_plan(dataset("Own"))
+def test_a_task_without_a_table_is_planned_from_its_data():
+    with pytest.raises(PlanError, match="no table for Own"):
+        seed_plan(dataset("Own"))
 
 
 def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
@@ -272,7 +283,7 @@ def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
             }
         )
     own = replace(dataset("Own", ("CT", "PET")), training=tuple(cases))
-    plan = make_plan(own, fingerprint=extract(own))
+    plan = make_plan(own, extract(own))
     values = np.concatenate(foreground).astype(np.float64)
     assert plan.normalization == ["ct", "zscore"]
     assert plan.intensity_statistics[1] is None
@@ -294,7 +305,7 @@ def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
 
 @pytest.fixture
 def plan() -> Plan:
-    return make_plan(dataset("Task09_Spleen", ("CT",)))
+    return seed_plan(dataset("Task09_Spleen", ("CT",)))
 
 
 def test_a_plan_is_found_in_a_config_that_holds_more(plan: Plan):
@@ -319,16 +330,39 @@ def test_what_makes_two_plans_differ(plan: Plan):
 
 
 def test_summary_names_what_a_user_looks_for(plan: Plan):
-    own = replace(dataset("Task09_Spleen", ("CT",)), training=({}, {}))
-    text = summary(plan, own)
+    text = summary(plan, "the seed's preset")
     for part in (
-        "Task09_Spleen, 2 training cases",
+        "Task09_Spleen",
         "organ, lesion",
-        "1.6 x 0.79 x 0.79 mm",
-        "64 x 192 x 160 voxels, batch 2",
+        "1.6x0.79x0.79 mm",
+        "64x192x160 voxels",
+        "2, Dice over the patch",
         "CT ct",
         "6, filters 32-64-128-256-320-320",
+        "1x3x3 3x3x3",
         "the seed's preset",
     ):
         assert part in text
-    assert "nnU-Net's rules" in summary(replace(plan, task_name="Own"), replace(own, name="Own"))
+
+
+def test_normalisation_follows_the_names_and_the_empty_share_of_the_volume():
+    names = ("FLAIR", " ct ", "T1w")
+    assert normalization_of(names, 0.9) == ["zscore", "ct", "zscore"]
+    assert normalization_of(names, 0.74) == ["zscore_nonzero", "ct", "zscore_nonzero"]
+    assert normalization_of(names, 0.75) == ["zscore", "ct", "zscore"]
+
+
+def test_a_large_ct_has_a_low_resolution_plan_and_then_batch_dice_at_full():
+    own = dataset("Own", ("CT",))
+    large = replace(fingerprint((512, 512, 400), (0.8, 0.8, 1.0)), intensity_statistics=[CT_FACTS])
+    full, low = (make_plan(own, large, name) for name in ("3d_fullres", "3d_lowres"))
+    assert full.batch_dice and not low.batch_dice
+    assert min(np.array(low.spacing) / np.array(full.spacing)) > 1.2
+    assert full.normalization == ["ct"] and full.intensity_statistics == [CT_FACTS]
+
+
+def test_more_gpu_memory_gives_a_larger_plan():
+    found = fingerprint((200, 200, 200), (1, 1, 1))
+    small, large = (make_plan(dataset("Own"), found, gpu_memory_gb=gb) for gb in (8, 24))
+    voxels = [np.prod(plan.patch_size) * plan.batch_size for plan in (small, large)]
+    assert voxels[1] > 2 * voxels[0]

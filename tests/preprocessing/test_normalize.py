@@ -86,7 +86,11 @@ def test_the_input_stays_as_it_is():
 @pytest.mark.parametrize(
     ("schemes", "statistics", "message"),
     [
-        (["z-score"], [None], 'normalization of channel 0 is "z-score", not one of zscore, ct'),
+        (
+            ["z-score"],
+            [None],
+            'normalization of channel 0 is "z-score", not one of zscore, zscore_nonzero, ct',
+        ),
         (["zscore", "ct"], [None, None], 'channel 1 is normalised as "ct" but has no'),
         (["zscore", "zscore"], [None], r"2 normalization scheme\(s\) and 1 intensity_statistics"),
         (["ct"], [CT, None], r"1 normalization scheme\(s\) and 2 intensity_statistics"),
@@ -107,3 +111,21 @@ def test_missing_keys():
 def test_content_is_whatever_differs_from_zero():
     # air in a CT is -1024, tissue of a z-scored image often negative
     assert is_nonzero(torch.tensor([-1024.0, 0.0, 3.0])).tolist() == [True, False, True]
+
+
+def test_zscore_inside_the_nonzero_mask_with_its_holes():
+    rng = np.random.default_rng(0)
+    image = np.zeros((2, 12, 12, 12), np.float32)
+    image[0, 2:10, 2:10, 2:10] = rng.normal(100, 10, (8, 8, 8))
+    image[1, 2:10, 2:10, 2:10] = rng.normal(-5, 2, (8, 8, 8))
+    image[:, 5:7, 5:7, 5:7] = 0  # a hole: inside the mask
+    result = normalized(image.copy(), "zscore_nonzero", "zscore", statistics=[None, None])
+    inside = image[0, 2:10, 2:10, 2:10].astype(np.float64)
+    expected = (inside - inside.mean()) / inside.std()
+    np.testing.assert_allclose(result[0, 2:10, 2:10, 2:10], expected, atol=1e-4)
+    outside = np.ones((12, 12, 12), bool)
+    outside[2:10, 2:10, 2:10] = False
+    assert (result[0][outside] == 0).all()
+    # the other channel keeps its own scheme
+    whole = image[1].astype(np.float64)
+    np.testing.assert_allclose(result[1], (whole - whole.mean()) / whole.std(), atol=1e-4)

@@ -3,13 +3,16 @@
 import io
 import json
 import logging
+import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
 
 from dynunet_bundle.training.progress import LOG_NAME, ProgressHandler
 
@@ -84,3 +87,113 @@ def test_a_bar_is_drawn_on_a_terminal_only(terminal, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     run(tmp_path, epochs=1)
     assert ("epoch 1/1" in stream.getvalue()) == terminal
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that the test sets; the handler reads no other."""
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("dynunet_bundle.training.progress.time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("start_epoch", "expected"),
+    [(0, ["2:46:39", "1:51:06", "0:55:33", "0:00:00"]), (2, ["0:55:33", "0:00:00"])],
+)
+def test_the_time_left_follows_from_the_epochs_of_this_run(
+    tmp_path, caplog, clock, start_epoch, expected
+):
+    evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+
+    def step(engine: Engine, batch: int) -> dict[str, torch.Tensor]:
+        clock.now += 3333.0
+        return {"loss": torch.tensor(1.0)}
+
+    def resume(engine: Engine) -> None:
+        engine.state.epoch = engine.state.iteration = start_epoch
+
+    trainer = Engine(step)
+    trainer.add_event_handler(Events.STARTED, resume)
+    ProgressHandler(str(tmp_path), evaluator, optimizer, ["background", "head"]).attach(trainer)
+    with caplog.at_level(logging.INFO, "dynunet_bundle"):
+        trainer.run([0], max_epochs=4)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rpartition("ETA ")[2] for line in lines] == expected
+    assert all(record["seconds"] == 3333.0 for record in records(tmp_path))
+
+
+@pytest.mark.parametrize("torn", ['{"epoch": 2, "lo', "\x00\x00\x00"])
+def test_a_line_that_a_power_cut_tore_does_not_stop_the_next_run(tmp_path, torn):
+    run(tmp_path, epochs=1)
+    with (tmp_path / LOG_NAME).open("a") as file:
+        file.write(torn)
+    run(tmp_path, epochs=3, start_epoch=1)
+    assert [record["epoch"] for record in records(tmp_path)] == [1, 2, 3]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """caplog that survives the bundle's logging.conf, which replaces the root logger's handlers."""
+    logger = logging.getLogger("dynunet_bundle.training.progress")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_train_json_reports_each_epoch_once(
+    train_workflow: Callable[..., ConfigWorkflow], tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    workflow = train_workflow(epochs=3, val_interval=2)
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    optimizer = workflow.parser.get_parsed_content("optimizer")
+    rates, losses = [], []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda engine: losses.append(float(engine.state.output["loss"].detach())),
+    )
+    trainer.add_event_handler(
+        Events.EPOCH_STARTED, lambda engine: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    workflow.run()
+    found = records(tmp_path / "run")
+    assert [record["epoch"] for record in found] == [1, 2, 3]
+    assert [("dice" in record, "dice_by_class" in record) for record in found] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
+    means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
+    assert [record["loss"] for record in found] == pytest.approx(means, abs=1e-6)
+    # an epoch is reported with the rate that it was trained with
+    assert [record["learning_rate"] for record in found] == pytest.approx(rates)
+    state = workflow.parser.get_parsed_content("validate#evaluator").state
+    scores = found[1]["dice_by_class"]
+    assert list(scores) == ["head", "tail"]
+    assert found[1]["dice"] == pytest.approx(state.metrics["val_mean_dice"], abs=1e-6)
+    assert list(scores.values()) == pytest.approx(
+        state.metrics["val_dice_by_class"].flatten().tolist(), abs=1e-6
+    )
+    lines = {record.getMessage() for record in log.records if record.name.endswith(".progress")}
+    line = next(line for line in lines if line.startswith("epoch 2/3"))
+    assert re.search(r"\(head \d\.\d{3}, tail \d\.\d{3}; best \d\.\d{4} at 2\)", line)
+    assert re.search(r"ETA \d+:\d\d:\d\d$", line)
+
+
+def test_a_run_that_falls_back_a_generation_reports_each_epoch_once(
+    train_workflow: Callable[..., ConfigWorkflow], tmp_path: Path
+) -> None:
+    train_workflow(epochs=3).run()
+    before = records(tmp_path / "run")
+    (tmp_path / "models" / "checkpoint_last.pt").write_bytes(b"damaged")
+    train_workflow(epochs=3).run()
+    after = records(tmp_path / "run")
+    assert [record["epoch"] for record in after] == [1, 2, 3]
+    # epoch 3 was trained again, with the same result
+    times = [record.pop("seconds") for record in (before[2], after[2])]
+    assert after[2] == before[2]
+    assert times[0] != times[1]
+    assert after[:2] == before[:2]

@@ -25,10 +25,11 @@ class Plan:
         spacing: target spacing in mm, ``spatial_dims`` values; a 2D plan leaves the first array axis as it is.
         patch_size: voxels a patch, ``spatial_dims`` values.
         batch_size: patches a training step on one device.
+        batch_dice: whether Dice is taken over the batch instead of each patch.
         kernel_sizes: convolution kernel of each level, top to bottom.
         strides: stride into each level; the first is all ones.
         filters: channels of each level.
-        normalization: one scheme a channel, ``"ct"`` or ``"zscore"``.
+        normalization: one scheme a channel, see ``NormalizeChannelsd``.
         intensity_statistics: for each channel None, or ``lower``, ``upper``, ``mean``, ``std`` of a CT's foreground.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     spacing: list[float]
     patch_size: list[int]
     batch_size: int
+    batch_dice: bool
     kernel_sizes: list[list[int]]
     strides: list[list[int]]
     filters: list[int]
@@ -67,12 +69,13 @@ def plan_from(config: Mapping[str, Any]) -> Plan:
 
 
 def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Ids in which two plans differ, each as ``"id: ours against theirs"``; batch size and task name do not count.
+    """Ids in which two plans differ, each as ``"id: ours against theirs"``.
 
-    A model can be trained with one batch size and used with another; all else decides what it means.
+    The task's name and the batch do not count: they do not decide what a model means.
     """
     return [
         f"{name}: {ours.get(name)} against {theirs.get(name)}"
         for name in PLAN_IDS
-        if name not in ("batch_size", "task_name") and ours.get(name) != theirs.get(name)
+        if name not in ("task_name", "batch_size", "batch_dice")
+        and ours.get(name) != theirs.get(name)
     ]

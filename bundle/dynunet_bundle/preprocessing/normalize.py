@@ -6,18 +6,20 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from scipy import ndimage
 
 from dynunet_bundle.errors import PlanError
 
-SCHEMES = ("zscore", "ct")
+SCHEMES = ("zscore", "zscore_nonzero", "ct")
 MIN_STD = 1e-8
 
 
 class NormalizeChannelsd(MapTransform):
     """Normalise each channel by its own scheme, as nnU-Net does; MONAI's transforms take one scheme for all.
 
-    ``zscore``: minus the mean of the volume, divided by its standard deviation. ``ct``: clip to the data set's
-    foreground percentiles, minus its mean, divided by its standard deviation.
+    ``zscore``: minus the mean of the volume, divided by its standard deviation. ``zscore_nonzero``: the same with
+    the statistics of the mask of voxels that are nonzero in any channel, holes filled; outside it the result is 0.
+    ``ct``: clip to the data set's foreground percentiles, minus its mean, divided by its standard deviation.
 
     Args:
         keys: keys of the images, ``[C, D, H, W]``.
@@ -61,20 +63,30 @@ class NormalizeChannelsd(MapTransform):
         normalized = dict(data)
         for key in self.key_iterator(normalized):
             image = normalized[key].to(torch.float32)
+            mask = _nonzero_mask(image) if "zscore_nonzero" in self.normalization else None
             channels = zip(image, self.normalization, self.intensity_statistics, strict=True)
             normalized[key] = torch.stack(
                 [
-                    _ct(channel, statistics) if scheme == "ct" and statistics else _zscore(channel)
+                    _ct(channel, statistics)
+                    if scheme == "ct" and statistics
+                    else _zscore(channel, mask if scheme == "zscore_nonzero" else None)
                     for channel, scheme, statistics in channels
                 ]
             )
         return normalized
 
 
-def _zscore(channel: torch.Tensor) -> torch.Tensor:
+def _nonzero_mask(image: torch.Tensor) -> torch.Tensor:
+    nonzero = (image != 0).any(dim=0).cpu().numpy()
+    return torch.from_numpy(ndimage.binary_fill_holes(nonzero)).to(image.device)
+
+
+def _zscore(channel: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     # float64 sums: intensities of MR reach 1e6, where float32 loses the variance
     exact = channel.to(torch.float64)
-    return ((exact - exact.mean()) / exact.std(correction=0).clamp(min=MIN_STD)).to(torch.float32)
+    inside = exact if mask is None else exact[mask]
+    scaled = (exact - inside.mean()) / inside.std(correction=0).clamp(min=MIN_STD)
+    return (scaled if mask is None else scaled * mask).to(torch.float32)
 
 
 def _ct(channel: torch.Tensor, statistics: Mapping[str, float]) -> torch.Tensor:
