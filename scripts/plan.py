@@ -39,6 +39,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from dynunet_bundle.dataset import load_dataset, names_for  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.dataset_check import require_usable  # noqa: PLC0415
     from dynunet_bundle.files import ensure_writable, read_json, write_json  # noqa: PLC0415
     from dynunet_bundle.planning.fingerprint import Fingerprint, extract  # noqa: PLC0415
     from dynunet_bundle.planning.planner import make_plan, seed_plan, summary  # noqa: PLC0415
@@ -54,6 +55,7 @@ def main() -> None:
         source = f"{arguments.fingerprint}, {len(fingerprint.spacings_mm)} cases"
     else:
         dataset = load_dataset(arguments.dataset_dir)
+        require_usable(dataset, arguments.num_workers)
         source = f"{len(dataset.training)} training cases"
     if arguments.preset:
         plan = seed_plan(dataset, 2 if arguments.configuration == "2d" else 3)

@@ -109,7 +109,7 @@ def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
         ),
         (
             lambda data: replace_image(data / "imagesTr" / "phantom_003.nii.gz", lambda a: a[0]),
-            ("case phantom_003", "not a 3D volume"),
+            ("case phantom_003", "3D volumes"),
         ),
     ],
     ids=["absent", "malformed", "numbering", "missing file", "2D"],

@@ -1,6 +1,6 @@
 """Refuse a case that cannot be what the plan expects, by name, before anything is computed from it."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
 MAX_LABEL_ROUNDING = 1e-3
 MIN_VOXEL_MM3 = 1e-9
+
+Problem = tuple[str, str]
+"""What is wrong with a case, and what to do about it."""
 
 
 class CheckCased(MapTransform):
@@ -51,92 +54,107 @@ class CheckCased(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check one case and return it, its label rounded to uint8."""
         checked = dict(data)
-        image = checked[self.image_key]
+        image, label = checked[self.image_key], checked.get(self.label_key)
         case = case_name(str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "unnamed")))
-        self._check_image(case, image)
-        label = checked.get(self.label_key)
+        for problem, remedy in find_problems(image, label, self.num_channels, self.num_labels):
+            raise CaseError(case, problem, remedy)
         if label is not None:
-            _check_geometry(case, image, label)
-            checked[self.label_key] = self._checked_label(case, label)
+            checked[self.label_key] = label.round().to(torch.uint8)
         return checked
 
-    def _check_image(self, case: str, image: MetaTensor) -> None:
-        if image.ndim != SPATIAL_AXES + 1 or min(image.shape) < 1:
-            raise CaseError(
-                case,
-                f"its image is {image.ndim - 1}D with shape {tuple(image.shape[1:])}, the plan is for 3D volumes",
-                "Leave it out, or give it a third axis.",
-            )
-        _check_affine(case, "image", np.asarray(image.affine))
-        if image.shape[0] != self.num_channels:
-            raise CaseError(
-                case,
-                f"its image has {image.shape[0]} channel(s), the plan {self.num_channels}",
-                "Pass the task overlay of this data set, or correct the file.",
-            )
-        num_bad = int((~torch.isfinite(image.as_tensor())).sum())
-        if num_bad:
-            raise CaseError(
-                case,
-                f"its image has {num_bad} NaN or infinite voxel(s)",
-                "Repair the file, e.g. set them to the background value.",
-            )
-        if image.max() == image.min():
-            raise CaseError(
-                case, f"its image is constant ({float(image.max()):g})", "Replace the file."
-            )
 
-    def _checked_label(self, case: str, label: MetaTensor) -> MetaTensor:
-        rounded = label.round()
-        values, counts = np.unique(rounded.as_tensor().numpy(), return_counts=True)
-        unexpected = {
-            float(value): int(count)
-            for value, count in zip(values, counts, strict=True)
-            if not 0 <= value < self.num_labels
-        }
-        if unexpected:
-            listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in unexpected.items())
-            raise CaseError(
-                case,
-                f"its label has values that are not listed: {listed}; expected are 0 to {self.num_labels - 1}",
-                'Correct the label, or list the value under "labels" in dataset.json and plan again.',
-            )
-        off = float((label - rounded).abs().max())
-        if off > MAX_LABEL_ROUNDING:
-            raise CaseError(
-                case,
-                f"its label has values that are no whole numbers (off by {off:g})",
-                "Save the label with nearest-neighbour interpolation and an integer type.",
-            )
-        return rounded.to(torch.uint8)
+def find_problems(
+    image: MetaTensor, label: MetaTensor | None, num_channels: int, num_labels: int
+) -> Iterator[Problem]:
+    """All that makes a case unusable, each as what is wrong and what to do; the most fundamental first.
+
+    Args:
+        image: ``[C, X, Y, Z]``.
+        label: ``[1, X, Y, Z]`` or None.
+        num_channels: channels of the plan.
+        num_labels: labels of the plan, including the background.
+    """
+    if image.ndim != SPATIAL_AXES + 1 or min(image.shape) < 1:
+        yield (
+            f"its image is {image.ndim - 1}D with shape {tuple(image.shape[1:])}, the plan is for 3D volumes",
+            "Leave it out, or give it a third axis.",
+        )
+        return
+    yield from _affine_problems("image", np.asarray(image.affine))
+    yield from _intensity_problems(image, num_channels)
+    if label is not None:
+        yield from _geometry_problems(image, label)
+        yield from _value_problems(label, num_labels)
 
 
-def _check_affine(case: str, what: str, affine: np.ndarray) -> None:
-    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else 0.0
+def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
+    volume = _voxel_mm3(affine)
     if volume < MIN_VOXEL_MM3:
-        raise CaseError(
-            case,
+        yield (
             f"the affine of its {what} gives voxels of {volume:g} mm3",
             "Correct the header: spacing and directions must span a volume.",
         )
 
 
-def _check_geometry(case: str, image: MetaTensor, label: MetaTensor) -> None:
-    _check_affine(case, "label", np.asarray(label.affine))
+def _voxel_mm3(affine: np.ndarray) -> float:
+    return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
+
+
+def _intensity_problems(image: MetaTensor, num_channels: int) -> Iterator[Problem]:
+    if image.shape[0] != num_channels:
+        yield (
+            f"its image has {image.shape[0]} channel(s), the plan {num_channels}",
+            "Pass the task overlay of this data set, or correct the file.",
+        )
+    num_bad = int((~torch.isfinite(image.as_tensor())).sum())
+    if num_bad:
+        yield (
+            f"its image has {num_bad} NaN or infinite voxel(s)",
+            "Repair the file, e.g. set them to the background value.",
+        )
+    elif image.max() == image.min():
+        yield f"its image is constant ({float(image.max()):g})", "Replace the file."
+
+
+def _geometry_problems(image: MetaTensor, label: MetaTensor) -> Iterator[Problem]:
+    yield from _affine_problems("label", np.asarray(label.affine))
     if image.shape[1:] != label.shape[1:] or label.shape[0] != 1:
-        raise CaseError(
-            case,
+        yield (
             f"image and label have different shapes, {tuple(image.shape[1:])} and {tuple(label.shape[1:])}",
             "Pair the image with its own label, on the same grid.",
         )
+        return
+    if _voxel_mm3(np.asarray(image.affine)) < MIN_VOXEL_MM3:
+        return
     # where the label's affine puts the corners of the volume, in voxels of the image
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in image.shape[1:]])).reshape(3, -1)
     homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
     moved = np.linalg.solve(np.asarray(image.affine), np.asarray(label.affine) @ homogeneous)
     shift = float(np.abs(moved[:3] - corners).max())
     if shift > MAX_CORNER_SHIFT_VOXELS:
-        raise CaseError(
-            case,
+        yield (
             f"image and label lie at different places: their affines put a corner {shift:.1f} voxels apart",
             "Resample the label to the image, or correct its affine.",
+        )
+
+
+def _value_problems(label: MetaTensor, num_labels: int) -> Iterator[Problem]:
+    rounded = label.round()
+    values, counts = np.unique(rounded.as_tensor().numpy(), return_counts=True)
+    unexpected = [
+        f"{value:g} ({count} voxels)"
+        for value, count in zip(values, counts, strict=True)
+        if not 0 <= value < num_labels
+    ]
+    if unexpected:
+        yield (
+            f"its label has values that are not listed: {', '.join(unexpected)}; expected are 0 to {num_labels - 1}",
+            'Correct the label, or list the value under "labels" in dataset.json and plan again.',
+        )
+        return
+    off = float((label - rounded).abs().max())
+    if off > MAX_LABEL_ROUNDING:
+        yield (
+            f"its label has values that are no whole numbers (off by {off:g})",
+            "Save the label with nearest-neighbour interpolation and an integer type.",
         )

@@ -1,0 +1,40 @@
+"""Report every problem of a data set at once. Exit code 2 if there are errors, 0 if there are only warnings.
+
+python scripts/check_dataset.py DATA/Task09_Spleen
+python scripts/check_dataset.py DATA/Task09_Spleen --json
+"""
+
+import argparse
+import json
+import logging
+import sys
+
+from dynunet_bundle.errors import EXIT_BAD_INPUT, user_errors_exit
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset_dir", help="folder in MSD layout")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_argument("--num_workers", type=int, default=4, help="threads that read cases")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from dynunet_bundle.dataset import load_dataset  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.dataset_check import check_dataset, format_findings  # noqa: PLC0415
+
+    dataset = load_dataset(arguments.dataset_dir)
+    findings = check_dataset(dataset, arguments.num_workers)
+    if arguments.json:
+        print(json.dumps([finding.to_json() for finding in findings], indent=4))
+    else:
+        print(format_findings(findings, len(dataset.training) + len(dataset.test)))
+    bad = any(finding.severity == "error" for finding in findings)
+    return EXIT_BAD_INPUT if bad else 0
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        sys.exit(main())
