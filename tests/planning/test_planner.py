@@ -118,7 +118,7 @@ def test_3d_plans_of_the_decathlon(task: str):
     assert plan.filters == [32, 64, 128, 256, 320, 320][:levels]
     assert (np.array(plan.patch_size) / np.prod(plan.strides, axis=0)).tolist() == bottleneck
     if ct is None:
-        assert plan.normalization == ["zscore"]
+        assert plan.normalization == ["zscore_nonzero" if task == "01" else "zscore"]
         assert plan.intensity_statistics == [None]
     else:
         assert plan.normalization == ["ct"]
@@ -156,7 +156,8 @@ def test_presets_belong_to_whole_task_names():
 
 def test_every_channel_of_a_preset_is_normalised_alike():
     plan = seed_plan(dataset("Task01_BrainTumour", ("FLAIR", "T1w", "t1gd", "T2w")))
-    assert plan.normalization == ["zscore"] * 4
+    # skull-stripped: statistics of the brain, not of the empty space around it
+    assert plan.normalization == ["zscore_nonzero"] * 4
     assert plan.intensity_statistics == [None] * 4
 
 

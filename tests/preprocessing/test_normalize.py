@@ -27,9 +27,9 @@ def test_zscore_gives_zero_mean_and_unit_deviation(mean: float, std: float):
     image = rng.normal(mean, std, (1, 40, 40, 40)).astype(np.float32)
     result = normalized(image.copy(), "zscore")
     expected = (image - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)
-    np.testing.assert_allclose(result, expected, atol=1e-3)
-    assert result.mean(dtype=np.float64) == pytest.approx(0, abs=1e-3)
-    assert result.std(dtype=np.float64) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert result.mean(dtype=np.float64) == pytest.approx(0, abs=1e-5)
+    assert result.std(dtype=np.float64) == pytest.approx(1, abs=1e-5)
 
 
 def test_each_channel_has_its_own_mean_and_deviation():

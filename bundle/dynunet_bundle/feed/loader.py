@@ -87,6 +87,7 @@ class DaliLoader:
             yield batch
 
     def _next(self) -> dict[str, torch.Tensor]:
+        self.dataset.cases()  # a case that cannot be prepared is no fault of the feed
         try:
             if self._batches is None:
                 self._batches = self._build()

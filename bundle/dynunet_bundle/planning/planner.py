@@ -14,7 +14,7 @@ from dynunet_bundle.planning.nnunet_rules import (
     target_spacing,
 )
 from dynunet_bundle.planning.plan import Plan
-from dynunet_bundle.planning.presets import BATCH_SIZE, preset_for
+from dynunet_bundle.planning.presets import BATCH_SIZE, Preset, preset_for
 from dynunet_bundle.planning.topology import Topology, seed_topology
 
 MIN_LEVELS = 3  # DynUNet's own limit
@@ -99,9 +99,15 @@ def seed_plan(dataset: MsdDataset, spatial_dims: int = 3) -> Plan:
         batch_size=BATCH_SIZE[spatial_dims],
         batch_dice=not in_3d,
         # the seed decides by the first channel for all of them
-        normalization=["zscore" if statistics is None else "ct"] * num_channels,
+        normalization=[_seed_scheme(preset)] * num_channels,
         statistics=[None if statistics is None else dict(statistics) for _ in range(num_channels)],
     )
+
+
+def _seed_scheme(preset: Preset) -> str:
+    if preset.ct is not None:
+        return "ct"
+    return "zscore_nonzero" if preset.mostly_empty else "zscore"
 
 
 def normalization_of(channel_names: Sequence[str], median_relative_size: float) -> list[str]:

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """Patch and spacing of one task, and its CT statistics (lower, upper, mean, std) where it is a CT."""
+    """Patch and spacing of one task; CT statistics (lower, upper, mean, std); whether most of a volume is zero."""
 
     patch_3d: tuple[int, int, int]
     spacing_3d: tuple[float, float, float]
     patch_2d: tuple[int, int]
     spacing_2d: tuple[float, float]
     ct: tuple[float, float, float, float] | None = None
+    mostly_empty: bool = False
 
 
 BATCH_SIZE = {2: 64, 3: 2}
 """Patches (3D) or slices (2D) a step, as the seed's ``scripts/train.py`` sets them."""
 
 PRESETS = {
-    "Task01": Preset((128, 128, 128), (1.0, 1.0, 1.0), (192, 160), (1.0, 1.0)),
+    "Task01": Preset((128, 128, 128), (1.0, 1.0, 1.0), (192, 160), (1.0, 1.0), mostly_empty=True),
     "Task02": Preset((80, 192, 160), (1.37, 1.25, 1.25), (320, 256), (1.25, 1.25)),
     "Task03": Preset(
         (128, 128, 128),
