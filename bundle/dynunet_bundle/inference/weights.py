@@ -5,6 +5,7 @@ plan of different trainings are refused in one line, not in a page of keys.
 """
 
 import logging
+import pickle  # noqa: S403 - for the name of its exception only
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) 
         _check_facts(path, read_json(sidecar, WeightsError), plan)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message tells how to load such a file all the same; that would run its code
+        raise WeightsError(
+            f"{path} is no file of weights: it holds other things than tensors, which may run code. "
+            "Get the file from a source you trust, as plain weights."
+        ) from error
     except Exception as error:
         raise WeightsError(
             f"{path} is no file of weights, or is damaged ({first_line(error)})."
