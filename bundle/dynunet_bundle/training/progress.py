@@ -13,9 +13,19 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from dynunet_bundle.files import atomic_write
+
 LOG_NAME = "train_log.jsonl"
 
 logger = logging.getLogger(__name__)
+
+
+def _epoch_of(line: bytes) -> float:
+    """Epoch of a line of the log; infinite for a line that a crash tore."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 class ProgressHandler:
@@ -52,6 +62,7 @@ class ProgressHandler:
         self._losses: list[torch.Tensor] = []
         self._started = self._epoch_started = 0.0
         self._first_epoch = 0
+        self._rate = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
@@ -65,12 +76,15 @@ class ProgressHandler:
         self._first_epoch = engine.state.epoch
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # lines of epochs that a killed run logged but did not save will be written again
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] <= engine.state.epoch]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if _epoch_of(line) <= engine.state.epoch]
+        with atomic_write(self.path) as file:
+            file.write(b"".join(line + b"\n" for line in kept))
 
     def _start_epoch(self, engine: Engine) -> None:
         self._epoch_started = time.monotonic()
+        # the schedule steps before the report: this is the rate that the epoch begins with
+        self._rate = self.optimizer.param_groups[0]["lr"]
         self._losses = []
         if sys.stderr.isatty():
             name = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
@@ -92,7 +106,7 @@ class ProgressHandler:
         record = {
             "epoch": engine.state.epoch,
             "loss": round(float(torch.stack(self._losses).mean()), 6),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._rate,
             **self._scores(engine),
             "seconds": round(now - self._epoch_started, 3),
         }
