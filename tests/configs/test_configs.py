@@ -204,6 +204,11 @@ def test_quick_json_filters_serve_any_number_of_levels(train_workflow):
     assert len(network.filters) == len(TINY["strides"])
 
 
+def test_quick_json_has_filters_for_the_deepest_plan():
+    """nnU-Net plans up to eight levels (2D slices of 512 x 512)."""
+    assert len(content("quick.json")["filters"]) >= 8
+
+
 def test_an_overlay_with_an_unknown_id_is_refused(tmp_path):
     overlay = tmp_path / "overlay.json"
     overlay.write_text('{"patch_sise": [16, 16, 16]}')

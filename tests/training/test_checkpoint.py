@@ -195,10 +195,15 @@ def test_the_model_holds_the_weights_of_the_best_epoch(
 def test_a_resumed_training_still_knows_the_best_epoch(start: Start, tmp_path: Path) -> None:
     interrupt(start(), 3)
     model = content(tmp_path / "models")["model.pt"]
+    best = json.loads((tmp_path / "models" / "model.json").read_text())["val_mean_dice"]
     resumed = start()
-    # no later epoch is better than the one before the interruption
-    part(resumed, "validate#evaluator").metric_cmp_fn = lambda current, previous: False
+    compared: list[float] = []
+    # None: no later epoch is better than the one before the interruption
+    part(resumed, "validate#evaluator").metric_cmp_fn = lambda _, previous: compared.append(
+        previous
+    )
     resumed.run()
+    assert compared == [best] * (EPOCHS - 1)
     assert content(tmp_path / "models")["model.pt"] == model
     assert load(tmp_path / "models" / LAST)["best_metric_epoch"] == 1
 
