@@ -28,6 +28,7 @@ from dynunet_bundle.files import (
     case_name,
     ensure_writable,
     read_json,
+    remove_leftovers,
     sha256_of,
     write_json,
 )
@@ -289,3 +290,17 @@ def test_progress_on_a_terminal_is_a_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(progress(iter("abc"), "prepare", total=3)) == ["a", "b", "c"]
     assert "3/3" in capsys.readouterr().err
+
+
+def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):
+    # a child that has ended, and been waited for, has a number that nobody uses
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = tmp_path / f".case [1].image.npy.{dead.pid}.abc.part"
+    living = tmp_path / f".case [1].image.npy.{os.getpid()}.def.part"
+    other = tmp_path / f".case 2.image.npy.{dead.pid}.ghi.part"
+    for path in (gone, living, other):
+        path.write_bytes(b"half")
+    remove_leftovers(tmp_path, "case [1].")
+    assert not gone.exists()
+    assert living.exists() and other.exists()

@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, JSON, hashes, case names."""
 
+import glob
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+            dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=TEMPORARY_SUFFIX
         )
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -52,6 +53,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove temporary files whose name starts with ``prefix`` and whose writer is gone, killed half-way."""
+    for leftover in folder.glob(f".{glob.escape(prefix)}*{TEMPORARY_SUFFIX}"):
+        writer = leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2]
+        if not (writer.isdigit() and _is_alive(int(writer))):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _umask() -> int:

@@ -224,3 +224,9 @@ def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(tmp_path: P
             given += 1
     assert isinstance(find_user_error(caught.value), CaseError)
     assert given > 0
+
+
+def test_other_errors_of_dali_come_through(dataset: PreparedDataset) -> None:
+    with pytest.raises(Exception, match="num_threads|thread") as caught:
+        list(make_loader(dataset, num_threads=-1))
+    assert find_user_error(caught.value) is None

@@ -300,6 +300,23 @@ def test_a_damaged_file_is_an_error_that_names_the_case(
     assert caught.value.case == "c0"
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated", "zeros"])
+def test_a_damaged_case_is_prepared_anew_by_the_next_command(tmp_path: Path, damage: str) -> None:
+    """The message offers this."""
+    cases = prepare(tmp_path, [coordinates((6, 6, 6))])
+    expected = content(source_of(cases, (4, 4, 4)).sample(0))
+    path = Path(cases.cases()[0].image)
+    size = path.stat().st_size
+    path.unlink()
+    if damage != "missing":
+        # as many zeros as a file system leaves after a power cut, or fewer
+        path.write_bytes(bytes(size if damage == "zeros" else size // 2))
+    with pytest.raises(CaseError, match="Start the command again"):
+        source_of(cases, (4, 4, 4)).sample(0)
+    again = PreparedDataset(cases.data, cases.transform, str(cases.store_dir), num_classes=3)
+    assert content(source_of(again, (4, 4, 4)).sample(0)) == expected
+
+
 def test_memory_maps_stay_in_their_process(tmp_path: Path) -> None:
     source = source_of(prepare(tmp_path, [coordinates((40, 40, 40))]), (4, 4, 4), 1.0)
     unused = len(pickle.dumps(source))

@@ -118,7 +118,10 @@ def _intensity_problems(image: MetaTensor, num_channels: int) -> Iterator[Proble
 
 def _geometry_problems(image: MetaTensor, label: MetaTensor) -> Iterator[Problem]:
     yield from _affine_problems("label", np.asarray(label.affine))
-    if image.shape[1:] != label.shape[1:] or label.shape[0] != 1:
+    if label.shape[0] != 1:
+        yield f"its label has {label.shape[0]} channels", "Save one label map a case."
+        return
+    if image.shape[1:] != label.shape[1:]:
         yield (
             f"image and label have different shapes, {tuple(image.shape[1:])} and {tuple(label.shape[1:])}",
             "Pair the image with its own label, on the same grid.",

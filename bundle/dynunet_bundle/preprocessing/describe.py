@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from enum import Enum
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Transform
 
 STATE_OF_USE = ("_tracing", "filenames")
 """Attributes that MONAI changes when a transform runs; they are no settings."""
 
 
-def describe(thing: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
+def describe(thing: Any) -> Any:
     """Reduce a transform to JSON: its class and its settings, recursively.
 
     Args:
@@ -24,22 +26,30 @@ def describe(thing: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
-    if isinstance(thing, Enum):
-        return str(thing.value)
-    if isinstance(thing, Mapping):
-        return {str(key): describe(value) for key, value in thing.items()}
-    if isinstance(thing, (list, tuple)):
-        return [describe(value) for value in thing]
-    if isinstance(thing, (np.ndarray, torch.Tensor)):
-        return thing.tolist()
-    if isinstance(thing, (np.dtype, torch.dtype)):
+    if isinstance(thing, (Mapping, list, tuple, set, frozenset, np.ndarray, torch.Tensor)):
+        return _describe_values(thing)
+    if isinstance(thing, (Enum, PurePath, np.dtype, torch.dtype)):
         return str(thing)
     if isinstance(thing, partial):
         return [describe(thing.func), describe(thing.args), describe(thing.keywords)]
     if callable(thing) and hasattr(thing, "__qualname__"):
         return f"{thing.__module__}.{thing.__qualname__}"
+    return _describe_object(thing)
+
+
+def _describe_values(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {str(key): describe(value) for key, value in values.items()}
+    if isinstance(values, (np.ndarray, torch.Tensor)):
+        return values.tolist()
+    if isinstance(values, (set, frozenset)):
+        return sorted(str(describe(value)) for value in values)
+    return [describe(value) for value in values]
+
+
+def _describe_object(thing: Any) -> Any:
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    if not type(thing).__module__.startswith(("monai.", "dynunet_bundle.")):
+    if not isinstance(thing, Transform) and not name.startswith("monai."):
         return name
     settings = {key: value for key, value in sorted(vars(thing).items()) if key not in STATE_OF_USE}
     return {name: {key: describe(value) for key, value in settings.items()}}

@@ -32,10 +32,10 @@ from torch.utils.data import Dataset
 from dynunet_bundle.dataset import Case, apply_to_case
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import (
-    TEMPORARY_SUFFIX,
     atomic_write,
     case_name,
     ensure_writable,
+    remove_leftovers,
     write_json,
 )
 from dynunet_bundle.preprocessing.describe import describe
@@ -205,7 +205,7 @@ class PreparedDataset(Dataset):
         # without its JSON a case does not exist: first it goes, last it comes
         with suppress(FileNotFoundError):
             sidecar.unlink()
-        _remove_leftovers(stem)
+        remove_leftovers(stem.parent, f"{stem.name}.")
         sizes = {}
         for array in ARRAYS:
             path = stem.with_name(f"{stem.name}.{array}.npy")
@@ -257,10 +257,3 @@ def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
     return PreparedCase(
         facts["name"], **paths, shape=(depth, height, width), present=tuple(facts["present"])
     )
-
-
-def _remove_leftovers(stem: Path) -> None:
-    """Temporary files of a preparation of this case that was killed."""
-    for leftover in stem.parent.glob(f".{stem.name}.*{TEMPORARY_SUFFIX}"):
-        with suppress(FileNotFoundError):
-            leftover.unlink()
