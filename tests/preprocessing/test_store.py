@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE, save_nifti
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 
 from dynunet_bundle.dataset import Case
 from dynunet_bundle.errors import CaseError, OutputError
@@ -491,3 +491,23 @@ class Colour(Enum):
 def test_descriptions_are_json(thing: Any, expected: Any):
     assert describe(thing) == expected
     assert json.loads(json.dumps(describe(thing))) == expected
+
+
+class Foreign(Transform):
+    """A user's own transform, from a module that is neither MONAI's nor ours."""
+
+    def __init__(self, size: int, folder: Path) -> None:
+        self.size = size
+        self.folder = folder
+        self.names = {"b", "a"}
+
+    def __call__(self, data: Any) -> Any:
+        return data
+
+
+def test_the_settings_of_a_users_own_transform_count():
+    first, second = describe(Foreign(1, Path("a"))), describe(Foreign(2, Path("a")))
+    assert first != second
+    assert describe(Foreign(1, Path("b"))) != first
+    (settings,) = first.values()
+    assert settings == {"size": 1, "folder": "a", "names": ["a", "b"]}

@@ -29,7 +29,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, (Mapping, list, tuple, set, frozenset, np.ndarray, torch.Tensor)):
         return _describe_values(thing)
     if isinstance(thing, (Enum, PurePath, np.dtype, torch.dtype)):
-        return str(thing)
+        return str(thing.value if isinstance(thing, Enum) else thing)
     if isinstance(thing, partial):
         return [describe(thing.func), describe(thing.args), describe(thing.keywords)]
     if callable(thing) and hasattr(thing, "__qualname__"):
