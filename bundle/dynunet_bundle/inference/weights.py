@@ -40,9 +40,10 @@ def save_weights(
         facts: what else is known of them, e.g. epoch and score.
     """
     sidecar = path.with_suffix(".json")
-    sidecar.unlink(missing_ok=True)
     with atomic_write(path) as file:
         torch.save(dict(state), file)
+        # only now: where the disk is full the old weights keep their plan
+        sidecar.unlink(missing_ok=True)
     versions = {
         "dynunet_bundle": __version__,
         "monai": monai.__version__,

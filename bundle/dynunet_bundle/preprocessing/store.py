@@ -185,7 +185,7 @@ class PreparedDataset(Dataset):
             return None
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")
-            if not path.is_file() or path.stat().st_size != size:
+            if not _is_whole(path, size):
                 logger.warning("%s is damaged; %s is prepared again", path.name, case_name(stem))
                 return None
         return _prepared_case(stem, facts)
@@ -249,6 +249,15 @@ def sample_positions(
             drawn = voxels[rng.integers(len(voxels), size=POSITIONS_PER_CLASS)]
             positions[value - 1] = np.stack(np.unravel_index(drawn, shape), axis=1)
     return positions, present
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a file has its size and the header of an array; a power cut may leave zeros of the right size."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+        return path.stat().st_size == size
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
