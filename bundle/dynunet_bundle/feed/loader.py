@@ -94,7 +94,7 @@ class DaliLoader:
             return next(self._batches)[0]
         except Exception:
             # what a worker process raises arrives as text; asked here, the source raises it as what it is
-            source = self._source(self.iteration)
+            source = self._source()
             self.close()
             for number in range((self.prefetch + 1) * self.batch_size):
                 source.sample(source.numbering.sample(*divmod(number, self.batch_size)))
@@ -113,8 +113,8 @@ class DaliLoader:
         """Free the pipeline, its buffers and its worker processes; the next batch builds it again."""
         self._batches = None
 
-    def _source(self, first_iteration: int) -> PatchSource:
-        numbering = Numbering(self.batch_size, first_iteration, self.rank, self.world_size)
+    def _source(self) -> PatchSource:
+        numbering = Numbering(self.batch_size, self.iteration, self.rank, self.world_size)
         return PatchSource(
             self.dataset.cases(),
             self.patch_size,
@@ -132,7 +132,7 @@ class DaliLoader:
         from dynunet_bundle.feed.graph import patch_graph  # noqa: PLC0415
 
         gpu = self.device.type == "cuda"
-        source = self._source(self.iteration)
+        source = self._source()
         pipeline = patch_graph(
             source=source,
             spatial_dims=len(self.patch_size),
