@@ -16,21 +16,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset_dir", help="folder in MSD layout")
+    parser.add_argument(
+        "dataset_dir", help="folder in MSD or nnU-Net layout, or with images/ and labels/"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--num_workers", type=int, default=4, help="threads that read cases")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from dynunet_bundle.dataset import load_dataset  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.dataset_check import check_dataset, format_findings  # noqa: PLC0415
+    from dynunet_bundle.dataset_check import format_findings  # noqa: PLC0415
+    from dynunet_bundle.survey import all_findings, survey_dataset  # noqa: PLC0415
 
-    dataset = load_dataset(arguments.dataset_dir)
-    findings = check_dataset(dataset, arguments.num_workers)
+    surveys = survey_dataset(load_dataset(arguments.dataset_dir), arguments.num_workers)
+    findings = all_findings(surveys)
     if arguments.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=4))
     else:
-        print(format_findings(findings, len(dataset.training) + len(dataset.test)))
+        print(format_findings(findings, len(surveys)))
     bad = any(finding.severity == "error" for finding in findings)
     return EXIT_BAD_INPUT if bad else 0
 

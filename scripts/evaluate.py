@@ -16,7 +16,8 @@ def main() -> None:
     )
     parser.add_argument("--predictions", required=True, help="folder of predicted masks")
     parser.add_argument("--labels", required=True, help="folder of reference masks")
-    parser.add_argument("--label_names", nargs="+", help="names by label value, background first")
+    parser.add_argument("--label_names", nargs="+", help="one name a class, background first")
+    parser.add_argument("--label_values", nargs="+", type=int, help="if not 0, 1, 2, ...")
     parser.add_argument("--output", type=Path, help="JSON to write (default: in PREDICTIONS)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -25,7 +26,9 @@ def main() -> None:
     from dynunet_bundle.evaluation.scores import SCORES_NAME, format_table, summarize  # noqa: PLC0415
     from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
 
-    scores, names = score_folders(arguments.predictions, arguments.labels, arguments.label_names)
+    scores, names = score_folders(
+        arguments.predictions, arguments.labels, arguments.label_names, arguments.label_values
+    )
     summary = summarize(scores, names)
     out = arguments.output or Path(arguments.predictions) / SCORES_NAME
     ensure_writable(out.parent)

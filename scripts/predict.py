@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--input", required=True, help="a NIfTI file or a folder of them")
+    parser.add_argument("--input", required=True, help="an image file or a folder of them")
     parser.add_argument("--output", required=True, help="folder of the masks")
     parser.add_argument("--weights", help="model.pt (default: bundle/models/model.pt)")
     parser.add_argument(

@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset_dir", required=True, help="folder in MSD layout")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
     )

@@ -1,5 +1,6 @@
 """What tests share: made data, the real data where it is present, and the real configs with a tiny plan."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 
@@ -83,6 +85,48 @@ def train_workflow(phantom: Path, tmp_path: Path) -> Callable[..., ConfigWorkflo
         return load_workflow(BUNDLE, "train.json", overlays, settings)
 
     return load
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Write a data set in MSD layout of empty files; keywords replace keys of dataset.json, None takes one out."""
+
+    def make(num_cases: int = 3, **changes: Any) -> Path:
+        root = tmp_path / "Task77_Thing"
+        numbers = reversed(range(num_cases))  # the order in the file is not the order of cases
+        training = [
+            {"image": f"./imagesTr/t_{i:02d}.nii.gz", "label": f"./labelsTr/t_{i:02d}.nii.gz"}
+            for i in numbers
+        ]
+        content = {
+            "modality": {"1": "T1w", "0": "FLAIR"},
+            "labels": {"0": "background", "1": "edema", "2": "tumour"},
+            "training": training,
+            "test": ["./imagesTs/t_91.nii.gz", "./imagesTs/t_90.nii.gz"],
+        }
+        for files in training:
+            touch(root, *files.values())
+        touch(root, *content["test"])
+        content = {k: v for k, v in (content | changes).items() if v is not None}
+        (root / "dataset.json").write_text(json.dumps(content))
+        return root
+
+    return make
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Make empty files in a folder, with folders of their own where they name some; give the last."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder / names[-1]
+
+
+def save_picture(path: Path, array: np.ndarray) -> Path:
+    """Write an array ``[y, x]`` or ``[y, x, colour]`` as PNG, BMP or TIFF and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=array.ndim > 2), str(path))
+    return path
 
 
 def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:

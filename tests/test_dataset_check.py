@@ -6,10 +6,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import run_script, save_nifti
+import SimpleITK as sitk  # noqa: N813 - its usual name
+from conftest import run_script, save_nifti, save_picture
 
-from dynunet_bundle.dataset import MsdDataset, load_dataset
-from dynunet_bundle.dataset_check import check_dataset, format_findings
+from dynunet_bundle.dataset import load_dataset
+from dynunet_bundle.dataset_check import Finding, duplicate_findings, format_findings
+from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.survey import all_findings, survey_dataset
+
+
+def findings_of(dataset: DatasetDescription, num_workers: int = 4) -> list[Finding]:
+    return all_findings(survey_dataset(dataset, num_workers))
 
 
 def spoil(data: Path) -> None:
@@ -45,19 +52,19 @@ def spoil(data: Path) -> None:
 
 
 @pytest.fixture
-def spoilt(own_phantom: Path) -> MsdDataset:
+def spoilt(own_phantom: Path) -> DatasetDescription:
     spoil(own_phantom)
     return load_dataset(own_phantom)
 
 
 def test_a_good_data_set_has_no_findings(phantom):
     dataset = load_dataset(phantom)
-    assert check_dataset(dataset) == []
+    assert findings_of(dataset) == []
     assert format_findings([], 8) == "8 cases: 0 error(s), 0 warning(s)"
 
 
 def test_every_problem_of_every_case_is_found(spoilt):
-    findings = check_dataset(spoilt, num_workers=2)
+    findings = findings_of(spoilt, num_workers=2)
     found = {(finding.case[-3:], finding.severity, finding.problem) for finding in findings}
     expected = [
         ("000", "error", "NaN"),
@@ -84,7 +91,7 @@ def test_forms_that_disagree_are_a_warning(own_phantom):
     image.set_qform(moved, code=1)
     image.set_sform(image.affine, code=1)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
-    (finding,) = check_dataset(load_dataset(own_phantom))
+    (finding,) = findings_of(load_dataset(own_phantom))
     assert finding.severity == "warning"
     assert "sform and qform differ" in finding.problem
 
@@ -92,7 +99,7 @@ def test_forms_that_disagree_are_a_warning(own_phantom):
 def test_a_damaged_file_does_not_hide_the_others(spoilt, own_phantom):
     path = own_phantom / "imagesTr" / "phantom_004.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
-    findings = check_dataset(spoilt)
+    findings = findings_of(spoilt)
     assert any(f.case == "phantom_004" and "cannot read" in f.problem for f in findings)
     assert any(f.case == "phantom_001" for f in findings)
 
@@ -115,7 +122,89 @@ def test_real_misfits(real_data):
         }
         for label in ("hippocampus_010", "hippocampus_281")
     )
-    dataset = MsdDataset("Spoiled", ("MRI",), ("background", "a", "b"), cases, ())
-    errors = [one for one in check_dataset(dataset) if one.severity == "error"]
+    dataset = DatasetDescription("Spoiled", ("MRI",), ("background", "a", "b"), cases, ())
+    errors = [one for one in findings_of(dataset) if one.severity == "error"]
     assert len(errors) == 2
     assert all("different shapes" in one.problem for one in errors)
+
+
+def test_a_constant_channel_is_a_warning(tmp_path: Path):
+    image = np.random.default_rng(0).random((6, 5, 4, 2), np.float32)
+    image[..., 1] = 3
+    label = np.ones((6, 5, 4), np.uint8)
+    case = {
+        "image": str(save_nifti(tmp_path / "a.nii.gz", image)),
+        "label": str(save_nifti(tmp_path / "m.nii.gz", label)),
+    }
+    dataset = DatasetDescription("Own", ("T1", "T2"), ("background", "organ"), (case,), ())
+    (finding,) = findings_of(dataset)
+    assert finding.severity == "warning"
+    assert finding.problem == "channel 1 of its image is constant (3)"
+
+
+def test_channels_in_files_of_their_own_are_named(tmp_path: Path):
+    array = np.random.default_rng(0).random((6, 5, 4), np.float32)
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.3
+    files = [
+        str(save_nifti(tmp_path / f"a_000{channel}.nii.gz", array, sheared)) for channel in (0, 1)
+    ]
+    label = save_nifti(tmp_path / "m.nii.gz", np.ones((6, 5, 4), np.uint8), sheared)
+    case = {"image": files, "label": str(label), "name": "a"}
+    dataset = DatasetDescription("Own", ("T1", "T2"), ("background", "organ"), (case,), ())
+    findings = findings_of(dataset)
+    assert [finding.case for finding in findings] == ["a"] * 3
+    assert [finding.problem.split(":")[0] for finding in findings] == [
+        "image 0",
+        "image 1",
+        "label",
+    ]
+
+
+def test_channels_on_different_grids_are_an_error_of_the_case(tmp_path: Path):
+    files = [
+        str(save_nifti(tmp_path / f"{name}.nii.gz", np.ones((6, 5, size), np.uint8)))
+        for name, size in (("flair", 4), ("t1", 3))
+    ]
+    label = str(save_nifti(tmp_path / "m.nii.gz", np.ones((6, 5, 4), np.uint8)))
+    cases = ({"image": files, "label": label, "name": "patient"},)
+    dataset = DatasetDescription("Own", ("FLAIR", "T1"), ("background", "organ"), cases, ())
+    (finding,) = findings_of(dataset)
+    assert (finding.case, finding.severity) == ("patient", "error")
+    assert "flair.nii.gz and t1.nii.gz have shapes" in finding.problem
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nrrd"])
+def test_only_nifti_headers_have_two_forms_to_compare(tmp_path: Path, suffix: str):
+    array = np.random.default_rng(0).integers(1, 200, (8, 9)).astype(np.uint8)
+    paths = [tmp_path / f"{name}{suffix}" for name in ("a", "m")]
+    for path, values in zip(paths, (array, array > 100), strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.uint8)), str(path))
+    case = dict(zip(("image", "label"), map(str, paths), strict=True))
+    assert findings_of(DatasetDescription("Own", (), (), (case,), ())) == []
+
+
+def test_a_photograph_in_the_place_of_a_mask(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 255, (30, 40, 3)).astype(np.uint8)
+    image[..., 0] = np.arange(1200).reshape(30, 40) % 254 + 1
+    for name, mask in (("a", image[..., 0]), ("b", image)):
+        save_picture(tmp_path / "images" / f"{name}.png", image + np.uint8(len(name)))
+        save_picture(tmp_path / "labels" / f"{name}.png", mask)
+    findings = findings_of(load_dataset(tmp_path))
+    errors = [(one.case, one.problem) for one in findings if one.severity == "error"]
+    values = "its label has 254 different values from 1 to 254"
+    assert errors == [("a", values), ("b", "its label has 3 channels"), ("b", values)]
+
+
+def test_duplicates_are_told_once_a_group():
+    digests = [("a", "1"), ("b", "2"), ("c", "1"), ("d", ""), ("e", ""), ("f", "1")]
+    (finding,) = duplicate_findings(digests)
+    assert finding.case == "a"
+    assert finding.problem == "its image is the same as that of c, f"
+
+
+def test_real_pictures_have_no_errors(real_data):
+    for folder in ("em_2d_grey", "wbc_2d_rgb"):
+        findings = findings_of(load_dataset(real_data / "extra" / folder))
+        assert [finding for finding in findings if finding.severity == "error"] == []

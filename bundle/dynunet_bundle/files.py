@@ -12,7 +12,13 @@ from typing import Any, BinaryIO
 
 from dynunet_bundle.errors import BundleError, OutputError
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+"""Without loss; JPEG would blur the borders of a label."""
+
+IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+
 TEMPORARY_SUFFIX = ".part"
 
 

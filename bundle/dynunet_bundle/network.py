@@ -12,6 +12,9 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from dynunet_bundle.errors import PlanError
+from dynunet_bundle.residual import ResidualEncoderUNet
+
 HEADS_PREFIX = "supervision_heads."
 WRAPPER_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
@@ -83,6 +86,23 @@ class DeepSupervisedDynUNet(DynUNet):
             levels.append(features)
         heads = [self.output_block, *self.supervision_heads]
         return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
+
+
+def training_network(architecture: str, **settings: Any) -> nn.Module:
+    """The network of a plan in the form that is trained, with its heads for deep supervision.
+
+    Args:
+        architecture: the plan's id: ``DynUNet``, or the path of ``ResidualEncoderUNet``.
+        **settings: arguments of ``DeepSupervisedDynUNet``, which both take.
+
+    Raises:
+        PlanError: for another architecture.
+    """
+    if architecture == "DynUNet":
+        return DeepSupervisedDynUNet(**settings)
+    if architecture == f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__qualname__}":
+        return ResidualEncoderUNet(**settings)
+    raise PlanError(f'architecture is "{architecture}". Plan again with scripts/plan.py.')
 
 
 def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:

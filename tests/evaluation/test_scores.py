@@ -2,11 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_script, save_nifti
+import torch
+from conftest import run_script, save_nifti, save_picture
+from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from dynunet_bundle.errors import CaseError, DatasetError
 from dynunet_bundle.evaluation.folder import score_folders
-from dynunet_bundle.evaluation.scores import format_table, mean_of, summarize
+from dynunet_bundle.evaluation.scores import ScoreHandler, format_table, mean_of, summarize
 
 NAMES = ["background", "head", "tail"]
 SCORES = {"a": [0.5, None], "b": [1.0, 0.25]}
@@ -26,6 +29,28 @@ def test_the_table_has_a_row_a_case_and_the_means():
     assert lines[1].split() == ["a", "0.5000", "-", "0.5000"]
     assert lines[3].split() == ["mean", "of", "2", "cases", "0.7500", "0.2500", "0.5000"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_handler_scores_by_the_name_of_the_case(tmp_path):
+    reference = torch.zeros(1, 4, 4, 4)
+    reference[0, 0], reference[0, 1] = 1, 2
+    mask = MetaTensor(reference.clone(), meta={"filename_or_obj": "images/a_0000.nii.gz"})
+    mask[0, 1, :2] = 0
+    outputs = [
+        [{"pred": mask, "label": reference, "name": "a"}],
+        [{"pred": mask, "label": reference}],
+    ]
+
+    def step(engine, batch):
+        engine.state.output = batch
+        return batch
+
+    engine = Engine(step)
+    ScoreHandler(str(tmp_path / "out"), NAMES).attach(engine)
+    engine.run(outputs)
+    saved = json.loads((tmp_path / "out" / "scores.json").read_text())
+    expected = {"head": 1.0, "tail": 2 / 3}
+    assert saved["cases"] == {"a": expected, "a_0000": expected}
 
 
 @pytest.fixture
@@ -67,8 +92,119 @@ def test_different_grids_are_an_error(folders, affine):
 
 
 def test_values_without_a_name_are_an_error(folders):
-    with pytest.raises(DatasetError, match="values up to 2"):
+    with pytest.raises(DatasetError, match=r"have the values \[0, 1, 2\], but .* \[0, 1\]"):
         score_folders(str(folders / "predictions"), str(folders / "labels"), NAMES[:2])
+
+
+# --- values with gaps
+
+
+@pytest.fixture
+def gaps(tmp_path):
+    """Pictures of 0, 128 and 255; the prediction has half of 128 and all of 255."""
+    reference = np.zeros((6, 8), np.uint8)
+    reference[1:3] = 128
+    reference[4] = 255
+    prediction = reference.copy()
+    prediction[2] = 0
+    save_picture(tmp_path / "labels" / "x.png", reference)
+    save_picture(tmp_path / "predictions" / "x.png", prediction)
+    return tmp_path
+
+
+def score(folder, *arguments):
+    return score_folders(str(folder / "predictions"), str(folder / "labels"), *arguments)
+
+
+def test_values_with_gaps_are_classes(gaps):
+    scores, names = score(gaps, NAMES, [0, 128, 255])
+    assert scores == {"x": [2 / 3, 1.0]}
+    assert names == NAMES
+
+
+def test_classes_with_gaps_are_named_by_the_values_that_occur(gaps):
+    assert score(gaps) == ({"x": [2 / 3, 1.0]}, ["background", "128", "255"])
+    assert score(gaps, None, [0, 5, 128, 255]) == (
+        {"x": [None, 2 / 3, 1.0]},
+        ["background", "5", "128", "255"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (NAMES, None),
+        (NAMES, [0, 1, 2]),
+        (NAMES, [0, 128]),
+        (NAMES[:2], [0, 128, 255]),
+        (None, [0, 128]),
+        (None, [128, 255]),
+    ],
+)
+def test_tables_that_do_not_fit_the_masks(gaps, names, values):
+    with pytest.raises(DatasetError, match=r"\[0, 128, 255\].*--label_names and --label_values"):
+        score(gaps, names, values)
+
+
+@pytest.mark.parametrize("values", [[0, 255, 128], [0, 128, 255, 255]])
+def test_values_in_any_other_order_would_be_mixed_up(gaps, values):
+    names = [*NAMES, "more"][: len(values)]
+    with pytest.raises(DatasetError, match="must ascend"):
+        score(gaps, names, values)
+
+
+def test_negative_values_are_no_classes(folders):
+    save_nifti(folders / "predictions" / "x.nii.gz", np.full((5, 5, 5), -1, np.int16))
+    with pytest.raises(DatasetError, match=r"the values \[-1, 0, 1, 2\]"):
+        score(folders)
+
+
+def test_the_script_takes_values(gaps):
+    arguments = ("--predictions", gaps / "predictions", "--labels", gaps / "labels")
+    result = run_script(
+        "evaluate", *arguments, "--label_names", *NAMES, "--label_values", "0", "128", "255"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "0.6667  1.0000" in result.stdout
+
+
+# --- files
+
+
+def test_masks_of_other_formats_are_paired_with_any_label(gaps):
+    # what a BMP's label is read as, and where a NIfTI of a picture lies
+    reference = np.zeros((6, 8), np.uint8)
+    reference[1:3] = 128
+    reference[4] = 255
+    (gaps / "labels" / "x.png").unlink()
+    save_picture(gaps / "labels" / "x.bmp", reference)
+    assert score(gaps)[0] == {"x": [2 / 3, 1.0]}
+    (gaps / "labels" / "x.bmp").unlink()
+    volume = reference.T[..., np.newaxis]
+    save_nifti(gaps / "labels" / "x.nii.gz", volume, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    assert score(gaps)[0] == {"x": [2 / 3, 1.0]}
+
+
+def test_names_that_end_like_channels_are_names(folders):
+    for folder in ("predictions", "labels"):
+        path = folders / folder / "x.nii.gz"
+        path.rename(path.with_name("scan_0000.nii.gz"))
+    (folders / "labels" / "y.nii.gz").unlink()
+    assert score(folders, NAMES)[0] == {"scan_0000": [2 / 3, 1.0]}
+
+
+@pytest.mark.parametrize("folder", ["predictions", "labels"])
+def test_a_damaged_mask_names_the_case(folders, folder):
+    path = folders / folder / "x.nii.gz"
+    path.write_bytes(path.read_bytes()[:70])
+    with pytest.raises(CaseError, match=r"case x: cannot read x\.nii\.gz"):
+        score(folders, NAMES)
+
+
+def test_a_mask_with_channels_is_an_error(folders):
+    save_nifti(folders / "predictions" / "x.nii.gz", np.ones((5, 5, 5, 2), np.uint8))
+    with pytest.raises(CaseError, match="case x: prediction and label lie on different grids"):
+        score(folders, NAMES)
 
 
 def test_the_script_prints_and_saves(folders):

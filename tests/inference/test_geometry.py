@@ -5,14 +5,17 @@ of inference.json runs as it is and the right answer is known.
 """
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
-from conftest import BUNDLE, save_nifti
+from conftest import BUNDLE, save_nifti, save_picture
 from scipy import ndimage
 
+from dynunet_bundle.preprocessing.reader import read_volume
 from dynunet_bundle.workflow import load_workflow
 
 SHAPE = (44, 38, 30)
@@ -30,7 +33,8 @@ def body() -> np.ndarray:
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 1.2, 0, 15], [0, 0, 1.6, 40], [0, 0, 0, 1]])
 
 
-def predict(image: Path, output: Path, tmp_path: Path) -> nib.Nifti1Image:
+def run_inference(image: Path, output: Path, tmp_path: Path, **overrides: Any) -> None:
+    """Run inference.json on an image or a folder of them."""
     network = torch.nn.Conv3d(1, 3, 1)
     with torch.no_grad():
         network.weight.copy_(torch.tensor([0.0, 20.0, 40.0]).reshape(3, 1, 1, 1, 1))
@@ -56,9 +60,14 @@ def predict(image: Path, output: Path, tmp_path: Path) -> nib.Nifti1Image:
                 "out_channels": 3,
                 "kernel_size": 1,
             },
+            **overrides,
         },
     )
     workflow.run()
+
+
+def predict(image: Path, output: Path, tmp_path: Path) -> nib.Nifti1Image:
+    run_inference(image, output, tmp_path)
     source, mask = nib.load(image), nib.load(output / image.name)
     assert mask.shape == source.shape[:3]
     assert np.array_equal(mask.affine, source.affine)
@@ -170,6 +179,50 @@ def test_a_volume_smaller_than_the_patch_works(tmp_path):
     path = save_nifti(tmp_path / "images" / "case.nii.gz", small, AFFINE)
     mask = predict(path, tmp_path / "out", tmp_path)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_other_formats_give_the_same_mask_in_theirs(suffix, reference, tmp_path):
+    tilt = np.eye(4)
+    tilt[:3, :3] = nib.eulerangles.euler2mat(0.3, 0.2, -0.25)
+    nifti = save_nifti(tmp_path / "case.nii.gz", body(), tilt @ AFFINE)
+    path = tmp_path / "images" / f"case{suffix}"
+    path.parent.mkdir()
+    sitk.WriteImage(sitk.ReadImage(str(nifti)), str(path))
+    run_inference(path, tmp_path / "out", tmp_path)
+    found, affine = read_volume(tmp_path / "out" / f"case{suffix}")
+    differing = found[0] != np.asarray(reference.dataobj)
+    assert differing.sum() == 0
+    assert np.array_equal(affine, read_volume(path)[1])
+
+
+def test_masks_have_the_values_of_the_files(reference, tmp_path):
+    path = save_nifti(tmp_path / "images" / "case.nii.gz", body(), AFFINE)
+    run_inference(path, tmp_path / "out", tmp_path, label_values=[0, 128, 300])
+    mask = nib.load(tmp_path / "out" / "case.nii.gz")
+    expected = np.array([0, 128, 300])[np.asarray(reference.dataobj)]
+    assert np.array_equal(np.asarray(mask.dataobj), expected)
+
+
+def test_nnunets_names_lose_their_channel(reference, tmp_path):
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        save_nifti(images / f"{name}_0000.nii.gz", body(), AFFINE)
+    run_inference(images, tmp_path / "out", tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    mask = nib.load(tmp_path / "out" / "b.nii.gz")
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(reference.dataobj))
+
+
+def test_a_picture_keeps_its_rows_and_columns(tmp_path):
+    picture = body()[:, :, 13].T
+    path = save_picture(tmp_path / "images" / "case.bmp", picture.astype(np.uint8))
+    run_inference(path, tmp_path / "out", tmp_path, patch_size=[1, 24, 24])
+    found = read_volume(tmp_path / "out" / "case.png")[0][0, ..., 0].T
+    whole = picture.astype(np.uint8)
+    expected = (whole > 35).astype(int) + (whole > 90)
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) == 3
 
 
 def test_real_cases_keep_their_grid(real_data, tmp_path):

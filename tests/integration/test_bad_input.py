@@ -60,7 +60,7 @@ def assert_nothing_half_written(tmp_path: Path, case: str) -> None:
         ("images", set_nan, ("NaN", "Repair")),
         ("labels", set_value_7, ("7 (4 voxels)", "dataset.json")),
         ("labels", lambda array: array[:, :-1], ("different shapes", "Pair")),
-        ("images", lambda array: array[:, :, 4], ("2D", "3D")),
+        ("images", lambda array: array[:, :, 4], ("different shapes", "Pair")),
     ],
     ids=["NaN", "label value", "shapes", "2D"],
 )
@@ -102,17 +102,17 @@ def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
     [
         (lambda data: (data / "dataset.json").unlink(), ("no dataset.json",)),
         (lambda data: (data / "dataset.json").write_text('{"labels": '), ("not valid JSON",)),
-        (lambda data: edit_json(data / "dataset.json", labels={"0": "a", "2": "b"}), ("gaps",)),
+        (lambda data: edit_json(data / "dataset.json", labels={"1": "a"}), ("background",)),
         (
             lambda data: (data / "imagesTr" / "phantom_003.nii.gz").unlink(),
             ("case phantom_003", "do not exist"),
         ),
         (
             lambda data: replace_image(data / "imagesTr" / "phantom_003.nii.gz", lambda a: a[0]),
-            ("case phantom_003", "3D volumes"),
+            ("case phantom_003", "different shapes"),
         ),
     ],
-    ids=["absent", "malformed", "numbering", "missing file", "2D"],
+    ids=["absent", "malformed", "no background", "missing file", "2D"],
 )
 def test_plan_py_refuses_a_bad_data_set(spoil, words, own_phantom, tmp_path):
     spoil(own_phantom)

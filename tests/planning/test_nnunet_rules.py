@@ -79,3 +79,22 @@ def test_the_last_axis_is_not_pooled_alone_below_12_voxels():
     strides = nnunet_topology([1.0, 1.0, 1.0], [7, 7, 11]).strides
     assert strides == [[1, 1, 1]]
     assert nnunet_topology([1.0, 1.0, 1.0], [7, 7, 12]).strides[1] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("num_training", "gpu_memory_gb", "limit"),
+    [(100_000, None, "memory"), (1000, None, "data"), (1, None, "minimum"), (1, 80, "minimum")],
+)
+def test_what_limits_the_batch_is_told(num_training: int, gpu_memory_gb: float | None, limit: str):
+    shape, spacing = np.array([40.0, 56, 40]), np.ones(3)
+    layout = plan_configurations(spacing, shape, num_training, 3, "plain", gpu_memory_gb)[
+        "3d_fullres"
+    ]
+    assert layout.batch_limit == limit
+    share = 0.05 * num_training * np.prod(shape) / np.prod(layout.topology.patch_size)
+    if limit == "data":
+        assert layout.batch_size == round(share) > 2
+    elif limit == "memory":
+        assert 2 <= layout.batch_size < share
+    else:
+        assert layout.batch_size == 2 > share

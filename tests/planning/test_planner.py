@@ -9,19 +9,39 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, save_nifti
 
-from dynunet_bundle.dataset import MsdDataset
+from dynunet_bundle.dataset import load_dataset
 from dynunet_bundle.errors import PlanError
+from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.nnunet_rules import PLANNERS
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
-from dynunet_bundle.planning.planner import make_plan, normalization_of, seed_plan, summary
+from dynunet_bundle.planning.planner import (
+    ARCHITECTURES,
+    all_layouts,
+    make_plan,
+    normalization_of,
+    scheme_of,
+    seed_plan,
+)
 from dynunet_bundle.planning.presets import preset_for
 from dynunet_bundle.planning.topology import seed_topology
 
-
-def dataset(name: str, channel_names: Sequence[str] = ("MRI",)) -> MsdDataset:
-    return MsdDataset(name, tuple(channel_names), ("background", "organ", "lesion"), (), ())
+LABELS = ("background", "organ", "lesion")
 
 
+def dataset(name: str, channel_names: Sequence[str] = ("MRI",)) -> DatasetDescription:
+    return DatasetDescription(name, tuple(channel_names), LABELS, (), ())
+
+
+STATISTICS = {
+    "mean": 99.290012,
+    "std": 39.47,
+    "min": -1024.0,
+    "max": 3000.0,
+    "percentile_00_5": -41.0,
+    "median": 101.0,
+    "percentile_99_5": 176.00004,
+}
 CT_FACTS = {"lower": -41.0, "upper": 176.0, "mean": 99.29, "std": 39.47}
 
 
@@ -30,7 +50,7 @@ def facts(shapes: np.ndarray, spacings: np.ndarray, relative_size: float = 1.0) 
     coarsest = int(np.argmax(np.median(spacings, axis=0)[[2, 1, 0]]))
     axcodes = ("SAR", "ASR", "RSA")[coarsest]
     order = ["RAS".index(code) for code in axcodes]
-    return Fingerprint(axcodes, spacings[:, order], shapes[:, order], relative_size, [None])
+    return Fingerprint(axcodes, spacings[:, order], shapes[:, order], relative_size, [STATISTICS])
 
 
 def fingerprint(shape: Sequence[int], spacing: Sequence[float]) -> Fingerprint:
@@ -142,7 +162,7 @@ def test_2d_plans_of_the_decathlon(task: str):
 
 def test_the_plan_of_task04_is_the_default_of_train_json():
     config = json.loads((BUNDLE / "configs" / "train.json").read_text())
-    task04 = MsdDataset(
+    task04 = DatasetDescription(
         "Task04_Hippocampus", ("MRI",), ("background", "Anterior", "Posterior"), (), ()
     )
     assert seed_plan(task04).overlay() == {name: config[name] for name in PLAN_IDS}
@@ -268,13 +288,17 @@ def test_a_task_without_a_table_is_planned_from_its_data():
         seed_plan(dataset("Own"))
 
 
+def percentile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    return float(np.percentile(values, share, weights=weights, method="inverted_cdf"))
+
+
 def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
     rng = np.random.default_rng(0)
     cases, foreground = [], []
     for index in range(3):
         # the second channel is no CT, and the background would change every number
         image = rng.integers(-1000, 2000, (24, 20, 16, 2)).astype(np.int16)
-        label = (rng.random((24, 20, 16)) < 0.2).astype(np.uint8) * (index % 2 + 1)
+        label = (rng.random((24, 20, 16)) < 0.1 * (index + 1)).astype(np.uint8) * (index % 2 + 1)
         image[label > 0, 0] = rng.normal(60 + 10 * index, 25, (label > 0).sum()).astype(np.int16)
         foreground.append(image[label > 0, 0])
         cases.append(
@@ -286,14 +310,17 @@ def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
     own = replace(dataset("Own", ("CT", "PET")), training=tuple(cases))
     plan = make_plan(own, extract(own))
     values = np.concatenate(foreground).astype(np.float64)
+    # each case weighs the same, however large its foreground
+    weights = np.concatenate([np.full(len(one), 1 / len(one)) for one in foreground])
+    mean = np.average(values, weights=weights)
     assert plan.normalization == ["ct", "zscore"]
     assert plan.intensity_statistics[1] is None
     assert plan.intensity_statistics[0] == pytest.approx(
         {
-            "lower": np.percentile(values, 0.5),
-            "upper": np.percentile(values, 99.5),
-            "mean": values.mean(),
-            "std": values.std(),
+            "lower": percentile(values, weights, 0.5),
+            "upper": percentile(values, weights, 99.5),
+            "mean": mean,
+            "std": np.sqrt(np.average((values - mean) ** 2, weights=weights)),
         },
         abs=1e-3,
     )
@@ -330,20 +357,25 @@ def test_what_makes_two_plans_differ(plan: Plan):
     ]
 
 
-def test_summary_names_what_a_user_looks_for(plan: Plan):
-    text = summary(plan, "the seed's preset")
-    for part in (
-        "Task09_Spleen",
-        "organ, lesion",
-        "1.6x0.79x0.79 mm",
-        "64x192x160 voxels",
-        "2, Dice over the patch",
-        "CT ct",
-        "6, filters 32-64-128-256-320-320",
-        "1x3x3 3x3x3",
-        "the seed's preset",
-    ):
-        assert part in text
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        *((name, "ct") for name in ("CT", "ct", " Ct ")),
+        *((name, "zscore") for name in ("MRI", "CTA", "PET-CT", "", "R", "zscore", "rgb")),
+        *((name, "none") for name in ("noNorm", "NONORM")),
+        ("rescale_to_0_1", "rescale_to_0_1"),
+        ("rgb_to_0_1", "rgb_to_0_1"),
+    ],
+)
+def test_the_name_of_a_channel_asks_for_its_normalisation(name: str, scheme: str):
+    # as nnU-Net's table of names does
+    assert scheme_of(name) == scheme
+
+
+def test_only_a_z_score_moves_inside_the_mask():
+    names = ("CT", "nonorm", "rescale_to_0_1", "rgb_to_0_1", "MRI")
+    schemes = ["ct", "none", "rescale_to_0_1", "rgb_to_0_1", "zscore_nonzero"]
+    assert normalization_of(names, 0.1) == schemes
 
 
 def test_normalisation_follows_the_names_and_the_empty_share_of_the_volume():
@@ -355,7 +387,7 @@ def test_normalisation_follows_the_names_and_the_empty_share_of_the_volume():
 
 def test_a_large_ct_has_a_low_resolution_plan_and_then_batch_dice_at_full():
     own = dataset("Own", ("CT",))
-    large = replace(fingerprint((512, 512, 400), (0.8, 0.8, 1.0)), intensity_statistics=[CT_FACTS])
+    large = fingerprint((512, 512, 400), (0.8, 0.8, 1.0))
     full, low = (make_plan(own, large, name) for name in ("3d_fullres", "3d_lowres"))
     assert full.batch_dice and not low.batch_dice
     assert min(np.array(low.spacing) / np.array(full.spacing)) > 1.2
@@ -367,3 +399,58 @@ def test_more_gpu_memory_gives_a_larger_plan():
     small, large = (make_plan(dataset("Own"), found, gpu_memory_gb=gb) for gb in (8, 24))
     voxels = [np.prod(plan.patch_size) * plan.batch_size for plan in (small, large)]
     assert voxels[1] > 2 * voxels[0]
+
+
+def test_without_facts_of_intensities_only_a_ct_lacks_something():
+    found = replace(fingerprint((64, 64, 64), (1, 1, 1)), intensities=[])
+    assert make_plan(dataset("Own"), found).intensity_statistics == [None]
+
+
+def test_names_for_another_number_of_channels():
+    with pytest.raises(PlanError, match="the channels are FLAIR, T1w, but the images have 1"):
+        make_plan(dataset("Own", ("FLAIR", "T1w")), fingerprint((64, 64, 64), (1, 1, 1)))
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_residual_planner_plans_the_residual_network(planner: str):
+    found = fingerprint((64, 64, 64), (1, 1, 1))
+    plan = make_plan(dataset("Own"), found, planner=planner)
+    residual = planner != "plain"
+    assert plan.architecture == ARCHITECTURES[residual]
+    assert plan.architecture.endswith("ResidualEncoderUNet" if residual else "DynUNet")
+    layout = all_layouts(found, 3, planner=planner)["3d_fullres"]
+    assert plan.patch_size == layout.topology.patch_size
+    assert plan.batch_size == layout.batch_size
+
+
+def test_a_seed_plan_is_for_the_plain_network():
+    assert seed_plan(dataset("Task04_Hippocampus")).architecture == "DynUNet"
+
+
+def test_label_values_are_the_data_sets():
+    own = DatasetDescription("Own", ("MRI",), LABELS, (), (), (0, 128, 255))
+    plan = make_plan(own, fingerprint((64, 64, 64), (1, 1, 1)))
+    assert plan.label_values == [0, 128, 255]
+    assert plan_differences(plan.overlay(), plan.overlay() | {"label_values": [0, 1, 2]}) == [
+        "label_values: [0, 128, 255] against [0, 1, 2]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folder", "channels", "patch"),
+    [("wbc_2d_rgb", ("R", "G", "B"), [128, 128]), ("em_2d_grey", ("EM",), [512, 512])],
+)
+def test_real_pictures_are_planned_in_2d(
+    real_data: Path, tmp_path: Path, folder: str, channels: tuple[str, ...], patch: list[int]
+):
+    plain = load_dataset(real_data / "extra" / folder)
+    plain = replace(plain, training=plain.training[:12])
+    found = extract(plain, cache_dir=tmp_path)
+    values = sorted(found.label_voxels)
+    own = plain.named(channels, values, [f"class_{value}" for value in values])
+    assert list(all_layouts(found, len(values))) == ["2d"]
+    plan = make_plan(own, found, "2d")
+    assert plan.spatial_dims == 2
+    assert plan.spacing == [1.0, 1.0]
+    assert plan.patch_size == patch
+    assert plan.label_values == values == ([0, 128, 255] if len(channels) == 3 else [0, 255])

@@ -1,5 +1,6 @@
 """Bad cases are refused by name before anything is computed from them; good ones pass unchanged."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from dynunet_bundle.dataset import apply_to_case
-from dynunet_bundle.errors import CaseError
-from dynunet_bundle.preprocessing.check import CheckCased
+from dynunet_bundle.errors import CaseError, PlanError
+from dynunet_bundle.preprocessing.check import CheckCased, find_problems
+from dynunet_bundle.preprocessing.reader import ImageFileReader
 
 KEYS = ("image", "label")
 SHAPE = (12, 10, 8)
@@ -22,6 +24,7 @@ def check(
     image: np.ndarray,
     label: np.ndarray | None = None,
     affines: tuple[np.ndarray, np.ndarray] = (np.eye(4), np.eye(4)),
+    label_values: list[int] | None = None,
 ) -> dict[str, Any]:
     """Check arrays ``[C, X, Y, Z]`` of the case "case_7" for a plan of one channel and two labels."""
     data = {}
@@ -30,7 +33,7 @@ def check(
             meta = {"filename_or_obj": f"folder/{key}s/case_7.nii.gz"}
             tensor = torch.from_numpy(array)
             data[key] = MetaTensor(tensor, affine=torch.as_tensor(affine), meta=meta)
-    return CheckCased(["MRI"], ["background", "organ", "lesion"])(data)
+    return CheckCased(["MRI"], ["background", "organ", "lesion"], label_values)(data)
 
 
 def good_image() -> np.ndarray:
@@ -132,6 +135,65 @@ def test_a_label_with_channels_is_refused():
         check(good_image(), np.concatenate([good_label()] * 2))
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([0, 128, 255], torch.uint8), ([0, 5, 300], torch.int32), ([0, 1, 70_000], torch.int32)],
+)
+def test_values_with_gaps(values: list[int], dtype: torch.dtype):
+    label = np.array(values, np.float32)[good_label().astype(int)]
+    checked = check(good_image(), label - np.float32(1e-4), label_values=values)["label"]
+    assert checked.dtype == dtype
+    np.testing.assert_array_equal(checked.numpy(), label)
+
+
+def test_a_value_in_a_gap():
+    label = good_label() * 127
+    label[0, 0, 0, :2] = 1
+    message = r"not listed: 1 \(2 voxels\); expected are 0, 127, 254"
+    with pytest.raises(CaseError, match=f"case case_7: .*{message}"):
+        check(good_image(), label, label_values=[0, 127, 254])
+
+
+def test_as_many_values_as_names():
+    with pytest.raises(PlanError, match="3 label_names and 2 label_values; it needs one value"):
+        CheckCased(["MRI"], ["background", "organ", "lesion"], [0, 255])
+
+
+# --- where nothing tells the labels
+
+
+def unnamed(label: np.ndarray) -> list[str]:
+    tensors = [MetaTensor(torch.from_numpy(array)) for array in (good_image(), label)]
+    return [problem for problem, _ in find_problems(*tensors, None, None)]
+
+
+def test_any_few_whole_numbers_may_be_labels():
+    assert unnamed(good_label() * 100) == []
+    assert unnamed(np.zeros((1, *SHAPE), np.float32)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-1, "different values from -1 to 2"),
+        (1.4, "no whole numbers"),
+        (np.nan, r"nan \(1 voxels\); expected are 0 to 2"),
+        (np.inf, r"inf \(1 voxels\); expected are 0 to 2"),
+    ],
+)
+def test_what_cannot_be_a_label(value: float, words: str):
+    label = good_label()
+    label[0, 0, 0, 0] = value
+    (problem,) = unnamed(label)
+    assert re.search(words, problem)
+
+
+def test_too_many_values_for_labels():
+    label = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE) % 65
+    assert unnamed(label) == ["its label has 65 different values from 0 to 64"]
+    assert unnamed(np.minimum(label, 63)) == []
+
+
 # --- image against label
 
 
@@ -181,22 +243,26 @@ def test_an_image_affine_without_volume_names_the_case():
 
 FROM_FILES = Compose(
     [
-        LoadImaged(KEYS, allow_missing_keys=True),
+        LoadImaged(KEYS, reader=ImageFileReader, allow_missing_keys=True),
         EnsureChannelFirstd(KEYS, allow_missing_keys=True),
         CheckCased(["MRI"], ["background", "Anterior", "Posterior"]),
     ]
 )
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [((12, 10), "its image is 2D"), ((12, 10, 8, 3), r"its image has 3 channel\(s\)")],
-)
-def test_files_of_the_wrong_kind(tmp_path: Path, shape: tuple[int, ...], message: str):
+@pytest.mark.parametrize("shape", [(12, 10, 8, 3), (12, 10, 8, 1, 3), (12, 10, 1, 3)])
+def test_files_of_the_wrong_kind(tmp_path: Path, shape: tuple[int, ...]):
     array = np.random.default_rng(0).random(shape).astype(np.float32)
     path = save_nifti(tmp_path / "scan_3.nii.gz", array)
-    with pytest.raises(CaseError, match=f"case scan_3: {message}"):
+    with pytest.raises(CaseError, match=r"case scan_3: its image has 3 channel\(s\)"):
         apply_to_case({"image": str(path)}, FROM_FILES)
+
+
+def test_a_flat_file_is_a_volume_of_one_slice(tmp_path: Path):
+    array = np.random.default_rng(0).random((12, 10)).astype(np.float32)
+    path = save_nifti(tmp_path / "scan_3.nii.gz", array)
+    image = apply_to_case({"image": str(path)}, FROM_FILES)["image"]
+    np.testing.assert_array_equal(image.numpy(), array[np.newaxis, ..., np.newaxis])
 
 
 def test_a_real_image_with_the_label_of_another_case(real_data: Path):

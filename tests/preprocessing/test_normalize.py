@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import CaseError, PlanError
 from dynunet_bundle.preprocessing.crop import is_nonzero
 from dynunet_bundle.preprocessing.normalize import NormalizeChannelsd
 
@@ -74,6 +74,39 @@ def test_the_scheme_decides_and_not_whether_there_are_statistics():
     result = normalized(image, "zscore", statistics=[CT])
     assert result.mean() == pytest.approx(0, abs=1e-3)
     assert result.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_none_leaves_the_values():
+    image = np.arange(60, dtype=np.int16).reshape(1, 3, 4, 5) - 7
+    np.testing.assert_array_equal(normalized(image, "none"), image)
+
+
+def test_each_volume_is_rescaled_by_its_own_range():
+    image = np.random.default_rng(0).normal(-50, 3, (2, 9, 8, 7)).astype(np.float32)
+    result = normalized(image.copy(), "rescale_to_0_1", "rescale_to_0_1")
+    for channel, own in zip(result, image, strict=True):
+        expected = (own - own.min()) / (own.max() - own.min())
+        np.testing.assert_allclose(channel, expected, atol=1e-6)
+        assert (channel.min(), channel.max()) == (0, 1)
+
+
+def test_a_constant_channel_is_rescaled_to_zero():
+    np.testing.assert_array_equal(normalized(np.full((1, 2, 2, 2), 7.0), "rescale_to_0_1"), 0)
+
+
+def test_colours_are_divided_by_255():
+    image = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(normalized(image, "rgb_to_0_1").ravel(), [0, 0.2, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0])
+def test_what_is_no_colour_names_the_case_and_its_range(value: float):
+    image = np.full((1, 2, 2, 2), 9, np.float32)
+    image[0, 0, 0, 0] = value
+    transform = NormalizeChannelsd("image", ["rgb_to_0_1"], [None])
+    low, high = sorted((value, 9.0))
+    with pytest.raises(CaseError, match=f"case c: .*ranges from {low:g} to {high:g}"):
+        transform({"image": torch.from_numpy(image), "name": "c"})
 
 
 def test_the_input_stays_as_it_is():

@@ -7,13 +7,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
-from conftest import save_nifti
+from conftest import save_nifti, save_picture
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from dynunet_bundle.dataset import Case, apply_to_case
+from dynunet_bundle.preprocessing.labels import ClassesToValuesd
+from dynunet_bundle.preprocessing.reader import read_volume
 
 SHAPE = (22, 18, 14)
 SPACING = (0.9, 1.1, 1.8)  # right, anterior, superior
@@ -211,6 +214,87 @@ def test_channels_are_kept_apart_and_share_one_crop(pipeline: Pipeline, tmp_path
     zscored = (cropped[0] - cropped[0].mean()) / cropped[0].std()
     np.testing.assert_allclose(prepared[0], zscored, atol=1e-4)
     np.testing.assert_allclose(prepared[1], (cropped[1].clip(-1000, 0) + 500) / 250, atol=1e-5)
+
+
+GAPS = {"label_values": [0, 128, 255]}
+
+
+def test_labels_with_gaps_are_classes_to_the_network_and_come_back(
+    pipeline: Pipeline, tmp_path: Path
+):
+    image, label = phantom_arrays(3)
+    values = np.array(GAPS["label_values"], np.uint8)[label]
+    plain = apply_to_case(store(tmp_path, image, label, "PSR", ras_affine(17)), pipeline())
+    case = store(tmp_path, image, values, "PSR", ras_affine(17))
+    preprocessing = pipeline(**GAPS)
+    prepared = apply_to_case(case, preprocessing)
+    np.testing.assert_array_equal(prepared["label"].numpy(), plain["label"].numpy())
+    back = restore(preprocessing, prepared, prepared["label"].as_tensor().float())
+    mask = ClassesToValuesd("pred", GAPS["label_values"])({"pred": back})["pred"]
+    stored = nib.load(case["label"])
+    np.testing.assert_array_equal(mask.numpy()[0], np.asanyarray(stored.dataobj))
+    assert np.allclose(np.asarray(mask.affine), stored.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_the_network_sees_the_same_in_every_format(pipeline: Pipeline, tmp_path: Path, suffix: str):
+    case = store(tmp_path, *phantom_arrays(3), "PIL", ras_affine(17))
+    converted = {}
+    for key, path in case.items():
+        converted[key] = path.replace(".nii.gz", suffix)
+        sitk.WriteImage(sitk.ReadImage(path), converted[key])
+    expected, found = (apply_to_case(one, pipeline()) for one in (case, converted))
+    np.testing.assert_array_equal(found["image"].numpy(), expected["image"].numpy())
+    np.testing.assert_array_equal(found["label"].numpy(), expected["label"].numpy())
+
+
+def test_channels_in_files_of_their_own_are_one_image(pipeline: Pipeline, tmp_path: Path):
+    image = np.random.default_rng(0).normal(100, 20, (12, 11, 10, 2)).astype(np.float32)
+    plan = {
+        "channel_names": ["T1", "T2"],
+        "normalization": ["zscore"] * 2,
+        "intensity_statistics": [None] * 2,
+    }
+    whole = {"image": str(save_nifti(tmp_path / "two.nii.gz", image, ras_affine(17)))}
+    files = [
+        str(save_nifti(tmp_path / f"a_000{channel}.nii.gz", image[..., channel], ras_affine(17)))
+        for channel in (0, 1)
+    ]
+    expected, found = (
+        apply_to_case(case, pipeline(**plan))["image"]
+        for case in (whole, {"image": files, "name": "a"})
+    )
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+def test_a_picture_and_its_mask_come_back(pipeline: Pipeline, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(1, 255, (20, 30, 3)).astype(np.uint8)
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:9, 4:25] = 128
+    mask[3:5, 20:24] = 255
+    case = {
+        "image": str(save_picture(tmp_path / "a.bmp", picture)),
+        "label": str(save_picture(tmp_path / "a.png", mask)),
+    }
+    plan = {
+        "channel_names": ["R", "G", "B"],
+        "normalization": ["rgb_to_0_1"] * 3,
+        "intensity_statistics": [None] * 3,
+        "spatial_dims": 2,
+        "spacing": [1.0, 1.0],
+        "patch_size": [16, 16],
+        **GAPS,
+    }
+    preprocessing = pipeline(**plan)
+    prepared = apply_to_case(case, preprocessing)
+    # a picture runs to the left and to posterior, SAR to anterior and to the right: it is turned around
+    assert prepared["image"].shape == (3, 1, 20, 30)
+    turned = picture[::-1, ::-1].transpose(2, 0, 1)[:, np.newaxis] / 255
+    np.testing.assert_allclose(prepared["image"].numpy(), turned, atol=1e-6)
+    back = restore(preprocessing, prepared, prepared["label"].as_tensor().float())
+    values = ClassesToValuesd("pred", GAPS["label_values"])({"pred": back})["pred"]
+    np.testing.assert_array_equal(values.numpy(), read_volume(case["label"])[0])
 
 
 def test_a_real_case_comes_back(pipeline: Pipeline, real_data: Path):

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -164,6 +165,27 @@ def test_two_cases_of_one_name_do_not_share_files(
     assert dataset[0]["image"].ne(dataset[1]["image"]).any()
 
 
+def test_labels_with_gaps_are_stored_as_classes(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    plain = prepare(cases[:1], pipeline(), tmp_path / "plain")
+    label = np.asanyarray(nib.load(cases[0]["label"]).dataobj)
+    save_nifti(Path(cases[0]["label"]), label.astype(np.int16) * 200)  # 0, 200, 400
+    gaps = prepare(cases[:1], pipeline(label_values=[0, 200, 400]), tmp_path / "gaps")
+    assert gaps.cases()[0].present == (1, 2)
+    assert torch.equal(gaps[0]["label"], plain[0]["label"])
+    assert np.load(gaps.cases()[0].label).dtype == np.uint8
+
+
+def test_a_case_has_its_own_name_where_its_files_have_others(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    named = {**cases[0], "image": [cases[0]["image"]], "name": "patient"}
+    (case,) = prepare([named], pipeline(), tmp_path / "store").cases()
+    assert case.name == "patient"
+    assert Path(case.image).name.startswith("patient-")
+
+
 # --- when it is built again
 
 
@@ -219,6 +241,29 @@ def test_a_touched_source_is_built_again_alone(
     os.utime(cases[1][key], ns=(modified, modified + 1))
     prepare(cases, pipeline(), store)
     assert rewritten(before, versions(store)) == {"i1"}
+
+
+def test_a_touched_channel_is_built_again_alone(
+    cases: list[Case], pipeline: Pipeline, tmp_path: Path
+):
+    store = tmp_path / "store"
+    plan = {
+        "channel_names": ["T1", "T2"],
+        "normalization": ["zscore"] * 2,
+        "intensity_statistics": [None] * 2,
+    }
+    # each case takes the image of the next as its second channel
+    double = [
+        {**case, "image": [case["image"], other["image"]]}
+        for case, other in zip(cases[:2], cases[1:3], strict=True)
+    ]
+    prepare(double, pipeline(**plan), store)
+    before = versions(store)
+    modified = os.stat(double[1]["image"][1]).st_mtime_ns
+    os.utime(double[1]["image"][1], ns=(modified, modified + 1))
+    dataset = prepare(double, pipeline(**plan), store)
+    assert rewritten(before, versions(store)) == {"i1"}
+    assert dataset[0]["image"].shape[0] == 2
 
 
 def test_a_changed_source_shows_its_new_content(
@@ -451,7 +496,8 @@ def test_use_does_not_change_a_description(cases: list[Case], pipeline: Pipeline
     [
         {"spacing": [2.0, 2.0, 2.5]},
         {"axcodes": "RAS"},
-        {"label_names": ["background", "all"]},
+        {"label_names": ["background", "all"], "label_values": [0, 1]},
+        {"label_values": [0, 128, 255]},
         {
             "normalization": ["ct"],
             "intensity_statistics": [{"lower": 0.0, "upper": 9.0, "mean": 4.0, "std": 2.0}],

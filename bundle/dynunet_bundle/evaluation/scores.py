@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from monai.utils import ImageMetaKey
 
+from dynunet_bundle.cases import name_of
 from dynunet_bundle.evaluation.metrics import dice_by_class
-from dynunet_bundle.files import case_name, write_json
+from dynunet_bundle.files import write_json
 
 SCORES_NAME = "scores.json"
 
@@ -112,8 +112,7 @@ class ScoreHandler:
     def _score(self, engine: Engine) -> None:
         for outputs in engine.state.output:
             prediction = outputs[self.prediction_key]
-            case = case_name(str(prediction.meta[ImageMetaKey.FILENAME_OR_OBJ]))
-            self._scores[case] = dice_by_class(
+            self._scores[name_of({**outputs, "image": prediction})] = dice_by_class(
                 prediction.cpu().numpy(),
                 outputs[self.reference_key].cpu().numpy().round(),
                 len(self.label_names),

@@ -4,9 +4,8 @@ import logging
 import time
 
 from ignite.engine import Engine, Events
-from monai.utils import ImageMetaKey
 
-from dynunet_bundle.files import case_name
+from dynunet_bundle.cases import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +27,9 @@ class CaseProgress:
     def _report(self, engine: Engine) -> None:
         now = time.monotonic()
         for case in engine.state.output:
-            name = case_name(str(case["image"].meta[ImageMetaKey.FILENAME_OR_OBJ]))
             logger.info(
                 "%s: %d of %d, %.1f s",
-                name,
+                name_of(case),
                 engine.state.iteration,
                 engine.state.epoch_length,
                 now - self._since,

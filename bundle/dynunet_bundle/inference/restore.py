@@ -1,29 +1,37 @@
-"""Write masks that lie on the very voxels of their source files."""
+"""Write masks that lie on the very voxels of their source files, in the format of those."""
 
 import gzip
+import tempfile
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 import torch
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 from monai.utils import ImageMetaKey
 
+from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import CaseError, OutputError
-from dynunet_bundle.files import atomic_write, case_name, ensure_writable
+from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable
 
-MAX_UINT8 = 255
+MASK_TYPES = (np.uint8, np.uint16, np.int32)
+SPATIAL_AXES = 3
+
+MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", ".bmp": ".png"}
+"""Masks are one file each, and SimpleITK would read a grey BMP back as RGB."""
 
 
 class SaveMaskd(SaveImaged):
     """Save each mask as ``output_dir/CASE.nii.gz`` with the geometry of the image it was computed from.
 
-    What MONAI's SaveImaged lacks: it writes in place, so that a crash leaves half a file; it writes the affine that
-    came out of the inverse transforms, which may differ from the file's in the last digits; and it drops the sform
-    and qform codes. Nothing of the source's header but its geometry is copied.
+    The mask of an image in another format gets that format: ``CASE.nrrd``, ``CASE.png``, ... What MONAI's SaveImaged
+    lacks: it writes in place, so that a crash leaves half a file; it writes the affine that came out of the inverse
+    transforms, which may differ from the file's in the last digits; and it drops the sform and qform codes. Nothing
+    of the source's header but its geometry is copied.
 
     Args:
         keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.
@@ -50,40 +58,76 @@ class SaveMaskd(SaveImaged):
                 mask[0].as_tensor() if hasattr(mask, "as_tensor") else mask[0],
                 Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
                 self.output_dir,
+                name_of({**saved, "image": mask}),
             )
         return saved
 
 
-def save_mask(mask: torch.Tensor, source: Path, output_dir: Path) -> Path:
-    """Write one mask with the geometry of a NIfTI file.
+def save_mask(mask: torch.Tensor, source: Path, output_dir: Path, case: str) -> Path:
+    """Write one mask with the geometry of an image file.
 
     Args:
-        mask: ``[X, Y, Z]`` label values, in the axis order of the file.
+        mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
         source: the image that the mask belongs to.
-        output_dir: where ``CASE.nii.gz`` goes.
+        output_dir: where the mask goes.
+        case: name of the case.
 
     Returns:
         Path of the result.
+
+    Raises:
+        CaseError: if the mask is not on the grid of the file.
+        OutputError: if it would replace the file, or cannot be written.
     """
-    case = case_name(source)
-    target = ensure_writable(output_dir) / f"{case}.nii.gz"
+    is_nifti = source.name.lower().endswith(NIFTI_SUFFIXES)
+    suffix = ".nii.gz" if is_nifti else source.suffix.lower()
+    target = ensure_writable(output_dir) / f"{case}{MASK_SUFFIXES.get(suffix, suffix)}"
     if target.resolve() == source.resolve():
         raise OutputError(
             f"the mask of {case} would replace the image itself. Choose another output folder."
         )
-    reference = nib.load(source)
     array = mask.cpu().numpy()
-    array = array.astype(np.uint8 if array.max(initial=0) <= MAX_UINT8 else np.uint16)
-    if array.shape != reference.shape[:3]:
+    largest = array.max(initial=0)
+    array = array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
+    content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
+    with atomic_write(target) as file:
+        file.write(content)
+    return target
+
+
+def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
+    reference = nib.load(source)
+    _require_grid(array.shape, (*reference.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], case)
+    image = _image_like(array.reshape(reference.shape[:SPATIAL_AXES]), reference)
+    # without a time stamp the same mask gives the same bytes
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(source))
+    header.ReadImageInformation()
+    dims = min(header.GetDimension(), SPATIAL_AXES)
+    size = header.GetSize()[:dims]
+    _require_grid(array.shape, (*size, 1)[:SPATIAL_AXES], case)
+    image = sitk.GetImageFromArray(array.reshape(size).T)
+    image.SetSpacing(header.GetSpacing()[:dims])
+    image.SetOrigin(header.GetOrigin()[:dims])
+    full = np.array(header.GetDirection()).reshape(header.GetDimension(), -1)
+    image.SetDirection(full[:dims, :dims].ravel().tolist())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"mask{suffix}"
+        sitk.WriteImage(image, str(path), useCompression=True)
+        return path.read_bytes()
+
+
+def _require_grid(found: tuple[int, ...], expected: tuple[int, ...], case: str) -> None:
+    if tuple(found) != tuple(expected):
         raise CaseError(
             case,
-            f"its mask has shape {array.shape}, the file {reference.shape[:3]}",
+            f"its mask has shape {tuple(found)}, the file {tuple(expected)}",
             "Report this as a fault of the preprocessing.",
         )
-    with atomic_write(target) as file:
-        # without a time stamp the same mask gives the same bytes
-        file.write(gzip.compress(_image_like(array, reference).to_bytes(), mtime=0))
-    return target
 
 
 def _image_like(array: np.ndarray, reference: Any) -> nib.Nifti1Image:

@@ -61,6 +61,7 @@ class Layout:
         batch_size: patches a step.
         features: channels of each level.
         batch_dice: whether Dice is taken over the batch.
+        batch_limit: what decided the batch: ``"memory"``, ``"data"`` (its share of all voxels) or ``"minimum"``.
     """
 
     spacing: list[float]
@@ -69,6 +70,7 @@ class Layout:
     batch_size: int
     features: list[int]
     batch_dice: bool
+    batch_limit: str
 
 
 def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> np.ndarray:
@@ -163,6 +165,8 @@ class _Sizes:
         batch = round(budget / estimate * REFERENCE_BATCH[dims])
         share = self.planner.max_voxels_share
         cap = round(voxels * self.num_training * share / float(np.prod(topology.patch_size)))
+        limits = {"memory": batch, "data": cap}
+        limit = min(limits, key=lambda name: limits[name])
         return Layout(
             [float(value) for value in spacing],
             [float(value) for value in median_shape],
@@ -170,6 +174,7 @@ class _Sizes:
             max(min(batch, cap), MIN_BATCH),
             features_of(len(topology.strides), dims),
             batch_dice,
+            limit if limits[limit] >= MIN_BATCH else "minimum",
         )
 
     def _shrunk(self, spacing: np.ndarray, median_shape: np.ndarray, budget: float) -> Topology:

@@ -21,11 +21,13 @@ class Plan:
         spatial_dims: 3, or 2 for a network that works slice by slice along the first array axis.
         axcodes: orientation of the array axes, for ``Orientationd``.
         channel_names: one name a channel.
-        label_names: names by label value; index 0 is the background.
+        label_names: one name a class; index 0 is the background.
+        label_values: value of each class in the files of labels, ascending from 0.
         spacing: target spacing in mm, ``spatial_dims`` values; a 2D plan leaves the first array axis as it is.
         patch_size: voxels a patch, ``spatial_dims`` values.
         batch_size: patches a training step on one device.
         batch_dice: whether Dice is taken over the batch instead of each patch.
+        architecture: class of the network, ``DynUNet`` or the path of ``ResidualEncoderUNet``; both take the ids below.
         kernel_sizes: convolution kernel of each level, top to bottom.
         strides: stride into each level; the first is all ones.
         filters: channels of each level.
@@ -38,10 +40,12 @@ class Plan:
     axcodes: str
     channel_names: list[str]
     label_names: list[str]
+    label_values: list[int]
     spacing: list[float]
     patch_size: list[int]
     batch_size: int
     batch_dice: bool
+    architecture: str
     kernel_sizes: list[list[int]]
     strides: list[list[int]]
     filters: list[int]

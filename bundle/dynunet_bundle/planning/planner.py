@@ -1,13 +1,15 @@
 """From facts to a plan, by nnU-Net's rules or from the seed's tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dynunet_bundle.dataset import MsdDataset
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint, is_ct
+from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
+    PLANNERS,
+    Layout,
     features_of,
     plan_configurations,
     resampled_shapes,
@@ -20,43 +22,58 @@ from dynunet_bundle.planning.topology import Topology, seed_topology
 MIN_LEVELS = 3  # DynUNet's own limit
 CONFIGURATIONS = ("3d_fullres", "2d", "3d_lowres")
 SPACING_DECIMALS = 6
+STATISTICS_DECIMALS = 4
 MASK_BELOW_RELATIVE_SIZE = 0.75
-"""nnU-Net takes z-score statistics inside the nonzero mask where the crop removes at least a quarter."""
+"""nnU-Net takes z-score statistics inside the nonzero mask where the crop removes more than a quarter."""
+
+SCHEME_BY_CHANNEL = {
+    "ct": "ct",
+    "nonorm": "none",
+    "zscore": "zscore",
+    "rescale_to_0_1": "rescale_to_0_1",
+    "rgb_to_0_1": "rgb_to_0_1",
+}
+"""Channel names that ask for a normalisation, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
+
+ARCHITECTURES = {False: "DynUNet", True: "dynunet_bundle.residual.ResidualEncoderUNet"}
+"""Network of a planner by whether its encoder is residual."""
 
 
 def make_plan(
-    dataset: MsdDataset,
+    dataset: DatasetDescription,
     fingerprint: Fingerprint,
     configuration: str = "3d_fullres",
     gpu_memory_gb: float | None = None,
+    planner: str = "plain",
 ) -> Plan:
-    """Plan one configuration of a data set, as nnU-Net's default planner does.
+    """Plan one configuration of a data set, as nnU-Net's planners do.
 
     Args:
         dataset: names of the data set, its channels and labels.
         fingerprint: its facts.
         configuration: one of ``CONFIGURATIONS``.
-        gpu_memory_gb: memory to plan for; nnU-Net's 8 where None.
+        gpu_memory_gb: memory to plan for; the planner's own where None.
+        planner: one of nnU-Net's, a key of ``PLANNERS``.
 
     Raises:
         PlanError: if the configuration does not exist for these data, or no network of three levels fits.
     """
-    spacings, shapes = fingerprint.spacings_mm, fingerprint.shapes_after_crop
-    target = target_spacing(spacings, shapes)
-    median_shape = np.median(resampled_shapes(spacings, shapes, target), axis=0)
-    layouts = plan_configurations(
-        target,
-        median_shape,
-        len(shapes),
-        len(dataset.label_names),
-        gpu_memory_gb=gpu_memory_gb,
-    )
+    layouts = all_layouts(fingerprint, len(dataset.label_names), gpu_memory_gb, planner)
     if configuration not in layouts:
         raise PlanError(
-            f"there is no {configuration} for cases of about {_product(median_shape)} voxels; "
-            f"these fit: {', '.join(layouts)}. Pass one of them as --configuration."
+            f"there is no {configuration} for cases of about {product_text(layouts['2d'].median_shape)} voxels in a "
+            f"slice; these fit: {', '.join(layouts)}. Pass one of them as --configuration."
         )
     layout = layouts[configuration]
+    if fingerprint.intensities and len(fingerprint.intensities) != len(dataset.channel_names):
+        raise PlanError(
+            f"the channels are {', '.join(dataset.channel_names)}, but the images have "
+            f"{len(fingerprint.intensities)}. Name each channel once."
+        )
+    statistics: list[dict[str, float] | None] = [None] * len(dataset.channel_names)
+    for channel, intensities in enumerate(fingerprint.intensities):
+        if scheme_of(dataset.channel_names[channel]) == "ct":
+            statistics[channel] = _ct_statistics(intensities)
     return _plan(
         dataset,
         axcodes=fingerprint.axcodes,
@@ -65,11 +82,34 @@ def make_plan(
         batch_size=layout.batch_size,
         batch_dice=layout.batch_dice,
         normalization=normalization_of(dataset.channel_names, fingerprint.median_relative_size),
-        statistics=fingerprint.intensity_statistics,
+        statistics=statistics,
+        architecture=ARCHITECTURES[PLANNERS[planner].residual],
     )
 
 
-def seed_plan(dataset: MsdDataset, spatial_dims: int = 3) -> Plan:
+def all_layouts(
+    fingerprint: Fingerprint,
+    num_classes: int,
+    gpu_memory_gb: float | None = None,
+    planner: str = "plain",
+) -> dict[str, Layout]:
+    """Every configuration that exists for a data set: ``2d``, and for volumes ``3d_fullres``, maybe ``3d_lowres``.
+
+    Args:
+        fingerprint: facts of the data set.
+        num_classes: labels including the background.
+        gpu_memory_gb: as in ``make_plan``.
+        planner: as in ``make_plan``.
+    """
+    spacings, shapes = fingerprint.spacings_mm, fingerprint.shapes_after_crop
+    target = target_spacing(spacings, shapes)
+    median_shape = np.median(resampled_shapes(spacings, shapes, target), axis=0)
+    return plan_configurations(
+        target, median_shape, len(shapes), num_classes, planner, gpu_memory_gb
+    )
+
+
+def seed_plan(dataset: DatasetDescription, spatial_dims: int = 3) -> Plan:
     """The seed's table of one of the ten tasks of the Medical Segmentation Decathlon, with the seed's topology.
 
     Args:
@@ -118,12 +158,27 @@ def normalization_of(channel_names: Sequence[str], median_relative_size: float) 
         median_relative_size: share of a volume that the nonzero crop keeps.
     """
     masked = median_relative_size < MASK_BELOW_RELATIVE_SIZE
-    zscore = "zscore_nonzero" if masked else "zscore"
-    return ["ct" if is_ct(name) else zscore for name in channel_names]
+    schemes = [scheme_of(name) for name in channel_names]
+    return ["zscore_nonzero" if masked and scheme == "zscore" else scheme for scheme in schemes]
+
+
+def scheme_of(channel_name: str) -> str:
+    """Normalisation that a channel's name asks for; z-score for any other name."""
+    return SCHEME_BY_CHANNEL.get(channel_name.strip().casefold(), "zscore")
+
+
+def _ct_statistics(intensities: Mapping[str, float]) -> dict[str, float]:
+    """What ``NormalizeChannelsd`` needs of the foreground of a CT, in Hounsfield units."""
+    return {
+        "lower": round(intensities["percentile_00_5"], STATISTICS_DECIMALS),
+        "upper": round(intensities["percentile_99_5"], STATISTICS_DECIMALS),
+        "mean": round(intensities["mean"], STATISTICS_DECIMALS),
+        "std": round(intensities["std"], STATISTICS_DECIMALS),
+    }
 
 
 def _plan(
-    dataset: MsdDataset,
+    dataset: DatasetDescription,
     axcodes: str,
     spacing: list[float],
     topology: Topology,
@@ -131,10 +186,11 @@ def _plan(
     batch_dice: bool,
     normalization: list[str],
     statistics: list[dict[str, float] | None],
+    architecture: str = ARCHITECTURES[False],
 ) -> Plan:
     if len(topology.strides) < MIN_LEVELS:
         raise PlanError(
-            f"images of about {_product(topology.patch_size)} voxels are too small for a U-Net of "
+            f"images of about {product_text(topology.patch_size)} voxels are too small for a U-Net of "
             f"{MIN_LEVELS} levels. Resample them to a finer spacing."
         )
     return Plan(
@@ -143,10 +199,12 @@ def _plan(
         axcodes=axcodes,
         channel_names=list(dataset.channel_names),
         label_names=list(dataset.label_names),
+        label_values=list(dataset.label_values),
         spacing=spacing,
         patch_size=topology.patch_size,
         batch_size=batch_size,
         batch_dice=batch_dice,
+        architecture=architecture,
         kernel_sizes=topology.kernel_sizes,
         strides=topology.strides,
         filters=features_of(len(topology.strides), len(spacing)),
@@ -155,32 +213,6 @@ def _plan(
     )
 
 
-def summary(plan: Plan, source: str) -> str:
-    """The plan in words, for a terminal.
-
-    Args:
-        plan: the plan.
-        source: where it comes from, e.g. ``"200 training cases"``.
-    """
-    schemes = ", ".join(
-        f"{name} {scheme}"
-        for name, scheme in zip(plan.channel_names, plan.normalization, strict=True)
-    )
-    rows = (
-        ("task", plan.task_name),
-        ("source", source),
-        ("labels", ", ".join(plan.label_names[1:])),
-        ("array axes", f"{plan.axcodes}, the coarsest first"),
-        ("spacing", f"{_product(plan.spacing)} mm"),
-        ("normalization", schemes),
-        ("patch", f"{_product(plan.patch_size)} voxels"),
-        ("batch", f"{plan.batch_size}, Dice over the {'batch' if plan.batch_dice else 'patch'}"),
-        ("levels", f"{len(plan.strides)}, filters {'-'.join(map(str, plan.filters))}"),
-        ("strides", " ".join(_product(stride) for stride in plan.strides)),
-        ("kernels", " ".join(_product(kernel) for kernel in plan.kernel_sizes)),
-    )
-    return "\n".join(f"{name:<15}{text}" for name, text in rows)
-
-
-def _product(values: Sequence[float] | np.ndarray) -> str:
+def product_text(values: Sequence[float] | np.ndarray) -> str:
+    """``[40, 56, 40]`` as ``"40x56x40"``."""
     return "x".join(f"{value:g}" for value in values)

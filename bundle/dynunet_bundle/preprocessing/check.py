@@ -7,14 +7,18 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey
 
-from dynunet_bundle.errors import CaseError
-from dynunet_bundle.files import case_name
+from dynunet_bundle.cases import name_of
+from dynunet_bundle.errors import CaseError, PlanError
+from dynunet_bundle.preprocessing.reader import (
+    MAX_CORNER_SHIFT_VOXELS,
+    SPATIAL_AXES,
+    corner_shift,
+)
 
-SPATIAL_AXES = 3
-MAX_CORNER_SHIFT_VOXELS = 0.1
 MAX_LABEL_ROUNDING = 1e-3
+MAX_UNNAMED_LABELS = 64
+MAX_SHOWN_VALUES = 10
 MIN_VOXEL_MM3 = 1e-9
 
 Problem = tuple[str, str]
@@ -30,11 +34,13 @@ class CheckCased(MapTransform):
 
     Args:
         channel_names: the plan's channels.
-        label_names: the plan's labels; their indices are the values a label may have.
+        label_names: the plan's labels.
+        label_values: the values that a label may have, one a name; 0, 1, 2, ... where None.
         image_key: key of the image, a MetaTensor ``[C, X, Y, Z]``.
         label_key: key of the label, ``[1, X, Y, Z]``; it may be absent.
 
     Raises:
+        PlanError: if names and values are not as many.
         CaseError: naming the case, the fault and the remedy.
     """
 
@@ -42,37 +48,47 @@ class CheckCased(MapTransform):
         self,
         channel_names: Sequence[str],
         label_names: Sequence[str],
+        label_values: Sequence[int] | None = None,
         image_key: str = "image",
         label_key: str = "label",
     ) -> None:
         super().__init__((image_key, label_key), allow_missing_keys=True)
         self.num_channels = len(channel_names)
-        self.num_labels = len(label_names)
+        self.label_values = list(range(len(label_names)) if label_values is None else label_values)
+        if len(self.label_values) != len(label_names):
+            raise PlanError(
+                f"the plan has {len(label_names)} label_names and {len(self.label_values)} label_values; "
+                "it needs one value a name."
+            )
         self.image_key = image_key
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check one case and return it, its label rounded to uint8."""
+        """Check one case and return it, its label rounded to uint8, or int32 for larger values."""
         checked = dict(data)
         image, label = checked[self.image_key], checked.get(self.label_key)
-        case = case_name(str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "unnamed")))
-        for problem, remedy in find_problems(image, label, self.num_channels, self.num_labels):
+        case = name_of({**checked, "image": image})
+        for problem, remedy in find_problems(image, label, self.num_channels, self.label_values):
             raise CaseError(case, problem, remedy)
         if label is not None:
-            checked[self.label_key] = label.round().to(torch.uint8)
+            small = self.label_values[-1] <= torch.iinfo(torch.uint8).max
+            checked[self.label_key] = label.round().to(torch.uint8 if small else torch.int32)
         return checked
 
 
 def find_problems(
-    image: MetaTensor, label: MetaTensor | None, num_channels: int, num_labels: int
+    image: MetaTensor,
+    label: MetaTensor | None,
+    num_channels: int | None,
+    label_values: Sequence[int] | None,
 ) -> Iterator[Problem]:
     """All that makes a case unusable, each as what is wrong and what to do; the most fundamental first.
 
     Args:
         image: ``[C, X, Y, Z]``.
         label: ``[1, X, Y, Z]`` or None.
-        num_channels: channels of the plan.
-        num_labels: labels of the plan, including the background.
+        num_channels: channels of the plan; None where nothing tells.
+        label_values: values that the label may have; None where nothing tells.
     """
     if image.ndim != SPATIAL_AXES + 1 or min(image.shape) < 1:
         yield (
@@ -84,7 +100,7 @@ def find_problems(
     yield from _intensity_problems(image, num_channels)
     if label is not None:
         yield from _geometry_problems(image, label)
-        yield from _value_problems(label, num_labels)
+        yield from _value_problems(label, label_values)
 
 
 def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
@@ -100,8 +116,8 @@ def _voxel_mm3(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
 
 
-def _intensity_problems(image: MetaTensor, num_channels: int) -> Iterator[Problem]:
-    if image.shape[0] != num_channels:
+def _intensity_problems(image: MetaTensor, num_channels: int | None) -> Iterator[Problem]:
+    if num_channels is not None and image.shape[0] != num_channels:
         yield (
             f"its image has {image.shape[0]} channel(s), the plan {num_channels}",
             "Pass the task overlay of this data set, or correct the file.",
@@ -129,11 +145,7 @@ def _geometry_problems(image: MetaTensor, label: MetaTensor) -> Iterator[Problem
         return
     if _voxel_mm3(np.asarray(image.affine)) < MIN_VOXEL_MM3:
         return
-    # where the label's affine puts the corners of the volume, in voxels of the image
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in image.shape[1:]])).reshape(3, -1)
-    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
-    moved = np.linalg.solve(np.asarray(image.affine), np.asarray(label.affine) @ homogeneous)
-    shift = float(np.abs(moved[:3] - corners).max())
+    shift = corner_shift(np.asarray(image.affine), np.asarray(label.affine), image.shape[1:])
     if shift > MAX_CORNER_SHIFT_VOXELS:
         yield (
             f"image and label lie at different places: their affines put a corner {shift:.1f} voxels apart",
@@ -141,17 +153,21 @@ def _geometry_problems(image: MetaTensor, label: MetaTensor) -> Iterator[Problem
         )
 
 
-def _value_problems(label: MetaTensor, num_labels: int) -> Iterator[Problem]:
+def _value_problems(label: MetaTensor, label_values: Sequence[int] | None) -> Iterator[Problem]:
     rounded = label.round()
     values, counts = np.unique(rounded.as_tensor().numpy(), return_counts=True)
+    if label_values is None:
+        yield from _unnamed_value_problems(values)
+        label_values = [int(value) for value in values if np.isfinite(value)]
     unexpected = [
         f"{value:g} ({count} voxels)"
         for value, count in zip(values, counts, strict=True)
-        if not 0 <= value < num_labels
+        if value not in label_values
     ]
     if unexpected:
         yield (
-            f"its label has values that are not listed: {', '.join(unexpected)}; expected are 0 to {num_labels - 1}",
+            f"its label has values that are not listed: {_shown(unexpected)}; "
+            f"expected are {_listed(label_values)}",
             'Correct the label, or list the value under "labels" in dataset.json and plan again.',
         )
         return
@@ -161,3 +177,22 @@ def _value_problems(label: MetaTensor, num_labels: int) -> Iterator[Problem]:
             f"its label has values that are no whole numbers (off by {off:g})",
             "Save the label with nearest-neighbour interpolation and an integer type.",
         )
+
+
+def _unnamed_value_problems(values: np.ndarray) -> Iterator[Problem]:
+    if len(values) > MAX_UNNAMED_LABELS or values.min() < 0:
+        yield (
+            f"its label has {len(values)} different values from {values.min():g} to {values.max():g}",
+            "A label map holds a few whole numbers from 0 on: check that it is one, saved without loss.",
+        )
+
+
+def _shown(items: Sequence[str]) -> str:
+    more = len(items) - MAX_SHOWN_VALUES
+    return ", ".join(items[:MAX_SHOWN_VALUES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _listed(label_values: Sequence[int]) -> str:
+    if list(label_values) == list(range(len(label_values))):
+        return f"0 to {len(label_values) - 1}"
+    return ", ".join(map(str, label_values))

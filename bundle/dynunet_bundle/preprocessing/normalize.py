@@ -8,10 +8,12 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.cases import name_of
+from dynunet_bundle.errors import CaseError, PlanError
 
-SCHEMES = ("zscore", "zscore_nonzero", "ct")
+SCHEMES = ("zscore", "zscore_nonzero", "ct", "none", "rescale_to_0_1", "rgb_to_0_1")
 MIN_STD = 1e-8
+MAX_RGB = 255.0
 
 
 class NormalizeChannelsd(MapTransform):
@@ -20,6 +22,7 @@ class NormalizeChannelsd(MapTransform):
     ``zscore``: minus the mean of the volume, divided by its standard deviation. ``zscore_nonzero``: the same with
     the statistics of the mask of voxels that are nonzero in any channel, holes filled; outside it the result is 0.
     ``ct``: clip to the data set's foreground percentiles, minus its mean, divided by its standard deviation.
+    ``rescale_to_0_1``: the volume's own range becomes 0 to 1. ``rgb_to_0_1``: divided by 255. ``none``: as it is.
 
     Args:
         keys: keys of the images, ``[C, D, H, W]``.
@@ -29,6 +32,7 @@ class NormalizeChannelsd(MapTransform):
 
     Raises:
         PlanError: if a scheme is unknown or lacks its statistics.
+        CaseError: if a channel to be divided by 255 has values outside 0 to 255.
     """
 
     def __init__(
@@ -65,15 +69,35 @@ class NormalizeChannelsd(MapTransform):
             image = normalized[key].to(torch.float32)
             mask = _nonzero_mask(image) if "zscore_nonzero" in self.normalization else None
             channels = zip(image, self.normalization, self.intensity_statistics, strict=True)
-            normalized[key] = torch.stack(
-                [
-                    _ct(channel, statistics)
-                    if scheme == "ct" and statistics
-                    else _zscore(channel, mask if scheme == "zscore_nonzero" else None)
-                    for channel, scheme, statistics in channels
-                ]
-            )
+            case = name_of({**normalized, "image": normalized[key]})
+            parts = [_normalized(*channel, mask, case) for channel in channels]
+            normalized[key] = torch.stack(parts)
         return normalized
+
+
+def _normalized(
+    channel: torch.Tensor,
+    scheme: str,
+    statistics: Mapping[str, float] | None,
+    mask: torch.Tensor | None,
+    case: str,
+) -> torch.Tensor:
+    if scheme == "ct" and statistics:
+        return _ct(channel, statistics)
+    if scheme == "none":
+        return channel
+    if scheme == "rescale_to_0_1":
+        shifted = channel - channel.min()
+        return shifted / shifted.max().clamp(min=MIN_STD)
+    if scheme == "rgb_to_0_1":
+        if channel.min() < 0 or channel.max() > MAX_RGB:
+            raise CaseError(
+                case,
+                f"a channel to be divided by 255 ranges from {float(channel.min()):g} to {float(channel.max()):g}",
+                "Convert it to 8 bits, or rename the channel and plan again.",
+            )
+        return channel / MAX_RGB
+    return _zscore(channel, mask if scheme == "zscore_nonzero" else None)
 
 
 def _nonzero_mask(image: torch.Tensor) -> torch.Tensor:

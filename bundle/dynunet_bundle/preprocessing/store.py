@@ -15,7 +15,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +28,10 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-from dynunet_bundle.dataset import Case, apply_to_case
+from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import (
     atomic_write,
-    case_name,
     ensure_writable,
     remove_leftovers,
     write_json,
@@ -158,20 +156,10 @@ class PreparedDataset(Dataset):
             pool.shutdown(cancel_futures=True)
 
     def _stem(self, case: Case) -> Path:
-        path = os.path.abspath(case["image"])
-        return self.store_dir / f"{case_name(path)}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        return self.store_dir / unique_stem(case)
 
     def _identity(self, case: Case) -> dict[str, Any]:
-        sources = {}
-        for key, path in sorted(case.items()):
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                raise CaseError(
-                    case_name(case["image"]), f"{path} is missing", "Restore the file."
-                ) from error
-            sources[key] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        return {"recipe": self.recipe_hash, "sources": sources}
+        return {"recipe": self.recipe_hash, "sources": file_identity(case)}
 
     def _lookup(self, case: Case) -> PreparedCase | None:
         """The prepared case if it is whole and up to date, else None."""
@@ -186,12 +174,12 @@ class PreparedDataset(Dataset):
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")
             if not _is_whole(path, size):
-                logger.warning("%s is damaged; %s is prepared again", path.name, case_name(stem))
+                logger.warning("%s is damaged; %s is prepared again", path.name, name_of(case))
                 return None
         return _prepared_case(stem, facts)
 
     def _build(self, case: Case, transform: Compose) -> PreparedCase:
-        name = case_name(case["image"])
+        name = name_of(case)
         stem = self._stem(case)
         identity = self._identity(case)
         if "label" not in case:

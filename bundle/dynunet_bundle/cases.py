@@ -1,0 +1,217 @@
+"""A case: the raw files of one image and its label, and the name that people know it by."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import Dataset
+from monai.utils import ImageMetaKey
+
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line
+from dynunet_bundle.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
+
+Case = dict[str, Any]
+"""``{"image": path, "label": path}``, absolute paths; ``image`` may be a list with one file a channel, ``label`` may
+be absent, and ``name`` is there where the file name is not the name of the case."""
+
+CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
+"""nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
+
+MAX_SHOWN = 5
+
+
+def image_files(case: Mapping[Any, Any]) -> list[str]:
+    """Files of the image, one or one a channel."""
+    image = case["image"]
+    return list(map(str, image)) if isinstance(image, (list, tuple)) else [str(image)]
+
+
+def all_files(case: Mapping[str, Any]) -> dict[str, str]:
+    """All files of a case by role: ``image``, ``label``; channels in files of their own as ``image 0``, ``image 1``."""
+    images = image_files(case)
+    roles = ["image"] if len(images) == 1 else [f"image {index}" for index in range(len(images))]
+    files = dict(zip(roles, images, strict=True))
+    return {**files, "label": str(case["label"])} if "label" in case else files
+
+
+def name_of(case: Mapping[Any, Any]) -> str:
+    """Name of a case, also of one that a transform has filled with arrays."""
+    if "name" in case:
+        return str(case["name"])
+    image = case["image"]
+    if hasattr(image, "meta"):
+        return case_name(str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "unnamed")))
+    return case_name(image_files(case)[0])
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in a folder, sorted; hidden files are temporary ones, or what macOS leaves in archives."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.name.lower().endswith(IMAGE_SUFFIXES)
+        and not file.name.startswith(".")
+        and file.is_file()
+    )
+
+
+def find_images(source: str | Path, num_channels: int = 1) -> list[Case]:
+    """Images to predict: one file, or all images directly in a folder.
+
+    Where all files of a folder are named as nnU-Net names them (``case_0000``, ``case_0001``, ...), with the plan's
+    number of channels or as one picture a case, the files of a case belong together.
+
+    Args:
+        source: an image file or a folder of them.
+        num_channels: channels of the plan.
+
+    Returns:
+        Unlabelled cases sorted by name.
+
+    Raises:
+        DatasetError: if nothing is there, or a name occurs twice.
+        CaseError: if a file is no image.
+    """
+    path = Path(source)
+    if path.is_file():
+        if not path.name.lower().endswith(IMAGE_SUFFIXES):
+            raise CaseError(
+                case_name(path),
+                f"{path.name} is not an image file",
+                f"Convert it to one of {', '.join(IMAGE_SUFFIXES)}.",
+            )
+        return [{"image": str(path.resolve())}]
+    if not path.is_dir():
+        raise DatasetError(f"{path} does not exist. Pass --input with an image or a folder.")
+    images = list_images(path)
+    if not images:
+        raise DatasetError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    require_unique([case_name(file) for file in images], str(path))
+    grouped = group_channels(images)
+    sizes = {len(files) for files in grouped.values()}
+    pictures = all(file.name.lower().endswith(PICTURE_SUFFIXES) for file in images)
+    if sizes == {num_channels} or (pictures and sizes == {1}):
+        return [
+            {"image": [str(file.resolve()) for file in files], "name": name}
+            for name, files in grouped.items()
+        ]
+    return [{"image": str(file.resolve())} for file in images]
+
+
+def group_channels(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by case where all are named ``case_0000``, ``case_0001``, ... without a gap; else nothing.
+
+    Args:
+        files: image files, sorted.
+    """
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        match = CHANNEL_SUFFIX.match(case_name(file))
+        if match is None:
+            return {}
+        group = groups.setdefault(match["name"], [])
+        if int(match["channel"]) != len(group):
+            return {}
+        group.append(file)
+    return groups
+
+
+def require_unique(names: Sequence[str], where: str) -> None:
+    """Refuse names that occur twice.
+
+    Raises:
+        DatasetError: naming them.
+    """
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise DatasetError(f"{where} holds {', '.join(doubles)} more than once.")
+
+
+def require_files(cases: Sequence[Case]) -> None:
+    """Refuse cases with missing files.
+
+    Raises:
+        CaseError: naming the first case and up to five files.
+    """
+    missing = [
+        (name_of(case), path)
+        for case in cases
+        for path in all_files(case).values()
+        if not Path(path).is_file()
+    ]
+    if missing:
+        shown = ", ".join(path for _, path in missing[:MAX_SHOWN])
+        if len(missing) > MAX_SHOWN:
+            shown += f" and {len(missing) - MAX_SHOWN} more"
+        raise CaseError(
+            missing[0][0],
+            f"{len(missing)} file(s) listed in dataset.json do not exist: {shown}",
+            "Restore the files or take the cases out of dataset.json.",
+        )
+
+
+def apply_to_case(
+    case: Mapping[str, Any], transform: Callable[[Mapping[str, Any]], Any]
+) -> dict[str, Any]:
+    """Run the preprocessing on one case; a file that cannot be read becomes an error that names the case.
+
+    Args:
+        case: paths of the raw files.
+        transform: the composed preprocessing.
+
+    Returns:
+        The transformed dictionary.
+
+    Raises:
+        CaseError: if a file is damaged, or whatever user error the transforms found.
+    """
+    try:
+        return transform(case)
+    except BundleError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, BundleError):
+            raise cause from None
+        if "LoadImaged" in str(error):
+            files = ", ".join(Path(path).name for path in all_files(case).values())
+            raise CaseError(
+                name_of(case),
+                f"cannot read {files} ({type(cause).__name__}: {first_line(cause)})",
+                "Replace the damaged file.",
+            ) from error
+        raise
+
+
+class RawDataset(Dataset):
+    """MONAI's Dataset of raw cases whose errors name the case (``monai.data.Dataset`` wraps them in its own)."""
+
+    def _transform(self, index: int) -> Any:
+        return apply_to_case(self.data[index], self.transform)
+
+
+def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Size and time of change of each file of a case, to tell whether what was computed from it still holds.
+
+    Raises:
+        CaseError: if a file is missing.
+    """
+    identity = {}
+    for role, path in all_files(case).items():
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise CaseError(name_of(case), f"{path} is missing", "Restore the file.") from error
+        identity[role] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return identity
+
+
+def unique_stem(case: Mapping[str, Any]) -> str:
+    """File name, without suffix, for what is computed from a case: its name and a hash of where it lies."""
+    path = os.path.abspath(image_files(case)[0])
+    return f"{name_of(case)}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"

@@ -1,0 +1,162 @@
+"""What ``scripts/plan.py`` does: read or look, plan, write the overlay, the facts and the folds, and tell of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset import load_dataset, names_for
+from dynunet_bundle.errors import ConfigError, PlanError
+from dynunet_bundle.files import ensure_writable, read_json, write_json
+from dynunet_bundle.folds import NUM_FOLDS, write_folds
+from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.plan import Plan
+from dynunet_bundle.planning.planner import all_layouts, make_plan, product_text, seed_plan
+from dynunet_bundle.planning.summary import (
+    decided_rows,
+    format_rows,
+    found_rows,
+    preset_rows,
+    spacing_rule,
+)
+
+RGB = 3
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Arguments of ``scripts/plan.py``, as its help describes them."""
+
+    tasks_dir: Path
+    dataset_dir: str | None = None
+    fingerprint: str | None = None
+    configuration: str | None = None
+    planner: str = "plain"
+    preset: str | None = None
+    gpu_memory_gb: float | None = None
+    channel_names: list[str] | None = None
+    label_names: list[str] | None = None
+    out: Path | None = None
+    num_workers: int = 4
+    cache_dir: Path | None = None
+
+
+def run(request: PlanRequest) -> str:
+    """Make a plan and write its files.
+
+    Returns:
+        What was found, what was decided and where it was written, for a terminal.
+
+    Raises:
+        ConfigError: for arguments that do not go together.
+        DatasetError, PlanError: if the data set is malformed or cannot be planned.
+    """
+    _check_arguments(request)
+    if request.fingerprint:
+        content = read_json(request.fingerprint, PlanError)
+        if not isinstance(content, dict):
+            raise PlanError(f"{request.fingerprint} must hold a JSON object.")
+        dataset = names_for(Path(request.fingerprint).stem, content)
+        fingerprint = Fingerprint.from_json(content)
+    else:
+        dataset = load_dataset(str(request.dataset_dir))
+        fingerprint = extract(dataset, request.num_workers, request.cache_dir)
+        dataset = _named(dataset, fingerprint, request)
+    plan, decided = _decide(dataset, fingerprint, request)
+    suffix = "3d_lowres" if request.configuration == "3d_lowres" else f"{plan.spatial_dims}d"
+    out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
+    parts = [
+        format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),
+        decided,
+        format_rows("written", _write(out, plan, dataset, fingerprint)),
+    ]
+    return "\n".join(parts)
+
+
+def _check_arguments(request: PlanRequest) -> None:
+    if request.gpu_memory_gb is not None and not request.gpu_memory_gb > 0:
+        raise ConfigError(f"--gpu_memory_gb is {request.gpu_memory_gb:g}; it must be positive.")
+    if request.fingerprint and (request.out is None or request.preset):
+        raise ConfigError("--fingerprint needs --out, and takes no --preset.")
+    if request.fingerprint and (request.channel_names or request.label_names):
+        raise ConfigError("--fingerprint takes no names; change them in the file.")
+    if request.preset and (request.planner != "plain" or request.configuration == "3d_lowres"):
+        raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
+
+
+def _named(
+    dataset: DatasetDescription, fingerprint: Fingerprint, request: PlanRequest
+) -> DatasetDescription:
+    """Names for a data set whose layout tells none; the values of its labels are those that occur."""
+    if dataset.channel_names:
+        if request.channel_names or request.label_names:
+            raise ConfigError(
+                f"{dataset.name} names its channels and labels in dataset.json; change them there."
+            )
+        return dataset
+    num_channels = len(fingerprint.intensities)
+    channels = request.channel_names or (
+        ["R", "G", "B"] if num_channels == RGB else [f"channel_{i}" for i in range(num_channels)]
+    )
+    values = sorted({0, *fingerprint.label_voxels})
+    labels = request.label_names or ["background", *(f"class_{value}" for value in values[1:])]
+    for what, names, number in (
+        ("channel", channels, num_channels),
+        ("label", labels, len(values)),
+    ):
+        if len(names) != number:
+            found = f" ({', '.join(map(str, values))})" if what == "label" else ""
+            raise ConfigError(
+                f"--{what}_names has {len(names)} name(s), but there are {number} {what}s{found}."
+            )
+    return dataset.named(channels, values, labels)
+
+
+def _decide(
+    dataset: DatasetDescription, fingerprint: Fingerprint, request: PlanRequest
+) -> tuple[Plan, str]:
+    if request.preset:
+        plan = seed_plan(dataset, 2 if request.configuration == "2d" else 3)
+        return plan, format_rows("decided by the seed's preset", preset_rows(plan))
+    memory, planner = request.gpu_memory_gb, request.planner
+    layouts = all_layouts(fingerprint, len(dataset.label_names), memory, planner)
+    configuration = request.configuration or ("3d_fullres" if "3d_fullres" in layouts else "2d")
+    plan = make_plan(dataset, fingerprint, configuration, memory, planner)
+    spacing = (
+        "spacing",
+        f"{product_text(plan.spacing)} mm",
+        spacing_rule(fingerprint, plan.spacing, configuration),
+    )
+    rows = decided_rows(plan, layouts[configuration], layouts, planner)
+    heading = f"decided for {configuration} by nnU-Net's rules, planner {planner}"
+    return plan, format_rows(heading, [*rows[:1], spacing, *rows[1:]])
+
+
+def _write(
+    out: Path, plan: Plan, dataset: DatasetDescription, fingerprint: Fingerprint
+) -> list[tuple[str, str, str]]:
+    ensure_writable(out.parent)
+    # the overlay comes last: where it is, the rest is, too
+    beside = _write_beside(out.parent, dataset, fingerprint) if dataset.training else []
+    write_json(out, plan.overlay())
+    return [("overlay", str(out), ""), *beside]
+
+
+def _write_beside(
+    folder: Path, dataset: DatasetDescription, fingerprint: Fingerprint
+) -> list[tuple[str, str, str]]:
+    """The folds, or a check of the user's, and the facts."""
+    rows = []
+    case_names = [name_of(case) for case in dataset.training]
+    if len(case_names) >= NUM_FOLDS:
+        splits = ensure_writable(folder / "splits") / f"{dataset.name}.json"
+        write_folds(splits, case_names)
+        rows.append(("folds", str(splits), ""))
+    facts = ensure_writable(folder / "fingerprints") / f"{dataset.name}.json"
+    names = {
+        "channel_names": list(dataset.channel_names),
+        "label_names": list(dataset.label_names),
+        "label_values": list(dataset.label_values),
+    }
+    write_json(facts, {**fingerprint.to_json(), **names})
+    return [("fingerprint", str(facts), ""), *rows]

@@ -1,0 +1,163 @@
+"""A plan in words: what was found in the data, what was decided, and by which rule."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.planning.fingerprint import Fingerprint
+from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, Layout
+from dynunet_bundle.planning.plan import Plan
+from dynunet_bundle.planning.planner import (
+    ARCHITECTURES,
+    MASK_BELOW_RELATIVE_SIZE,
+    product_text,
+)
+
+Row = tuple[str, str, str]
+"""Subject, value, and the rule behind it, empty where there is none."""
+
+MAX_VALUE_WIDTH = 48
+
+
+def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Row]:
+    """What the data are like."""
+    shapes, spacings = fingerprint.shapes_after_crop, fingerprint.spacings_mm
+    rows = [
+        ("cases", str(len(spacings)), ""),
+        (
+            "shape",
+            f"{_median(shapes)} voxels ({_range(shapes)})",
+            f"median (range) after the nonzero crop, which keeps {fingerprint.median_relative_size:.0%}",
+        ),
+        ("spacing", f"{_median(spacings)} mm ({_range(spacings)})", "median (range)"),
+    ]
+    for name, values in zip(dataset.channel_names, fingerprint.intensities, strict=False):
+        rows.append(
+            (
+                f"channel {name}",
+                f"{values['percentile_00_5']:.6g} to {values['percentile_99_5']:.6g}, "
+                f"mean {values['mean']:.6g}, std {values['std']:.6g}",
+                "foreground, 0.5 to 99.5 percentile, each case the same weight",
+            )
+        )
+    total = sum(fingerprint.label_voxels.values())
+    for value, name in zip(dataset.label_values, dataset.label_names, strict=True):
+        if total:
+            count = fingerprint.label_voxels.get(value, 0)
+            rows.append((f"label {value}", name, f"{count} voxels, {count / total:.2%}"))
+    return rows
+
+
+def decided_rows(plan: Plan, layout: Layout, layouts: Iterable[str], planner: str) -> list[Row]:
+    """What was decided from it by nnU-Net's rules.
+
+    Args:
+        plan: the plan.
+        layout: the configuration that it was made from.
+        layouts: names of all configurations that exist for the data.
+        planner: key of ``PLANNERS``.
+    """
+    names = ", ".join(layouts)
+    cascade = ", and a cascade 3d_lowres -> 3d_fullres" if "3d_lowres" in names else ""
+    batch_rules = {
+        "memory": "what the memory holds",
+        "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all voxels a batch",
+        "minimum": "never fewer than two",
+    }
+    return [
+        (
+            "configurations",
+            names + cascade,
+            "3d_lowres where a patch sees less than a quarter of a case",
+        ),
+        *_common_rows(plan),
+        ("patch", f"{product_text(plan.patch_size)} voxels", "the largest whose activations fit"),
+        ("batch", str(plan.batch_size), batch_rules[layout.batch_limit]),
+        *_network_rows(plan),
+    ]
+
+
+def preset_rows(plan: Plan) -> list[Row]:
+    """What the seed's tables say."""
+    return [
+        *_common_rows(plan),
+        ("patch", f"{product_text(plan.patch_size)} voxels", "the seed's table"),
+        ("batch", str(plan.batch_size), "the seed's training script"),
+        *_network_rows(plan),
+    ]
+
+
+def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configuration: str) -> str:
+    """Which rule gave the target spacing."""
+    if configuration == "3d_lowres":
+        return "made coarser until a patch sees a quarter of a case"
+    median = np.median(fingerprint.spacings_mm, axis=0)[-len(spacing) :]
+    if np.allclose(median, spacing):
+        return "median of the cases"
+    return f"median; 10th percentile along an axis over {ANISOTROPY} times coarser with few slices"
+
+
+def format_rows(heading: str, rows: Iterable[Row]) -> str:
+    """Rows as a table for a terminal; a rule beside a long value goes to the next line."""
+    listed = list(rows)
+    first = max(len(subject) for subject, _, _ in listed)
+    second = min(max(len(value) for _, value, _ in listed), MAX_VALUE_WIDTH)
+    lines = [heading]
+    for subject, value, rule in listed:
+        line = f"  {subject:<{first}}  {value:<{second}}"
+        if len(value) > second and rule:
+            lines.append(line)
+            line = " " * (first + second + 4)
+        lines.append(f"{line}  {rule}".rstrip())
+    return "\n".join(lines)
+
+
+def _common_rows(plan: Plan) -> list[Row]:
+    masked = "zscore_nonzero" in plan.normalization
+    schemes = ", ".join(
+        f"{name} {scheme}"
+        for name, scheme in zip(plan.channel_names, plan.normalization, strict=True)
+    )
+    rule = "by the channel's name"
+    if masked:
+        rule += (
+            f"; inside the nonzero mask, as the crop keeps less than {MASK_BELOW_RELATIVE_SIZE:.0%}"
+        )
+    return [
+        ("array axes", plan.axcodes, "the coarsest first"),
+        ("normalization", schemes, rule),
+    ]
+
+
+def _network_rows(plan: Plan) -> list[Row]:
+    return [
+        ("Dice", "over the batch" if plan.batch_dice else "over each patch", ""),
+        ("network", _network_text(plan), "features double at each level up to a limit"),
+        (
+            "strides",
+            " ".join(product_text(stride) for stride in plan.strides),
+            "an axis is halved while it is near the finest and has 8 voxels",
+        ),
+        (
+            "kernels",
+            " ".join(product_text(kernel) for kernel in plan.kernel_sizes),
+            "1 along an axis until its spacing is below twice the finest",
+        ),
+    ]
+
+
+def _network_text(plan: Plan) -> str:
+    kind = "residual encoder" if plan.architecture == ARCHITECTURES[True] else "plain"
+    return f"{kind}, {len(plan.strides)} levels {'-'.join(map(str, plan.filters))}"
+
+
+def _median(values: np.ndarray) -> str:
+    return product_text(np.round(np.median(values, axis=0), 4))
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = values.min(axis=0), values.max(axis=0)
+    if np.allclose(low, high):
+        return "all"
+    return f"{product_text(np.round(low, 4))} to {product_text(np.round(high, 4))}"

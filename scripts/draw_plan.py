@@ -1,0 +1,67 @@
+r"""Draw a plan: sizes and spacings of the cases, and the patch on a slice of a prepared case, as a PNG.
+
+python scripts/draw_plan.py --dataset_dir DATA/Task09_Spleen \
+    --config_file bundle/configs/tasks/Task09_Spleen_3d.json --out plan.png
+"""
+
+import argparse
+import io
+import logging
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=BUNDLE / "eval" / "surveys", help="as in plan.py"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    import numpy as np  # noqa: PLC0415 - keeps --help fast
+
+    from dynunet_bundle.dataset import apply_to_case, load_dataset  # noqa: PLC0415
+    from dynunet_bundle.files import atomic_write, ensure_writable  # noqa: PLC0415
+    from dynunet_bundle.planning.fingerprint import extract  # noqa: PLC0415
+    from dynunet_bundle.planning.picture import draw_plan  # noqa: PLC0415
+    from dynunet_bundle.planning.plan import plan_from  # noqa: PLC0415
+    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+
+    dataset = load_dataset(arguments.dataset_dir)
+    facts = extract(dataset, cache_dir=arguments.cache_dir)
+    overrides = {"dataset_dir": arguments.dataset_dir}
+    workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
+    plan = plan_from(workflow.parser.get_parsed_content("plan"))
+    volumes = facts.shapes_after_crop.prod(axis=1)
+    median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]
+    preprocessing = workflow.parser.get_parsed_content("preprocessing")
+    prepared = apply_to_case(median_case, preprocessing)
+    picture = draw_plan(
+        plan,
+        facts.spacings_mm,
+        facts.shapes_after_crop,
+        prepared["image"][0].numpy(),
+        prepared["label"][0].numpy(),
+    )
+    content = io.BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    ensure_writable(arguments.out.parent)
+    with atomic_write(arguments.out) as file:
+        file.write(content.getvalue())
+    print(f"the picture is in {arguments.out}")
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()
