@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 DEMO := demo
 DATA := $(DEMO)/Task99_Phantom
 TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu test-slow lint format clean
+.PHONY: help install peers demo test test-gpu test-slow lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +21,14 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 install: $(BIN)/.installed ## create .venv with the pinned packages
+
+$(PEERS)/.installed: peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint $< torch
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+peers: $(PEERS)/.installed ## create .venv-peers with the projects that benchmarks compare with
 
 demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
 	$(BIN)/python scripts/make_phantom.py --out $(DATA) --num_cases 20 --num_test 4 --seed 0

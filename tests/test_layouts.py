@@ -125,6 +125,7 @@ def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message
         ({"labels": {"background": "zero", "edema": "one"}}, "values that are no numbers"),
         ({"labels": {"0": "a", "1.5": "b"}}, "values that are no numbers"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "has regions"),
+        ({"labels": {"background": 0, "edema": 1, "ignore": 2}}, 'nnU-Net.s "ignore"'),
         ({"modality": {"1": "MRI"}}, '"modality" must be numbered'),
         ({"modality": {"0": "a", "2": "b"}}, r'"modality" must be numbered 0\.\.1 without gaps'),
         ({"training": {"image": "x"}}, 'needs "training", a list'),
@@ -311,6 +312,7 @@ def test_malformed_explicit_paths(nnunet: MakeDataset, files: Any):
         ({"channel_names": None}, 'needs "modality"'),
         ({"channel_names": {"0": "a", "2": "b"}}, '"channel_names" must be numbered'),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "has regions"),
+        ({"labels": {"background": 0, "edema": 1, "ignore": 2}}, 'nnU-Net.s "ignore"'),
         ({"file_ending": ".mha"}, "lists no training cases"),
     ],
 )
@@ -324,24 +326,30 @@ def test_malformed_dataset_json_of_nnunet(
 # --- plain folders
 
 
-@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("imagesTr", "labelsTr")])
-def test_plain_folders_are_paired_by_name(tmp_path: Path, images: str, labels: str):
+def test_plain_folders_are_paired_by_name(tmp_path: Path):
     root = tmp_path / "cells"
-    touch(root, f"{images}/b.bmp", f"{images}/a.bmp", f"{labels}/a.png", f"{labels}/b.png")
-    touch(root, f"{images}/.hidden.bmp", f"{labels}/notes.txt")
+    touch(root, "images/b.bmp", "images/a.bmp", "labels/a.png", "labels/b.png")
+    touch(root, "images/.hidden.bmp", "labels/notes.txt")
     assert load_dataset(root) == DatasetDescription(
         "cells",
         (),
         (),
         tuple(
             {
-                "image": str(root / images / f"{name}.bmp"),
-                "label": str(root / labels / f"{name}.png"),
+                "image": str(root / f"images/{name}.bmp"),
+                "label": str(root / f"labels/{name}.png"),
             }
             for name in "ab"
         ),
         (),
     )
+
+
+def test_folders_of_the_decathlon_without_their_json_are_not_plain(tmp_path: Path):
+    # it is missing, and with it the names
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    with pytest.raises(DatasetError, match=r"has no dataset\.json"):
+        load_dataset(tmp_path)
 
 
 def test_plain_channels_in_files_of_their_own(tmp_path: Path):

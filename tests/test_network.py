@@ -12,11 +12,15 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from dynunet_bundle.errors import PlanError
 from dynunet_bundle.network import (
     DeepSupervisedDynUNet,
     deep_supervision_weights,
     inference_state_dict,
+    training_network,
 )
+from dynunet_bundle.planning.planner import ARCHITECTURES
+from dynunet_bundle.residual import ResidualEncoderUNet
 
 # kernels, strides and patches as planned; few filters, for speed
 TASK04: dict[str, Any] = {
@@ -273,3 +277,22 @@ def test_the_declared_loss_is_the_weighted_sum_over_the_levels(
     assert value.item() == pytest.approx(expected, rel=1e-4)
     value.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("residual", "kind"), [(False, DeepSupervisedDynUNet), (True, ResidualEncoderUNet)]
+)
+def test_the_planned_architecture_is_trained_with_its_heads(residual: bool, kind: type) -> None:
+    torch.manual_seed(0)
+    network = training_network(ARCHITECTURES[residual], **settings_of(TASK04))
+    assert type(network) is kind
+    levels = network.train()(images((16, 16, 16)))
+    assert [tuple(level.shape) for level in levels] == [
+        (levels[0].shape[0], 3, *[16 // 2**index] * 3) for index in range(len(levels))
+    ]
+    assert len(levels) == 2
+
+
+def test_another_architecture_is_refused() -> None:
+    with pytest.raises(PlanError, match='architecture is "UNETR"'):
+        training_network("UNETR", **settings_of(TASK04))

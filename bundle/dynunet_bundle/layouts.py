@@ -252,6 +252,11 @@ def _labels(content: Mapping[str, Any], source: Path) -> tuple[tuple[int, ...], 
         raise DatasetError(
             f'{source}: "labels" has regions (lists of values). Give each class one value.'
         )
+    if "ignore" in table:
+        raise DatasetError(
+            f'{source}: "labels" has nnU-Net\'s "ignore", which this version would train as a class. '
+            "Leave its cases out, or give its voxels another label."
+        )
     by_name = all(isinstance(value, int) for value in table.values())
     pairs = table.items() if by_name else [(name, value) for value, name in table.items()]
     try:

@@ -239,6 +239,18 @@ def test_an_image_affine_without_volume_names_the_case():
             check(good_image(), label, (flat, label_affine))
 
 
+def test_all_problems_of_a_case_are_told_at_once():
+    image, label = good_image(), good_label()
+    image[0, 0, 0, 0] = np.nan
+    label[0, 0, 0, 0] = 9
+    flat = np.diag([1.0, 1.0, 0.0, 1.0])
+    tensors = [MetaTensor(torch.from_numpy(array), affine=flat) for array in (image, label)]
+    problems = [problem for problem, _ in find_problems(*tensors, 2, [0, 1, 2])]
+    words = ("affine of its image", "1 channel", "1 NaN", "affine of its label", "9 (1 voxels)")
+    assert len(problems) == len(words)
+    assert all(word in problem for word, problem in zip(words, problems, strict=True))
+
+
 # --- from files, as the pipeline runs it
 
 FROM_FILES = Compose(

@@ -13,11 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
+from PIL import Image
 
 from dynunet_bundle.cases import CHANNEL_SUFFIX
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import IMAGE_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, case_name
-from dynunet_bundle.preprocessing.bmp import require_whole_bmp, without_colours_of_grey
 
 SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
@@ -78,24 +78,29 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         millimetres in RAS+; pictures have voxels of 1 mm.
 
     Raises:
-        OSError: if SimpleITK cannot read it; what nibabel raises for NIfTI is of several kinds.
+        OSError: if SimpleITK or Pillow cannot read it; what nibabel raises for NIfTI is of several kinds.
     """
     if str(path).lower().endswith(NIFTI_SUFFIXES):
         image = nib.load(path)
         return _channels_first(np.asanyarray(image.dataobj)), np.array(image.affine, dtype=float)
+    if str(path).lower().endswith(PICTURE_SUFFIXES):
+        # their resolution is one for printing, and often differs between an image and its label
+        return _read_picture(path), np.diag([*np.diag(LPS_TO_RAS), 1.0])
     image = _read_with_sitk(path)
-    array = _sitk_array(image)
-    if not str(path).lower().endswith(PICTURE_SUFFIXES):
-        return array, _affine_of(image)
-    if str(path).lower().endswith(".bmp"):
-        array = without_colours_of_grey(path, array)
-    # their resolution is one for printing, and often differs between an image and its label
-    return array, np.diag([*np.diag(LPS_TO_RAS), 1.0])
+    return _sitk_array(image), _affine_of(image)
+
+
+def _read_picture(path: str | Path) -> np.ndarray:
+    """``[C, X, Y, Z]`` of a picture; a BMP by Pillow, since SimpleITK gives grey ones colours and fills cut ones."""
+    if not str(path).lower().endswith(".bmp"):
+        return _sitk_array(_read_with_sitk(path))
+    with Image.open(path) as picture:
+        grey = picture.mode in ("1", "L")
+        array = np.asarray(picture.convert("L" if grey else "RGB"))
+    return array.reshape(*array.shape[:2], 1, -1).transpose(3, 1, 0, 2)
 
 
 def _read_with_sitk(path: str | Path) -> sitk.Image:
-    if str(path).lower().endswith(".bmp"):
-        require_whole_bmp(path)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
