@@ -81,6 +81,7 @@ def decided_rows(plan: Plan, layout: Layout, layouts: Iterable[str], planner: st
 def preset_rows(plan: Plan) -> list[Row]:
     """What the seed's tables say."""
     return [
+        ("spacing", f"{product_text(plan.spacing)} mm", "the seed's table"),
         *_common_rows(plan),
         ("patch", f"{product_text(plan.patch_size)} voxels", "the seed's table"),
         ("batch", str(plan.batch_size), "the seed's training script"),
