@@ -2,9 +2,13 @@
 
 Arrays are ``[C, D, H, W]``. What MONAI's ``Spacingd`` lacks: a coarse axis treated apart, labels resampled class by
 class, and the extent (not the first voxel's centre) kept in place.
+
+Slabs of an image pass through all axes one by one (``axis_matrix.py``): memory beyond input and output is that of one
+slab. Labels are resized in ``resample_label.py``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,23 +17,36 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
-from scipy import ndimage
+
+from dynunet_bundle.preprocessing.axis_matrix import (
+    LINEAR,
+    axis_blocks,
+    axis_order,
+    multiply,
+    nearest_indices,
+)
+from dynunet_bundle.preprocessing.resample_label import resize_label
 
 ANISOTROPY_RATIO = 3
 """nnU-Net resamples the coarse axis apart when voxels are more than this much longer along it."""
 
+SPACING_TOLERANCE = 1e-6
+"""Spacings that differ by less (relatively) are the same: ten times the rounding of a float32 header, and a tenth of
+the 1e-5 mm by which nnU-Net's planner makes one axis the coarsest on purpose."""
+
 IMAGE_ORDER = 3
-LINEAR = 1
-NEAREST = 0
+
+BLOCK_SIZE = 24
+"""New voxels along an axis that are computed at once; from 16 to 32 the time is the same, beside them it grows."""
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform):
     """Resample to ``spacing``, and back to the very grid it came from through ``Invertd``.
 
-    Images are interpolated with cubic splines, labels linearly class by class (a voxel takes a class where that has
-    more than half). Along a coarse axis (voxels more than three times longer than
+    Images are interpolated with cubic splines and keep their range of values; a voxel of a label takes the class that
+    has the largest share of it, interpolated linearly. Along a coarse axis (voxels more than three times longer than
     the shortest) the values are those of the nearest slice. Back, everything is interpolated linearly: what comes
-    back are probabilities. The rules are nnU-Net's (Isensee et al. 2021; nnunetv2
+    back are probabilities. The rules are nnU-Net's (Isensee et al. 2021; nnunetv2 2.8.1
     ``preprocessing/resampling/default_resampling.py``).
 
     Args:
@@ -74,7 +91,8 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         new_spacing = old_spacing.copy()
         new_spacing[-len(self.spacing) :] = self.spacing
         old_shape = np.array(tensor.shape[1:])
-        new_shape = np.maximum(np.round(old_shape * old_spacing / new_spacing), 1).astype(int)
+        # in nnU-Net's order of operations, as it decides which side a half is rounded to
+        new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1).astype(int)
         coarse_axis = find_coarse_axis(old_spacing, new_spacing)
         array = tensor.as_tensor().numpy()
         if is_label:
@@ -108,85 +126,87 @@ def find_coarse_axis(old_spacing: np.ndarray, new_spacing: np.ndarray) -> int | 
     """The axis to be treated apart, or None.
 
     It exists if the voxels before (else after) are more than three times longer along one axis than along the
-    shortest, and only that axis is the longest.
+    shortest, and only that axis is the longest. nnU-Net compares exactly; here the rounding of a header decides
+    nothing, so that 5.0000005, 5 and 1 mm have two longest axes, not one.
 
     Args:
         old_spacing: mm by axis before.
         new_spacing: mm by axis after.
     """
     for spacing in (old_spacing, new_spacing):
-        if spacing.max() / spacing.min() > ANISOTROPY_RATIO:
-            longest = np.flatnonzero(np.isclose(spacing, spacing.max()))
+        if spacing.max() / spacing.min() > ANISOTROPY_RATIO * (1 + SPACING_TOLERANCE):
+            longest = np.flatnonzero(spacing >= spacing.max() * (1 - SPACING_TOLERANCE))
             return int(longest[0]) if len(longest) == 1 else None
     return None
 
 
 def resize(
-    array: np.ndarray, shape: Sequence[int], order: int, coarse_axis: int | None = None
+    array: np.ndarray,
+    shape: Sequence[int],
+    order: int,
+    coarse_axis: int | None = None,
+    block_size: int = BLOCK_SIZE,
 ) -> np.ndarray:
     """Resize each channel so that its extent stays in place (voxel edges, not centres, coincide).
+
+    Channels are shared out among as many threads as torch may use; the result is the same to the bit for any number.
+    Values are clipped to the range of the channel, or of the slice where slices are resized one by one: splines
+    overshoot at edges.
 
     Args:
         array: ``[C, D, H, W]``, floating point.
         shape: wanted ``(D, H, W)``.
         order: spline order in the plane, or in all axes without a coarse one.
         coarse_axis: spatial axis along which the nearest slice is taken, or None.
+        block_size: new voxels along an axis that are computed at once; less needs less memory.
 
     Returns:
-        ``[C, *shape]`` of the same type.
+        ``[C, *shape]`` of the same type; ``array`` itself where it has that shape.
     """
     shape = tuple(int(size) for size in shape)
     if array.shape[1:] == shape:
         return array
-    if coarse_axis is None:
-        return np.stack([_zoom(channel, shape, order) for channel in array])
-    # slice by slice in the plane, then whole slices along the coarse axis: never a value from between two slices
-    plane = tuple(size for axis, size in enumerate(shape) if axis != coarse_axis)
-    slices = np.moveaxis(array, coarse_axis + 1, 1)
-    picked = nearest_indices(slices.shape[1], shape[coarse_axis])
-    needed, position = np.unique(picked, return_inverse=True)
-    resized = np.stack(
-        [np.stack([_zoom(channel[index], plane, order) for index in needed]) for channel in slices]
-    )
-    return np.ascontiguousarray(np.moveaxis(resized[:, position], 1, coarse_axis + 1))
+    result = np.empty((len(array), *shape), array.dtype)
 
+    def resize_channel(index: int) -> None:
+        if coarse_axis is None:
+            _resize_volume(array[index], result[index], order, block_size)
+        else:
+            slices, target = (np.moveaxis(part[index], coarse_axis, 0) for part in (array, result))
+            _resize_slices(slices, target, order, block_size)
 
-def resize_label(
-    label: np.ndarray, shape: Sequence[int], coarse_axis: int | None = None
-) -> np.ndarray:
-    """Resize a label class by class, linearly; a voxel takes a class where that has more than half.
-
-    Args:
-        label: ``[1, D, H, W]``, whole numbers.
-        shape: wanted ``(D, H, W)``.
-        coarse_axis: as in ``resize``.
-
-    Returns:
-        ``[1, *shape]`` uint8; values occur in ``label``.
-    """
-    shape = tuple(int(size) for size in shape)
-    if label.shape[1:] == shape:
-        return label.astype(np.uint8, copy=False)
-    result = np.zeros((1, *shape), np.uint8)
-    for value in np.unique(label):
-        if value:
-            share = resize((label == value).astype(np.float32), shape, LINEAR, coarse_axis)
-            result[share > 0.5] = value  # noqa: PLR2004 - more than half
+    with ThreadPoolExecutor(min(len(array), torch.get_num_threads())) as pool:
+        list(pool.map(resize_channel, range(len(array))))
     return result
 
 
-def nearest_indices(old_size: int, new_size: int) -> np.ndarray:
-    """For each new slice the old slice whose extent holds its centre, ``[new_size]`` int."""
-    centres = (np.arange(new_size) + 0.5) * old_size / new_size - 0.5
-    return np.clip(np.rint(centres), 0, old_size - 1).astype(int)
+def _resize_slices(slices: np.ndarray, target: np.ndarray, order: int, block_size: int) -> None:
+    """Resize in the plane, slice by slice; slices of ``target`` take the nearest, never a value from between two."""
+    picked = nearest_indices(len(slices), len(target))
+    plane = np.empty((1, *target.shape[1:]), target.dtype)
+    for index in np.unique(picked):
+        _resize_volume(slices[index : index + 1], plane, order, block_size)
+        target[picked == index] = plane
 
 
-def _zoom(channel: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    if channel.shape == tuple(shape):
-        return channel
-    factors = [new / old for new, old in zip(shape, channel.shape, strict=True)]
-    # grid_mode with "nearest" borders is what skimage.transform.resize(mode="edge") calls
-    return ndimage.zoom(channel, factors, order=order, mode="nearest", grid_mode=True)
+def _resize_volume(volume: np.ndarray, target: np.ndarray, order: int, block_size: int) -> None:
+    """Fill ``target`` with the resized volume, slab by slab along the first axis of ``axis_order``."""
+    dtype = np.result_type(volume, np.float32)
+    low, high = np.fmin.reduce(volume, axis=None), np.fmax.reduce(volume, axis=None)
+    blocks = [
+        axis_blocks(old, new, order, dtype, block_size)
+        for old, new in zip(volume.shape, target.shape, strict=True)
+    ]
+    first, *others = axis_order(volume.shape, target.shape)
+    before = (slice(None),) * first
+    for block in blocks[first]:
+        slab = volume[*before, block.source]
+        if slab.dtype != dtype or slab.strides[-1] != slab.itemsize:
+            slab = slab.astype(dtype, order="C")  # else BLAS cannot take it
+        slab = multiply(slab, first, (block.alone(),))
+        for axis in others:
+            slab = multiply(slab, axis, blocks[axis])
+        np.clip(slab, low, high, out=target[*before, block.target], casting="same_kind")
 
 
 def _resized_affine(affine: np.ndarray, old_shape: np.ndarray, new_shape: np.ndarray) -> np.ndarray:

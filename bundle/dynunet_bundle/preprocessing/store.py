@@ -39,7 +39,7 @@ from dynunet_bundle.files import (
 from dynunet_bundle.preprocessing.describe import describe
 from dynunet_bundle.progress import progress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 POSITIONS_PER_CLASS = 4096
 ARRAYS = ("image", "label", "positions")
 

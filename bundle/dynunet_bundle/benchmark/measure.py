@@ -1,0 +1,214 @@
+"""Run contenders, each as processes of its own on one core with one thread, and lay their figures out in a table.
+
+CPU seconds are what is compared: on a machine that others use too, wall seconds say little.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.errors import ConfigError
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
+COLUMNS = ("contender", "CPU s", "wall s", "peak MiB", "CPU ratio", "memory ratio", "remark")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a contender.
+
+    Attributes:
+        command: program and arguments.
+        timed: whether its figures count.
+        figures: JSON that the command writes with ``cpu_s``, ``wall_s`` and ``peak_mib`` of the part that counts;
+            without it the whole process counts, and its peak memory is that of the largest process below it.
+    """
+
+    command: Sequence[str]
+    timed: bool = True
+    figures: Path | None = None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is measured.
+
+    Attributes:
+        name: for the table.
+        steps: what it runs, one after another.
+        environment: variables beside those of this process.
+        missing: why it cannot run here; empty where it can.
+    """
+
+    name: str
+    steps: Sequence[Step] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one contender; None where it was skipped or failed, and ``remark`` says why."""
+
+    contender: str
+    cpu_s: float | None = None
+    wall_s: float | None = None
+    peak_mib: float | None = None
+    remark: str = ""
+
+
+def measure(contender: Contender, core: int) -> Measurement:
+    """Run the steps of a contender on one core.
+
+    Args:
+        contender: who.
+        core: number of the core that all its processes are bound to, where the system can (Linux).
+
+    Returns:
+        Sums of seconds, and the largest peak memory, of the timed steps.
+    """
+    if contender.missing:
+        return Measurement(contender.name, remark=f"skipped: {contender.missing}")
+    environment = {**os.environ, **ONE_THREAD, **contender.environment}
+    total = Measurement(contender.name, 0.0, 0.0, 0.0)
+    for step in contender.steps:
+        measured = _run(step, environment, core)
+        if measured.remark:
+            return replace(measured, contender=contender.name)
+        if step.timed:
+            total = _sum(total, measured)
+    return total
+
+
+def _run(step: Step, environment: Mapping[str, str], core: int) -> Measurement:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        launcher = (sys.executable, "-I", str(LAUNCHER), str(figures), str(core))
+        process = subprocess.run(  # noqa: S603 - commands of the benchmark's own
+            [*launcher, *step.command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=dict(environment),
+            check=False,
+        )
+        if process.returncode:
+            last = (process.stdout.strip().splitlines() or ["no output"])[-1]
+            name = Path(step.command[0]).name
+            return Measurement("", remark=f"failed: {name} ({process.returncode}): {last}")
+        path = step.figures or figures
+        return Measurement("", **json.loads(path.read_text(encoding="utf-8")))
+
+
+def choose_core(core: int | None) -> int:
+    """The core to run on: the wanted one, or the first that this process may use.
+
+    Raises:
+        ConfigError: if this process may not use it.
+    """
+    allowed = sorted(_allowed_cores())
+    if core is None:
+        return allowed[0]
+    if core not in allowed:
+        raise ConfigError(f"--core is {core}; this process may use {allowed}.")
+    return core
+
+
+def _allowed_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _sum(total: Measurement, step: Measurement) -> Measurement:
+    return replace(
+        total,
+        cpu_s=(total.cpu_s or 0) + (step.cpu_s or 0),
+        wall_s=(total.wall_s or 0) + (step.wall_s or 0),
+        peak_mib=max(total.peak_mib or 0, step.peak_mib or 0),
+    )
+
+
+def peer_command(peers: Path, program: str) -> tuple[str, str]:
+    """Path of a program in the peers' environment, and why it cannot be used (empty where it can).
+
+    Args:
+        peers: folder of the virtual environment, made from ``peers-requirements.txt``.
+        program: e.g. ``python``.
+    """
+    path = peers / "bin" / program
+    missing = "" if path.exists() else f"{path} is not there (see peers-requirements.txt)"
+    return str(path), missing
+
+
+def table(rows: Sequence[Measurement]) -> str:
+    """The figures as text; ratios are to the first row."""
+    first = rows[0]
+    cells = [
+        (
+            row.contender,
+            _number(row.cpu_s, 2),
+            _number(row.wall_s, 2),
+            _number(row.peak_mib, 0),
+            _number(_ratio(row.cpu_s, first.cpu_s), 2),
+            _number(_ratio(row.peak_mib, first.peak_mib), 2),
+            row.remark,
+        )
+        for row in rows
+    ]
+    lines = [COLUMNS, *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    # names and remarks to the left, numbers to the right
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column in (0, len(COLUMNS) - 1) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def report(name: str, sections: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
+    """All figures with date and machine, for JSON."""
+    return {
+        "benchmark": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "sections": {title: [asdict(row) for row in rows] for title, rows in sections.items()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system; no host name."""
+    processor = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):  # not Linux, or a processor without that line
+        pass
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,73 @@
+"""Measure against other projects on this machine, each contender as a process of its own on one core.
+
+    python scripts/benchmark.py resample
+    python scripts/benchmark.py prepare --dataset_dir DATA/Task04_Hippocampus --json OUT.json
+
+Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
+failed. A further subcommand is a function that gives tables by title, and a line in SUBCOMMANDS.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.errors import user_errors_exit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def resample(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import resample  # noqa: PLC0415 - keeps --help fast
+
+    return resample.run(arguments.shape, work_dir, arguments.peers, arguments.core)
+
+
+def prepare(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import prepare  # noqa: PLC0415
+
+    return prepare.run(arguments.dataset_dir, work_dir, ROOT, arguments.peers, arguments.core)
+
+
+SUBCOMMANDS = {"resample": resample, "prepare": prepare}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, help="write all figures to this file too")
+    common.add_argument("--core", type=int, help="number of the core to run on")
+    common.add_argument(
+        "--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the others"
+    )
+    commands = parser.add_subparsers(dest="subcommand", required=True)
+    command = commands.add_parser("resample", parents=[common], help="a made CT and its label")
+    command.add_argument("--shape", type=int, nargs=3, default=[200, 512, 512], metavar="VOXELS")
+    command = commands.add_parser("prepare", parents=[common], help="fingerprint and preparation")
+    command.add_argument("--dataset_dir", type=Path, required=True, help="folder in MSD layout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+
+    from dynunet_bundle.benchmark.measure import choose_core, report, table  # noqa: PLC0415
+    from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
+
+    arguments.core = choose_core(arguments.core)
+    if arguments.json:
+        ensure_writable(arguments.json.parent)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as work_dir:
+        sections = SUBCOMMANDS[arguments.subcommand](arguments, Path(work_dir))
+    for title, rows in sections.items():
+        print(f"{title}\n{table(rows)}\n")
+    if arguments.json:
+        write_json(arguments.json, report(arguments.subcommand, sections))
+    return int(any(row.remark.startswith("failed") for rows in sections.values() for row in rows))
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        raise SystemExit(main())
