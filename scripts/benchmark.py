@@ -1,7 +1,9 @@
-"""Measure against other projects on this machine, each contender as a process of its own on one core.
+"""Measure against other projects on this machine, each contender as a process of its own on one core; and training.
 
     python scripts/benchmark.py resample
     python scripts/benchmark.py prepare --dataset_dir DATA/Task04_Hippocampus --json OUT.json
+    python scripts/benchmark.py feed
+    python scripts/benchmark.py train
 
 Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
 failed. A further subcommand is a function that gives tables by title, and a line in SUBCOMMANDS.
@@ -29,7 +31,21 @@ def prepare(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     return prepare.run(arguments.dataset_dir, work_dir, ROOT, arguments.peers, arguments.core)
 
 
-SUBCOMMANDS = {"resample": resample, "prepare": prepare}
+def feed(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import feed  # noqa: PLC0415
+
+    configs = ROOT / "bundle" / "configs"
+    return feed.run(configs, work_dir, arguments.peers, arguments.core, arguments.num_batches)
+
+
+def train(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import train  # noqa: PLC0415
+
+    steps, workers = arguments.num_steps, arguments.num_workers
+    return train.run(ROOT / "bundle", work_dir, arguments.device, steps, workers)
+
+
+SUBCOMMANDS = {"resample": resample, "prepare": prepare, "feed": feed, "train": train}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,6 +63,12 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--shape", type=int, nargs=3, default=[200, 512, 512], metavar="VOXELS")
     command = commands.add_parser("prepare", parents=[common], help="fingerprint and preparation")
     command.add_argument("--dataset_dir", type=Path, required=True, help="folder in MSD layout")
+    command = commands.add_parser("feed", parents=[common], help="augmented training patches")
+    command.add_argument("--num_batches", type=int, help="batches to time (default: 50 or 60)")
+    command = commands.add_parser("train", parents=[common], help="steps with and without feed")
+    command.add_argument("--device", default="cuda", help="cuda (default) or cpu")
+    command.add_argument("--num_steps", type=int, default=100, help="timed steps")
+    command.add_argument("--num_workers", type=int, default=4, help="processes that read")
     return parser.parse_args()
 
 

@@ -5,7 +5,6 @@ python scripts/draw_plan.py --dataset_dir DATA/Task09_Spleen \
 """
 
 import argparse
-import io
 import logging
 from pathlib import Path
 
@@ -33,6 +32,7 @@ def main() -> None:
 
     from dynunet_bundle.dataset import apply_to_case, load_dataset  # noqa: PLC0415
     from dynunet_bundle.files import atomic_write, ensure_writable  # noqa: PLC0415
+    from dynunet_bundle.pictures import png_bytes  # noqa: PLC0415
     from dynunet_bundle.planning.fingerprint import extract  # noqa: PLC0415
     from dynunet_bundle.planning.picture import draw_plan  # noqa: PLC0415
     from dynunet_bundle.planning.plan import plan_from  # noqa: PLC0415
@@ -54,11 +54,9 @@ def main() -> None:
         prepared["image"][0].numpy(),
         prepared["label"][0].numpy(),
     )
-    content = io.BytesIO()
-    picture.save(content, format="PNG", optimize=True)
     ensure_writable(arguments.out.parent)
     with atomic_write(arguments.out) as file:
-        file.write(content.getvalue())
+        file.write(png_bytes(picture))
     print(f"the picture is in {arguments.out}")
 
 

@@ -10,9 +10,10 @@ import SimpleITK as sitk
 from conftest import save_nifti, save_picture, touch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.utils import ImageMetaKey
 
 from dynunet_bundle.cases import (
-    RawDataset,
+    META_FILE_NAME,
     all_files,
     apply_to_case,
     file_identity,
@@ -23,6 +24,7 @@ from dynunet_bundle.cases import (
 )
 from dynunet_bundle.errors import CaseError, DatasetError
 from dynunet_bundle.preprocessing.reader import ImageFileReader
+from dynunet_bundle.raw_dataset import RawDataset
 
 # --- names and files
 
@@ -41,6 +43,10 @@ from dynunet_bundle.preprocessing.reader import ImageFileReader
 )
 def test_names(case: dict[str, Any], name: str):
     assert name_of(case) == name
+
+
+def test_the_key_of_the_file_is_monais():
+    assert META_FILE_NAME == ImageMetaKey.FILENAME_OR_OBJ
 
 
 def test_files_by_role():

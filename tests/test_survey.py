@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import save_nifti
 
+from dynunet_bundle import volumes
 from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import OutputError
 from dynunet_bundle.layouts import DatasetDescription
-from dynunet_bundle.preprocessing import reader
 from dynunet_bundle.survey import CaseSurvey, all_findings, survey_dataset
 
 SHAPE = (9, 8, 7)
@@ -47,13 +47,13 @@ def dataset(tmp_path: Path) -> DatasetDescription:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that are read, as ``images/a`` and so on."""
     files: list[str] = []
-    read = reader.read_volume
+    read = volumes._read_file
 
-    def noted(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    def noted(path: str | Path) -> tuple[volumes.Volume, Any]:
         files.append("/".join(Path(path).parts[-2:]).removesuffix(".nii.gz"))
         return read(path)
 
-    monkeypatch.setattr(reader, "read_volume", noted)
+    monkeypatch.setattr(volumes, "_read_file", noted)
     return files
 
 

@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.data import Dataset
-from monai.utils import ImageMetaKey
-
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line
 from dynunet_bundle.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 
@@ -19,6 +16,9 @@ be absent, and ``name`` is there where the file name is not the name of the case
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 """nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
+
+META_FILE_NAME = "filename_or_obj"
+"""Key under which MONAI's MetaTensors know their file, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 
 MAX_SHOWN = 5
 
@@ -43,7 +43,7 @@ def name_of(case: Mapping[Any, Any]) -> str:
         return str(case["name"])
     image = case["image"]
     if hasattr(image, "meta"):
-        return case_name(str(image.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "unnamed")))
+        return case_name(str(image.meta.get(META_FILE_NAME, "unnamed")))
     return case_name(image_files(case)[0])
 
 
@@ -173,26 +173,29 @@ def apply_to_case(
     except BundleError:
         raise
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = _first_cause(error)
         if isinstance(cause, BundleError):
             raise cause from None
         if "LoadImaged" in str(error):
-            files = ", ".join(Path(path).name for path in all_files(case).values())
-            raise CaseError(
-                name_of(case),
-                f"cannot read {files} ({type(cause).__name__}: {first_line(cause)})",
-                "Replace the damaged file.",
-            ) from error
+            raise unreadable(case, error) from error
         raise
 
 
-class RawDataset(Dataset):
-    """MONAI's Dataset of raw cases whose errors name the case (``monai.data.Dataset`` wraps them in its own)."""
+def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
+    """The error for a case of which a file could not be read, told by what was raised first."""
+    cause = _first_cause(error)
+    files = ", ".join(Path(path).name for path in all_files(case).values())
+    return CaseError(
+        name_of(case),
+        f"cannot read {files} ({type(cause).__name__}: {first_line(cause)})",
+        "Replace the damaged file.",
+    )
 
-    def _transform(self, index: int) -> Any:
-        return apply_to_case(self.data[index], self.transform)
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.cases import Case, RawDataset, apply_to_case, find_images, name_of
+from dynunet_bundle.cases import Case, apply_to_case, find_images, name_of
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.folds import SPLIT_SEED, default_folds, read_folds
 from dynunet_bundle.layouts import DatasetDescription, read_layout
@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "Case",
     "DatasetDescription",
-    "RawDataset",
     "apply_to_case",
     "find_images",
     "load_dataset",

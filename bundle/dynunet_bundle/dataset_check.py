@@ -10,15 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 
-from dynunet_bundle.cases import all_files
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.files import NIFTI_SUFFIXES
 from dynunet_bundle.layouts import DatasetDescription
-from dynunet_bundle.preprocessing.check import find_problems
+from dynunet_bundle.problems import Problem, find_problems
+from dynunet_bundle.volumes import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -48,31 +45,35 @@ class Finding:
 
 
 def case_findings(
-    name: str, case: Mapping[str, Any], loaded: Mapping[str, Any], dataset: DatasetDescription
+    name: str,
+    image: Volume,
+    label: Volume | None,
+    headers: Mapping[str, Any],
+    dataset: DatasetDescription,
 ) -> list[Finding]:
     """Findings of one case that could be read.
 
     Args:
         name: name of the case.
-        case: its files.
-        loaded: image and maybe label as MetaTensors ``[C, X, Y, Z]``.
+        image: ``[C, X, Y, Z]`` and its affine.
+        label: ``[1, X, Y, Z]`` and its affine, or None.
+        headers: nibabel's image of each file by its role, see ``all_files``; None for files that are not NIfTI.
         dataset: what the data set says of itself.
     """
-    image, label = loaded["image"], loaded.get("label")
     problems = find_problems(
         image, label, len(dataset.channel_names) or None, dataset.label_values or None
     )
     findings = [Finding(name, "error", problem, remedy) for problem, remedy in problems]
     if not findings:
-        warnings = [*_content_warnings(image, label), *_header_warnings(case)]
+        warnings = [*_content_warnings(image, label), *_header_warnings(headers)]
         findings = [Finding(name, "warning", problem, remedy) for problem, remedy in warnings]
     return findings
 
 
-def _content_warnings(image: MetaTensor, label: MetaTensor | None) -> Iterator[tuple[str, str]]:
-    if label is not None and not bool((label > 0).any()):
+def _content_warnings(image: Volume, label: Volume | None) -> Iterator[Problem]:
+    if label is not None and not (label.array > 0).any():
         yield "its label is empty", "Check that it is meant."
-    for index, channel in enumerate(image.as_tensor()):
+    for index, channel in enumerate(image.array):
         if channel.max() == channel.min():
             yield (
                 f"channel {index} of its image is constant ({float(channel.max()):g})",
@@ -80,14 +81,14 @@ def _content_warnings(image: MetaTensor, label: MetaTensor | None) -> Iterator[t
             )
 
 
-def _header_warnings(case: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for role, path in all_files(case).items():
-        if path.lower().endswith(NIFTI_SUFFIXES):
-            for problem, remedy in _nifti_warnings(nib.load(path)):
+def _header_warnings(headers: Mapping[str, Any]) -> Iterator[Problem]:
+    for role, image in headers.items():
+        if image is not None:
+            for problem, remedy in _nifti_warnings(image):
                 yield f"{role}: {problem}", remedy
 
 
-def _nifti_warnings(image: Any) -> Iterator[tuple[str, str]]:
+def _nifti_warnings(image: Any) -> Iterator[Problem]:
     axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=MAX_SHEAR):
         yield "the axes of its affine are not at right angles", "Resample it to an orthogonal grid."

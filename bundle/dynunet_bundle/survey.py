@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged
+import numpy as np
 
-from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
+from dynunet_bundle.cases import (
+    Case,
+    all_files,
+    file_identity,
+    image_files,
+    name_of,
+    unique_stem,
+    unreadable,
+)
 from dynunet_bundle.dataset_check import Finding, case_findings, duplicate_findings
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import BundleError, CaseError
 from dynunet_bundle.files import atomic_write, ensure_writable
 from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.case_facts import CaseFacts
-from dynunet_bundle.preprocessing.reader import ImageFileReader
 from dynunet_bundle.progress import progress
+from dynunet_bundle.volumes import Volume, read_channels
 
 logger = logging.getLogger(__name__)
 
@@ -118,16 +125,36 @@ def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey |
 
 
 def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
-    load = Compose(
-        [LoadImaged(("image", "label"), reader=ImageFileReader, allow_missing_keys=True)]
-    )
     try:
-        loaded = apply_to_case(case, load)
+        image, label, headers = _read(case)
     except CaseError as error:
         return CaseSurvey(name, (Finding(name, "error", error.problem, error.remedy),))
-    image: MetaTensor = loaded["image"]
-    findings = tuple(case_findings(name, case, loaded, dataset))
-    usable = "label" in loaded and all(finding.severity != "error" for finding in findings)
-    facts = CaseFacts.of(image, loaded["label"]) if usable else None
-    digest = hashlib.sha256(image.as_tensor().numpy().tobytes()).hexdigest()
+    findings = tuple(case_findings(name, image, label, headers, dataset))
+    usable = all(finding.severity != "error" for finding in findings)
+    facts = CaseFacts.of(image, label) if usable and label is not None else None
+    digest = hashlib.sha256(image.array.data).hexdigest()
     return CaseSurvey(name, findings, digest, facts)
+
+
+def _read(case: Case) -> tuple[Volume, Volume | None, dict[str, Any]]:
+    """Image, label and the headers of all files by role; no tensors, since importing MONAI takes seconds.
+
+    Raises:
+        CaseError: if a file is damaged, or channels lie on different grids.
+    """
+    try:
+        image, headers = read_channels(image_files(case))
+        label = None
+        if "label" in case:
+            label, label_headers = read_channels([str(case["label"])])
+            label, headers = _single(label), headers + label_headers
+        return _single(image), label, dict(zip(all_files(case), headers, strict=True))
+    except BundleError:
+        raise
+    except Exception as error:  # nibabel, zlib and SimpleITK raise a dozen types for a damaged file
+        raise unreadable(case, error) from error
+
+
+def _single(volume: Volume) -> Volume:
+    """In the type and the order in which preprocessing gets it from ``LoadImaged``."""
+    return Volume(np.ascontiguousarray(volume.array, np.float32), volume.affine)

@@ -25,6 +25,8 @@ FROZEN_TRAIN_IDS = {
     "deep_supervision",
     "device",
     "epochs",
+    "feed_threads",
+    "feed_workers",
     "fold",
     "gradient_clip",
     "imports",
@@ -55,6 +57,7 @@ FROZEN_TRAIN_IDS = {
     "training",
     "val_interval",
     "validate",
+    "volumes_per_batch",
     "weights_file",
     *PLAN_IDS,
 }
@@ -105,7 +108,7 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
 
 def test_overlays_only_set_ids_that_train_json_has():
     known = FROZEN_TRAIN_IDS | {"evaluating"}
-    for name in ("evaluate.json", "quick.json"):
+    for name in ("evaluate.json", "quick.json", "seed_augmentation.json"):
         assert {key.split("#")[0] for key in content(name)} <= known
 
 
@@ -211,6 +214,26 @@ def test_quick_json_filters_serve_any_number_of_levels(train_workflow):
 def test_quick_json_has_filters_for_the_deepest_plan():
     """nnU-Net plans up to eight levels (2D slices of 512 x 512)."""
     assert len(content("quick.json")["filters"]) >= 8
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_seeds_augmentation_trains_in_2d_from_several_volumes_a_batch(dims, train_workflow):
+    plan = {
+        "spatial_dims": dims,
+        "patch_size": [16] * dims,
+        "spacing": [2.0] * dims,
+        "kernel_sizes": [[3] * dims] * 3,
+        "strides": [[1] * dims] + [[2] * dims] * 2,
+        "batch_size": 4,
+        "epochs": 1,
+    }
+    workflow = train_workflow(str(BUNDLE / "configs" / "seed_augmentation.json"), **plan)
+    loader = workflow.parser.get_parsed_content("train#dataloader")
+    assert loader.sampling.slices_per_volume == (2 if dims == 2 else 1)
+    assert set(loader.sampling.augmentation.kinds) == set(
+        content("seed_augmentation.json")["augmentation"]
+    )
+    workflow.run()
 
 
 def test_an_overlay_with_an_unknown_id_is_refused(tmp_path):

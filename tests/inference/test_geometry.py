@@ -15,7 +15,7 @@ import torch
 from conftest import BUNDLE, save_nifti, save_picture
 from scipy import ndimage
 
-from dynunet_bundle.preprocessing.reader import read_volume
+from dynunet_bundle.volumes import read_volume
 from dynunet_bundle.workflow import load_workflow
 
 SHAPE = (44, 38, 30)

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.inference.restore import SaveMaskd, save_mask
-from dynunet_bundle.preprocessing.reader import read_volume
+from dynunet_bundle.volumes import read_volume
 
 SHAPE = (6, 5, 4)
 

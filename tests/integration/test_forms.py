@@ -15,7 +15,7 @@ from scipy import ndimage
 from dynunet_bundle.cases import image_files, name_of
 from dynunet_bundle.dataset import load_dataset
 from dynunet_bundle.planning.command import PlanRequest, run
-from dynunet_bundle.preprocessing.reader import read_volume
+from dynunet_bundle.volumes import read_volume
 from dynunet_bundle.workflow import load_workflow
 
 SMALL = {"filters": [4, 8, 8, 8, 8, 8, 8, 8], "batch_size": 2}

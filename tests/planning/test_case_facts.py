@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monai.data import MetaTensor
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -14,6 +13,7 @@ from nibabel.orientations import (
 )
 
 from dynunet_bundle.planning.case_facts import CaseFacts, nonzero_box
+from dynunet_bundle.volumes import Volume
 
 SHAPE = (12, 9, 7)
 SPACING = (1.5, 0.8, 3.0)
@@ -31,13 +31,13 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
-def stored(array: np.ndarray, axcodes: str = "RAS", affine: np.ndarray | None = None) -> MetaTensor:
+def stored(array: np.ndarray, axcodes: str = "RAS", affine: np.ndarray | None = None) -> Volume:
     """The array with its axes permuted and flipped to ``axcodes``, at the same place in the world."""
     affine = np.diag([*SPACING, 1.0]) if affine is None else affine
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(axcodes))
     turned = [apply_orientation(channel, turn) for channel in array]
     place = affine @ inv_ornt_aff(turn, array.shape[1:])
-    return MetaTensor(np.stack(turned), affine=place)
+    return Volume(np.stack(turned), place)
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PSR", "SAR", "ILP", "PIL"])

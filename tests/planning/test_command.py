@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import save_nifti, save_picture
 
+from dynunet_bundle import volumes as volumes_module
 from dynunet_bundle.dataset import select_cases
 from dynunet_bundle.errors import ConfigError, DatasetError, PlanError
 from dynunet_bundle.folds import default_folds
 from dynunet_bundle.planning.command import PlanRequest, run
 from dynunet_bundle.planning.plan import PLAN_IDS
-from dynunet_bundle.preprocessing import reader
 
 SHAPE = (24, 20, 28)
 
@@ -144,7 +144,7 @@ def test_planning_again_reads_no_image(
     request = request_for(volumes, tmp_path)
     first = run(request)
     before = (tmp_path / "tasks" / "Own_3d.json").read_bytes()
-    monkeypatch.setattr(reader, "read_volume", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(volumes_module, "_read_file", lambda path: pytest.fail(f"{path} was read"))
     assert run(request) == first
     assert (tmp_path / "tasks" / "Own_3d.json").read_bytes() == before
 

@@ -1,6 +1,5 @@
 """Bad cases are refused by name before anything is computed from them; good ones pass unchanged."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from dynunet_bundle.dataset import apply_to_case
 from dynunet_bundle.errors import CaseError, PlanError
-from dynunet_bundle.preprocessing.check import CheckCased, find_problems
+from dynunet_bundle.preprocessing.check import CheckCased
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 
 KEYS = ("image", "label")
@@ -159,41 +158,6 @@ def test_as_many_values_as_names():
         CheckCased(["MRI"], ["background", "organ", "lesion"], [0, 255])
 
 
-# --- where nothing tells the labels
-
-
-def unnamed(label: np.ndarray) -> list[str]:
-    tensors = [MetaTensor(torch.from_numpy(array)) for array in (good_image(), label)]
-    return [problem for problem, _ in find_problems(*tensors, None, None)]
-
-
-def test_any_few_whole_numbers_may_be_labels():
-    assert unnamed(good_label() * 100) == []
-    assert unnamed(np.zeros((1, *SHAPE), np.float32)) == []
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (-1, "different values from -1 to 2"),
-        (1.4, "no whole numbers"),
-        (np.nan, r"nan \(1 voxels\); expected are 0 to 2"),
-        (np.inf, r"inf \(1 voxels\); expected are 0 to 2"),
-    ],
-)
-def test_what_cannot_be_a_label(value: float, words: str):
-    label = good_label()
-    label[0, 0, 0, 0] = value
-    (problem,) = unnamed(label)
-    assert re.search(words, problem)
-
-
-def test_too_many_values_for_labels():
-    label = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(1, *SHAPE) % 65
-    assert unnamed(label) == ["its label has 65 different values from 0 to 64"]
-    assert unnamed(np.minimum(label, 63)) == []
-
-
 # --- image against label
 
 
@@ -237,18 +201,6 @@ def test_an_image_affine_without_volume_names_the_case():
     for label, label_affine in ((None, flat), (good_label(), flat), (good_label(), np.eye(4))):
         with pytest.raises(CaseError, match="case case_7"):
             check(good_image(), label, (flat, label_affine))
-
-
-def test_all_problems_of_a_case_are_told_at_once():
-    image, label = good_image(), good_label()
-    image[0, 0, 0, 0] = np.nan
-    label[0, 0, 0, 0] = 9
-    flat = np.diag([1.0, 1.0, 0.0, 1.0])
-    tensors = [MetaTensor(torch.from_numpy(array), affine=flat) for array in (image, label)]
-    problems = [problem for problem, _ in find_problems(*tensors, 2, [0, 1, 2])]
-    words = ("affine of its image", "1 channel", "1 NaN", "affine of its label", "9 (1 voxels)")
-    assert len(problems) == len(words)
-    assert all(word in problem for word, problem in zip(words, problems, strict=True))
 
 
 # --- from files, as the pipeline runs it

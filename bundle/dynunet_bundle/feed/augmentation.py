@@ -1,136 +1,86 @@
-"""The declared augmentation, and the parameters drawn from it for one sample.
+"""The declared augmentation: which kinds there are, with which settings, and what makes a declaration wrong.
 
-Which augmentations there are, their order and their ranges follow nnU-Net v2 (batchgeneratorsv2): noise,
-brightness, contrast, mirror. All numbers are drawn here, in numpy; the DALI graph only applies them.
+Kinds and order are those of nnU-Net v2 (nnunetv2 2.8.1 ``nnUNetTrainer.get_training_transforms`` and batchgeneratorsv2
+0.3.6), and ``brightness_contrast`` of NVIDIA's nnU-Net example. Whatever order the declaration has, a sample is rotated
+and scaled first, then the intensity kinds follow as listed here, then it is mirrored.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dynunet_bundle.errors import ConfigError
 
-SETTINGS = {
-    "noise": ("prob", "std"),
-    "brightness": ("prob", "factor"),
-    "contrast": ("prob", "factor"),
-    "mirror": ("prob", "axes"),
-}
+INTERPOLATIONS = ("linear", "cubic")
+SPATIAL_AXES = (0, 1, 2)
+MAX_ANISOTROPY = 3
+"""nnU-Net turns patches that are more than this much longer in the plane than across it in the plane only."""
+MAX_ELONGATION = 1.5
+"""nnU-Net turns 2D patches that are longer than this by 15 degrees at most."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What train.json declares under ``augmentation``; an absent entry is switched off.
+    """What train.json declares under ``augmentation``; a kind that is absent is switched off.
 
     Attributes:
-        noise_prob: share of samples with Gaussian noise.
-        noise_std: range of its standard deviation, in units of the normalised image.
-        brightness_prob: share of samples whose channels are multiplied.
-        brightness_factor: range of the factor, drawn for each channel.
-        contrast_prob: share of samples whose channels are stretched about their mean, within their old range.
-        contrast_factor: range of the factor, drawn for each channel.
-        mirror_prob: probability of a flip, for each of the axes.
-        mirror_axes: spatial axes that may be flipped, 0 the first.
+        kinds: settings by kind, complete and checked.
     """
 
-    noise_prob: float = 0.0
-    noise_std: tuple[float, float] = (0.0, 0.0)
-    brightness_prob: float = 0.0
-    brightness_factor: tuple[float, float] = (1.0, 1.0)
-    contrast_prob: float = 0.0
-    contrast_factor: tuple[float, float] = (1.0, 1.0)
-    mirror_prob: float = 0.0
-    mirror_axes: tuple[int, ...] = ()
+    kinds: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Mapping[str, Any]], spatial_dims: int
-    ) -> "Augmentation":
-        """Read the declaration ``{name: {"prob": p, setting: value}}``.
+    def from_config(cls, config: Mapping[str, Mapping[str, Any]]) -> "Augmentation":
+        """Read the declaration ``{kind: {"prob": p, setting: value}}``.
 
         Raises:
-            ConfigError: for an unknown name or setting, a probability outside 0..1, a range that is no pair, or an
-                axis that does not exist.
+            ConfigError: for an unknown kind or setting, a setting that is missing or has an impossible value.
         """
-        values: dict[str, Any] = {}
-        for name, settings in config.items():
-            _require_known(name, tuple(SETTINGS), "augmentation")
+        kinds = {}
+        for kind, settings in config.items():
+            _require_known(kind, tuple(SETTINGS), "augmentation")
             if not isinstance(settings, Mapping):
-                raise ConfigError(f"augmentation {name} is {settings!r}, not named settings.")
-            for setting, value in settings.items():
-                _require_known(setting, SETTINGS[name], f"setting of augmentation {name}")
-                values[f"{name}_{setting}"] = _checked(name, setting, value, spatial_dims)
-        return cls(**values)
+                raise ConfigError(f"augmentation {kind} is {settings!r}, not named settings.")
+            for setting in settings:
+                _require_known(setting, tuple(SETTINGS[kind]), f"setting of augmentation {kind}")
+            complete = {**DEFAULTS.get(kind, {}), **settings}
+            missing = [setting for setting in SETTINGS[kind] if setting not in complete]
+            if missing:
+                raise ConfigError(f"augmentation {kind} lacks its setting {', '.join(missing)}.")
+            kinds[kind] = {
+                setting: check(kind, setting, complete[setting])
+                for setting, check in SETTINGS[kind].items()
+            }
+        return cls(kinds)
+
+    def prob(self, kind: str) -> float:
+        """Probability that a sample gets an augmentation of this kind."""
+        return float(self.kinds[kind]["prob"]) if kind in self.kinds else 0.0
+
+    def setting(self, kind: str, name: str, absent: Any) -> Any:
+        """A setting of a kind, or ``absent`` where the kind is not declared."""
+        return self.kinds[kind][name] if kind in self.kinds else absent
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Parameters of one sample, as arrays that DALI takes; ``C`` channels, ``d`` spatial axes.
+def rotates_in_plane(patch_size: Sequence[int]) -> bool:
+    """Whether rotation and scaling leave the first axis alone: in 2D, and for anisotropic patches ("dummy 2D").
 
-    Attributes:
-        noise: standard normal values times their standard deviation, shape of the patch; one zero where not drawn.
-        has_noise: whether noise was drawn.
-        brightness: factors, ``[C, 1, ...]`` float32.
-        has_brightness: whether they were drawn.
-        contrast: factors, ``[C, 1, ...]`` float32.
-        has_contrast: whether they were drawn.
-        flips: ``[d]`` int32, 1 where the axis is mirrored.
+    Source: nnunetv2 ``configure_rotation_dummyDA_mirroring_and_inital_patch_size``.
     """
-
-    noise: np.ndarray
-    has_noise: np.ndarray
-    brightness: np.ndarray
-    has_brightness: np.ndarray
-    contrast: np.ndarray
-    has_contrast: np.ndarray
-    flips: np.ndarray
+    flat = len(patch_size) == 2  # noqa: PLR2004 - a 2D plan
+    return flat or max(patch_size) / patch_size[0] > MAX_ANISOTROPY
 
 
-def draw(augmentation: Augmentation, patch_shape: Sequence[int], rng: np.random.Generator) -> Draw:
-    """Draw the parameters of one sample.
-
-    Args:
-        augmentation: the declaration.
-        patch_shape: ``(C, *spatial)``.
-        rng: the sample's own generator.
-    """
-    channels, dims = patch_shape[0], len(patch_shape) - 1
-    has_noise = rng.random() < augmentation.noise_prob
-    std = rng.uniform(*augmentation.noise_std)
-    has_brightness = rng.random() < augmentation.brightness_prob
-    brightness = _factors(augmentation.brightness_factor, channels, dims, rng)
-    has_contrast = rng.random() < augmentation.contrast_prob
-    contrast = _factors(augmentation.contrast_factor, channels, dims, rng)
-    wanted = rng.random(dims) < augmentation.mirror_prob
-    flips = [int(wanted[axis] and axis in augmentation.mirror_axes) for axis in range(dims)]
-    noise = np.zeros((1,) * (dims + 1), np.float32)
-    if has_noise:
-        noise = rng.standard_normal(patch_shape, dtype=np.float32) * np.float32(std)
-    return Draw(
-        noise,
-        np.array(has_noise),
-        brightness,
-        np.array(has_brightness),
-        contrast,
-        np.array(has_contrast),
-        np.array(flips, np.int32),
-    )
-
-
-def _factors(
-    limits: tuple[float, float], channels: int, dims: int, rng: np.random.Generator
-) -> np.ndarray:
-    """One factor a channel: as often below 1 as above, wherever 1 lies in the range (nnU-Net's BGContrast)."""
-    low, high = limits
-    middle = min(max(low, 1.0), high)
-    shrink = rng.random(channels) < (0.5 if low < middle < high else middle == high)
-    chosen = np.where(
-        shrink, rng.uniform(low, middle, channels), rng.uniform(middle, high, channels)
-    )
-    return chosen.astype(np.float32).reshape(channels, *(1,) * dims)
+def default_degrees(patch_size: Sequence[int]) -> tuple[float, float]:
+    """Range of rotation for a patch, by the same source."""
+    if not rotates_in_plane(patch_size):
+        return -30.0, 30.0
+    flat = len(patch_size) == 2  # noqa: PLR2004 - a 2D plan
+    if flat and max(patch_size) / min(patch_size) > MAX_ELONGATION:
+        return -15.0, 15.0
+    return -180.0, 180.0
 
 
 def _require_known(name: str, known: Sequence[str], what: str) -> None:
@@ -140,17 +90,108 @@ def _require_known(name: str, known: Sequence[str], what: str) -> None:
         raise ConfigError(f'"{name}" is no {what}.{hint}')
 
 
-def _checked(name: str, setting: str, value: Any, spatial_dims: int) -> Any:
-    if setting == "prob":
-        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ConfigError(f"augmentation {name}: prob is {value!r}, not a number from 0 to 1.")
-        return float(value)
-    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [None]
-    if setting == "axes":
-        if any(axis not in (0, 1, 2) for axis in items):
-            raise ConfigError(f"augmentation {name}: axes are {value!r}, not from 0, 1, 2.")
-        return tuple(axis for axis in items if axis < spatial_dims)
-    numbers = all(isinstance(item, (int, float)) for item in items)
-    if not numbers or len(items) != 2 or items[0] > items[1]:  # noqa: PLR2004 - a pair
-        raise ConfigError(f"augmentation {name}: {setting} is {value!r}, not a pair low, high.")
-    return (float(value[0]), float(value[1]))
+Check = Callable[[str, str, Any], Any]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number; JSON as Python reads it knows NaN and Infinity, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _share(kind: str, setting: str, value: Any) -> float:
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ConfigError(f"augmentation {kind}: {setting} is {value!r}, not a number from 0 to 1.")
+    return float(value)
+
+
+def _range(lowest: float, highest: float, open_at_lowest: bool = False) -> Check:
+    """A check for a pair low, high within limits."""
+
+    def check(kind: str, setting: str, value: Any) -> tuple[float, float]:
+        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))  # noqa: PLR2004
+        if not pair or not value[0] <= value[1]:
+            raise ConfigError(f"augmentation {kind}: {setting} is {value!r}, not a pair low, high.")
+        if value[0] < lowest or value[1] > highest or (open_at_lowest and value[0] == lowest):
+            limits = f"{'above' if open_at_lowest else 'from'} {lowest:g}" + (
+                "" if highest == float("inf") else f" to {highest:g}"
+            )
+            raise ConfigError(f"augmentation {kind}: {setting} is {value!r}; it must be {limits}.")
+        return float(value[0]), float(value[1])
+
+    return check
+
+
+def _degrees(kind: str, setting: str, value: Any) -> tuple[float, float] | None:
+    """A range, or None for the one of nnU-Net for the patch."""
+    return None if value is None else _range(-180, 180)(kind, setting, value)
+
+
+def _axes(kind: str, setting: str, value: Any) -> tuple[int, ...]:
+    items = value if isinstance(value, (list, tuple)) else [None]
+    if any(axis not in SPATIAL_AXES or isinstance(axis, bool) for axis in items):
+        raise ConfigError(f"augmentation {kind}: {setting} are {value!r}, not from 0, 1, 2.")
+    return tuple(items)
+
+
+def _one_of(*choices: Any) -> Check:
+    def check(kind: str, setting: str, value: Any) -> Any:
+        if value not in choices or type(value) is not type(choices[0]):
+            names = " or ".join(map(repr, choices))
+            raise ConfigError(f"augmentation {kind}: {setting} is {value!r}, not {names}.")
+        return value
+
+    return check
+
+
+def _number(kind: str, setting: str, value: Any) -> float:
+    if not _is_number(value):
+        raise ConfigError(f"augmentation {kind}: {setting} is {value!r}, not a number.")
+    return float(value)
+
+
+ANY_POSITIVE = _range(0, float("inf"), open_at_lowest=True)
+
+SETTINGS: dict[str, dict[str, Check]] = {
+    # degrees about each axis; null takes nnU-Net's range for the patch
+    "rotation": {"prob": _share, "degrees": _degrees},
+    # above 1 objects get smaller; cubic interpolates the image so where it is scaled but not rotated
+    "scaling": {"prob": _share, "factor": ANY_POSITIVE, "interpolation": _one_of(*INTERPOLATIONS)},
+    # standard deviation, in units of the normalised image
+    "noise": {"prob": _share, "std": _range(0, float("inf"))},
+    # voxels; each channel on its own with channel_prob, each axis with a sigma of its own or one for all
+    "blur": {
+        "prob": _share,
+        "sigma": ANY_POSITIVE,
+        "channel_prob": _share,
+        "per_axis": _one_of(True, False),
+    },
+    # factors by channel, as often below 1 as above
+    "brightness": {"prob": _share, "factor": ANY_POSITIVE},
+    # NVIDIA's example: one factor of each for the sample, uniform; contrast about a fixed center
+    "brightness_contrast": {
+        "prob": _share,
+        "brightness": ANY_POSITIVE,
+        "contrast": ANY_POSITIVE,
+        "center": _number,
+    },
+    # about the mean of the channel, within its old range; factors as of brightness
+    "contrast": {"prob": _share, "factor": ANY_POSITIVE},
+    # to this share of the voxels along each axis (nearest) and back (linear)
+    "low_resolution": {
+        "prob": _share,
+        "zoom": _range(0, 1, open_at_lowest=True),
+        "channel_prob": _share,
+    },
+    # of the inverted image; mean and deviation of the channel are kept; exponents as factors of brightness
+    "gamma_inverted": {"prob": _share, "gamma": ANY_POSITIVE},
+    "gamma": {"prob": _share, "gamma": ANY_POSITIVE},
+    # each of the axes, 0 the first
+    "mirror": {"prob": _share, "axes": _axes},
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "rotation": {"degrees": None},
+    "scaling": {"interpolation": "linear"},
+    "blur": {"channel_prob": 1.0, "per_axis": True},
+    "low_resolution": {"channel_prob": 1.0},
+}

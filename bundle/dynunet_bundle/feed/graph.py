@@ -1,69 +1,233 @@
 """The DALI graph: applies what the source drew, in 2D and 3D alike, on the CPU or on a GPU.
 
 It draws nothing itself, so its output depends on its input only, not on threads, prefetching or ranks. Branches are
-``if``s on a flag of each sample: what was not drawn is not computed.
+``if``s on a flag of each sample: what was not drawn is not computed. Images are ``[C, D, H, W]`` or ``[C, H, W]``.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
 from dynunet_bundle.feed.source import PatchSource
+from dynunet_bundle.feed.spatial import AFFINE, SCALE
 
 LAYOUTS = {2: "CHW", 3: "CDHW"}
+WARP_LAYOUTS = {2: "FHWC", 3: "FDHWC"}
+"""``warp_affine`` wants channels last: ours are frames, each of one channel."""
+
 FLIPS = ("depthwise", "vertical", "horizontal")
 """DALI's names of the flips along the last three axes, in the order of the axes."""
 
+FLAG, REAL, WHOLE = types.BOOL, types.FLOAT, types.INT32
 SAMPLE_TYPES = (
-    (types.UINT8, types.FLOAT, types.BOOL) + (types.FLOAT, types.BOOL) * 2 + (types.INT32,)
+    *(types.UINT8, WHOLE, REAL, REAL),  # label, kind, window
+    *(FLAG, REAL),  # noise
+    *(FLAG, FLAG, REAL),  # blur
+    *(FLAG, REAL, REAL),  # linear
+    *(FLAG, REAL),  # contrast
+    *(FLAG, FLAG, REAL),  # low resolution
+    *(FLAG, REAL),  # inverted gamma
+    *(FLAG, REAL),  # gamma
+    WHOLE,  # flips
 )
-"""Types of what the source gives after the image: label, noise, brightness, contrast, flips."""
+"""Types of what the source gives after the image."""
+
+EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is fixed for all samples of a feed.
+
+    Attributes:
+        channels: number of channels.
+        patch_size: voxels by axis, two or three values.
+        float16: whether the source gives float16.
+        cubic: whether scaled images are interpolated by cubic splines instead of linearly.
+        warp: whether the graph computes rotated patches; else the source did.
+        in_plane: whether they are rotated across the first of three axes only.
+        zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
+        gpu: whether the dense work is done on the pipeline's GPU.
+    """
+
+    channels: int
+    patch_size: tuple[int, ...]
+    float16: bool = False
+    cubic: bool = False
+    warp: bool = False
+    in_plane: bool = False
+    zero_outside: bool = False
+    gpu: bool = False
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def size(self) -> list[float]:
+        """The patch size as DALI takes it."""
+        return [float(voxels) for voxels in self.patch_size]
+
+    @property
+    def axes(self) -> list[int]:
+        """Spatial axes of an image."""
+        return list(range(1, self.dims + 1))
 
 
 @pipeline_def(enable_conditionals=True)
-def patch_graph(
-    source: PatchSource,
-    spatial_dims: int,
-    image_type: types.DALIDataType,
-    parallel: bool,
-    gpu: bool,
-) -> tuple[Any, Any]:
+def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, Any]:
     """Build the graph; the arguments of ``nvidia.dali.Pipeline`` (batch_size, num_threads, ...) come on top.
 
     Args:
         source: what to read and which parameters to apply.
-        spatial_dims: 2 or 3.
-        image_type: type of the stored image.
+        form: what is fixed for all samples.
         parallel: whether worker processes call the source.
-        gpu: whether the dense work is done on the pipeline's GPU.
 
     Returns:
         Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample.
     """
-    image, label, noise, has_noise, brightness, has_brightness, contrast, has_contrast, flips = (
-        fn.external_source(
-            source=source,
-            num_outputs=9,
-            batch=False,
-            parallel=parallel,
-            dtype=[image_type, *SAMPLE_TYPES],
-        )
+    dtypes = [types.FLOAT16 if form.float16 else REAL, *SAMPLE_TYPES, *[REAL] * form.warp]
+    sample = fn.external_source(
+        source=source, num_outputs=len(dtypes), batch=False, parallel=parallel, dtype=dtypes
     )
-    axes = list(range(1, spatial_dims + 1))
-    if gpu:
-        image, label, noise = image.gpu(), label.gpu(), noise.gpu()
-        brightness, contrast = brightness.gpu(), contrast.gpu()
-    image = fn.cast(image, dtype=types.FLOAT)
-    if has_noise:
-        image = image + noise
-    if has_brightness:
-        image = image * brightness
-    if has_contrast:
-        mean = fn.reductions.mean(image, axes=axes, keep_dims=True)
-        low = fn.reductions.min(image, axes=axes, keep_dims=True)
-        high = fn.reductions.max(image, axes=axes, keep_dims=True)
-        image = math.clamp((image - mean) * contrast + mean, low, high)
-    image = fn.reinterpret(image, layout=LAYOUTS[spatial_dims])
-    label = fn.reinterpret(label, layout=LAYOUTS[spatial_dims])
-    flip = {name: flips[axis] for axis, name in enumerate(FLIPS[-spatial_dims:])}
+    image, label, kind, start, end = sample[:5]
+    flips, matrix = sample[len(SAMPLE_TYPES)], sample[-1]
+    if form.gpu:
+        image, label = image.gpu(), label.gpu()
+    image = fn.reinterpret(fn.cast(image, dtype=REAL), layout=LAYOUTS[form.dims])
+    label = fn.reinterpret(label, layout=LAYOUTS[form.dims])
+    image, label = _placed(form, image, label, kind, matrix, start, end)
+    before = image
+    image = _recoloured(form, image, sample[5 : len(SAMPLE_TYPES)])
+    if form.zero_outside:
+        image = image * fn.cast(before != 0.0, dtype=REAL)
+    flip = {name: flips[axis] for axis, name in enumerate(FLIPS[-form.dims :])}
     return fn.flip(image, **flip), fn.flip(label, **flip)
+
+
+def _placed(
+    form: Form, image: Any, label: Any, kind: Any, matrix: Any, start: Any, end: Any
+) -> tuple[Any, Any]:
+    """The patch from the region: as it is, scaled, or, unless the source did it, rotated."""
+    if form.warp:
+        if kind == AFFINE:
+            image, label = _warped(form, image, matrix, True), _warped(form, label, matrix, False)
+        else:
+            image, label = _scaled(form, image, label, kind, start, end)
+    else:
+        image, label = _scaled(form, image, label, kind, start, end)
+    return image, label
+
+
+def _scaled(form: Form, image: Any, label: Any, kind: Any, start: Any, end: Any) -> tuple[Any, Any]:
+    interpolation = types.INTERP_CUBIC if form.cubic else types.INTERP_LINEAR
+    if kind == SCALE:
+        window = {"size": form.size, "roi_start": start, "roi_end": end, "antialias": False}
+        image = fn.resize(image, interp_type=interpolation, **window)
+        label = fn.resize(label, interp_type=types.INTERP_NN, **window)
+    return image, label
+
+
+def _warped(form: Form, volume: Any, matrix: Any, is_image: bool) -> Any:
+    interpolation = types.INTERP_LINEAR if is_image else types.INTERP_NN
+    channels = form.channels if is_image else 1
+    dims, size = form.dims, form.size
+    if form.in_plane and dims == 3:  # noqa: PLR2004 - slices are frames, too
+        dims, size = 2, size[1:]
+        volume = fn.reshape(volume, rel_shape=[-1.0, 1.0, 1.0], src_dims=[-1, 2, 3])
+    frames = fn.reinterpret(fn.expand_dims(volume, axes=dims + 1), layout=WARP_LAYOUTS[dims])
+    warped = fn.warp_affine(
+        frames, matrix=matrix, size=size, fill_value=0, interp_type=interpolation
+    )
+    return fn.reshape(warped, shape=[channels, *form.patch_size], layout=LAYOUTS[form.dims])
+
+
+def _recoloured(form: Form, image: Any, drawn: Any) -> Any:
+    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order."""
+    has_noise, noise, has_blur, blurred, sigma, has_linear, scale, shift = drawn[:8]
+    has_contrast, contrast, has_low, lowered, low_size = drawn[8:13]
+    has_inverted, inverted, has_gamma, gamma = drawn[13:]
+    if has_noise:
+        image = image + _placed_like(form, noise)
+    if has_blur:
+        image = _each_channel(form, image, blurred, sigma, _blurred)
+    if has_linear:
+        image = image * _placed_like(form, scale) + _placed_like(form, shift)
+    if has_contrast:
+        image = _contrasted(form, image, _placed_like(form, contrast))
+    if has_low:
+        image = _each_channel(form, image, lowered, low_size, _low_resolution)
+    if has_inverted:
+        image = _with_gamma(form, image, _placed_like(form, inverted), True)
+    if has_gamma:
+        image = _with_gamma(form, image, _placed_like(form, gamma), False)
+    return image
+
+
+def _placed_like(form: Form, values: Any) -> Any:
+    return values.gpu() if form.gpu else values
+
+
+def _each_channel(form: Form, image: Any, wanted: Any, parameters: Any, change: Any) -> Any:
+    """Change the wanted channels, each by its own row of parameters."""
+    if form.channels == 1:
+        # always wanted, but DALI warns of an output that is not used
+        if wanted[0]:
+            image = change(form, image, parameters[0])
+        return image
+    parts = []
+    for channel in range(form.channels):
+        # by name: as inputs, DALI puts constants on the GPU and waits for them
+        part = fn.slice(image, start=[channel], shape=[1], axes=[0])
+        if wanted[channel]:
+            part = change(form, part, parameters[channel])
+        parts.append(part)
+    return fn.cat(*parts, axis=0)
+
+
+def _blurred(form: Form, channel: Any, sigma: Any) -> Any:
+    return fn.gaussian_blur(channel, sigma=sigma)
+
+
+def _low_resolution(form: Form, channel: Any, size: Any) -> Any:
+    small = fn.resize(channel, size=size, interp_type=types.INTERP_NN)
+    return fn.resize(small, size=form.size, interp_type=types.INTERP_LINEAR, antialias=False)
+
+
+def _contrasted(form: Form, image: Any, factor: Any) -> Any:
+    """``(x - mean) * factor + mean`` by channel, clipped to the old range."""
+    mean = fn.reductions.mean(image, axes=form.axes, keep_dims=True)
+    low = fn.reductions.min(image, axes=form.axes, keep_dims=True)
+    high = fn.reductions.max(image, axes=form.axes, keep_dims=True)
+    return math.clamp(image * factor + (mean - mean * factor), low, high)
+
+
+def _with_gamma(form: Form, image: Any, gamma: Any, inverted: bool) -> Any:
+    """``((x - low) / range) ** gamma`` by channel, brought back to the old mean and standard deviation.
+
+    Inverted, ``-x`` is treated so. What nnU-Net does in between (back to the old range) cancels out.
+    """
+    low = fn.reductions.min(image, axes=form.axes, keep_dims=True)
+    high = fn.reductions.max(image, axes=form.axes, keep_dims=True)
+    mean = fn.reductions.mean(image, axes=form.axes, keep_dims=True)
+    deviation = fn.reductions.std_dev(image, mean, axes=form.axes, keep_dims=True)
+    factor = 1.0 / math.max(high - low, EPSILON)
+    # so written no rounding makes it negative, where a power does not exist
+    unit = (high - image) * factor if inverted else (image - low) * factor
+    changed = _power(form, unit, gamma)
+    new_mean = fn.reductions.mean(changed, axes=form.axes, keep_dims=True)
+    new_deviation = fn.reductions.std_dev(changed, new_mean, axes=form.axes, keep_dims=True)
+    back = deviation / math.max(new_deviation, EPSILON)
+    if inverted:
+        back = -back
+    return changed * back + (mean - new_mean * back)
+
+
+def _power(form: Form, base: Any, exponent: Any) -> Any:
+    """On a CPU numpy computes it: DALI's kernel is several times slower."""
+    if form.gpu:
+        return math.pow(base, exponent)
+    return fn.python_function(base, exponent, function=np.power, output_layouts=LAYOUTS[form.dims])

@@ -1,14 +1,18 @@
 """The iterable that a trainer takes: batches from the DALI graph, without end, with a position to resume from."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.cases import name_of
+from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.feed.augmentation import Augmentation
-from dynunet_bundle.feed.source import Numbering, PatchSource
+from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 logger = logging.getLogger(__name__)
@@ -35,10 +39,15 @@ class DaliLoader:
         prefetch: batches that are computed ahead.
         rank: index of this process among ``world_size``.
         world_size: number of processes that train together.
+        volumes_per_batch: in 2D, take a batch from so many volumes, from each the same number of neighbouring slices
+            (NVIDIA's ``nvol``); None draws each slice on its own.
+        center_crop: the middle of each volume instead of a drawn place, as NVIDIA's benchmark has it.
+        zero_outside: voxels that are zero before the intensities change are zero afterwards, as nnU-Net keeps what
+            lies outside the nonzero mask.
 
     Raises:
         DatasetError: if there are no cases.
-        ConfigError: if the augmentation is malformed.
+        ConfigError: if the augmentation is malformed, or the batch cannot be taken from so many volumes.
     """
 
     def __init__(
@@ -56,22 +65,31 @@ class DaliLoader:
         prefetch: int = 2,
         rank: int = 0,
         world_size: int = 1,
+        volumes_per_batch: int | None = None,
+        center_crop: bool = False,
+        zero_outside: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise DatasetError("there are no cases to train on. Check --dataset_dir and --fold.")
         self.dataset = dataset
-        self.patch_size = tuple(patch_size)
         self.batch_size = batch_size
         self.num_iterations = num_iterations
-        self.augmentation = Augmentation.from_config(augmentation or {}, len(self.patch_size))
-        self.oversampling = oversampling
-        self.seed = seed
         self.device = torch.device(device)
         self.num_threads = num_threads
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.rank = rank
         self.world_size = world_size
+        self.zero_outside = zero_outside
+        self.sampling = Sampling(
+            tuple(patch_size),
+            Augmentation.from_config(augmentation or {}),
+            oversampling,
+            seed,
+            _slices_per_volume(patch_size, batch_size, volumes_per_batch),
+            center_crop,
+            warp_here=self.device.type != "cuda",
+        )
         self.iteration = 0
         self._batches: Any = None
 
@@ -100,12 +118,23 @@ class DaliLoader:
                 source.sample(source.numbering.sample(*divmod(number, self.batch_size)))
             raise
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: iterations given so far."""
-        return {"iteration": self.iteration}
+    def state_dict(self) -> dict[str, Any]:
+        """The position: iterations given so far, and a hash by part of what decides the samples."""
+        return {"iteration": self.iteration, "feed": self._description()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to a position; the next batch is the one that would have followed it."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position; the next batch is the one that would have followed it.
+
+        Raises:
+            ConfigError: if the position belongs to a feed that gives other samples.
+        """
+        then, now = state.get("feed", {}), self._description()
+        changed = [name for name in now if name in then and then[name] != now[name]]
+        if changed:
+            raise ConfigError(
+                f"the feed has changed since the checkpoint was written: {', '.join(changed)}. "
+                "Go on with the old settings, or start over with --restart True."
+            )
         self.close()
         self.iteration = int(state["iteration"])
 
@@ -113,39 +142,76 @@ class DaliLoader:
         """Free the pipeline, its buffers and its worker processes; the next batch builds it again."""
         self._batches = None
 
+    def _description(self) -> dict[str, str]:
+        """What the samples depend on, each part as a short hash; the number of ranks is not among it."""
+        sampling = self.sampling
+        parts = {
+            "patch_size": sampling.patch_size,
+            "augmentation": {kind: dict(how) for kind, how in sampling.augmentation.kinds.items()},
+            "oversampling": sampling.oversampling,
+            "seed": sampling.seed,
+            "volumes_per_batch": sampling.slices_per_volume,
+            "center_crop": sampling.center_crop,
+            "zero_outside": self.zero_outside,
+            # another fold may have as many
+            "cases": [name_of(case) for case in self.dataset.data],
+        }
+        return {
+            name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
+            for name, part in parts.items()
+        }
+
     def _source(self) -> PatchSource:
         numbering = Numbering(self.batch_size, self.iteration, self.rank, self.world_size)
-        return PatchSource(
-            self.dataset.cases(),
-            self.patch_size,
-            self.augmentation,
-            self.oversampling,
-            self.seed,
-            numbering,
-        )
+        return PatchSource(self.dataset.cases(), self.sampling, numbering)
 
     def _build(self) -> Any:
         # imported here: inference and evaluation run where DALI cannot be installed
-        from nvidia.dali import types  # noqa: PLC0415
         from nvidia.dali.plugin.pytorch import DALIGenericIterator  # noqa: PLC0415
 
-        from dynunet_bundle.feed.graph import patch_graph  # noqa: PLC0415
+        from dynunet_bundle.feed.graph import Form, patch_graph  # noqa: PLC0415
 
         gpu = self.device.type == "cuda"
         source = self._source()
+        form = Form(
+            channels=self._num_channels(),
+            patch_size=self.sampling.patch_size,
+            float16=self.dataset.dtype == np.float16 and not self.sampling.warp_here,
+            cubic=source.cubic,
+            warp=not self.sampling.warp_here,
+            in_plane=source.in_plane,
+            zero_outside=self.zero_outside,
+            gpu=gpu,
+        )
         pipeline = patch_graph(
             source=source,
-            spatial_dims=len(self.patch_size),
-            image_type=types.FLOAT16 if self.dataset.dtype.itemsize == 2 else types.FLOAT,  # noqa: PLR2004
+            form=form,
             parallel=self.num_workers > 0,
-            gpu=gpu,
             batch_size=self.batch_size,
             num_threads=self.num_threads,
             device_id=(self.device.index or 0) if gpu else None,
             py_num_workers=max(1, self.num_workers),
             py_start_method="spawn",
             prefetch_queue_depth=self.prefetch,
-            seed=self.seed,
+            seed=self.sampling.seed,
         )
         pipeline.build()
         return DALIGenericIterator([pipeline], ["image", "label"], size=-1)
+
+    def _num_channels(self) -> int:
+        return len(np.load(self.dataset.cases()[0].image, mmap_mode="r", allow_pickle=False))
+
+
+def _slices_per_volume(
+    patch_size: Sequence[int], batch_size: int, volumes_per_batch: int | None
+) -> int:
+    if volumes_per_batch is None:
+        return 1
+    if len(patch_size) != 2:  # noqa: PLR2004 - a 2D plan
+        raise ConfigError("volumes_per_batch is for 2D plans only. Leave it null.")
+    if volumes_per_batch < 1 or batch_size % volumes_per_batch:
+        raise ConfigError(
+            f"a batch of {batch_size} slices cannot be taken from {volumes_per_batch} volumes. "
+            "Pass a --volumes_per_batch that divides the batch size."
+        )
+    return batch_size // volumes_per_batch

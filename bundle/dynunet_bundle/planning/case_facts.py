@@ -8,10 +8,11 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
-from monai.data import MetaTensor
 from nibabel.affines import voxel_sizes
 
+from dynunet_bundle.counts import value_counts
 from dynunet_bundle.planning.intensities import Histogram
+from dynunet_bundle.volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,25 @@ class CaseFacts:
         return float(np.prod(self.shape_after_crop) / np.prod(self.shape))
 
     @classmethod
-    def of(cls, image: MetaTensor, label: MetaTensor) -> "CaseFacts":
+    def of(cls, image: Volume, label: Volume) -> "CaseFacts":
         """Facts of a case that passed the checks.
 
         Args:
             image: ``[C, X, Y, Z]``.
             label: ``[1, X, Y, Z]`` whole numbers on the same grid.
         """
-        affine = np.asarray(image.affine)
-        order = np.argsort(nib.io_orientation(affine)[:, 0])
-        volume = image.as_tensor().numpy()
-        box = nonzero_box(volume)
-        mask = label.as_tensor().numpy()[0].round().astype(np.int64)
-        values, counts = np.unique(mask, return_counts=True)
+        order = np.argsort(nib.io_orientation(image.affine)[:, 0])
+        spacing = voxel_sizes(image.affine)
+        box = nonzero_box(image.array)
+        mask = np.round(label.array[0])
+        values, counts = value_counts(mask)
         inside = mask[box] > 0
         return cls(
-            tuple(int(volume.shape[1 + axis]) for axis in order),
+            tuple(int(image.array.shape[1 + axis]) for axis in order),
             tuple(int(box[axis].stop - box[axis].start) for axis in order),
-            tuple(float(voxel_sizes(affine)[axis]) for axis in order),
+            tuple(float(spacing[axis]) for axis in order),
             dict(zip(map(int, values), map(int, counts), strict=True)),
-            tuple(Histogram.of(channel[box][inside]) for channel in volume),
+            tuple(Histogram.of(channel[box][inside]) for channel in image.array),
         )
 
     def save(self, file: BinaryIO, notes: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynunet_bundle.counts import value_counts
+
 MAX_BINS = 65_536
 PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
 
@@ -34,7 +36,7 @@ class Histogram:
     @classmethod
     def of(cls, voxels: np.ndarray) -> "Histogram":
         """Histogram of an array of voxels, with weights that add up to one; empty without voxels."""
-        values, counts = np.unique(voxels, return_counts=True)
+        values, counts = value_counts(voxels)
         if not len(values):
             return cls(np.zeros(0), np.zeros(0), np.inf, -np.inf)
         lowest, highest = float(values[0]), float(values[-1])

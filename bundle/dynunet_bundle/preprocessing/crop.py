@@ -1,6 +1,7 @@
 """What counts as content when a volume is cropped."""
 
 import torch
+from monai.data import MetaTensor
 
 
 def is_nonzero(image: torch.Tensor) -> torch.Tensor:
@@ -15,4 +16,6 @@ def is_nonzero(image: torch.Tensor) -> torch.Tensor:
     Returns:
         Boolean mask of the same shape.
     """
-    return image != 0
+    # a MetaTensor would carry its meta data through the comparison
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return plain != 0

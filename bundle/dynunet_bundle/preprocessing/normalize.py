@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
@@ -66,12 +67,17 @@ class NormalizeChannelsd(MapTransform):
         """Normalise one case; the result is float32."""
         normalized = dict(data)
         for key in self.key_iterator(normalized):
-            image = normalized[key].to(torch.float32)
+            given = normalized[key]
+            # as a MetaTensor every step would copy the meta data
+            plain = given.as_tensor() if isinstance(given, MetaTensor) else given
+            image = plain.to(torch.float32)
             mask = _nonzero_mask(image) if "zscore_nonzero" in self.normalization else None
             channels = zip(image, self.normalization, self.intensity_statistics, strict=True)
-            case = name_of({**normalized, "image": normalized[key]})
-            parts = [_normalized(*channel, mask, case) for channel in channels]
-            normalized[key] = torch.stack(parts)
+            case = name_of({**normalized, "image": given})
+            result = torch.stack([_normalized(*channel, mask, case) for channel in channels])
+            if isinstance(given, MetaTensor):
+                result = MetaTensor(result).copy_meta_from(given)
+            normalized[key] = result
         return normalized
 
 

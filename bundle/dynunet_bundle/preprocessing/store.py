@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import (
+    TEMPORARY_SUFFIX,
     atomic_write,
     ensure_writable,
     remove_leftovers,
@@ -142,11 +143,16 @@ class PreparedDataset(Dataset):
 
     def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase]:
         own = threading.local()
+        # one look at the folder, not one a case: it may hold thousands of files
+        leftovers = [path.name for path in self.store_dir.glob(f".*{TEMPORARY_SUFFIX}")]
 
         def build(index: int) -> PreparedCase:
             # MONAI's readers remember the files they are reading: each thread has a transform of its own
             if not hasattr(own, "transform"):
                 own.transform = copy.deepcopy(self.transform)
+            stem = self._stem(self.data[index]).name
+            if any(name.startswith(f".{stem}.") for name in leftovers):
+                remove_leftovers(self.store_dir, f"{stem}.")
             return self._build(self.data[index], own.transform)
 
         pool = ThreadPoolExecutor(self.num_workers)
@@ -193,7 +199,6 @@ class PreparedDataset(Dataset):
         # without its JSON a case does not exist: first it goes, last it comes
         with suppress(FileNotFoundError):
             sidecar.unlink()
-        remove_leftovers(stem.parent, f"{stem.name}.")
         sizes = {}
         for array in ARRAYS:
             path = stem.with_name(f"{stem.name}.{array}.npy")
@@ -228,10 +233,12 @@ def sample_positions(
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     rng = np.random.Generator(np.random.Philox(key=seed))
     flat, shape = label.reshape(-1), label.shape[1:]
+    foreground = np.flatnonzero(flat)
+    classes = flat[foreground]
     positions = np.zeros((num_classes - 1, POSITIONS_PER_CLASS, len(shape)), np.int16)
     present = []
     for value in range(1, num_classes):
-        voxels = np.flatnonzero(flat == value)
+        voxels = foreground[classes == value]
         if len(voxels):
             present.append(value)
             drawn = voxels[rng.integers(len(voxels), size=POSITIONS_PER_CLASS)]

@@ -1,0 +1,64 @@
+"""A picture of what the network sees: the same patch as it is, under each augmentation alone, and under all of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.pictures import grey_limits, grid_picture, side_by_side, slice_picture
+
+TILE_PIXELS = 140
+
+
+def preview(settings: Mapping[str, Any], columns: int) -> Image.Image:
+    """Draw a row for each declared kind of augmentation, drawn for certain, then one with all as declared.
+
+    The rows show the same cases and places: what decides them is drawn before the augmentation.
+
+    Args:
+        settings: arguments of ``DaliLoader`` but for ``batch_size`` and ``num_iterations``.
+        columns: patches a row.
+
+    Returns:
+        The picture; of a 3D patch the slice with the most foreground in the untouched patch is shown.
+    """
+    declared = settings["augmentation"]
+    rows: dict[str, dict[str, Any]] = {"as it is": {}}
+    for kind, how in declared.items():
+        rows[kind.replace("_", " ")] = {kind: {**how, "prob": 1.0}}
+    rows["as the network sees it"] = dict(declared)
+    pictures, indices, limits = [], None, None
+    for augmentation in rows.values():
+        image, label = _batch({**settings, "augmentation": augmentation}, columns)
+        if indices is None or limits is None:
+            indices = (label > 0).sum(axis=(2, 3)).argmax(axis=1)
+            limits = [grey_limits(one) for one in image]
+        pictures.append(
+            [
+                slice_picture(one[index], classes[index], shown, _pixels(one.shape[1:]))
+                for one, classes, index, shown in zip(image, label, indices, limits, strict=True)
+            ]
+        )
+    half = (len(pictures) + 1) // 2
+    titles = list(rows)
+    return side_by_side(
+        [grid_picture(pictures[part], titles[part]) for part in (slice(half), slice(half, None))]
+    )
+
+
+def _batch(settings: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """First channels and labels of the first samples, ``[count, D, H, W]``; D is 1 in 2D."""
+    loader = DaliLoader(**{**settings, "batch_size": count, "num_iterations": 1})
+    (batch,) = loader
+    loader.close()
+    image, label = (batch[key][:, 0].cpu().numpy() for key in ("image", "label"))
+    if image.ndim == 3:  # noqa: PLR2004 - 2D patches
+        image, label = image[:, np.newaxis], label[:, np.newaxis]
+    return image, label
+
+
+def _pixels(shape: tuple[int, ...]) -> tuple[int, int]:
+    factor = TILE_PIXELS / max(shape)
+    return max(round(shape[0] * factor), 1), max(round(shape[1] * factor), 1)

@@ -1,0 +1,56 @@
+r"""Draw what the network sees: patches as they are, under each augmentation alone, and under all of them, as a PNG.
+
+python scripts/preview_feed.py --dataset_dir DATA/Task09_Spleen \
+    --config_file bundle/configs/tasks/Task09_Spleen_3d.json --out feed.png
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--prepared_dir", help="the store (default: eval/prepared in the bundle)")
+    parser.add_argument("--columns", type=int, default=6, help="patches a row")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from dynunet_bundle.feed.preview import preview  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.files import atomic_write, ensure_writable  # noqa: PLC0415
+    from dynunet_bundle.pictures import png_bytes  # noqa: PLC0415
+    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+
+    overrides = {"dataset_dir": arguments.dataset_dir, "seed": arguments.seed}
+    if arguments.prepared_dir:
+        overrides["prepared_dir"] = arguments.prepared_dir
+    workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
+    parts = {
+        "dataset": "train#dataset",
+        "patch_size": "patch_size",
+        "augmentation": "augmentation",
+        "seed": "seed",
+    }
+    settings = {name: workflow.parser.get_parsed_content(path) for name, path in parts.items()}
+    picture = preview({**settings, "oversampling": 1.0}, arguments.columns)
+    ensure_writable(arguments.out.parent)
+    with atomic_write(arguments.out) as file:
+        file.write(png_bytes(picture))
+    print(f"the picture is in {arguments.out}")
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()

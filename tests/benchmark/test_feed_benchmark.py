@@ -1,0 +1,34 @@
+"""The feed benchmark runs every contender that is there on made cases, and names those that are not."""
+
+import numpy as np
+import pytest
+from conftest import BUNDLE
+
+from dynunet_bundle.benchmark.feed import Setting, make_cases, run
+
+SMALL = Setting("small", 2, (18, 20, 16), 2, (8, 8, 8), 2, 2)
+
+
+def test_made_cases_are_a_store_of_two_classes(tmp_path):
+    stems = make_cases(SMALL, tmp_path)
+    assert len(stems) == 2
+    image, label, positions = (
+        np.load(f"{stems[0]}.{name}.npy") for name in ("image", "label", "positions")
+    )
+    assert (image.shape, image.dtype) == ((2, 18, 20, 16), np.float32)
+    assert set(np.unique(label)) == {0, 1, 2}
+    for value in (1, 2):
+        assert (label[0][tuple(positions[value - 1].T)] == value).all()
+
+
+@pytest.mark.parametrize(
+    "setting", [SMALL, Setting("2D", 2, (18, 20, 16), 1, (12, 12), 4, 2)], ids=["3D", "2D"]
+)
+def test_ours_and_monai_are_measured_and_an_absent_peer_is_named(setting, tmp_path):
+    (rows,) = run(BUNDLE / "configs", tmp_path, tmp_path / "no peers", 0, None, (setting,)).values()
+    ours, peer, monai = rows
+    assert [row.contender for row in rows] == ["ours", "batchgeneratorsv2", "monai"]
+    for row in (ours, monai):
+        assert row.remark == "", row.remark
+        assert row.cpu_s > 0 and row.peak_mib > 50
+    assert peer.cpu_s is None and peer.remark.startswith("skipped: ")
