@@ -1,130 +1,175 @@
-"""The DALI graph applies what the source drew: compared with numpy, sample by sample."""
+"""The DALI graph applies what the source drew: compared with numpy, scipy and torch, sample by sample.
 
-from collections.abc import Sequence
+Tolerances are those of float32; ``feed_reference`` computes in double precision.
+"""
+
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import feed_reference as reference
 import numpy as np
 import pytest
-import torch
-from test_source import EVERYTHING, coordinates, prepare, source_of
+from feed_cases import (
+    DECLARED,
+    SEED_LIST,
+    at_prob,
+    coordinates,
+    fed,
+    parts,
+    place_of,
+    prepare,
+    source_of,
+)
+from nvidia.dali import fn, pipeline_def, types
 
+from dynunet_bundle.feed.graph import Form, patch_graph
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
-BATCH_SIZE = 4
-NUM_BATCHES = 6
-SEED = 5
-PATCHES = {3: (4, 5, 6), 2: (5, 6)}
+BATCH_SIZE, NUM_BATCHES, SEED = 4, 6, 5
+PATCHES = {"3d": (8, 9, 10), "dummy 2d": (3, 10, 11), "2d": (9, 10)}
+SPATIAL = ("rotation", "scaling")
+INTENSITIES = [kind for kind in DECLARED if kind not in (*SPATIAL, "mirror")]
+WIDE = {
+    **DECLARED,
+    "noise": {"std": [0.5, 1.0]},
+    "brightness": {"factor": [0.5, 2.0]},
+    "contrast": {"factor": [0.5, 2.0]},
+    "blur": {"sigma": [0.4, 1.6], "channel_prob": 0.5},
+    "low_resolution": {"zoom": [0.2, 0.9], "channel_prob": 0.5},
+}
+"""Every kind, so strong that a wrong one cannot hide in the tolerance."""
 
-NOISE = {"noise": {"prob": 0.5, "std": [0.5, 1.0]}}
-BRIGHTNESS = {"brightness": {"prob": 0.5, "factor": [0.5, 2.0]}}
-CONTRAST = {"contrast": {"prob": 0.5, "factor": [0.5, 2.0]}}
-MIRROR = {"mirror": {"prob": 0.5, "axes": [0, 1, 2]}}
-ALWAYS = {name: {**settings, "prob": 1.0} for name, settings in EVERYTHING.items()}
 
-
-def fed(
-    dataset: PreparedDataset, patch_size: Sequence[int], augmentation: dict[str, Any]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Image and label of each sample that came through DALI, by its number."""
+def compared(
+    dataset: PreparedDataset, patch_size: tuple[int, ...], augmentation: dict[str, Any], **how: Any
+) -> list[tuple[np.ndarray, np.ndarray, SimpleNamespace]]:
+    """Image and label as they came through DALI, and what was drawn for them, of each sample."""
     loader = DaliLoader(
-        dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation=augmentation, seed=SEED
+        dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **how
     )
-    batches = list(loader)
-    loader.close()
-    for batch in batches:
-        assert batch["image"].shape[2:] == batch["label"].shape[2:] == tuple(patch_size)
-        assert (len(batch["image"]), len(batch["label"])) == (BATCH_SIZE, BATCH_SIZE)
-        assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.uint8)
+    how.pop("zero_outside", None)
+    source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED, **how)
     return [
-        (image.numpy(), label.numpy())
-        for batch in batches
-        for image, label in zip(batch["image"], batch["label"], strict=True)
+        (image, label, parts(source.sample(number)))
+        for number, (image, label) in enumerate(fed(loader))
     ]
 
 
-def by_hand(sample: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """nnU-Net's augmentations in their order, in plain numpy."""
-    image, label, noise, has_noise, brightness, has_brightness, contrast, has_contrast, flips = (
-        sample
-    )
-    image = image.astype(np.float64)
-    if has_noise:
-        image = image + noise
-    if has_brightness:
-        image = np.stack([c * float(f) for c, f in zip(image, brightness.ravel(), strict=True)])
-    if has_contrast:
-        image = np.stack(
-            [
-                np.clip((c - c.mean()) * float(f) + c.mean(), c.min(), c.max())
-                for c, f in zip(image, contrast.ravel(), strict=True)
-            ]
-        )
-    axes = [1 + axis for axis, flip in enumerate(flips) if flip]
-    return np.flip(image, axes), np.flip(label, axes)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Two channels of random values about 0, one of them wider, larger and smaller than the patches."""
+def textures(channels: int) -> list[np.ndarray]:
+    """Values about 0 and about 3, larger and smaller than the patches."""
     rng = np.random.default_rng(0)
-    images = [
-        rng.normal([[[[0.0]]], [[[3.0]]]], [[[[1.0]]], [[[0.2]]]], (2, *shape)).astype(np.float32)
-        for shape in [(9, 8, 10), (3, 4, 9)]
-    ]
-    labels = [rng.integers(0, 3, image.shape[1:]) for image in images]
-    return prepare(tmp_path_factory.mktemp("random"), images, labels)
+    middle = np.array([0.0, 3.0, -1.0])[:channels].reshape(-1, 1, 1, 1)
+    spread = np.array([1.0, 0.2, 2.0])[:channels].reshape(-1, 1, 1, 1)
+    shapes = [(14, 15, 16), (7, 6, 12)]
+    return [rng.normal(middle, spread, (channels, *shape)).astype(np.float32) for shape in shapes]
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["1 channel", "3 channels"])
+def dataset(request: Any, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    images = textures(request.param)
+    labels = [np.random.default_rng(1).integers(0, 3, image.shape[1:]) for image in images]
+    return prepare(tmp_path_factory.mktemp("textures"), images, labels)
 
 
 @pytest.fixture(scope="module")
-def coordinate_dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    return prepare(tmp_path_factory.mktemp("coordinates"), [coordinates((9, 8, 10))])
+def three_channels(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    return prepare(tmp_path_factory.mktemp("three"), textures(3))
 
 
-@pytest.mark.parametrize("spatial_dims", [3, 2])
-@pytest.mark.parametrize(
-    "augmentation",
-    [NOISE, BRIGHTNESS, CONTRAST, MIRROR, EVERYTHING, ALWAYS],
-    ids=["noise", "brightness", "contrast", "mirror", "everything", "always"],
-)
-def test_the_graph_computes_what_was_drawn(
-    dataset: PreparedDataset, augmentation: dict[str, Any], spatial_dims: int
-) -> None:
-    patch_size = PATCHES[spatial_dims]
-    source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED)
+@pytest.mark.parametrize("form", PATCHES)
+@pytest.mark.parametrize("kind", INTENSITIES)
+def test_each_kind_alone(dataset: PreparedDataset, form: str, kind: str) -> None:
     changed = 0
-    for number, (image, label) in enumerate(fed(dataset, patch_size, augmentation)):
-        sample = source.sample(number)
-        expected_image, expected_label = by_hand(sample)
-        np.testing.assert_allclose(image, expected_image, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(label, expected_label)
-        changed += not np.array_equal(image, sample[0])
-    # of 24 samples; with everything at 0.5 some still have nothing drawn
-    assert changed == 24 if augmentation is ALWAYS else 6 <= changed <= 24
+    for image, label, drawn in compared(dataset, PATCHES[form], at_prob(1.0, {kind: WIDE[kind]})):
+        expected = reference.recoloured(drawn.image, drawn)
+        np.testing.assert_allclose(image, expected, rtol=2e-5, atol=5e-5)
+        np.testing.assert_array_equal(label, drawn.label)
+        changed += np.abs(image - drawn.image).max() > 0.02
+    # a channel may be spared, a zoom may be too small to show
+    assert changed >= 10
 
 
-@pytest.mark.parametrize("spatial_dims", [3, 2])
-def test_without_augmentation_patches_pass_unchanged(
-    dataset: PreparedDataset, spatial_dims: int
+@pytest.mark.parametrize("form", PATCHES)
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("blur", "blur_channels"), ("low_resolution", "low_channels")]
+)
+def test_channels_that_were_not_drawn_stay_bit_for_bit(
+    three_channels: PreparedDataset, form: str, kind: str, wanted: str
 ) -> None:
-    source = source_of(dataset, PATCHES[spatial_dims], seed=SEED)
-    for number, (image, label) in enumerate(fed(dataset, PATCHES[spatial_dims], {})):
-        expected = source.sample(number)
-        np.testing.assert_array_equal(image, expected[0])
-        np.testing.assert_array_equal(label, expected[1])
+    spared = changed = 0
+    config = at_prob(0.7, {kind: WIDE[kind]})
+    for image, _, drawn in compared(three_channels, PATCHES[form], config):
+        channels = getattr(drawn, wanted) & getattr(drawn, f"has_{kind}")
+        for after, before, hit in zip(image, drawn.image, channels, strict=True):
+            assert hit != np.array_equal(after, before)
+            spared, changed = spared + (not hit), changed + hit
+    assert spared > 15 and changed > 10
 
 
+@pytest.mark.parametrize("form", PATCHES)
+def test_one_sigma_for_all(three_channels: PreparedDataset, form: str) -> None:
+    """As the list of NVIDIA's example has it."""
+    for image, _, drawn in compared(
+        three_channels, PATCHES[form], at_prob(1.0, {"blur": SEED_LIST["blur"]})
+    ):
+        sigma = float(drawn.blur_sigma[0, 0])
+        radius = int(np.ceil(3 * sigma))
+        for after, before in zip(image, drawn.image, strict=True):
+            blurred = reference.gaussian_filter(
+                before.astype(float), sigma, mode="mirror", radius=radius
+            )
+            np.testing.assert_allclose(after, blurred, atol=5e-5)
+
+
+def test_a_blur_wider_than_the_patch(tmp_path: Path) -> None:
+    config = {"blur": {"prob": 1.0, "sigma": [2.0, 2.5]}}
+    for image, _, drawn in compared(prepare(tmp_path, textures(1)), (3, 2, 9), config):
+        np.testing.assert_allclose(image, reference.recoloured(drawn.image, drawn), atol=5e-5)
+
+
+@pytest.mark.parametrize("form", PATCHES)
+@pytest.mark.parametrize("center", [0.5, -1.25, 0])
+def test_brightness_and_contrast_are_dalis(
+    three_channels: PreparedDataset, form: str, center: float
+) -> None:
+    settings = {**SEED_LIST["brightness_contrast"], "prob": 1.0, "center": center}
+    found = compared(three_channels, PATCHES[form], {"brightness_contrast": settings})
+    before = np.stack([drawn.image for *_, drawn in found])
+    scale = np.array([drawn.scale.ravel()[0] for *_, drawn in found], np.float64)
+    shift = np.array([drawn.shift.ravel()[0] for *_, drawn in found], np.float64)
+    # y = b * (center + c * (x - center)) is b * center at x = center
+    brightness = scale + shift / center if center else scale
+    contrast = scale / brightness
+
+    @pipeline_def(batch_size=len(found), num_threads=1, device_id=None)
+    def dali() -> Any:
+        values = [brightness.astype(np.float32), contrast.astype(np.float32)]
+        bright, strong = (fn.external_source([list(each)], cycle=True) for each in values)
+        # the operator takes images with channels last
+        images = [np.ascontiguousarray(np.moveaxis(image, 0, -1)) for image in before]
+        image = fn.external_source([images], cycle=True, layout="DHWC"[4 - images[0].ndim :])
+        return fn.brightness_contrast(
+            image, brightness=bright, contrast=strong, contrast_center=center, dtype=types.FLOAT
+        )
+
+    (expected,) = dali().run()
+    for (image, *_), theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(image, np.moveaxis(np.asarray(theirs), -1, 0), atol=2e-5)
+    if center:
+        assert 0.7 - 1e-5 <= brightness.min() < brightness.max() <= 1.3 + 1e-5
+        assert 0.65 - 1e-5 <= contrast.min() < contrast.max() <= 1.5 + 1e-5
+
+
+@pytest.mark.parametrize("form", PATCHES)
 def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
-    dataset: PreparedDataset,
+    three_channels: PreparedDataset, form: str
 ) -> None:
-    size = (4, 4, 6)
-    augmentation = {"contrast": {"prob": 1.0, "factor": [0.5, 2.0]}}
-    source = source_of(dataset, size, augmentation=augmentation, seed=SEED)
     wider = 0
-    for number, (image, _) in enumerate(fed(dataset, size, augmentation)):
-        sample = source.sample(number)
-        for after, before, factor in zip(image, sample[0], sample[6].ravel(), strict=True):
+    config = at_prob(1.0, {"contrast": WIDE["contrast"]})
+    for image, _, drawn in compared(three_channels, PATCHES[form], config):
+        for after, before, factor in zip(image, drawn.image, drawn.contrast.ravel(), strict=True):
             assert after.min() >= before.min()
             assert after.max() <= before.max()
             middle = before.mean(dtype=float)
@@ -136,9 +181,76 @@ def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
                 wider += 1
                 away = np.where(before > middle, after - before, before - after)
                 assert away.min() > -1e-5
-                assert (after.min(), after.max()) == pytest.approx((before.min(), before.max()))
-                assert after.std() > before.std() - 1e-5
-    assert 10 < wider < 38  # of 48 channels
+                # where it stretches far enough, the old range is reached and not left
+                assert np.ptp(after) > np.ptp(before) - 1e-5
+    assert 15 < wider < 57  # of 72 channels
+
+
+@pytest.mark.parametrize("kind", ["gamma", "gamma_inverted"])
+@pytest.mark.parametrize("form", PATCHES)
+def test_gamma_keeps_mean_and_deviation_and_order(
+    three_channels: PreparedDataset, form: str, kind: str
+) -> None:
+    for image, _, drawn in compared(
+        three_channels, PATCHES[form], at_prob(1.0, {kind: {"gamma": [0.5, 2.0]}})
+    ):
+        exponents = getattr(drawn, kind).ravel()
+        for after, before, exponent in zip(image, drawn.image, exponents, strict=True):
+            assert after.mean(dtype=float) == pytest.approx(before.mean(dtype=float), abs=1e-4)
+            assert after.std(dtype=float) == pytest.approx(before.std(dtype=float), rel=1e-4)
+            rising = np.argsort(before, axis=None)
+            assert np.diff(after.ravel()[rising]).min() > -1e-5
+            if abs(exponent - 1) > 0.2:
+                # an exponent above 1 lifts the tail of the bright, inverted that of the dark, voxels
+                skewed = np.mean((after - after.mean()) ** 3) - np.mean(
+                    (before - before.mean()) ** 3
+                )
+                assert (skewed > 0) == ((exponent > 1) == (kind == "gamma"))
+
+
+@pytest.mark.parametrize("form", PATCHES)
+@pytest.mark.parametrize("warp_here", [True, False])
+def test_all_together_in_their_order(dataset: PreparedDataset, form: str, warp_here: bool) -> None:
+    config = at_prob(0.6, WIDE)
+    size = PATCHES[form]
+    loader = DaliLoader(dataset, size, BATCH_SIZE, NUM_BATCHES, config, seed=SEED)
+    pairs = fed(loader, warp_here)
+    source = source_of(dataset, size, augmentation=config, seed=SEED)
+    for number, (image, label) in enumerate(pairs):
+        drawn = parts(source.sample(number))
+        matrix, start, case = place_of(source, number)
+        whole = dataset[case]
+        where = reference.positions(matrix, start, (1, *size)[-3:])
+        placed = reference.linear(whole["image"].numpy(), where).reshape(image.shape)
+        expected = reference.mirrored(reference.recoloured(placed, drawn), drawn)
+        # where the map is off by 1e-5 voxel a power below 1 of the darkest voxels is off by more
+        np.testing.assert_allclose(image, expected, atol=5e-3)
+        assert np.abs(image - expected).mean() < 1e-4
+        wanted = reference.nearest(whole["label"].numpy(), where).reshape(label.shape)
+        wanted = reference.mirrored(wanted, drawn)
+        assert (label == wanted)[wanted >= 0].all()
+
+
+@pytest.mark.parametrize("form", PATCHES)
+def test_image_and_label_stay_in_register_under_everything(tmp_path: Path, form: str) -> None:
+    # intensities that keep the order of the values cannot hide which voxels are bright
+    blocks = np.kron(np.indices((5, 6, 7)).sum(axis=0) % 2, np.ones((4, 4, 4)))
+    dataset = prepare(tmp_path, [blocks[np.newaxis].astype(np.float32)], [blocks])
+    kinds = [*SPATIAL, "brightness", "contrast", "gamma", "gamma_inverted", "mirror"]
+    config = at_prob(0.7, {kind: DECLARED[kind] for kind in kinds})
+    for image, label, _ in compared(dataset, PATCHES[form], config):
+        low, high = image.min(), image.max()
+        assert (image[label == 1] >= low).all()
+        sure = np.isclose(image, low, atol=1e-4) | np.isclose(image, high, atol=1e-4)
+        assert (label == (image > (low + high) / 2))[sure].all()
+        assert sure.mean() > 0.1
+
+
+@pytest.mark.parametrize("form", PATCHES)
+def test_without_augmentation_patches_pass_unchanged(dataset: PreparedDataset, form: str) -> None:
+    for image, label, drawn in compared(dataset, PATCHES[form], {}):
+        np.testing.assert_array_equal(image, drawn.image)
+        np.testing.assert_array_equal(label, drawn.label)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +258,13 @@ def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
     [((4, 5, 6), [0]), ((4, 5, 6), [1]), ((4, 5, 6), [0, 2]), ((5, 6), [0]), ((5, 6), [1])],
 )
 def test_mirror_turns_the_declared_axes_of_image_and_label(
-    coordinate_dataset: PreparedDataset, patch_size: tuple[int, ...], axes: list[int]
+    tmp_path: Path, patch_size: tuple[int, ...], axes: list[int]
 ) -> None:
     shape = (9, 8, 10)
     dims = len(patch_size)
     seen = set()
-    augmentation = {"mirror": {"prob": 0.5, "axes": axes}}
-    for image, label in fed(coordinate_dataset, patch_size, augmentation):
+    config = {"mirror": {"prob": 0.5, "axes": axes}}
+    for image, label, _ in compared(prepare(tmp_path, [coordinates(shape)]), patch_size, config):
         np.testing.assert_array_equal(label, image % 3)
         voxels = np.stack(np.unravel_index(image[0].astype(int) - 1, shape))[-dims:]
         flips = []
@@ -166,18 +278,80 @@ def test_mirror_turns_the_declared_axes_of_image_and_label(
     assert seen == set(map(tuple, expected.tolist()))
 
 
+@pytest.mark.parametrize("form", PATCHES)
+def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str) -> None:
+    volumes = textures(2)
+    for volume in volumes:
+        volume[0, :, :3] = 0
+        volume[1, :, :, 5:] = 0  # each channel on its own
+    dataset = prepare(tmp_path, volumes)
+    config = at_prob(0.8, WIDE, but=SPATIAL)
+    kept = 0
+    for image, _, drawn in compared(dataset, PATCHES[form], config, zero_outside=True):
+        zero = drawn.image == 0
+        expected = reference.recoloured(drawn.image, drawn)
+        expected = reference.mirrored(np.where(zero, 0, expected), drawn)
+        np.testing.assert_allclose(image, expected, atol=2e-4)
+        assert not image[reference.mirrored(zero, drawn)].any()
+        kept += int(zero.sum())
+    assert kept > 500
+    free = compared(dataset, PATCHES[form], config)
+    assert any(image[reference.mirrored(drawn.image == 0, drawn)].any() for image, _, drawn in free)
+
+
+@pytest.mark.parametrize("form", PATCHES)
+def test_zero_outside_knows_what_rotation_brings_in(tmp_path: Path, form: str) -> None:
+    ones = np.ones((1, 14, 15, 16), np.float32)
+    config = {**at_prob(1.0, WIDE), "mirror": {"prob": 0.0, "axes": []}}
+    corners = 0
+    for image, _, drawn in compared(
+        prepare(tmp_path, [ones]), PATCHES[form], config, zero_outside=True, oversampling=0
+    ):
+        assert not image[drawn.image == 0].any()
+        corners += int((drawn.image == 0).sum())
+    assert corners > 20
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -2.5, 1e-3])
+@pytest.mark.parametrize("form", PATCHES)
+def test_a_constant_image_stays_constant(tmp_path: Path, form: str, value: float) -> None:
+    """No NaN of a range or a deviation of zero: only the brightness changes it."""
+    volume = np.full((2, 40, 40, 40), value, np.float32)
+    config = at_prob(1.0, WIDE, but=["noise"])
+    for image, _, drawn in compared(
+        prepare(tmp_path, [volume]), PATCHES[form], config, center_crop=True
+    ):
+        expected = value * drawn.scale.astype(float) + drawn.shift
+        np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), 1e-5, 1e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_float16_store_is_computed_in_float32(tmp_path: Path, channels: int) -> None:
-    rng = np.random.default_rng(1)
-    image = rng.normal(size=(channels, 8, 8, 8)).astype(np.float32)
-    label = rng.integers(0, 3, (8, 8, 8))
-    dataset = prepare(tmp_path, [image], [label], dtype="float16")
-    source = source_of(dataset, (4, 4, 4), augmentation=ALWAYS, seed=SEED)
-    for number, (image, label) in enumerate(fed(dataset, (4, 4, 4), ALWAYS)):
-        sample = source.sample(number)
-        assert sample[0].dtype == np.float16
-        assert image.shape == (channels, 4, 4, 4)
-        expected_image, expected_label = by_hand(sample)
+@pytest.mark.parametrize("form", PATCHES)
+def test_a_float16_store_is_computed_in_float32(tmp_path: Path, channels: int, form: str) -> None:
+    dataset = prepare(tmp_path, textures(channels), dtype="float16")
+    config = at_prob(0.8, WIDE, but=SPATIAL)
+    for image, label, drawn in compared(dataset, PATCHES[form], config):
+        assert image.shape == (channels, *PATCHES[form])
+        expected = reference.mirrored(reference.recoloured(drawn.image, drawn), drawn)
         # float16 arithmetic would be off by some 1e-3
-        np.testing.assert_allclose(image, expected_image, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(label, expected_label)
+        np.testing.assert_allclose(image, expected, rtol=2e-5, atol=2e-4)
+        np.testing.assert_array_equal(label, reference.mirrored(drawn.label, drawn))
+
+
+@pytest.mark.parametrize("form", PATCHES)
+@pytest.mark.parametrize("float16", [True, False])
+def test_the_graph_for_a_gpu_can_be_drawn_up_without_one(
+    three_channels: PreparedDataset, form: str, float16: bool
+) -> None:
+    """DALI refuses then what mixes devices; the dense work must not be left on the CPU."""
+    source = source_of(three_channels, PATCHES[form], augmentation=DECLARED, warp_here=False)
+    fixed = Form(3, PATCHES[form], float16, True, True, source.in_plane, True, gpu=True)
+    pipeline = patch_graph(
+        source=source, form=fixed, parallel=False, batch_size=2, num_threads=1, device_id=0
+    )
+    pipeline._build_graph()
+    nodes = [output for op in pipeline._ops for output in op.outputs]
+    dense = ("Warp", "Resize", "Gaussian", "Reductions", "Flip", "Cat", "Cast", "Slice", "Math")
+    found = {word: {n.device for n in nodes if word in n.name} for word in dense}
+    assert all(devices <= {"gpu"} for devices in found.values())
+    assert found["Warp"] and found["Resize"] and found["Gaussian"] and found["Flip"]

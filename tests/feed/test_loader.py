@@ -1,5 +1,7 @@
 """Batches depend on the seed and the position only: not on threads, processes, prefetching, or interruptions."""
 
+import gc
+import json
 import multiprocessing
 from collections.abc import Iterable
 from itertools import islice
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLE
+from feed_cases import EVERYTHING, coordinates, fed, prepare
 from monai.transforms import Compose
-from test_source import EVERYTHING, coordinates, prepare
 
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, find_user_error
 from dynunet_bundle.feed.loader import DaliLoader
@@ -19,10 +22,21 @@ from dynunet_bundle.preprocessing.store import PreparedDataset
 Batch = dict[str, torch.Tensor]
 
 
+PATCHES = {"3d": (4, 5, 6), "2d": (5, 6)}
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    images = [coordinates(shape, channels=2) for shape in [(9, 8, 10), (5, 12, 7), (6, 6, 6)]]
-    return prepare(tmp_path_factory.mktemp("cases"), images)
+    rng = np.random.default_rng(2)
+    shapes = [(9, 8, 10), (5, 12, 7), (6, 6, 6)]
+    images = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
+    labels = [rng.integers(0, 3, shape) for shape in shapes]
+    return prepare(tmp_path_factory.mktemp("cases"), images, labels)
+
+
+@pytest.fixture(params=PATCHES)
+def form(request: Any) -> str:
+    return request.param
 
 
 def make_loader(dataset: PreparedDataset, **settings: Any) -> DaliLoader:
@@ -48,10 +62,20 @@ def same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def reference(dataset: PreparedDataset) -> list[Batch]:
-    """The first nine batches of seed 1, copied as they came."""
-    loader = make_loader(dataset)
-    return [{key: value.clone() for key, value in batch.items()} for batch in passes(loader, 3)]
+def references(dataset: PreparedDataset) -> dict[str, list[Batch]]:
+    """The first nine batches of seed 1 by form, with every kind of augmentation, copied as they came."""
+    return {
+        form: [
+            {key: value.clone() for key, value in batch.items()}
+            for batch in passes(make_loader(dataset, patch_size=size), 3)
+        ]
+        for form, size in PATCHES.items()
+    }
+
+
+@pytest.fixture
+def reference(references: dict[str, list[Batch]]) -> list[Batch]:
+    return references["3d"]
 
 
 @pytest.mark.parametrize(
@@ -68,28 +92,44 @@ def reference(dataset: PreparedDataset) -> list[Batch]:
     ids=lambda settings: " ".join(map(str, settings)) or "again",
 )
 def test_the_same_seed_gives_the_same_batches(
-    dataset: PreparedDataset, reference: list[Batch], settings: dict[str, Any]
+    dataset: PreparedDataset,
+    references: dict[str, list[Batch]],
+    form: str,
+    settings: dict[str, Any],
 ) -> None:
-    loader = make_loader(dataset, **settings)
+    loader = make_loader(dataset, patch_size=PATCHES[form], **settings)
     # kept, not copied: later batches must not write into earlier ones
-    assert same(passes(loader, 9 // loader.num_iterations), reference)
+    assert same(passes(loader, 9 // loader.num_iterations), references[form])
 
 
 def test_worker_processes_give_the_same_batches_and_end_with_the_loader(
-    dataset: PreparedDataset, reference: list[Batch]
+    dataset: PreparedDataset, references: dict[str, list[Batch]], form: str
 ) -> None:
     before = set(multiprocessing.active_children())
-    loader = make_loader(dataset, num_workers=2)
+    workers = 2 if form == "3d" else 1
+    # in 2D after a stop, in 3D from the start
+    done = 0 if form == "3d" else 5
+    loader = make_loader(dataset, patch_size=PATCHES[form], num_workers=workers, num_iterations=4)
+    loader.load_state_dict({**loader.state_dict(), "iteration": done})
     try:
-        assert same(passes(loader, 2), reference[:6])
-        assert len(set(multiprocessing.active_children()) - before) == 2
+        assert same(loader, references[form][done : done + 4])
+        assert len(set(multiprocessing.active_children()) - before) == workers
     finally:
         loader.close()
     assert set(multiprocessing.active_children()) <= before
 
 
-def test_all_batches_differ(reference: list[Batch]) -> None:
-    assert len({batch["image"].numpy().tobytes() for batch in reference}) == 9
+def test_the_shipped_lists_are_fed(dataset: PreparedDataset, form: str) -> None:
+    for name in ("train.json", "quick.json", "seed_augmentation.json"):
+        config = json.loads((BUNDLE / "configs" / name).read_text())["augmentation"]
+        loader = make_loader(dataset, patch_size=PATCHES[form], augmentation=config)
+        for batch in loader:
+            assert torch.isfinite(batch["image"]).all()
+            assert batch["label"].max() <= 2
+
+
+def test_all_batches_differ(references: dict[str, list[Batch]], form: str) -> None:
+    assert len({batch["image"].numpy().tobytes() for batch in references[form]}) == 9
 
 
 def test_another_seed_gives_other_batches(dataset: PreparedDataset, reference: list[Batch]) -> None:
@@ -105,21 +145,22 @@ def test_a_pass_has_its_length_and_the_next_goes_on(
     first, second = list(loader), list(loader)
     assert (len(first), len(second)) == (4, 4)
     assert same(first + second, reference[:8])
-    assert loader.state_dict() == {"iteration": 8}
+    assert loader.state_dict()["iteration"] == 8
 
 
-@pytest.mark.parametrize("taken", [0, 1, 3, 5])
+@pytest.mark.parametrize("taken", range(9))
 def test_a_new_loader_goes_on_where_another_stopped(
-    dataset: PreparedDataset, reference: list[Batch], taken: int
+    dataset: PreparedDataset, references: dict[str, list[Batch]], form: str, taken: int
 ) -> None:
-    stopped = make_loader(dataset, num_iterations=9, prefetch=3)
+    size = PATCHES[form]
+    stopped = make_loader(dataset, patch_size=size, num_iterations=9, prefetch=3)
     list(islice(stopped, taken))
     state = stopped.state_dict()
-    assert state == {"iteration": taken}  # what was computed ahead does not count
-    resumed = make_loader(dataset, num_iterations=9 - taken)
+    assert state["iteration"] == taken  # what was computed ahead does not count
+    resumed = make_loader(dataset, patch_size=size, num_iterations=9 - taken)
     resumed.load_state_dict(state)
-    assert same(resumed, reference[taken:])
-    assert resumed.state_dict() == {"iteration": 9}
+    assert same(resumed, references[form][taken:])
+    assert resumed.state_dict() == {**state, "iteration": 9}
 
 
 def test_a_used_loader_can_go_back(dataset: PreparedDataset, reference: list[Batch]) -> None:
@@ -137,15 +178,47 @@ def test_a_closed_loader_goes_on(dataset: PreparedDataset, reference: list[Batch
     assert same(first + list(loader), reference[:6])
 
 
+@pytest.mark.parametrize(("world_size", "size"), [(2, 1), (3, 2)])
 def test_ranks_share_the_batches_of_one_process(
-    dataset: PreparedDataset, reference: list[Batch]
+    dataset: PreparedDataset, form: str, world_size: int, size: int
 ) -> None:
-    ranks = [make_loader(dataset, batch_size=1, rank=rank, world_size=2) for rank in range(2)]
-    together = [
-        {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        for parts in zip(*ranks, strict=True)
+    settings = {"patch_size": PATCHES[form], "seed": 4}
+    one = make_loader(dataset, batch_size=world_size * size, num_iterations=5, **settings)
+    ranks = [
+        make_loader(dataset, batch_size=size, rank=rank, world_size=world_size, **settings)
+        for rank in range(world_size)
     ]
-    assert same(together, reference[:3])
+
+    def together(loaders: list[DaliLoader]) -> list[Batch]:
+        return [
+            {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*loaders, strict=True)
+        ]
+
+    expected = list(one)
+    assert same(together(ranks), expected[:3])
+    # they go on alone, or one goes on for all of them
+    for loader in (*ranks, one):
+        loader.num_iterations = 2
+        loader.load_state_dict(ranks[0].state_dict())
+    assert same(together(ranks), expected[3:])
+    assert same(one, expected[3:])
+
+
+def test_no_two_ranks_share_a_stream(tmp_path: Path) -> None:
+    """Patches of noise alone: any two that came from one stream would be alike, or be shifted against each other."""
+    dataset = prepare(tmp_path, [np.zeros((1, 4, 4, 4), np.float32)])
+    noise = {"noise": {"prob": 1.0, "std": [1.0, 1.0]}}
+    seen = []
+    for rank in range(3):
+        loader = make_loader(
+            dataset, patch_size=(10, 10, 10), augmentation=noise, rank=rank, world_size=3
+        )
+        seen += [image.ravel() for batch in loader for image in batch["image"].numpy()]
+    assert len(seen) == 3 * 2 * 3
+    assert len(np.unique(np.concatenate(seen))) > 0.99 * 18 * 1000
+    correlations = np.corrcoef(seen) - np.eye(len(seen))
+    assert np.abs(correlations).max() < 0.15  # 4.7 standard errors
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -163,15 +236,32 @@ def test_batches_are_tensors_of_the_declared_shape(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_values_come_through_either_store(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("warp_here", [True, False])
+def test_values_come_through_either_store(tmp_path: Path, dtype: str, warp_here: bool) -> None:
     # 1 ... 216: exact in both types; a patch as large as the volume is the volume
     volume = coordinates((6, 6, 6))
     dataset = prepare(tmp_path, [volume], dtype=dtype)
-    loader = make_loader(dataset, patch_size=(6, 6, 6), augmentation=None)
-    for batch in loader:
-        for image, label in zip(batch["image"], batch["label"], strict=True):
-            np.testing.assert_array_equal(image, volume)
-            np.testing.assert_array_equal(label, volume % 3)
+    for image, label in fed(
+        make_loader(dataset, patch_size=(6, 6, 6), augmentation=None), warp_here
+    ):
+        np.testing.assert_array_equal(image, volume)
+        np.testing.assert_array_equal(label, volume % 3)
+    # in 2D a slice, as it is
+    for image, label in fed(make_loader(dataset, patch_size=(6, 6), augmentation=None), warp_here):
+        depth = (int(image[0, 0, 0]) - 1) // 36
+        np.testing.assert_array_equal(image, volume[:, depth])
+        np.testing.assert_array_equal(label, image % 3)
+
+
+def test_a_center_crop_comes_through(tmp_path: Path, form: str) -> None:
+    volume = coordinates((9, 8, 10))
+    dataset = prepare(tmp_path, [volume])
+    middle = volume[:, 2:6, 1:6, 2:8] if form == "3d" else volume[:, 4, 1:6, 2:8]
+    for image, label in fed(
+        make_loader(dataset, patch_size=PATCHES[form], augmentation=None, center_crop=True)
+    ):
+        np.testing.assert_array_equal(image, middle)
+        np.testing.assert_array_equal(label, middle % 3)
 
 
 def test_oversampling_reaches_the_source(tmp_path: Path) -> None:
@@ -213,17 +303,25 @@ def test_a_spoilt_file_is_an_error_that_names_the_case(tmp_path: Path, num_worke
     assert error.case == "c0"
 
 
-def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(
+    tmp_path: Path, num_workers: int
+) -> None:
     dataset = prepare(tmp_path, [coordinates((6, 6, 6))] * 12)
     # this case is met at some later batch only
     Path(dataset.cases()[7].label).unlink()
-    loader = make_loader(dataset, num_iterations=60, batch_size=1)
+    loader = make_loader(dataset, num_iterations=60, batch_size=1, num_workers=num_workers)
+    before = set(multiprocessing.active_children())
     given = 0
     with pytest.raises(Exception, match="case c7") as caught:
         for _ in loader:
             given += 1
     assert isinstance(find_user_error(caught.value), CaseError)
     assert given > 0
+    # the traceback knows the pipeline
+    del caught
+    gc.collect()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_other_errors_of_dali_come_through(dataset: PreparedDataset) -> None:

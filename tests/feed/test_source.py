@@ -16,62 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_nifti
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from feed_cases import EVERYTHING, content, coordinates, parts, prepare, source_of
 
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.feed.augmentation import Augmentation
-from dynunet_bundle.feed.source import Numbering, PatchSource
+from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
 from dynunet_bundle.preprocessing.store import PreparedDataset
-
-EVERYTHING = {
-    "noise": {"prob": 0.5, "std": [0.5, 1.0]},
-    "brightness": {"prob": 0.5, "factor": [0.75, 1.25]},
-    "contrast": {"prob": 0.5, "factor": [0.75, 1.25]},
-    "mirror": {"prob": 0.5, "axes": [0, 1, 2]},
-}
-
-
-def coordinates(shape: Sequence[int], channels: int = 1, first: int = 1) -> np.ndarray:
-    """``[C, D, H, W]`` float32 that counts all voxels of all channels from ``first`` on."""
-    count = channels * math.prod(shape)
-    return np.arange(first, first + count, dtype=np.float32).reshape(channels, *shape)
-
-
-def prepare(
-    folder: Path,
-    images: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray] | None = None,
-    dtype: str = "float32",
-) -> PreparedDataset:
-    """A real store of cases c0, c1, ...; a label is the first channel modulo 3 where none is given."""
-    data = []
-    for index, image in enumerate(images):
-        label = image[0] % 3 if labels is None else labels[index]
-        paths = {key: folder / key / f"c{index}.nii" for key in ("image", "label")}
-        save_nifti(paths["image"], np.moveaxis(image, 0, -1) if len(image) > 1 else image[0])
-        save_nifti(paths["label"], label.astype(np.uint8))
-        data.append({key: str(path) for key, path in paths.items()})
-    keys = ["image", "label"]
-    transform = Compose([LoadImaged(keys), EnsureChannelFirstd(keys)])
-    return PreparedDataset(data, transform, str(folder / "store"), num_classes=3, dtype=dtype)
-
-
-def source_of(
-    dataset: PreparedDataset,
-    patch_size: Sequence[int],
-    oversampling: float = 0.33,
-    augmentation: dict[str, Any] | None = None,
-    seed: int = 5,
-    numbering: Numbering | None = None,
-) -> PatchSource:
-    declared = Augmentation.from_config(augmentation or {}, len(patch_size))
-    numbering = numbering or Numbering(batch_size=2)
-    return PatchSource(dataset.cases(), patch_size, declared, oversampling, seed, numbering)
-
-
-def content(sample: tuple[np.ndarray, ...]) -> list[Any]:
-    return [(array.shape, array.dtype.str, array.tobytes()) for array in sample]
 
 
 def start_of(image: np.ndarray, shape: Sequence[int], first: int = 1) -> np.ndarray:
@@ -112,8 +62,8 @@ def test_a_sample_depends_on_seed_and_number_only(dataset: PreparedDataset) -> N
 def test_numbers_and_seeds_differ(dataset: PreparedDataset) -> None:
     noise = {"noise": {"prob": 1.0, "std": [0.5, 1.0]}}
     drawn = {
-        source_of(dataset, (4, 4, 4), augmentation=noise, seed=seed).sample(number)[2].tobytes()
-        for seed in (0, 1, 2)
+        parts(source.sample(number)).noise.tobytes()
+        for source in (source_of(dataset, (4, 4, 4), augmentation=noise, seed=s) for s in range(3))
         for number in range(60)
     }
     assert len(drawn) == 3 * 60
@@ -240,11 +190,18 @@ def test_a_2d_patch_is_a_slice_across_the_first_axis(
     assert slices == set(range(7))
 
 
-def test_a_float16_store_gives_float16(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("warp_here", "dtype"), [(False, np.float16), (True, np.float32)])
+def test_a_float16_store_gives_float16_where_a_gpu_takes_it(
+    tmp_path: Path, warp_here: bool, dtype: type
+) -> None:
+    """Patches that are rotated here are float32, and the samples of a batch have one type."""
     volume = coordinates((6, 6, 6))  # up to 216: exact in float16
-    source = source_of(prepare(tmp_path, [volume], dtype="float16"), (4, 4, 4))
+    dataset = prepare(tmp_path, [volume], dtype="float16")
+    rotated = source_of(dataset, (4, 4, 4), augmentation=EVERYTHING, warp_here=warp_here)
+    assert {rotated.sample(number)[0].dtype for number in range(20)} == {np.dtype(dtype)}
+    source = source_of(dataset, (4, 4, 4), warp_here=warp_here)
     image = source.sample(0)[0]
-    assert image.dtype == np.float16
+    assert image.dtype == dtype
     np.testing.assert_array_equal(
         image, region(volume, start_of(image, volume.shape[1:]), (4, 4, 4))
     )
@@ -343,7 +300,8 @@ def test_many_cases_need_few_open_files(tmp_path: Path) -> None:
             paths[array] = str(tmp_path / f"{index}.{array}.npy")
             os.link(getattr(template, array), paths[array])
         cases.append(replace(template, **paths))
-    source = PatchSource(cases, (4, 4, 4), Augmentation(), 1.0, 0, Numbering(2))
+    sampling = Sampling((4, 4, 4), Augmentation.from_config({}), oversampling=1.0)
+    source = PatchSource(cases, sampling, Numbering(2))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 150, hard))
@@ -352,3 +310,43 @@ def test_many_cases_need_few_open_files(tmp_path: Path) -> None:
             source.sample(number)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 10), (8, 9, 7), (3, 8, 10), (2, 3, 3), (4, 5, 6)])
+@pytest.mark.parametrize("patch_size", [(4, 5, 6), (5, 6)])
+def test_a_center_crop_is_the_middle_of_the_volume(
+    tmp_path: Path, shape: tuple[int, ...], patch_size: tuple[int, ...]
+) -> None:
+    volume = coordinates(shape, channels=2)
+    size = np.array((1, *patch_size)[-3:])
+    # foreground and its share are of no account
+    source = source_of(prepare(tmp_path, [volume]), patch_size, 1.0, center_crop=True)
+    expected = region(volume, (np.array(shape) - size) // 2, size)
+    for number in range(5):
+        image, label = source.sample(number)[:2]
+        np.testing.assert_array_equal(image, expected.reshape(image.shape))
+        np.testing.assert_array_equal(label, image[:1] % 3)
+
+
+@pytest.mark.parametrize("patch_size", [(4, 4, 4), (4, 4)])
+def test_what_is_drawn_does_not_depend_on_where_it_is_computed(
+    dataset: PreparedDataset, patch_size: tuple[int, ...]
+) -> None:
+    here = source_of(dataset, patch_size, augmentation=EVERYTHING)
+    there = source_of(dataset, patch_size, augmentation=EVERYTHING, warp_here=False)
+    for number in range(40):
+        ours, theirs = parts(here.sample(number)), parts(there.sample(number))
+        for name in set(vars(ours)) - {"image", "label", "kind"}:
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        # the matrix comes on top
+        assert len(there.sample(number)) == len(here.sample(number)) + 1
+
+
+@pytest.mark.parametrize("patch_size", [(4, 4, 4), (2, 8, 8), (4, 4)])
+@pytest.mark.parametrize("warp_here", [True, False])
+def test_all_arrays_lie_as_dali_takes_them(
+    dataset: PreparedDataset, patch_size: tuple[int, ...], warp_here: bool
+) -> None:
+    source = source_of(dataset, patch_size, augmentation=EVERYTHING, warp_here=warp_here)
+    for number in range(40):
+        assert all(array.flags.c_contiguous for array in source.sample(number))

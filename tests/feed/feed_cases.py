@@ -1,0 +1,124 @@
+"""What the tests of the feed share: made cases in a real store, sources and loaders on them, and rules of chance."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from conftest import BUNDLE, save_nifti
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+from dynunet_bundle.feed import source as source_module
+from dynunet_bundle.feed.augmentation import Augmentation
+from dynunet_bundle.feed.draws import Draw
+from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
+from dynunet_bundle.preprocessing.store import PreparedDataset
+
+SHIPPED = json.loads((BUNDLE / "configs" / "train.json").read_text())["augmentation"]
+SEED_LIST = json.loads((BUNDLE / "configs" / "seed_augmentation.json").read_text())["augmentation"]
+DECLARED = {**SHIPPED, "brightness_contrast": SEED_LIST["brightness_contrast"]}
+"""Every kind there is, with the shipped settings."""
+NAMES = ("image", "label", "kind", "start", "end", *(field.name for field in fields(Draw)))
+"""What a sample holds, in this order; a matrix may follow."""
+
+
+def at_prob(
+    prob: float, config: dict[str, Any] = DECLARED, *, but: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A declaration with another probability for all of its kinds, without some of them."""
+    return {
+        kind: {**settings, "prob": prob} for kind, settings in config.items() if kind not in but
+    }
+
+
+EVERYTHING = at_prob(0.5)
+
+
+def coordinates(shape: Sequence[int], channels: int = 1, first: int = 1) -> np.ndarray:
+    """``[C, D, H, W]`` float32 that counts all voxels of all channels from ``first`` on."""
+    count = channels * math.prod(shape)
+    return np.arange(first, first + count, dtype=np.float32).reshape(channels, *shape)
+
+
+def prepare(
+    folder: Path,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | None = None,
+    dtype: str = "float32",
+) -> PreparedDataset:
+    """A real store of cases c0, c1, ...; a label is the first channel modulo 3 where none is given."""
+    data = []
+    for index, image in enumerate(images):
+        label = image[0] % 3 if labels is None else labels[index]
+        paths = {key: folder / key / f"c{index}.nii" for key in ("image", "label")}
+        save_nifti(paths["image"], np.moveaxis(image, 0, -1) if len(image) > 1 else image[0])
+        save_nifti(paths["label"], label.astype(np.uint8))
+        data.append({key: str(path) for key, path in paths.items()})
+    keys = ["image", "label"]
+    transform = Compose([LoadImaged(keys), EnsureChannelFirstd(keys)])
+    return PreparedDataset(data, transform, str(folder / "store"), num_classes=3, dtype=dtype)
+
+
+def source_of(
+    dataset: PreparedDataset,
+    patch_size: Sequence[int],
+    oversampling: float = 0.33,
+    augmentation: dict[str, Any] | None = None,
+    seed: int = 5,
+    numbering: Numbering | None = None,
+    **sampling: Any,
+) -> PatchSource:
+    declared = Augmentation.from_config(augmentation or {})
+    how = Sampling(tuple(patch_size), declared, oversampling, seed, **sampling)
+    return PatchSource(dataset.cases(), how, numbering or Numbering(batch_size=2))
+
+
+def parts(sample: tuple[np.ndarray, ...]) -> SimpleNamespace:
+    """The parts of a sample by name; the matrix for the graph is left out."""
+    return SimpleNamespace(**dict(zip(NAMES, sample[: len(NAMES)], strict=True)))
+
+
+def content(sample: tuple[np.ndarray, ...]) -> list[Any]:
+    return [(array.shape, array.dtype.str, array.tobytes()) for array in sample]
+
+
+def place_of(source: PatchSource, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Matrix, first voxel and index of the case that the source draws for a sample."""
+    with (
+        patch.object(source_module, "region_for", wraps=source_module.region_for) as region,
+        patch.object(source, "_start", wraps=source._start) as start,
+    ):
+        source.sample(number)
+    patch_map, first = region.call_args.args[:2]
+    return patch_map.matrix, first, source.cases.index(start.call_args.args[0])
+
+
+def fed(loader: DaliLoader, warp_here: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and label of each sample of one pass through DALI, by its number."""
+    loader.sampling = replace(loader.sampling, warp_here=warp_here)
+    batches = list(loader)
+    loader.close()
+    for batch in batches:
+        size = loader.sampling.patch_size
+        assert batch["image"].shape[2:] == batch["label"].shape[2:] == size
+        assert len(batch["image"]) == len(batch["label"]) == loader.batch_size
+        assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.uint8)
+    return [
+        (image.numpy(), label.numpy())
+        for batch in batches
+        for image, label in zip(batch["image"], batch["label"], strict=True)
+    ]
+
+
+def assert_share(hits: Any, probability: float) -> None:
+    """4.5 standard deviations: a right share passes, one that is off by 3 % of 10,000 draws does not."""
+    hits = np.asarray(hits)
+    allowed = 4.5 * math.sqrt(hits.size * probability * (1 - probability))
+    assert abs(int(hits.sum()) - hits.size * probability) <= allowed
