@@ -1,9 +1,13 @@
 """The feed benchmark runs every contender that is there on made cases, and names those that are not."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 from conftest import BUNDLE
 
+from dynunet_bundle.benchmark import feed_contender
 from dynunet_bundle.benchmark.feed import Setting, make_cases, run
 
 SMALL = Setting("small", 2, (18, 20, 16), 2, (8, 8, 8), 2, 2)
@@ -32,3 +36,26 @@ def test_ours_and_monai_are_measured_and_an_absent_peer_is_named(setting, tmp_pa
         assert row.remark == "", row.remark
         assert row.cpu_s > 0 and row.peak_mib > 50
     assert peer.cpu_s is None and peer.remark.startswith("skipped: ")
+
+
+@pytest.mark.parametrize("contender", ["ours", "monai"])
+@pytest.mark.parametrize("patch", [[8, 8, 8], [12, 12]], ids=["3D", "2D"])
+def test_a_contender_writes_figures_of_its_batches(contender, patch, tmp_path, monkeypatch):
+    train = json.loads((BUNDLE / "configs" / "train.json").read_text())
+    job = {
+        "contender": contender,
+        "cases": make_cases(SMALL, tmp_path),
+        "shape": SMALL.shape,
+        "patch": patch,
+        "batch": 2,
+        "num_batches": 2,
+        "warm_up": 1,
+        "oversampling": 0.5,
+        "augmentation": train["augmentation"],
+        "figures": str(tmp_path / "figures.json"),
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(sys, "argv", ["program", str(tmp_path / "job.json")])
+    feed_contender.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["cpu_s"] > 0 and figures["wall_s"] > 0 and figures["peak_mib"] > 50
