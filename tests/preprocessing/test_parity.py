@@ -1,6 +1,6 @@
 """The same cases planned and prepared by nnU-Net v2 2.8.1 and by this project: figures and voxels must agree.
 
-The references in parity/ are nnU-Net's own results (scripts/make_parity_references.py). nnU-Net keeps the order and the
+The references in parity/ are nnU-Net's own results (scripts/make_parity_references). nnU-Net keeps the order and the
 direction of the axes in the file, here they follow the plan's axcodes: arrays are turned to nnU-Net's to be compared.
 """
 
