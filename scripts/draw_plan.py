@@ -31,8 +31,7 @@ def main() -> None:
     import numpy as np  # noqa: PLC0415 - keeps --help fast
 
     from dynunet_bundle.dataset import apply_to_case, load_dataset  # noqa: PLC0415
-    from dynunet_bundle.files import atomic_write, ensure_writable  # noqa: PLC0415
-    from dynunet_bundle.pictures import png_bytes  # noqa: PLC0415
+    from dynunet_bundle.pictures import save_png  # noqa: PLC0415
     from dynunet_bundle.planning.fingerprint import extract  # noqa: PLC0415
     from dynunet_bundle.planning.picture import draw_plan  # noqa: PLC0415
     from dynunet_bundle.planning.plan import plan_from  # noqa: PLC0415
@@ -54,9 +53,7 @@ def main() -> None:
         prepared["image"][0].numpy(),
         prepared["label"][0].numpy(),
     )
-    ensure_writable(arguments.out.parent)
-    with atomic_write(arguments.out) as file:
-        file.write(png_bytes(picture))
+    save_png(picture, arguments.out)
     print(f"the picture is in {arguments.out}")
 
 

@@ -29,8 +29,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from dynunet_bundle.feed.preview import preview  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.files import atomic_write, ensure_writable  # noqa: PLC0415
-    from dynunet_bundle.pictures import png_bytes  # noqa: PLC0415
+    from dynunet_bundle.pictures import save_png  # noqa: PLC0415
     from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
 
     overrides = {"dataset_dir": arguments.dataset_dir, "seed": arguments.seed}
@@ -45,9 +44,7 @@ def main() -> None:
     }
     settings = {name: workflow.parser.get_parsed_content(path) for name, path in parts.items()}
     picture = preview({**settings, "oversampling": 1.0}, arguments.columns)
-    ensure_writable(arguments.out.parent)
-    with atomic_write(arguments.out) as file:
-        file.write(png_bytes(picture))
+    save_png(picture, arguments.out)
     print(f"the picture is in {arguments.out}")
 
 

@@ -2,10 +2,13 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from scipy import ndimage
+
+from dynunet_bundle.files import atomic_write, ensure_writable
 
 INK = "#222222"
 LABEL_COLOURS = ("#ccbb44", "#66ccee", "#228833", "#aa3377", "#ee6677", "#eeeeee")
@@ -78,6 +81,17 @@ def png_bytes(picture: Image.Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, format="PNG", optimize=True)
     return content.getvalue()
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file, whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    ensure_writable(path.parent)
+    with atomic_write(path) as file:
+        file.write(png_bytes(picture))
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
