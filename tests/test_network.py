@@ -49,8 +49,9 @@ Plan = tuple[dict[str, Any], tuple[int, ...], list[tuple[int, ...]]]
 
 def settings_of(plan: dict[str, Any], **overrides: Any) -> dict[str, Any]:
     """The arguments that train.json gives, for two channels and three classes."""
-    declared = ConfigParser.load_config_file(str(BUNDLE / "configs" / "train.json"))["network_def"]
-    constant = {key: declared[key] for key in ("norm_name", "act_name", "trans_bias")}
+    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "train.json")))
+    names = ("norm_name", "act_name", "trans_bias")
+    constant = {name: parser.get_parsed_content(f"network_def#{name}") for name in names}
     dims = {"spatial_dims": len(plan["strides"][0]), "in_channels": 2, "out_channels": 3}
     return {**constant, **dims, **plan, **overrides}
 

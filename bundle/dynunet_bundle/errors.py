@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2."""
+"""Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
 
 import sys
 from collections.abc import Iterator
@@ -6,11 +6,16 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75
+"""Stopped by a signal and resumable; EX_TEMPFAIL of sysexits.h."""
 
 
 class BundleError(ValueError):
     """Base of all errors whose cause lies in the input; the text says what is wrong and what to do."""
+
+    exit_code = EXIT_BAD_INPUT
 
 
 class DatasetError(BundleError):
@@ -53,6 +58,12 @@ class OutputError(BundleError):
     """Results cannot be written where they should go."""
 
 
+class TrainingError(BundleError):
+    """A training cannot go on as it is set up, though its input is sound: the loss is NaN, the memory is too small."""
+
+    exit_code = EXIT_FAILED
+
+
 def find_user_error(error: BaseException | None) -> BundleError | None:
     """Find the BundleError behind ``error``; MONAI and Ignite wrap exceptions on their way up.
 
@@ -80,7 +91,7 @@ def first_line(error: BaseException) -> str:
 def _exit_with(error: BundleError) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(EXIT_BAD_INPUT)
+    raise SystemExit(error.exit_code)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision enlarges every he
 the logits at 128^3), computes the heads in evaluation too, and cannot be deep-copied after a training step.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +12,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.residual import ResidualEncoderUNet
-
-HEADS_PREFIX = "supervision_heads."
-WRAPPER_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+from dynunet_bundle.residual import HEADS_PREFIX, ResidualEncoderUNet, keep_heads
 
 
 class DeepSupervisedDynUNet(DynUNet):
@@ -24,7 +20,7 @@ class DeepSupervisedDynUNet(DynUNet):
 
     The lowest decoder level has no head: its weight in nnU-Net's loss is zero. In evaluation it is the plain
     network. Its parameters apart from the heads are exactly those of a plain DynUNet, see
-    ``inference_state_dict``.
+    ``inference_state_dict``; weights of a plain one load strictly, and the heads stay as they are.
 
     Args:
         spatial_dims: 2 or 3.
@@ -64,6 +60,7 @@ class DeepSupervisedDynUNet(DynUNet):
             self.get_output_block(level + 1) for level in range(num_heads)
         )
         self.supervision_heads.apply(self.initialize_weights)
+        self.register_load_state_dict_pre_hook(keep_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Compute the logits.
@@ -105,16 +102,26 @@ def training_network(architecture: str, **settings: Any) -> nn.Module:
     raise PlanError(f'architecture is "{architecture}". Plan again with scripts/plan.py.')
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside of DDP, ``torch.compile`` and torch's AveragedModel, in any order; a bare one as it is."""
+    while True:
+        children = dict(network.named_children())
+        inner = children.get("module", children.get("_orig_mod"))
+        if inner is None:
+            return network
+        network = inner
+
+
 def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
     """Weights that a plain DynUNet of the same plan loads strictly: no heads, no prefixes of wrappers.
 
     Args:
-        network: a DeepSupervisedDynUNet, bare or wrapped by DDP or ``torch.compile``.
+        network: a DeepSupervisedDynUNet, bare or wrapped by DDP, ``torch.compile`` or torch's AveragedModel.
     """
     plain: dict[str, torch.Tensor] = {}
     copies: dict[int, torch.Tensor] = {}
-    for key, value in network.state_dict().items():
-        name = WRAPPER_PREFIXES.sub("", key)
+    # AveragedModel counts its updates in a buffer of its own
+    for name, value in unwrapped(network).state_dict().items():
         if not name.startswith(HEADS_PREFIX):
             # DynUNet lists each weight twice; sharing one copy keeps the file half as large
             plain[name] = copies.setdefault(value.data_ptr(), value.detach().cpu().contiguous())

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 import dynunet_bundle
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable, read_json
@@ -24,16 +26,25 @@ RUN_ARGUMENTS = (
 """Arguments of ``monai.bundle run`` itself."""
 
 
-def preflight(bundle_root: str, folders: Sequence[str] = ()) -> None:
+def preflight(
+    bundle_root: str,
+    folders: Sequence[str] = (),
+    world_size: int = 1,
+    amp: bool = False,
+    device: torch.device | str = "cpu",
+) -> None:
     """Check what would otherwise fail late or silently; the first step of every ``run`` list.
 
     Args:
         bundle_root: the bundle folder.
         folders: folders that results go to; they are created.
+        world_size: number of processes that the config is made for.
+        amp: whether it trains in mixed precision.
+        device: where it trains.
 
     Raises:
-        ConfigError: for an override of an unknown id, another copy of the package in this process, or torchrun
-            without the multi-GPU overlay.
+        ConfigError: for an override of an unknown id, another copy of the package in this process, torchrun without
+            the multi-GPU overlay, or mixed precision on a CPU.
         OutputError: if a folder cannot be written to.
     """
     if _runs_as_command(sys.argv):
@@ -41,10 +52,15 @@ def preflight(bundle_root: str, folders: Sequence[str] = ()) -> None:
         check_overrides(sys.argv[1:], known_ids(Path(bundle_root) / "configs"))
     require_own_package(bundle_root)
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes > 1:
+    if num_processes != world_size:
         raise ConfigError(
-            f"torchrun started {num_processes} processes, but this config trains in one: "
-            "each would train alone and overwrite the others' files. Run it without torchrun."
+            f"torchrun started {num_processes} processes, but this config works in one: each would work alone and "
+            "overwrite the others' files. To train, pass --config_file "
+            "\"['configs/train.json','configs/multi_gpu_train.json']\"; else run it without torchrun."
+        )
+    if amp and torch.device(device).type != "cuda":
+        raise ConfigError(
+            "mixed precision (amp) is for GPUs; MONAI would train in float32 without a word. Pass --amp False."
         )
     for folder in folders:
         ensure_writable(folder)
@@ -79,7 +95,7 @@ def _version_in(path: Path) -> str | None:
 def known_ids(config_dir: Path) -> set[str]:
     """Top-level ids of all configs that the bundle ships."""
     files = (file for file in sorted(config_dir.glob("*.json")) if file.name != "metadata.json")
-    return {_top_level(key) for file in files for key in read_json(file, ConfigError)}
+    return {top_level(key) for file in files for key in read_json(file, ConfigError)}
 
 
 def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
@@ -101,14 +117,15 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
 
 
 def _require_known(ids: Iterable[str], known: set[str], where: str) -> None:
-    for name in map(_top_level, ids):
+    for name in map(top_level, ids):
         if name not in known and name != "_meta_":
             close = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f'did you mean "{close[0]}"?' if close else "see configs/train.json for the ids."
             raise ConfigError(f'{where} sets "{name}", which no config has; {hint}')
 
 
-def _top_level(key: str) -> str:
+def top_level(key: str) -> str:
+    """The top-level id that a key of a config or an override belongs to: ``+train#handlers`` -> ``train``."""
     return key.lstrip("+").split("#")[0].split("::")[0]
 
 

@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from dynunet_bundle.errors import ConfigError, find_user_error
 from dynunet_bundle.files import read_json
-from dynunet_bundle.preflight import check_overrides, known_ids
+from dynunet_bundle.preflight import check_overrides, known_ids, top_level
 
 
 class BundleWorkflow(ConfigWorkflow):
@@ -59,7 +59,11 @@ def load_workflow(
     for overlay in overlays:
         ids = read_json(overlay, ConfigError)
         check_overrides(["--config_file", str(overlay)], known)
-        content |= {key: value for key, value in ids.items() if key in own_ids}
+        content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
+    merged = next((key for key in content if key.startswith("+")), None)
+    if merged:
+        # MONAI merges into lists when it reads files, but an override replaces them
+        raise ConfigError(f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.')
     workflow = BundleWorkflow(
         config_file=str(configs / config),
         workflow_type="train" if "train" in own_ids else "infer",

@@ -15,6 +15,13 @@ from dynunet_bundle.planning.plan import PLAN_IDS
 from dynunet_bundle.workflow import load_workflow
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
+OVERLAYS = (
+    "evaluate.json",
+    "multi_gpu_train.json",
+    "quick.json",
+    "seed_augmentation.json",
+    "seed_recipe.json",
+)
 FROZEN_TRAIN_IDS = {
     "amp",
     "augmentation",
@@ -59,6 +66,23 @@ FROZEN_TRAIN_IDS = {
     "validate",
     "volumes_per_batch",
     "weights_file",
+    "amp_dtype",
+    "averaged_network",
+    "checkpoint",
+    "compile",
+    "compile_mode",
+    "deterministic",
+    "early_stopping",
+    "ema_decay",
+    "gradient_accumulation",
+    "finalize",
+    "numerics",
+    "processes",
+    "pretrained",
+    "rank",
+    "skip_validation",
+    "tf32",
+    "world_size",
     *PLAN_IDS,
 }
 
@@ -108,7 +132,7 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
 
 def test_overlays_only_set_ids_that_train_json_has():
     known = FROZEN_TRAIN_IDS | {"evaluating"}
-    for name in ("evaluate.json", "quick.json", "seed_augmentation.json"):
+    for name in OVERLAYS:
         assert {key.split("#")[0] for key in content(name)} <= known
 
 
@@ -241,6 +265,16 @@ def test_an_overlay_with_an_unknown_id_is_refused(tmp_path):
     overlay.write_text('{"patch_sise": [16, 16, 16]}')
     with pytest.raises(ConfigError, match='"patch_sise".*did you mean "patch_size"'):
         load_workflow(BUNDLE, "train.json", [str(overlay)])
+
+
+def test_an_overlay_may_set_a_part_of_a_section(tmp_path, train_workflow):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"optimizer#momentum": 0.5, "inferer#overlap": 0.1}')
+    optimizer = train_workflow(str(overlay)).parser.get_parsed_content("optimizer")
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+    overlay.write_text('{"+train#handlers": []}')
+    with pytest.raises(ConfigError, match="train#handlers.*monai.bundle run"):
+        train_workflow(str(overlay))
 
 
 def test_metadata_describes_the_default_plan():

@@ -21,8 +21,8 @@ from dynunet_bundle.errors import ConfigError, OutputError, find_user_error
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.network import inference_state_dict
 from dynunet_bundle.training.checkpoint import CheckpointHandler
+from dynunet_bundle.training.generations import LAST, PREVIOUS
 
-LAST, PREVIOUS = "checkpoint_last.pt", "checkpoint_last.previous.pt"
 EPOCHS, ITERATIONS = 3, 2
 OVERLAYS = {"train": (), "quick": (str(BUNDLE / "configs" / "quick.json"),)}
 
@@ -55,9 +55,9 @@ def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
 
 
 def assert_same_files(ours: Path, theirs: Path) -> None:
-    names = {path.name for path in theirs.iterdir()}
+    names = {path.name for path in theirs.iterdir() if path.is_file()}
     assert (
-        {path.name for path in ours.iterdir()}
+        {path.name for path in ours.iterdir() if path.is_file()}
         == names
         == {LAST, PREVIOUS, "model.pt", "model.json"}
     )
@@ -66,7 +66,8 @@ def assert_same_files(ours: Path, theirs: Path) -> None:
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
@@ -80,6 +81,13 @@ def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
     with pytest.raises(RuntimeError) as caught:
         workflow.run()
     assert "power cut" in str(caught.value.__cause__)
+
+
+class NamesOnly(Dataset):
+    """A data set of which nothing but the names is there."""
+
+    def cases(self) -> list[Any]:
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +261,13 @@ def test_raising_epochs_goes_on_with_the_longer_schedule(
 
 def test_restart_starts_over(start: Start, tmp_path: Path) -> None:
     start("ours").run()
+    log = tmp_path / "ours_run" / "train_log.jsonl"
+    old = {**content(tmp_path / "ours"), log.name: (log.read_bytes(), log.stat().st_mtime_ns)}
     start("ours", restart=True, learning_rate=0.05).run()
     start("theirs", learning_rate=0.05).run()
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
+    aside = tmp_path / "ours" / "earlier_run_1"
+    assert content(aside) == old
     lines = (tmp_path / "ours_run" / "train_log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
@@ -333,7 +345,7 @@ def test_two_damaged_generations_start_over_with_a_warning(
 def test_without_validation_the_final_weights_are_the_model(
     start: Start, tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    workflow = start(val_interval=EPOCHS + 1)
+    workflow = start(skip_validation=EPOCHS)
     workflow.run()
     folder = tmp_path / "models"
     final = inference_state_dict(part(workflow, "network"))
@@ -355,7 +367,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, is_victim: Callable[[Any], bool])
         file.write(b"some bytes")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dynunet_bundle.training.checkpoint.torch.save", save)
+    monkeypatch.setattr("torch.save", save)
 
 
 def test_a_full_disk_leaves_the_generation_before(
@@ -393,17 +405,17 @@ def test_the_scale_of_mixed_precision_is_kept(tmp_path: Path) -> None:
         evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
         trainer.state.epoch_length, trainer.state.max_epochs = 5, 9
         trainer.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
-        cases = Dataset([{"image": "a.nii.gz"}])  # only their names are used
+        cases = NamesOnly([{"image": "a.nii.gz"}])
         loader = DaliLoader(cases, (2, 2), 1, 5)  # type: ignore[arg-type]
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, 9)
         handler = CheckpointHandler(
-            str(tmp_path), network, optimizer, schedule, loader, evaluator, {}
+            str(tmp_path), network, network, optimizer, schedule, loader, evaluator, {}
         )
         return trainer, handler
 
     trainer, handler = make(512.0)
     trainer.scaler.scale(torch.ones(1))  # it is made at first use
-    trainer.state.epoch = 4
+    trainer.state.epoch, trainer.state.iteration = 4, 20
     handler.loader.iteration = 20
     handler.save(trainer)
     other, other_handler = make(2.0)

@@ -6,7 +6,7 @@ hold as defaults. Every list of lengths or sizes is in the order of the array ax
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from dynunet_bundle.errors import PlanError
@@ -33,6 +33,12 @@ class Plan:
         filters: channels of each level.
         normalization: one scheme a channel, see ``NormalizeChannelsd``.
         intensity_statistics: for each channel None, or ``lower``, ``upper``, ``mean``, ``std`` of a CT's foreground.
+        norm_name: norm of the network, in the terms of MONAI's layer factories; ``""`` for none.
+        negative_slope: slope of the leaky ReLU below zero.
+        ignore_value: value in the files of labels of voxels that nobody labelled, or None.
+        regions: None, or by the name of each region the values that make it up, each a list; the network then has one
+            sigmoid output a region, and regions may overlap.
+        regions_class_order: the value that a mask gets where a region is found, one a region; later ones win.
     """
 
     task_name: str
@@ -51,35 +57,58 @@ class Plan:
     filters: list[int]
     normalization: list[str]
     intensity_statistics: list[dict[str, float] | None]
+    norm_name: list[Any] | str = field(default_factory=lambda: ["INSTANCE", {"affine": True}])
+    negative_slope: float = 0.01
+    ignore_value: int | None = None
+    regions: dict[str, list[int]] | None = None
+    regions_class_order: list[int] | None = None
 
     def overlay(self) -> dict[str, Any]:
         """The plan as the content of a task overlay: top-level ids and literals only."""
         return asdict(self)
 
 
-PLAN_IDS = tuple(field.name for field in fields(Plan))
+PLAN_IDS = tuple(item.name for item in fields(Plan))
+DEFAULTS = {
+    item.name: item.default if item.default_factory is MISSING else item.default_factory()
+    for item in fields(Plan)
+}
 
 
 def plan_from(config: Mapping[str, Any]) -> Plan:
     """Pick the plan out of a config that may hold more.
 
     Raises:
-        PlanError: if an id is missing.
+        PlanError: if an id is missing that has no default.
     """
-    missing = [name for name in PLAN_IDS if name not in config]
+    missing = [name for name in PLAN_IDS if name not in config and DEFAULTS[name] is MISSING]
     if missing:
         raise PlanError(f"the config lacks the plan id(s) {', '.join(missing)}.")
-    return Plan(**{name: config[name] for name in PLAN_IDS})
+    return Plan(**{name: config[name] for name in PLAN_IDS if name in config})
 
 
 def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Ids in which two plans differ, each as ``"id: ours against theirs"``.
 
-    The task's name and the batch do not count: they do not decide what a model means.
+    The task's name and the batch do not count: they do not decide what a model means. A plan that was saved before an
+    id was known has its default.
     """
-    return [
-        f"{name}: {ours.get(name)} against {theirs.get(name)}"
+    pairs = {
+        name: (ours.get(name, DEFAULTS[name]), theirs.get(name, DEFAULTS[name]))
         for name in PLAN_IDS
         if name not in ("task_name", "batch_size", "batch_dice")
-        and ours.get(name) != theirs.get(name)
+    }
+    return [
+        f"{name}: {_shown(one)} against {_shown(other)}"
+        for name, (one, other) in pairs.items()
+        if _ordered(one) != _ordered(other)
     ]
+
+
+def _ordered(value: Any) -> Any:
+    """Regions in another order are other outputs of the network."""
+    return list(value.items()) if isinstance(value, Mapping) else value
+
+
+def _shown(value: Any) -> Any:
+    return None if value is MISSING else value

@@ -1,0 +1,90 @@
+"""The last two states of a training on disk: whatever dies while one is written, the other can be read.
+
+MONAI's CheckpointSaver writes in place: a crash during a save destroys the last good file.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynunet_bundle.errors import first_line
+from dynunet_bundle.files import atomic_write, remove_leftovers
+
+LAST = "checkpoint_last.pt"
+PREVIOUS = "checkpoint_last.previous.pt"
+
+logger = logging.getLogger(__name__)
+
+
+def save_generation(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the newest state; the one before becomes the previous generation.
+
+    Raises:
+        OutputError: if the disk is full or the folder cannot be written to; both generations are then as before.
+    """
+    last = folder / LAST
+    with atomic_write(last) as file:
+        torch.save(dict(state), file)
+        file.flush()
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+
+
+def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None:
+    """The newest state that can be read, on the CPU, or None where there is none.
+
+    Args:
+        folder: the folder of the checkpoints.
+        is_main: whether this process may move a damaged file out of the way; the others only read.
+    """
+    if is_main:
+        for name in (LAST, PREVIOUS):
+            remove_leftovers(folder, f"{name}.")
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+            logger.warning(
+                "%s is damaged (%s); trying the generation before", path, first_line(error)
+            )
+            if is_main:
+                # it must not take the place of the good generation at the next save
+                with suppress(OSError):
+                    os.replace(path, path.with_suffix(".damaged"))
+    return None
+
+
+def set_aside(files: list[Path], folder: Path, keep: tuple[str, ...] = ()) -> Path | None:
+    """Move the files of an earlier run into the first free ``earlier_run_N`` of a folder.
+
+    Args:
+        files: what belongs to the run; missing ones are left out.
+        folder: where the new folder appears.
+        keep: names of files that stay where they are, too: weights that somebody may be using.
+
+    Returns:
+        The new folder, or None where there was nothing to keep.
+    """
+    present = [file for file in files if file.is_file()]
+    if not present:
+        return None
+    number = 1
+    while (folder / f"earlier_run_{number}").exists():
+        number += 1
+    aside = folder / f"earlier_run_{number}"
+    aside.mkdir(parents=True)
+    for file in present:
+        if file.name in keep:
+            shutil.copy2(file, aside / file.name)
+        else:
+            os.replace(file, aside / file.name)
+    return aside

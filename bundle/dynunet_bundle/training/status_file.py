@@ -1,0 +1,77 @@
+"""``status.json``: where a training stands, for people and schedulers that only see its files."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from dynunet_bundle.errors import first_line
+from dynunet_bundle.files import write_json
+
+STATUS_NAME = "status.json"
+INTERVAL_S = 10.0
+
+
+class StatusFile:
+    """Keep ``status.json`` up to date: ``running``, ``finished``, ``stopped`` by a signal, or ``failed``.
+
+    Args:
+        output_dir: folder of the file.
+        task_name: name of the data set.
+        rank: index of this process; only the first writes.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, output_dir: str, task_name: str, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.path = Path(output_dir) / STATUS_NAME
+        self.task_name = task_name
+        self.is_main = rank == 0
+        self.world_size = world_size
+        self._written = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        engine.add_event_handler(Events.STARTED, self.write, "running")
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write_sometimes)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write, "running")
+        engine.add_event_handler(Events.COMPLETED, self.write, "finished")
+
+    def _write_sometimes(self, engine: Engine) -> None:
+        if time.monotonic() - self._written > INTERVAL_S:
+            self.write(engine, "running")
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Note that the training failed."""
+        self.write(engine, "failed", first_line(error))
+
+    def write(self, engine: Engine, state: str, message: str | None = None) -> None:
+        """Write the file.
+
+        Args:
+            engine: the trainer.
+            state: ``running``, ``finished``, ``stopped`` or ``failed``.
+            message: one line more.
+        """
+        if not self.is_main:
+            return
+        self._written = time.monotonic()
+        length = engine.state.epoch_length or 1
+        content: dict[str, Any] = {
+            "state": state,
+            "task_name": self.task_name,
+            "epoch": engine.state.iteration // length,
+            "epochs": engine.state.max_epochs,
+            "iteration": engine.state.iteration,
+            "iterations_per_epoch": length,
+            "world_size": self.world_size,
+            "pid": os.getpid(),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "message": message,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, content)

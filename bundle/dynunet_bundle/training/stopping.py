@@ -1,0 +1,127 @@
+"""A training that is told to stop saves what it has, within seconds, and says so by its exit code.
+
+Clusters send SIGTERM before they take a machine away, torchrun passes it on to every process and kills them after 30 s;
+SLURM sends SIGUSR1 where it is asked to. Neither MONAI nor Ignite listens.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, NoReturn
+
+from ignite.engine import Engine, Events
+
+from dynunet_bundle.errors import EXIT_STOPPED
+from dynunet_bundle.training.checkpoint import CheckpointHandler
+from dynunet_bundle.training.clipping import steps_now
+from dynunet_bundle.training.distributed import any_rank
+from dynunet_bundle.training.status_file import StatusFile
+
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+logger = logging.getLogger(__name__)
+
+
+class StopHandler:
+    """After SIGTERM, SIGUSR1 or Ctrl-C finish the iteration, save, and exit with code 75.
+
+    All processes agree on the iteration after which they stop. During a validation, which may take minutes, they do
+    not wait for its end: the state is that of the epoch's last iteration, and the validation is made up for when the
+    training goes on; so nothing but the validation may change the state before it. A second Ctrl-C stops at once.
+
+    Args:
+        checkpoint: saves the state.
+        evaluator: the validation engine.
+        status: where the stop is noted, too.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: CheckpointHandler,
+        evaluator: Engine,
+        status: StatusFile,
+        world_size: int = 1,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.evaluator = evaluator
+        self.status = status
+        self.world_size = world_size
+        self._signal: str | None = None
+        self._trainer: Engine | None = None
+        self._validates = False
+        self._previous: dict[int, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        self._trainer = engine
+        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._stop_between_iterations)
+        engine.add_event_handler(Events.COMPLETED, self._restore)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_after_others)
+        self.evaluator.add_event_handler(Events.STARTED, self._begin_validation)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_in_validation)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
+
+    def _listen(self) -> None:
+        # only the main thread may; MONAI Label trains in another one, and stops it its own way
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._previous[number] = signal.signal(number, self._note)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            self._restore()
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number).name
+
+    def _begin_validation(self) -> None:
+        self.checkpoint.remember_random_state()
+        self._validates = True
+
+    def _end_validation(self) -> None:
+        self._validates = False
+
+    def _stop_between_iterations(self, engine: Engine) -> None:
+        done = engine.state.iteration % engine.state.epoch_length
+        # gradients that have not been applied yet are in no checkpoint
+        at_step = done == 0 or steps_now(engine)
+        if at_step and any_rank(self._signal is not None):
+            self.checkpoint.save_state(engine, engine.state.epoch - 1)
+            self._exit(engine)
+
+    def _stop_in_validation(self) -> None:
+        if self._signal is not None and self._validates and self._trainer is not None:
+            self.checkpoint.save_state(
+                self._trainer, self._trainer.state.epoch - 1, is_unfinished=True
+            )
+            self._exit(self._trainer)
+
+    def _stop_after_others(self, engine: Engine, error: BaseException) -> None:
+        # a rank that had no case left waits for the others' scores, and loses them
+        if self.world_size > 1 and not isinstance(error, SystemExit):
+            self._stop_in_validation()
+
+    def _exit(self, engine: Engine) -> NoReturn:
+        reason = self._signal or "a signal to another process"
+        message = f"stopped by {reason}; run the same command again to go on"
+        self.status.write(engine, "stopped", message)
+        logger.warning("%s", message)
+        self._restore()
+        if self.world_size > 1:
+            # leaving the process group in order would wait for processes that may be gone
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_STOPPED)
+        raise SystemExit(EXIT_STOPPED)

@@ -1,0 +1,232 @@
+"""Options of train.json that belong to no part of ours, each by what it does to a real training."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.training.numerics import set_numerics
+
+Workflow = Callable[..., ConfigWorkflow]
+
+
+def part(workflow: ConfigWorkflow, name: str) -> Any:
+    return workflow.parser.get_parsed_content(name)
+
+
+def train(workflow: ConfigWorkflow) -> dict[str, torch.Tensor]:
+    """Run and give the weights."""
+    workflow.run()
+    return part(workflow, "network").state_dict()
+
+
+@pytest.fixture
+def one_step(train_workflow: Workflow) -> Workflow:
+    return lambda *overlays, **own: train_workflow(
+        *overlays, **{"epochs": 1, "iterations_per_epoch": 1, "skip_validation": 1, **own}
+    )
+
+
+def test_epochs_and_iterations(train_workflow: Workflow) -> None:
+    workflow = train_workflow(epochs=3, iterations_per_epoch=2)
+    workflow.run()
+    state = part(workflow, "train#trainer").state
+    assert (state.epoch, state.iteration) == (3, 6)
+    assert part(workflow, "train#dataloader").iteration == 6
+
+
+def test_the_seed_decides_weights_and_samples(one_step: Workflow, tmp_path: Any) -> None:
+    first, same, other = (
+        train(one_step(seed=seed, ckpt_dir=str(tmp_path / name)))
+        for seed, name in ((3, "a"), (3, "b"), (4, "c"))
+    )
+    assert all(first[name].equal(same[name]) for name in first)
+    assert not any(first[name].equal(other[name]) for name in first if first[name].ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("norm_name", "kind"),
+    [
+        (["INSTANCE", {"affine": True}], nn.InstanceNorm3d),
+        (["BATCH", {}], nn.BatchNorm3d),
+        (["GROUP", {"num_groups": 2}], nn.GroupNorm),
+        ("", nn.Identity),
+    ],
+)
+def test_norms(one_step: Workflow, norm_name: Any, kind: type[nn.Module]) -> None:
+    workflow = one_step(norm_name=norm_name)
+    workflow.run()
+    network = part(workflow, "network_def")
+    kinds = (nn.InstanceNorm3d, nn.BatchNorm3d, nn.GroupNorm)
+    found = {type(module) for module in network.modules() if isinstance(module, kinds)}
+    assert found == ({kind} if kind is not nn.Identity else set())
+
+
+def test_the_negative_slope_is_that_of_every_activation(one_step: Workflow) -> None:
+    network = part(one_step(negative_slope=0.2), "network_def")
+    slopes = {m.negative_slope for m in network.modules() if isinstance(m, nn.LeakyReLU)}
+    assert slopes == {0.2}
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_deep_supervision_decides_the_number_of_outputs(
+    one_step: Workflow, deep_supervision: bool
+) -> None:
+    workflow = one_step(
+        deep_supervision=deep_supervision,
+        filters=[4, 4, 4, 4],
+        kernel_sizes=[[3, 3, 3]] * 4,
+        strides=[[1, 1, 1]] + [[2, 2, 2]] * 3,
+    )
+    outputs: list[Any] = []
+    part(workflow, "train#trainer").add_event_handler(
+        IterationEvents.FORWARD_COMPLETED,
+        lambda engine: outputs.append(engine.state.output["pred"]),
+    )
+    workflow.run()
+    sizes = [tuple(output.shape[2:]) for output in outputs[0]]
+    assert sizes == ([(16, 16, 16), (8, 8, 8)] if deep_supervision else [(16, 16, 16)])
+
+
+def test_accumulated_batches_equal_one_large_batch(one_step: Workflow, tmp_path: Any) -> None:
+    """Dice is taken for each patch, so that the mean of two losses is that of the joint batch."""
+    settings = {"gradient_clip": None}
+    large = train(one_step(batch_size=4, ckpt_dir=str(tmp_path / "large"), **settings))
+    small = train(
+        one_step(
+            batch_size=2,
+            gradient_accumulation=2,
+            iterations_per_epoch=2,
+            ckpt_dir=str(tmp_path / "small"),
+            **settings,
+        )
+    )
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(1e-3, True), (None, False), (1e6, False)])
+def test_gradients_are_clipped_to_the_limit(
+    one_step: Workflow, limit: float | None, clipped: bool
+) -> None:
+    workflow = one_step(gradient_clip=limit)
+    network = part(workflow, "network")
+    norms: list[float] = []
+
+    def note(engine: Engine) -> None:
+        gradients = [p.grad.flatten() for p in network.parameters()]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    part(workflow, "train#trainer").add_event_handler(Events.ITERATION_COMPLETED, note)
+    workflow.run()
+    assert norms[0] == pytest.approx(limit, rel=1e-3) if clipped else norms[0] > 0.01
+
+
+def test_averaged_weights_are_validated_and_delivered(
+    train_workflow: Workflow, tmp_path: Any
+) -> None:
+    decay = 0.75
+    workflow = train_workflow(ema_decay=decay, iterations_per_epoch=3, epochs=1)
+    network = part(workflow, "network")
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    validated: list[Any] = []
+
+    def average(engine: Engine) -> None:
+        for name, value in network.state_dict().items():
+            start = engine.state.iteration == 1
+            expected[name] = (
+                value.clone() if start else decay * expected[name] + (1 - decay) * value
+            )
+
+    def note(engine: Engine) -> None:
+        validated.append(
+            {name: value.clone() for name, value in engine.network.state_dict().items()}
+        )
+
+    part(workflow, "train#trainer").add_event_handler(Events.ITERATION_COMPLETED, average)
+    part(workflow, "validate#evaluator").add_event_handler(Events.STARTED, note)
+    workflow.run()
+    model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    for name, value in model.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(validated[0][f"module.{name}"], value)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_mixed_precision_takes_the_declared_type(
+    train_workflow: Workflow, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def autocast(device: str, **settings: Any) -> AbstractContextManager[None]:
+        asked.append((device, settings.get("dtype")))
+        return nullcontext()
+
+    workflow = train_workflow(amp_dtype=name, epochs=1, iterations_per_epoch=1)
+    trainer, evaluator = (part(workflow, i) for i in ("train#trainer", "validate#evaluator"))
+    trainer.amp = evaluator.amp = True
+    monkeypatch.setattr(torch, "autocast", autocast)
+    trainer.run()
+    # a step, and at least one validated case
+    assert len(asked) > 1
+    assert set(asked) == {("cuda", getattr(torch, name))}
+
+
+def test_mixed_precision_on_a_cpu_is_refused(train_workflow: Workflow) -> None:
+    with pytest.raises(ConfigError, match="--amp False"):
+        train_workflow(amp=True).run()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_weights_lie_with_their_channels_last(one_step: Workflow, dims: int) -> None:
+    plan = {
+        "spatial_dims": dims,
+        "patch_size": [16] * dims,
+        "spacing": [2.0] * dims,
+        "kernel_sizes": [[3] * dims] * 3,
+        "strides": [[1] * dims] + [[2] * dims] * 2,
+    }
+    memory_format = torch.channels_last_3d if dims == 3 else torch.channels_last
+    workflow = one_step(**plan)
+    workflow.run()
+    for parameter in part(workflow, "network").parameters():
+        if parameter.ndim == dims + 2:
+            assert parameter.is_contiguous(memory_format=memory_format)
+    plain = one_step(**plan, memory_format=torch.contiguous_format)
+    assert all(p.is_contiguous() for p in part(plain, "network").parameters())
+
+
+def test_a_compiled_network_trains_and_is_saved_under_plain_names(
+    one_step: Workflow, tmp_path: Any
+) -> None:
+    compiled = train(
+        one_step(
+            compile=True,
+            ckpt_dir=str(tmp_path / "compiled"),
+            **{"train#trainer#compile_kwargs": {"backend": "aot_eager"}},
+        )
+    )
+    plain = train(one_step(ckpt_dir=str(tmp_path / "plain")))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-5, rtol=1e-4)
+    model = torch.load(tmp_path / "compiled" / "model.pt", weights_only=True)
+    assert set(model) <= set(plain)
+
+
+@pytest.mark.parametrize(("tf32", "deterministic"), [(True, False), (False, True)])
+def test_numerics(tf32: bool, deterministic: bool) -> None:
+    try:
+        set_numerics(tf32, deterministic)
+        assert torch.backends.cuda.matmul.allow_tf32 is tf32
+        assert torch.backends.cudnn.allow_tf32 is tf32
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        set_numerics()
