@@ -134,6 +134,23 @@ def test_names_that_were_saved():
     assert dataset.training == dataset.test == ()
 
 
+def test_regions_that_were_saved():
+    facts = {
+        "channel_names": ["MRI"],
+        "label_names": ["background", "edema", "core"],
+        "label_values": [0, 1, 2],
+        "ignore_value": 3,
+        "regions": {"whole": [1, 2], "core": [2]},
+        "regions_class_order": [1, 2],
+    }
+    dataset = names_for("Own", facts)
+    assert dataset.regions == facts["regions"]
+    assert dataset.regions_class_order == (1, 2)
+    assert dataset.file_values == (0, 1, 2, 3)
+    with pytest.raises(PlanError, match="need regions_class_order"):
+        names_for("Own", {**facts, "regions_class_order": None})
+
+
 def test_names_from_the_numbers_of_nnunets_facts():
     dataset = names_for(
         "Own", {"modality": "MRI", "num_channels": 2, "num_classes_with_background": 3}

@@ -208,3 +208,23 @@ def test_real_pictures_have_no_errors(real_data):
     for folder in ("em_2d_grey", "wbc_2d_rgb"):
         findings = findings_of(load_dataset(real_data / "extra" / folder))
         assert [finding for finding in findings if finding.severity == "error"] == []
+
+
+def test_labels_that_ignore_much_or_all(own_phantom):
+    content = json.loads((own_phantom / "dataset.json").read_text())
+    content["labels"]["9"] = "ignore"
+    (own_phantom / "dataset.json").write_text(json.dumps(content))
+    for index, value in ((0, 9), (1, 0), (2, 9)):
+        path = own_phantom / "labelsTr" / f"phantom_{index:03d}.nii.gz"
+        image = nib.load(path)
+        label = np.asarray(image.dataobj).copy()
+        label[:] = value
+        if index == 2:
+            label[0] = 0  # labelled, but empty
+        save_nifti(path, label, image.affine)
+    found = findings_of(load_dataset(own_phantom))
+    assert [(finding.case, finding.severity) for finding in found] == [
+        (f"phantom_{index:03d}", "warning") for index in range(3)
+    ]
+    assert "ignores all" in found[0].problem
+    assert all("empty" in finding.problem for finding in found[1:])

@@ -321,3 +321,20 @@ def test_a_data_set_without_names_takes_what_there_is(tmp_path: Path):
     assert survey.findings == ()
     assert survey.facts.label_voxels == {0: 9 * 56 - 112, 128: 56, 255: 56}
     assert len(survey.facts.intensities) == 2
+
+
+def test_another_ignored_value_is_another_look(
+    dataset: DatasetDescription, tmp_path: Path, reads: list[str]
+):
+    label = np.zeros(SHAPE, np.uint8)
+    label[:2], label[2:4] = 1, 7
+    save_nifti(Path(dataset.training[0]["label"]), label)
+    plain = survey_dataset(dataset, 1, tmp_path / "cache")
+    assert [finding.severity for finding in plain[0].findings] == ["error"]
+    ignoring = replace(dataset, ignore_value=7)
+    first = survey_dataset(ignoring, 1, tmp_path / "cache")
+    assert all(survey.findings == () for survey in first)
+    assert first[0].facts.label_voxels == {0: label[4:].size, 1: label[:2].size}
+    reads.clear()
+    assert as_data(survey_dataset(ignoring, 1, tmp_path / "cache")) == as_data(first)
+    assert reads == ["images/t"]

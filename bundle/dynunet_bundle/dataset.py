@@ -10,6 +10,7 @@ from dynunet_bundle.cases import Case, apply_to_case, find_images, name_of
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.folds import SPLIT_SEED, default_folds, read_folds
 from dynunet_bundle.layouts import DatasetDescription, read_layout
+from dynunet_bundle.regions import require_label_plan
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
 
     Args:
         name: name of the data set.
-        facts: a saved fingerprint; ours has ``channel_names``, ``label_names`` and ``label_values``, nnU-Net's facts
-            have ``modality``, ``num_channels`` and ``num_classes_with_background``.
+        facts: a saved fingerprint; ours has ``channel_names``, ``label_names``, ``label_values`` and, where there are
+            such, ``ignore_value``, ``regions`` and ``regions_class_order``; nnU-Net's facts have ``modality``,
+            ``num_channels`` and ``num_classes_with_background``.
 
     Raises:
-        PlanError: if the facts tell neither names nor numbers.
+        PlanError: if the facts tell neither names nor numbers, or their regions do not fit the labels.
     """
     try:
         channels = facts.get("channel_names") or [str(facts["modality"])] * int(
@@ -61,8 +63,20 @@ def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
         ]
     except (KeyError, ValueError, TypeError) as error:
         raise PlanError(f"the fingerprint tells no channels or labels ({error!r}).") from error
-    values = tuple(facts.get("label_values") or ())
-    return DatasetDescription(name, tuple(channels), tuple(labels), (), (), values)
+    order = facts.get("regions_class_order")
+    dataset = DatasetDescription(
+        name,
+        tuple(channels),
+        tuple(labels),
+        (),
+        (),
+        tuple(facts.get("label_values") or ()),
+        facts.get("ignore_value"),
+        facts.get("regions"),
+        None if order is None else tuple(order),
+    )
+    require_label_plan(dataset.label_values, dataset.ignore_value, dataset.regions, order)
+    return dataset
 
 
 def select_cases(

@@ -61,18 +61,27 @@ def case_findings(
         dataset: what the data set says of itself.
     """
     problems = find_problems(
-        image, label, len(dataset.channel_names) or None, dataset.label_values or None
+        image, label, len(dataset.channel_names) or None, dataset.file_values or None
     )
     findings = [Finding(name, "error", problem, remedy) for problem, remedy in problems]
     if not findings:
-        warnings = [*_content_warnings(image, label), *_header_warnings(headers)]
+        warnings = [
+            *_content_warnings(image, label, dataset.ignore_value),
+            *_header_warnings(headers),
+        ]
         findings = [Finding(name, "warning", problem, remedy) for problem, remedy in warnings]
     return findings
 
 
-def _content_warnings(image: Volume, label: Volume | None) -> Iterator[Problem]:
-    if label is not None and not (label.array > 0).any():
-        yield "its label is empty", "Check that it is meant."
+def _content_warnings(
+    image: Volume, label: Volume | None, ignore_value: int | None
+) -> Iterator[Problem]:
+    if label is not None:
+        labelled = label.array if ignore_value is None else label.array[label.array != ignore_value]
+        if not labelled.size:
+            yield "nothing of it is labelled: its label ignores all", "Leave it out, or label some."
+        elif not (labelled > 0).any():
+            yield "its label is empty", "Check that it is meant."
     for index, channel in enumerate(image.array):
         if channel.max() == channel.min():
             yield (

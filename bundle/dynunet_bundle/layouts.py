@@ -18,6 +18,8 @@ from dynunet_bundle.cases import (
 )
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
+from dynunet_bundle.label_table import LabelTable, read_labels
+from dynunet_bundle.regions import Regions
 
 LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
@@ -36,6 +38,9 @@ class DatasetDescription:
         training: labelled cases, sorted by name.
         test: unlabelled cases, sorted by name.
         label_values: value of each class in the files; 0, 1, 2, ... where not given.
+        ignore_value: value of voxels that nobody labelled, or None.
+        regions: values by the name of each region, or None; see ``LabelTable``.
+        regions_class_order: for each region the value that masks get.
     """
 
     name: str
@@ -44,11 +49,29 @@ class DatasetDescription:
     training: tuple[Case, ...]
     test: tuple[Case, ...]
     label_values: tuple[int, ...] = ()
+    ignore_value: int | None = None
+    regions: Regions | None = None
+    regions_class_order: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Number the classes where the files' values are not given."""
         if not self.label_values:
             object.__setattr__(self, "label_values", tuple(range(len(self.label_names))))
+
+    @property
+    def file_values(self) -> tuple[int, ...]:
+        """Values that files of labels may have: those of the classes, and the ignored one."""
+        ignored = () if self.ignore_value is None else (self.ignore_value,)
+        return tuple(sorted(self.label_values + ignored))
+
+    @property
+    def num_entries(self) -> int:
+        """Labels as nnU-Net counts them to plan memory: background, classes or regions, and the ignored value.
+
+        Its planners take the length of ``labels`` in dataset.json.
+        """
+        named = len(self.label_names) if self.regions is None else 1 + len(self.regions)
+        return named + (self.ignore_value is not None)
 
     def named(
         self, channel_names: Sequence[str], label_values: Sequence[int], label_names: Sequence[str]
@@ -88,14 +111,12 @@ def read_layout(root: Path) -> DatasetDescription:
 
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``training`` holds pairs of paths, ``test`` paths; ``image`` may be a list of files, one a channel."""
-    label_values, label_names = _labels(content, source)
-    return DatasetDescription(
+    return _described(
         root.name,
         _channel_names(content, source),
-        label_names,
+        read_labels(content, source),
         _msd_cases(content.get("training"), root, source, "training", ("image", "label")),
         _msd_cases(content.get("test", []), root, source, "test", ("image",)),
-        label_values,
     )
 
 
@@ -130,7 +151,7 @@ def _is_path(value: Any, key: str) -> bool:
 
 def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``imagesTr/CASE_0000.END``, ``labelsTr/CASE.END``, or the files of each case under ``dataset``."""
-    label_values, label_names = _labels(content, source)
+    labels = read_labels(content, source)
     channel_names = _channel_names(content, source)
     ending = content.get("file_ending")
     if not isinstance(ending, str):
@@ -146,13 +167,32 @@ def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> Datase
             for case in _nnunet_cases(root / "imagesTr", ending, len(channel_names))
         ]
     test = _nnunet_cases(root / "imagesTs", ending, len(channel_names))
-    return DatasetDescription(
+    return _described(
         root.name,
         channel_names,
-        label_names,
+        labels,
         _sorted(training, f"{source}"),
         _sorted(test, f"{source}"),
-        label_values,
+    )
+
+
+def _described(
+    name: str,
+    channel_names: tuple[str, ...],
+    labels: LabelTable,
+    training: tuple[Case, ...],
+    test: tuple[Case, ...],
+) -> DatasetDescription:
+    return DatasetDescription(
+        name,
+        channel_names,
+        labels.names,
+        training,
+        test,
+        labels.values,
+        labels.ignore_value,
+        labels.regions,
+        labels.regions_class_order,
     )
 
 
@@ -239,35 +279,3 @@ def _channel_names(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
             f"not {sorted(table)}."
         )
     return tuple(str(table[index]) for index in expected)
-
-
-def _labels(content: Mapping[str, Any], source: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Values and names of the classes, from ``{"0": "background"}`` (MSD) or ``{"background": 0}`` (nnU-Net)."""
-    table = content.get("labels")
-    if not isinstance(table, dict) or not table:
-        raise DatasetError(
-            f'{source} needs "labels", an object such as {{"0": "background"}}; it has {table!r}.'
-        )
-    if any(isinstance(value, list) for value in table.values()):
-        raise DatasetError(
-            f'{source}: "labels" has regions (lists of values). Give each class one value.'
-        )
-    if "ignore" in table:
-        raise DatasetError(
-            f'{source}: "labels" has nnU-Net\'s "ignore", which this version would train as a class. '
-            "Leave its cases out, or give its voxels another label."
-        )
-    by_name = all(isinstance(value, int) for value in table.values())
-    pairs = table.items() if by_name else [(name, value) for value, name in table.items()]
-    try:
-        values = {int(value): str(name) for name, value in pairs}
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f'{source}: "labels" has values that are no numbers: {table}.'
-        ) from error
-    if len(values) != len(table) or min(values) != 0:
-        raise DatasetError(
-            f'{source}: "labels" must give each class a value of its own, the background 0; it has {table}.'
-        )
-    ordered = sorted(values)
-    return tuple(ordered), tuple(values[value] for value in ordered)

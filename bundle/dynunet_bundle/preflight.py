@@ -21,9 +21,12 @@ RUN_ARGUMENTS = (
     "config_file",
     "logging_file",
     "tracking",
+    "tracking_uri",
+    "experiment_name",
+    "run_name",
     "args_file",
 )
-"""Arguments of ``monai.bundle run`` itself."""
+"""Arguments of ``monai.bundle run`` itself, and the ids that its tracking adds."""
 
 
 def preflight(

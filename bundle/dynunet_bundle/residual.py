@@ -25,6 +25,7 @@ from dynunet_bundle.errors import PlanError
 from dynunet_bundle.planning.nnunet_rules import RESENC_BLOCKS
 
 MIN_LEVELS = 2
+HEADS_PREFIX = "supervision_heads."
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
 LEAKY_RELU = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
@@ -215,6 +216,7 @@ class ResidualEncoderUNet(nn.Module):
         )
         self.supervision_heads[-1:].requires_grad_(False)
         self.apply(initialize_weights)
+        self.register_load_state_dict_pre_hook(keep_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits.
@@ -256,6 +258,22 @@ def initialize_weights(module: nn.Module) -> None:
     if isinstance(module, ResidualBlock):
         for parameter in module.conv2.get_submodule("adn").parameters():
             nn.init.zeros_(parameter)
+
+
+def keep_heads(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let weights without any head for deep supervision load strictly, as ``model.pt`` has none; the heads stay.
+
+    MONAI's CheckpointLoader starts a training from such a file. Everything else is as strict as before.
+
+    Args:
+        module: a network with ``supervision_heads``, for ``register_load_state_dict_pre_hook``.
+        state_dict: the weights to load; the heads are filled in.
+        prefix: what the names of the network's own weights begin with there.
+        *_: what else torch passes.
+    """
+    prefix += HEADS_PREFIX
+    if not any(name.startswith(prefix) for name in state_dict):
+        state_dict |= module.get_submodule(HEADS_PREFIX[:-1]).state_dict(prefix=prefix)
 
 
 def _encoder_level(

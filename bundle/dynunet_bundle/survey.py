@@ -93,6 +93,8 @@ def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) ->
         "channels": list(dataset.channel_names),
         "label_values": list(dataset.label_values),
     }
+    if dataset.ignore_value is not None:
+        identity["ignore_value"] = dataset.ignore_value
     name = name_of(case)
     if path is not None:
         known = _remembered(path, identity, name)
@@ -131,7 +133,9 @@ def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
         return CaseSurvey(name, (Finding(name, "error", error.problem, error.remedy),))
     findings = tuple(case_findings(name, image, label, headers, dataset))
     usable = all(finding.severity != "error" for finding in findings)
-    facts = CaseFacts.of(image, label) if usable and label is not None else None
+    facts = None
+    if usable and label is not None:
+        facts = CaseFacts.of(image, label, dataset.ignore_value)
     digest = hashlib.sha256(image.array.data).hexdigest()
     return CaseSurvey(name, findings, digest, facts)
 

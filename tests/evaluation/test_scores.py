@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import run_script, save_nifti, save_picture
+from conftest import BUNDLE, run_script, save_nifti, save_picture
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from dynunet_bundle.errors import CaseError, DatasetError
-from dynunet_bundle.evaluation.folder import score_folders
+from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, PlanError
+from dynunet_bundle.evaluation.folder import label_ids, score_folders
 from dynunet_bundle.evaluation.scores import ScoreHandler, format_table, mean_of, summarize
 
 NAMES = ["background", "head", "tail"]
@@ -51,6 +51,19 @@ def test_the_handler_scores_by_the_name_of_the_case(tmp_path):
     saved = json.loads((tmp_path / "out" / "scores.json").read_text())
     expected = {"head": 1.0, "tail": 2 / 3}
     assert saved["cases"] == {"a": expected, "a_0000": expected}
+
+
+def test_the_handler_scores_regions_and_leaves_out_what_is_ignored(tmp_path):
+    reference = torch.zeros(1, 4, 4, 4)
+    reference[0, 0], reference[0, 1], reference[0, 2] = 1, 2, 255
+    mask = MetaTensor(torch.zeros_like(reference), meta={"filename_or_obj": "images/a.nii.gz"})
+    mask[0, 0], mask[0, 1:3] = 2, 1
+    engine = Engine(lambda _, batch: batch)
+    ScoreHandler(str(tmp_path), NAMES, [0, 3, 9], {"body": [3, 9], "end": [9]}).attach(engine)
+    engine.run([[{"pred": mask, "label": reference}]])
+    saved = json.loads((tmp_path / "scores.json").read_text())
+    assert saved["cases"] == {"a": {"body": 1.0, "end": 0.0}}
+    assert saved["mean_dice"] == 0.5
 
 
 @pytest.fixture
@@ -166,6 +179,70 @@ def test_the_script_takes_values(gaps):
     )
     assert result.returncode == 0, result.stderr
     assert "0.6667  1.0000" in result.stdout
+
+
+# --- regions and ignored voxels
+
+REGIONS = {"body": [128, 255], "end": [255]}
+
+
+def test_regions_are_scored_in_place_of_the_classes(gaps):
+    # 16 of 24 voxels of the body are found, and no others
+    expected = {"x": [2 * 16 / 40, 1.0]}
+    arguments = (NAMES, [0, 128, 255], None, REGIONS, [128, 255])
+    assert score(gaps, *arguments) == (expected, ["background", "body", "end"])
+    assert score(gaps, None, None, None, REGIONS, [128, 255])[0] == expected
+
+
+def test_ignored_voxels_are_left_out(gaps):
+    reference = np.zeros((6, 8), np.uint8)
+    reference[1], reference[2], reference[4] = 128, 7, 255
+    save_picture(gaps / "labels" / "x.png", reference)
+    arguments = (NAMES, [0, 128, 255], 7)
+    assert score(gaps, *arguments)[0] == {"x": [1.0, 1.0]}
+    assert score(gaps, None, None, 7) == ({"x": [1.0, 1.0]}, ["background", "128", "255"])
+    prediction = reference.copy()
+    prediction[2] = 255
+    save_picture(gaps / "predictions" / "x.png", prediction)
+    assert score(gaps, *arguments)[0] == {"x": [1.0, 1.0]}
+    # a network is never asked to find it
+    save_picture(gaps / "predictions" / "x.png", reference)
+    with pytest.raises(DatasetError, match=r"the values \[0, 7, 128, 255\]"):
+        score(gaps, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((128, None), "the ignored value is 128"),
+        ((None, {"body": [3]}), '"body" has'),
+        ((None, {"body": [128]}, [255]), "writes 255"),
+    ],
+)
+def test_what_does_not_fit_is_refused(gaps, arguments, message):
+    with pytest.raises(PlanError, match=message):
+        score(gaps, NAMES, [0, 128, 255], *arguments)
+
+
+def test_the_script_takes_task_overlays(gaps):
+    first, second = gaps / "first.json", gaps / "second.json"
+    plan = {"label_names": NAMES, "label_values": [0, 128, 255], "regions": {"all": [128]}}
+    first.write_text(json.dumps({**plan, "regions_class_order": [128], "epochs": 3}))
+    second.write_text(json.dumps({"regions": REGIONS, "regions_class_order": [128, 255]}))
+    arguments = ("--predictions", gaps / "predictions", "--labels", gaps / "labels")
+    result = run_script("evaluate", *arguments, "--config_file", first, second)
+    assert result.returncode == 0, result.stderr
+    saved = json.loads((gaps / "predictions" / "scores.json").read_text())
+    assert saved["mean"] == {"body": 0.8, "end": 1.0}
+
+
+def test_overlays_say_what_they_say_of_labels(tmp_path):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({"ignore_value": 4, "epochs": 3}))
+    assert label_ids([str(overlay)], BUNDLE / "configs") == {"ignore_value": 4}
+    overlay.write_text(json.dumps({"region": {}}))
+    with pytest.raises(ConfigError, match='"region".*did you mean "regions"'):
+        label_ids([str(overlay)], BUNDLE / "configs")
 
 
 # --- files

@@ -119,3 +119,19 @@ def test_the_box_of_a_volume_full_or_empty_is_the_volume():
     whole = (slice(0, 6), slice(0, 5), slice(0, 4))
     assert nonzero_box(np.ones((1, 6, 5, 4))) == whole
     assert nonzero_box(np.zeros((1, 6, 5, 4))) == whole
+
+
+def test_what_is_ignored_is_no_foreground():
+    image, label = arrays()
+    label[0, 3] = 1  # a whole plane of the image's box
+    ignoring = label.copy()
+    ignoring[0, 6:8] = 9
+    facts = CaseFacts.of(stored(image), stored(ignoring), 9)
+    assert facts.label_voxels == {
+        0: int((ignoring == 0).sum()),
+        1: int((ignoring == 1).sum()),
+        255: 1,
+    }
+    expected = CaseFacts.of(stored(image), stored(np.where(ignoring == 9, 0, ignoring)))
+    for one, other in zip(facts.intensities, expected.intensities, strict=True):
+        assert one.statistics() == other.statistics()

@@ -454,3 +454,40 @@ def test_real_pictures_are_planned_in_2d(
     assert plan.spacing == [1.0, 1.0]
     assert plan.patch_size == patch
     assert plan.label_values == values == ([0, 128, 255] if len(channels) == 3 else [0, 255])
+
+
+# --- regions and ignored voxels
+
+TUMOUR = {"whole": (1, 2), "core": (2,)}
+
+
+def test_a_plan_tells_regions_and_the_ignored_value_as_plain_json():
+    described = replace(dataset("Own"), ignore_value=3, regions=TUMOUR, regions_class_order=(1, 2))
+    overlay = make_plan(described, fingerprint((64, 64, 64), (1, 1, 1))).overlay()
+    ids = {name: overlay[name] for name in ("ignore_value", "regions", "regions_class_order")}
+    assert ids == {
+        "ignore_value": 3,
+        "regions": {"whole": [1, 2], "core": [2]},
+        "regions_class_order": [1, 2],
+    }
+    assert json.loads(json.dumps(overlay)) == overlay
+    plain = make_plan(dataset("Own"), fingerprint((64, 64, 64), (1, 1, 1)))
+    assert (plain.ignore_value, plain.regions, plain.regions_class_order) == (None, None, None)
+
+
+def test_memory_is_planned_for_the_entries_of_nnunets_label_table():
+    plain = dataset("Own")
+    assert plain.num_entries == 3
+    assert replace(plain, ignore_value=3).num_entries == 4
+    assert replace(plain, regions={"all": (1, 2)}, regions_class_order=(1,)).num_entries == 2
+
+
+def test_regions_in_another_order_are_another_plan():
+    ours = {"regions": {"whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+    theirs = {**ours, "regions": dict(reversed(ours["regions"].items()))}
+    assert ours == theirs  # a mapping does not tell
+    assert plan_differences(ours, dict(ours)) == []
+    (difference,) = plan_differences(ours, theirs)
+    assert difference.startswith("regions: ")
+    # a plan from before there were regions has none
+    assert plan_differences({}, {"regions": None, "ignore_value": None}) == []

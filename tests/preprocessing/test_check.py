@@ -24,6 +24,7 @@ def check(
     label: np.ndarray | None = None,
     affines: tuple[np.ndarray, np.ndarray] = (np.eye(4), np.eye(4)),
     label_values: list[int] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Check arrays ``[C, X, Y, Z]`` of the case "case_7" for a plan of one channel and two labels."""
     data = {}
@@ -32,7 +33,7 @@ def check(
             meta = {"filename_or_obj": f"folder/{key}s/case_7.nii.gz"}
             tensor = torch.from_numpy(array)
             data[key] = MetaTensor(tensor, affine=torch.as_tensor(affine), meta=meta)
-    return CheckCased(["MRI"], ["background", "organ", "lesion"], label_values)(data)
+    return CheckCased(["MRI"], ["background", "organ", "lesion"], label_values, **settings)(data)
 
 
 def good_image() -> np.ndarray:
@@ -245,3 +246,31 @@ def test_real_cases_pass(real_data: Path):
         label = apply_to_case(case, FROM_FILES)["label"]
         assert label.dtype == torch.uint8
         assert label.unique().tolist() == [0, 1, 2]
+
+
+# --- regions and ignored voxels
+
+
+@pytest.mark.parametrize(("ignored", "dtype"), [(3, torch.uint8), (300, torch.int32)])
+def test_the_ignored_value_is_allowed(ignored: int, dtype: torch.dtype):
+    label = good_label()
+    label[0, :2] = ignored
+    with pytest.raises(CaseError, match=f"not listed: {ignored}"):
+        check(good_image(), label)
+    checked = check(good_image(), label, ignore_value=ignored)["label"]
+    assert checked.dtype == dtype
+    np.testing.assert_array_equal(checked.numpy(), label)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ignore_value": 2}, "the ignored value is 2"),
+        ({"regions": {"all": [1, 2]}}, "need regions_class_order"),
+        ({"regions": {"all": [1, 3]}, "regions_class_order": [1]}, r'"all" has \[1, 3\]'),
+        ({"regions_class_order": [1]}, "without regions"),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(PlanError, match=message):
+        check(good_image(), good_label(), **settings)

@@ -8,7 +8,8 @@ import torch
 from monai.data import MetaTensor
 
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.preprocessing.labels import ClassesToValuesd, ValuesToClassesd
+from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.preprocessing.labels import IGNORE_CLASS, ClassesToValuesd, ValuesToClassesd
 
 GAPS = [0, 128, 255]
 LARGE = [0, 3, 300, 70_000]
@@ -93,13 +94,49 @@ def test_missing_keys():
             transform("label", GAPS)({"image": 1})
 
 
-@pytest.mark.parametrize("values", [[0, 255, 128], [0, 1, 1], list(range(257))])
+@pytest.mark.parametrize("values", [[0, 255, 128], [0, 1, 1], list(range(256))])
 def test_tables_that_are_refused(values: list[Any]):
-    with pytest.raises(PlanError, match="must ascend, at most 256"):
+    with pytest.raises(PlanError, match="must ascend, at most 255"):
         ValuesToClassesd("label", values)
 
 
-def test_the_largest_table():
-    values = list(range(0, 512, 2))
-    label = torch.tensor(values, dtype=torch.int32)
-    assert classes_of(label, values).tolist() == list(range(256))
+def test_the_largest_table_leaves_the_ignored_class_free():
+    values = list(range(0, 510, 2))
+    label = torch.tensor([*values, 509], dtype=torch.int32)
+    mapped = ValuesToClassesd("label", values, ignore_value=509)({"label": label})["label"]
+    assert mapped.tolist() == [*range(255), IGNORE_CLASS]
+
+
+# --- voxels that nobody labelled
+
+
+@pytest.mark.parametrize(
+    ("values", "ignored"), [([0, 1, 2], 3), ([0, 1, 2], 255), ([0, 1, 3], 2), (LARGE, 80_000)]
+)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+def test_the_ignored_value_becomes_the_ignored_class(
+    values: list[int], ignored: int, dtype: torch.dtype
+):
+    label = torch.tensor([values[1], ignored, values[-1], ignored, 0], dtype=dtype)
+    found = ValuesToClassesd("label", values, ignored)({"label": label})["label"]
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [1, 255, len(values) - 1, 255, 0]
+    assert label.tolist() == [values[1], ignored, values[-1], ignored, 0]
+
+
+def test_an_ignoring_label_still_knows_its_file_and_place():
+    affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
+    label = MetaTensor(torch.tensor([[[[1.0, 4.0]]]]), affine=affine, meta=dict(META))
+    mapped = ValuesToClassesd("label", [0, 1], 4)({"label": label})["label"]
+    assert isinstance(mapped, MetaTensor)
+    assert torch.equal(mapped.affine, affine)
+    assert mapped.meta["filename_or_obj"] == META["filename_or_obj"]
+    assert mapped.flatten().tolist() == [1, 255]
+
+
+def test_the_key_of_a_store_changes_only_where_there_is_an_ignored_value():
+    """Stores that were made before there was such a thing stay valid."""
+    plain = describe(ValuesToClassesd("label", [0, 1]))
+    (settings,) = plain.values()
+    assert "ignore_value" not in settings
+    assert describe(ValuesToClassesd("label", [0, 1], 2)) != plain

@@ -508,6 +508,16 @@ def test_probabilities_of_many_classes_still_add_up_to_one():
     np.testing.assert_allclose(back[17], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shape", "coarse_axis"), [((14, 6, 15), None), ((5, 13, 18), 0)])
+def test_what_is_ignored_is_a_class_like_the_largest(shape, coarse_axis):
+    """nnU-Net's ignored value is one more than its classes; ours is 255."""
+    label = np.random.default_rng(0).integers(0, 4, (1, 9, 10, 11)).astype(np.uint8)
+    expected = resize_label(label, shape, coarse_axis)
+    found = resize_label(np.where(label == 3, 255, label), shape, coarse_axis)
+    assert (expected == 3).any()
+    assert np.array_equal(found, np.where(expected == 3, 255, expected))
+
+
 # --- the transform
 
 

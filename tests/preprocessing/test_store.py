@@ -23,11 +23,12 @@ from dynunet_bundle.dataset import Case
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.preprocessing.crop import is_nonzero
 from dynunet_bundle.preprocessing.describe import describe
-from dynunet_bundle.preprocessing.store import (
+from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
-    PreparedDataset,
+    sample_labelled,
     sample_positions,
 )
+from dynunet_bundle.preprocessing.store import PreparedDataset
 
 NUM_CASES = 4
 SHAPE = (14, 16, 12)
@@ -557,3 +558,65 @@ def test_the_settings_of_a_users_own_transform_count():
     assert describe(Foreign(1, Path("b"))) != first
     (settings,) = first.values()
     assert settings == {"size": 1, "folder": "a", "names": ["a", "b"]}
+
+
+# --- voxels that nobody labelled
+
+
+def test_no_patch_is_centred_on_an_ignored_voxel():
+    label = np.zeros((1, *SHAPE), np.uint8)
+    label[0, 2:5], label[0, 8:10] = 2, 1
+    plain, present = sample_positions(label, 3, "case")
+    label[0, 5:8] = 255
+    label[0, 0] = 255
+    positions, still_present = sample_positions(label, 3, "case")
+    # background became ignored: the positions of the classes are the same
+    assert np.array_equal(positions, plain)
+    assert present == still_present == [1, 2]
+
+
+def test_labelled_voxels_are_drawn_evenly_and_none_of_the_others():
+    label = np.full((1, *SHAPE), 255, np.uint8)
+    label[0, 3:6, 4:8, 1:7] = np.random.default_rng(0).integers(0, 3, (3, 4, 6))
+    (positions,) = sample_labelled(label, "case")
+    assert positions.shape == (POSITIONS_PER_CLASS, 3) and positions.dtype == np.int16
+    counts = np.zeros(SHAPE, int)
+    np.add.at(counts, tuple(positions.T), 1)
+    assert (counts[label[0] == 255] == 0).all()
+    drawn = counts[3:6, 4:8, 1:7]
+    # 4096 draws among 72 voxels: 57 each, with a deviation of 7.5
+    assert drawn.sum() == POSITIONS_PER_CLASS and drawn.min() > 25 and drawn.max() < 95
+    assert np.array_equal(sample_labelled(label, "case")[0], positions)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_without_a_choice_there_is_no_row_of_labelled_voxels(value: int):
+    assert sample_labelled(np.full((1, *SHAPE), value, np.uint8), "case") is None
+
+
+def test_a_store_of_sparse_labels(cases: list[Case], pipeline: Pipeline, tmp_path: Path):
+    sparse = nib.load(cases[1]["label"])
+    label = np.asarray(sparse.dataobj).copy()
+    label[:, :, :4] = 9
+    save_nifti(Path(cases[1]["label"]), label)
+    transform = pipeline(ignore_value=9)
+    prepared = prepare(cases, transform, tmp_path / "store").cases()
+    assert [case.sparse for case in prepared] == [False, True, False, False]
+    assert np.load(prepared[0].positions).shape[0] == 2
+    rows = np.load(prepared[1].positions)
+    assert rows.shape[0] == 3
+    stored = np.load(prepared[1].label)[0]
+    assert set(np.unique(stored)) == {0, 1, 2, 255}
+    at = stored[tuple(np.moveaxis(rows.astype(int), -1, 0))]
+    assert (at[0] == 1).all() and (at[1] == 2).all()
+    assert set(np.unique(at[2])) == {0, 1, 2}
+    # read back from the store, not made again
+    assert prepare(cases, transform, tmp_path / "store").cases() == prepared
+
+
+def test_only_an_ignored_value_makes_a_store_of_its_own(pipeline: Pipeline, tmp_path: Path):
+    def recipe(**overrides: Any) -> str:
+        return PreparedDataset([], pipeline(**overrides), str(tmp_path), 3).recipe_hash
+
+    regions = {"regions": {"all": [1, 2], "tail": [2]}, "regions_class_order": [1, 2]}
+    assert recipe() == recipe(**regions) != recipe(ignore_value=9)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BUNDLE, TINY
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
@@ -125,13 +126,11 @@ def test_two_processes_equal_one_with_the_joint_batch(
     losses: list[float] = []
     trainer = workflow.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(
-        "iteration_completed",
+        Events.ITERATION_COMPLETED,
         lambda engine: losses.append(float(engine.state.output["loss"])),
     )
     workflow.run()
-    together = [
-        sum(pair) / 2 for pair in zip(ranks[0]["losses"], ranks[1]["losses"], strict=True)
-    ]
+    together = [sum(pair) / 2 for pair in zip(ranks[0]["losses"], ranks[1]["losses"], strict=True)]
     assert losses == pytest.approx(together, abs=1e-5)
     network = workflow.parser.get_parsed_content("network").state_dict()
     for name, value in ranks[0]["weights"][-1].items():

@@ -9,13 +9,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from dynunet_bundle.cases import name_of
-from dynunet_bundle.evaluation.metrics import dice_by_class
+from dynunet_bundle.evaluation.metrics import dice_by_target
 from dynunet_bundle.files import write_json
+from dynunet_bundle.regions import Regions, target_classes, target_names
 
 SCORES_NAME = "scores.json"
 
 Scores = Mapping[str, Sequence[float | None]]
-"""Dice by foreground class, by case name."""
+"""Dice by foreground class or region, by case name."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ def summarize(scores: Scores, label_names: Sequence[str]) -> dict[str, Any]:
     """The scores as JSON data.
 
     Args:
-        scores: Dice by class, by case.
-        label_names: names by label value; index 0 is the background.
+        scores: Dice by class or region, by case.
+        label_names: their names; index 0 is the background.
 
     Returns:
         ``cases`` (Dice by class name), ``mean`` (by class, over the cases that have it), ``num_cases`` by class, and
@@ -82,20 +83,25 @@ class ScoreHandler:
 
     Args:
         output_dir: folder of ``scores.json``.
-        label_names: names by label value.
-        prediction_key: key of the restored mask, ``[1, X, Y, Z]``.
-        reference_key: key of the reference on the same grid.
+        label_names: one name a class, the background first.
+        label_values: value of each class; only needed with regions.
+        regions: the plan's regions, which are then scored in place of the classes, or None.
+        prediction_key: key of the restored mask, class numbers ``[1, X, Y, Z]``.
+        reference_key: key of the reference on the same grid; what it ignores does not count.
     """
 
     def __init__(
         self,
         output_dir: str,
         label_names: Sequence[str],
+        label_values: Sequence[int] | None = None,
+        regions: Regions | None = None,
         prediction_key: str = "pred",
         reference_key: str = "label",
     ) -> None:
         self.path = Path(output_dir) / SCORES_NAME
-        self.label_names = list(label_names)
+        self.names = target_names(label_names, regions)
+        self.targets = target_classes(label_values or range(len(label_names)), regions)
         self.prediction_key = prediction_key
         self.reference_key = reference_key
         self._scores: dict[str, list[float | None]] = {}
@@ -110,16 +116,17 @@ class ScoreHandler:
         self._scores = {}
 
     def _score(self, engine: Engine) -> None:
-        for outputs in engine.state.output:
+        # MONAI leaves what a case brings with it, such as its name, in the batch
+        for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
             prediction = outputs[self.prediction_key]
-            self._scores[name_of({**outputs, "image": prediction})] = dice_by_class(
+            self._scores[name_of({**case, **outputs, "image": prediction})] = dice_by_target(
                 prediction.cpu().numpy(),
                 outputs[self.reference_key].cpu().numpy().round(),
-                len(self.label_names),
+                self.targets,
             )
 
     def _report(self) -> None:
-        summary = summarize(self._scores, self.label_names)
+        summary = summarize(self._scores, self.names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         logger.info("Dice in native space\n%s\nsaved to %s", format_table(summary), self.path)

@@ -71,9 +71,35 @@ def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) 
         raise WeightsError(
             f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
         )
+    state, facts = read_weights(path)
+    differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
+    if differences:
+        raise WeightsError(
+            f"{path} was trained with another plan than this config's: {'; '.join(differences)}. {HINT}"
+        )
+    mismatch = _first_mismatch(network.state_dict(), state)
+    if mismatch:
+        raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
+    network.load_state_dict(state)
+
+
+def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
+    """Read weights and the facts in the JSON beside them; the facts are empty where there is none.
+
+    Args:
+        path: the ``.pt`` file.
+
+    Raises:
+        WeightsError: if the file is damaged, holds other things than tensors by name, or is not the one that its JSON
+            describes.
+    """
     sidecar = path.with_suffix(".json")
-    if sidecar.is_file():
-        _check_facts(path, read_json(sidecar, WeightsError), plan)
+    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    if facts and facts.get("sha256") != sha256_of(path):
+        raise WeightsError(
+            f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
+            "Restore both, or delete the .json if you replaced the weights yourself."
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -88,23 +114,7 @@ def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) 
         ) from error
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
-    mismatch = _first_mismatch(network.state_dict(), state)
-    if mismatch:
-        raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
-    network.load_state_dict(state)
-
-
-def _check_facts(path: Path, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    if facts.get("sha256") != sha256_of(path):
-        raise WeightsError(
-            f"{path} is not the file that {path.with_suffix('.json').name} describes (SHA-256 differs). "
-            "Restore both, or delete the .json if you replaced the weights yourself."
-        )
-    differences = plan_differences(facts.get("plan", {}), plan)
-    if differences:
-        raise WeightsError(
-            f"{path} was trained with another plan than this config's: {'; '.join(differences)}. {HINT}"
-        )
+    return state, facts
 
 
 def _first_mismatch(

@@ -23,8 +23,8 @@ class CaseFacts:
         shape: voxels by axis.
         shape_after_crop: voxels of the box around all that is nonzero in any channel.
         spacing_mm: voxel sizes.
-        label_voxels: number of voxels by label value.
-        intensities: histogram of each channel over the foreground.
+        label_voxels: number of voxels by label value; those that the label ignores are not counted.
+        intensities: histogram of each channel over the foreground, which what is ignored is no part of.
     """
 
     shape: tuple[int, ...]
@@ -39,12 +39,15 @@ class CaseFacts:
         return float(np.prod(self.shape_after_crop) / np.prod(self.shape))
 
     @classmethod
-    def of(cls, image: Volume, label: Volume) -> "CaseFacts":
+    def of(cls, image: Volume, label: Volume, ignore_value: int | None = None) -> "CaseFacts":
         """Facts of a case that passed the checks.
+
+        nnU-Net takes every value above 0 for foreground here, the ignored one too.
 
         Args:
             image: ``[C, X, Y, Z]``.
             label: ``[1, X, Y, Z]`` whole numbers on the same grid.
+            ignore_value: value of voxels that nobody labelled, or None.
         """
         order = np.argsort(nib.io_orientation(image.affine)[:, 0])
         spacing = voxel_sizes(image.affine)
@@ -52,11 +55,15 @@ class CaseFacts:
         mask = np.round(label.array[0])
         values, counts = value_counts(mask)
         inside = mask[box] > 0
+        label_voxels = dict(zip(map(int, values), map(int, counts), strict=True))
+        if ignore_value is not None:
+            inside &= mask[box] != ignore_value
+            label_voxels.pop(ignore_value, None)
         return cls(
             tuple(int(image.array.shape[1 + axis]) for axis in order),
             tuple(int(box[axis].stop - box[axis].start) for axis in order),
             tuple(float(spacing[axis]) for axis in order),
-            dict(zip(map(int, values), map(int, counts), strict=True)),
+            label_voxels,
             tuple(Histogram.of(channel[box][inside]) for channel in image.array),
         )
 

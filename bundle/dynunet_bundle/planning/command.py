@@ -119,7 +119,7 @@ def _decide(
         plan = seed_plan(dataset, 2 if request.configuration == "2d" else 3)
         return plan, format_rows("decided by the seed's preset", preset_rows(plan))
     memory, planner = request.gpu_memory_gb, request.planner
-    layouts = all_layouts(fingerprint, len(dataset.label_names), memory, planner)
+    layouts = all_layouts(fingerprint, dataset.num_entries, memory, planner)
     configuration = request.configuration or ("3d_fullres" if "3d_fullres" in layouts else "2d")
     plan = make_plan(dataset, fingerprint, configuration, memory, planner)
     spacing = (
@@ -157,6 +157,9 @@ def _write_beside(
         "channel_names": list(dataset.channel_names),
         "label_names": list(dataset.label_names),
         "label_values": list(dataset.label_values),
+        "ignore_value": dataset.ignore_value,
+        "regions": dataset.regions,
+        "regions_class_order": dataset.regions_class_order,
     }
     write_json(facts, {**fingerprint.to_json(), **names})
     return [("fingerprint", str(facts), ""), *rows]

@@ -18,6 +18,7 @@ from dynunet_bundle.planning.nnunet_rules import (
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.presets import BATCH_SIZE, Preset, preset_for
 from dynunet_bundle.planning.topology import Topology, seed_topology
+from dynunet_bundle.regions import Regions
 
 MIN_LEVELS = 3  # DynUNet's own limit
 CONFIGURATIONS = ("3d_fullres", "2d", "3d_lowres")
@@ -58,7 +59,7 @@ def make_plan(
     Raises:
         PlanError: if the configuration does not exist for these data, or no network of three levels fits.
     """
-    layouts = all_layouts(fingerprint, len(dataset.label_names), gpu_memory_gb, planner)
+    layouts = all_layouts(fingerprint, dataset.num_entries, gpu_memory_gb, planner)
     if configuration not in layouts:
         raise PlanError(
             f"there is no {configuration} for cases of about {product_text(layouts['2d'].median_shape)} voxels in a "
@@ -97,7 +98,7 @@ def all_layouts(
 
     Args:
         fingerprint: facts of the data set.
-        num_classes: labels including the background.
+        num_classes: labels including the background, ``DatasetDescription.num_entries``.
         gpu_memory_gb: as in ``make_plan``.
         planner: as in ``make_plan``.
     """
@@ -193,6 +194,7 @@ def _plan(
             f"images of about {product_text(topology.patch_size)} voxels are too small for a U-Net of "
             f"{MIN_LEVELS} levels. Resample them to a finer spacing."
         )
+    order = None if dataset.regions_class_order is None else list(dataset.regions_class_order)
     return Plan(
         task_name=dataset.name,
         spatial_dims=len(spacing),
@@ -200,6 +202,9 @@ def _plan(
         channel_names=list(dataset.channel_names),
         label_names=list(dataset.label_names),
         label_values=list(dataset.label_values),
+        ignore_value=dataset.ignore_value,
+        regions=_region_lists(dataset.regions),
+        regions_class_order=order,
         spacing=spacing,
         patch_size=topology.patch_size,
         batch_size=batch_size,
@@ -211,6 +216,10 @@ def _plan(
         normalization=normalization,
         intensity_statistics=statistics,
     )
+
+
+def _region_lists(regions: Regions | None) -> dict[str, list[int]] | None:
+    return None if regions is None else {name: list(values) for name, values in regions.items()}
 
 
 def product_text(values: Sequence[float] | np.ndarray) -> str:

@@ -11,6 +11,7 @@ from monai.transforms import MapTransform
 from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import CaseError, PlanError
 from dynunet_bundle.problems import find_problems
+from dynunet_bundle.regions import Regions, require_label_plan
 from dynunet_bundle.volumes import Volume
 
 
@@ -24,12 +25,15 @@ class CheckCased(MapTransform):
     Args:
         channel_names: the plan's channels.
         label_names: the plan's labels.
-        label_values: the values that a label may have, one a name; 0, 1, 2, ... where None.
+        label_values: value of each class in the label, one a name; 0, 1, 2, ... where None.
+        ignore_value: value of voxels that nobody labelled, or None.
+        regions: the plan's regions, or None. They only have to fit the classes.
+        regions_class_order: for each region the value that masks get.
         image_key: key of the image, a MetaTensor ``[C, X, Y, Z]``.
         label_key: key of the label, ``[1, X, Y, Z]``; it may be absent.
 
     Raises:
-        PlanError: if names and values are not as many.
+        PlanError: if names and values are not as many, or the ignored value or the regions do not fit them.
         CaseError: naming the case, the fault and the remedy.
     """
 
@@ -38,6 +42,9 @@ class CheckCased(MapTransform):
         channel_names: Sequence[str],
         label_names: Sequence[str],
         label_values: Sequence[int] | None = None,
+        ignore_value: int | None = None,
+        regions: Regions | None = None,
+        regions_class_order: Sequence[int] | None = None,
         image_key: str = "image",
         label_key: str = "label",
     ) -> None:
@@ -49,6 +56,10 @@ class CheckCased(MapTransform):
                 f"the plan has {len(label_names)} label_names and {len(self.label_values)} label_values; "
                 "it needs one value a name."
             )
+        require_label_plan(self.label_values, ignore_value, regions, regions_class_order)
+        if ignore_value is not None:
+            # sorted as the others are; the key of the prepared store changes only here
+            self.label_values = sorted([*self.label_values, ignore_value])
         self.image_key = image_key
         self.label_key = label_key
 

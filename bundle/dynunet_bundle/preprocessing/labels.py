@@ -9,7 +9,12 @@ from monai.transforms import MapTransform
 
 from dynunet_bundle.errors import PlanError
 
-MAX_CLASSES = 256
+IGNORE_CLASS = 255
+"""Class number of voxels that nobody labelled: the largest of a uint8, in which labels are kept. They count neither in
+the loss nor in a score."""
+
+MAX_CLASSES = 255
+"""0 to 254, below ``IGNORE_CLASS``."""
 
 
 class ValuesToClassesd(MapTransform):
@@ -19,16 +24,24 @@ class ValuesToClassesd(MapTransform):
     values that are in no table.
 
     Args:
-        keys: keys of the labels, whole numbers of any shape, each value one of ``label_values``.
+        keys: keys of the labels, whole numbers of any shape, each value one of ``label_values`` or ``ignore_value``.
         label_values: value of each class; the first is the background's.
+        ignore_value: value that becomes ``IGNORE_CLASS``, or None.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        PlanError: if the table is not ascending, or has more than 256 classes.
+        PlanError: if the table is not ascending, or has more than 255 classes.
     """
 
+    # an attribute of the class: the key of the prepared store (describe.py) changes only where there is such a value
+    ignore_value: int | None = None
+
     def __init__(
-        self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        label_values: Sequence[int],
+        ignore_value: int | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         values = list(label_values)
@@ -37,6 +50,8 @@ class ValuesToClassesd(MapTransform):
                 f"label_values must ascend, at most {MAX_CLASSES} of them, not {values}."
             )
         self.label_values = values
+        if ignore_value is not None:
+            self.ignore_value = ignore_value
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Map one case, rounding what is off a whole number; the result is uint8."""
@@ -44,9 +59,11 @@ class ValuesToClassesd(MapTransform):
         table = torch.tensor(self.label_values)
         for key in self.key_iterator(mapped):
             label = mapped[key].round()
+            ignored = None if self.ignore_value is None else label == self.ignore_value
             if self.label_values != list(range(len(self.label_values))):
                 label = torch.bucketize(label.to(torch.int64), table.to(label.device))
-            mapped[key] = label.to(torch.uint8)
+            label = label.to(torch.uint8)
+            mapped[key] = label if ignored is None else label.masked_fill(ignored, IGNORE_CLASS)
         return mapped
 
 
@@ -54,7 +71,7 @@ class ClassesToValuesd(MapTransform):
     """Put the values of the files back in the place of class numbers; the counterpart of ``ValuesToClassesd``.
 
     Args:
-        keys: keys of the masks, class numbers of any shape.
+        keys: keys of the masks, class numbers of any shape; a network finds nothing to be ignored.
         label_values: value of each class.
         allow_missing_keys: as in MONAI.
     """

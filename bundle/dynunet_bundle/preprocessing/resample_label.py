@@ -37,7 +37,7 @@ def resize_label(
     else to the smallest (batchgenerators 0.25.5 ``resize_segmentation``, its default).
 
     Args:
-        label: ``[1, D, H, W]``, whole numbers from 0 to 255.
+        label: ``[1, D, H, W]``, whole numbers from 0 to 255; what is to be ignored is a class like the others.
         shape: wanted ``(D, H, W)``.
         coarse_axis: as in ``resize``.
 

@@ -4,7 +4,8 @@ Per case, in one flat folder (``NAME`` is the case's name and a hash of its path
 
     NAME.image.npy       [C, D, H, W] float32, or float16 where a GPU reads it
     NAME.label.npy       [1, D, H, W] uint8
-    NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on
+    NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on;
+                         where the label ignores voxels one row more, of any that it does not ignore
     NAME.json            written last: shapes, sizes, what the sources were and how they were prepared
 
 A case whose JSON does not match the sources or the preprocessing is prepared again, alone. All files appear by
@@ -38,10 +39,14 @@ from dynunet_bundle.files import (
     write_json,
 )
 from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.preprocessing.positions import (
+    POSITIONS_PER_CLASS,
+    sample_labelled,
+    sample_positions,
+)
 from dynunet_bundle.progress import progress
 
 FORMAT_VERSION = 2
-POSITIONS_PER_CLASS = 4096
 ARRAYS = ("image", "label", "positions")
 
 logger = logging.getLogger(__name__)
@@ -55,9 +60,10 @@ class PreparedCase:
         name: case name, for messages.
         image: path of ``[C, D, H, W]``.
         label: path of ``[1, D, H, W]``.
-        positions: path of ``[foreground classes, K, 3]``.
+        positions: path of ``[foreground classes, K, 3]``, or of a row more where the case is ``sparse``.
         shape: ``(D, H, W)``.
         present: foreground classes that occur in the case.
+        sparse: whether its label ignores some voxels, but not all; the last row of positions is of all others.
     """
 
     name: str
@@ -66,6 +72,7 @@ class PreparedCase:
     positions: str
     shape: tuple[int, int, int]
     present: tuple[int, ...]
+    sparse: bool = False
 
 
 class PreparedDataset(Dataset):
@@ -194,6 +201,9 @@ class PreparedDataset(Dataset):
         image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
         label = transformed["label"].as_tensor().numpy().astype(np.uint8, copy=False)
         positions, present = sample_positions(label, self.num_classes, name)
+        labelled = sample_labelled(label, name)
+        if labelled is not None:
+            positions = np.concatenate([positions, labelled])
         arrays = {"image": image, "label": label, "positions": positions}
         sidecar = stem.with_name(stem.name + ".json")
         # without its JSON a case does not exist: first it goes, last it comes
@@ -210,40 +220,11 @@ class PreparedDataset(Dataset):
             "identity": identity,
             "shape": list(label.shape[1:]),
             "present": present,
+            "sparse": labelled is not None,
             "bytes": sizes,
         }
         write_json(sidecar, facts)
         return _prepared_case(stem, facts)
-
-
-def sample_positions(
-    label: np.ndarray, num_classes: int, name: str
-) -> tuple[np.ndarray, list[int]]:
-    """Draw voxels of each class to centre patches on, the same ones at every preparation.
-
-    Args:
-        label: ``[1, D, H, W]``.
-        num_classes: labels including the background.
-        name: case name; it seeds the draw.
-
-    Returns:
-        ``[num_classes - 1, K, 3]`` int16 voxel indices, drawn with replacement (zeros for an absent class), and the
-        foreground classes that are present.
-    """
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    flat, shape = label.reshape(-1), label.shape[1:]
-    foreground = np.flatnonzero(flat)
-    classes = flat[foreground]
-    positions = np.zeros((num_classes - 1, POSITIONS_PER_CLASS, len(shape)), np.int16)
-    present = []
-    for value in range(1, num_classes):
-        voxels = foreground[classes == value]
-        if len(voxels):
-            present.append(value)
-            drawn = voxels[rng.integers(len(voxels), size=POSITIONS_PER_CLASS)]
-            positions[value - 1] = np.stack(np.unravel_index(drawn, shape), axis=1)
-    return positions, present
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -259,5 +240,9 @@ def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
     paths = {array: str(stem.with_name(f"{stem.name}.{array}.npy")) for array in ARRAYS}
     depth, height, width = facts["shape"]
     return PreparedCase(
-        facts["name"], **paths, shape=(depth, height, width), present=tuple(facts["present"])
+        facts["name"],
+        **paths,
+        shape=(depth, height, width),
+        present=tuple(facts["present"]),
+        sparse=facts.get("sparse", False),
     )

@@ -119,7 +119,7 @@ class CheckpointHandler:
         if self.strategy == "none":
             return
         self.ckpt_dir.mkdir(parents=True, exist_ok=True)
-        if self.restart or _starts_from_given_weights(engine):
+        if self.restart or starts_from_given_weights(engine):
             self._set_aside()
             return
         state = load_generation(self.ckpt_dir, self.is_main)
@@ -168,6 +168,7 @@ class CheckpointHandler:
             "scaler": None if scaler is None else scaler.state_dict(),
             "random": self._random if is_unfinished else random_state(),
             "epoch_losses": [float(loss) for loss in getattr(engine.state, "epoch_losses", [])],
+            "epoch_rate": getattr(engine.state, "epoch_rate", None),
             "best_metric": float(self.evaluator.state.best_metric),
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
             "plan": self.plan,
@@ -239,7 +240,7 @@ class CheckpointHandler:
         length = engine.state.epoch_length
         done = state["iteration"] - state["epoch"] * state["iterations_per_epoch"]
         engine.state.epoch = state["epoch"]
-        engine.state.epoch_losses = []
+        engine.state.epoch_losses, engine.state.epoch_rate = [], None
         same_steps = (self.world_size, length) == (
             state["world_size"],
             state["iterations_per_epoch"],
@@ -256,11 +257,13 @@ class CheckpointHandler:
         elif state["is_unfinished"]:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"]
+            engine.state.epoch_rate = state["epoch_rate"]
             # appended while the handlers of this event run, it comes after all of them
             engine.add_event_handler(Events.STARTED, self._complete_epoch)
         else:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"] if done else []
+            engine.state.epoch_rate = state["epoch_rate"] if done else None
         if engine.state.epoch >= engine.state.max_epochs:
             logger.info(
                 "the training in %s has finished (%d epochs); raise --epochs to go on, "
@@ -310,7 +313,7 @@ class CheckpointHandler:
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)
 
 
-def _starts_from_given_weights(engine: Engine) -> bool:
+def starts_from_given_weights(engine: Engine) -> bool:
     """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public way to ask."""
     handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
     return any(isinstance(handler, CheckpointLoader) for handler, *_ in handlers)
