@@ -1,10 +1,11 @@
 """What tests share: made data, the real data where it is present, and the real configs with a tiny plan."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,38 @@ def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) 
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def start(
+    train_workflow: Callable[..., ConfigWorkflow], store: Path, tmp_path: Path
+) -> Callable[..., ConfigWorkflow]:
+    """``start("folder", epochs=4)``: a fresh workflow of three epochs with its files in that folder."""
+
+    def fresh(folder: str = "models", overlays: str = "train", **overrides: Any) -> ConfigWorkflow:
+        settings = {"epochs": 3, "iterations_per_epoch": 2, **overrides}
+        files = {"train": (), "quick": (str(BUNDLE / "configs" / "quick.json"),)}
+        folders = {"ckpt_dir": tmp_path / folder, "output_dir": tmp_path / f"{folder}_run"}
+        return train_workflow(
+            *files[overlays],
+            prepared_dir=str(store),
+            **{key: str(value) for key, value in folders.items()},
+            **settings,
+        )
+
+    return fresh
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """caplog that survives the bundle's logging.conf, which replaces the handlers of the root logger."""
+    logger = logging.getLogger("dynunet_bundle")
+    caplog.set_level(logging.INFO, "dynunet_bundle")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -1,9 +1,11 @@
 """Files that are whole or absent: atomic writes, JSON, hashes, case names."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,9 @@ IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 
 TEMPORARY_SUFFIX = ".part"
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a full quota, a limit of the process."""
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
@@ -35,7 +40,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A binary file open for writing.
 
     Raises:
-        OutputError: if the folder cannot be written to or the disk is full.
+        OutputError: if the folder cannot be written to, or the disk is full; whatever torch makes of that.
     """
     path = Path(path)
     temporary: str | None = None
@@ -51,14 +56,44 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder."
-        ) from error
+    except Exception as error:
+        cause = _failed_write(error)
+        if cause is None:
+            raise
+        raise OutputError(_explanation(path, temporary, cause)) from error
     finally:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
+        _remove(temporary)
+
+
+def _failed_write(error: Exception) -> OSError | None:
+    """The failure to write behind an error; torch.save raises a RuntimeError after it."""
+    if isinstance(error, OSError):
+        return error
+    before = error.__cause__ or error.__context__
+    return before if isinstance(before, OSError) and before.errno in NO_ROOM else None
+
+
+def _explanation(path: Path, temporary: str | None, error: OSError) -> str:
+    # numpy counts what it could not write, without saying why
+    reason = error.strerror or "not all of it could be written"
+    sizes = ""
+    if temporary is not None and error.errno in (None, *NO_ROOM):
+        with suppress(OSError):
+            needed = max(file.stat().st_size for file in (Path(temporary), path) if file.exists())
+            _remove(temporary)
+            free = shutil.disk_usage(path.parent).free
+            sizes = f" It needs more than {_mb(needed)} MB, and this disk has {_mb(free)} MB free."
+    return f"cannot write {path}: {reason}.{sizes} Free space or choose another folder."
+
+
+def _remove(temporary: str | None) -> None:
+    if temporary is not None:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f}"
 
 
 def remove_leftovers(folder: Path, prefix: str) -> None:

@@ -24,6 +24,7 @@ RUN_ARGUMENTS = (
     "tracking_uri",
     "experiment_name",
     "run_name",
+    "save_execute_config",
     "args_file",
 )
 """Arguments of ``monai.bundle run`` itself, and the ids that its tracking adds."""

@@ -63,7 +63,9 @@ def load_workflow(
     merged = next((key for key in content if key.startswith("+")), None)
     if merged:
         # MONAI merges into lists when it reads files, but an override replaces them
-        raise ConfigError(f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.')
+        raise ConfigError(
+            f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.'
+        )
     workflow = BundleWorkflow(
         config_file=str(configs / config),
         workflow_type="train" if "train" in own_ids else "infer",

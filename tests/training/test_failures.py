@@ -9,19 +9,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
-from test_checkpoint import (  # noqa: F401 - fixtures
-    ITERATIONS,
-    LAST,
-    Start,
-    assert_same,
-    load,
-    part,
-    start,
-    store,
-)
+from training_runs import ITERATIONS, Start, assert_same, load, part
 
 from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import TrainingError, find_user_error
+from dynunet_bundle.training.generations import LAST
 
 
 def run_and_fail(workflow: ConfigWorkflow) -> TrainingError:
@@ -34,7 +26,9 @@ def run_and_fail(workflow: ConfigWorkflow) -> TrainingError:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_before_the_step(
-    start: Start, tmp_path: Path, value: float  # noqa: F811
+    start: Start,
+    tmp_path: Path,
+    value: float,
 ) -> None:
     workflow = start()
     weights: list[dict[str, torch.Tensor]] = []
@@ -62,7 +56,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(
     assert "loss is" in status["message"]
 
 
-def test_a_gpu_without_memory_says_what_to_lower(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_a_gpu_without_memory_says_what_to_lower(start: Start, tmp_path: Path) -> None:
     workflow = start()
 
     def fill(engine: Engine) -> None:
@@ -74,7 +68,7 @@ def test_a_gpu_without_memory_says_what_to_lower(start: Start, tmp_path: Path) -
         assert needed in message
 
 
-def test_other_failures_keep_their_name(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_other_failures_keep_their_name(start: Start, tmp_path: Path) -> None:
     workflow = start()
 
     def fail(engine: Engine) -> None:
@@ -88,7 +82,7 @@ def test_other_failures_keep_their_name(start: Start, tmp_path: Path) -> None:  
     assert status["state"] == "failed"
 
 
-def test_a_gradient_that_is_no_number_stops_too(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_a_gradient_that_is_no_number_stops_too(start: Start, tmp_path: Path) -> None:
     """The loss may be finite all the same; without mixed precision nothing else would notice."""
     workflow = start()
     network = part(workflow, "network")

@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from test_checkpoint import (  # noqa: F401 - fixtures
-    EPOCHS,
-    ITERATIONS,
-    LAST,
-    Start,
-    assert_same,
-    load,
-    log,
-    part,
-    start,
-    store,
-)
+from training_runs import EPOCHS, ITERATIONS, Start, assert_same, load, part
+
+from dynunet_bundle.training.generations import LAST
 
 
 def send(number: int) -> None:
@@ -60,7 +51,10 @@ def records(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("overrides", [{}, {"ema_decay": 0.9, "lr_epoch_level": False}])
 @pytest.mark.parametrize("iteration", [1, 2, 3, 5])
 def test_a_stopped_training_ends_like_one_that_was_not(
-    start: Start, tmp_path: Path, iteration: int, overrides: dict[str, Any]  # noqa: F811
+    start: Start,
+    tmp_path: Path,
+    iteration: int,
+    overrides: dict[str, Any],
 ) -> None:
     start("whole", **overrides).run()
     stop_at(start("cut", **overrides), iteration)
@@ -78,7 +72,8 @@ def test_a_stopped_training_ends_like_one_that_was_not(
 
 
 def test_a_training_may_be_stopped_again_and_again(
-    start: Start, tmp_path: Path  # noqa: F811
+    start: Start,
+    tmp_path: Path,
 ) -> None:
     start("whole").run()
     for iteration in range(1, EPOCHS * ITERATIONS + 1):
@@ -88,7 +83,7 @@ def test_a_training_may_be_stopped_again_and_again(
     assert records(tmp_path / "cut_run") == records(tmp_path / "whole_run")
 
 
-def test_accumulated_gradients_are_not_lost(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_accumulated_gradients_are_not_lost(start: Start, tmp_path: Path) -> None:
     """The stop waits for the step that applies them."""
     overrides = {"gradient_accumulation": 2, "iterations_per_epoch": 4}
     start("whole", **overrides).run()
@@ -98,7 +93,7 @@ def test_accumulated_gradients_are_not_lost(start: Start, tmp_path: Path) -> Non
     assert_same_end(tmp_path)
 
 
-def test_signals_are_as_before_when_the_training_is_over(start: Start) -> None:  # noqa: F811
+def test_signals_are_as_before_when_the_training_is_over(start: Start) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     start(epochs=1).run()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
@@ -106,7 +101,7 @@ def test_signals_are_as_before_when_the_training_is_over(start: Start) -> None: 
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_ctrl_c_twice_stops_at_once(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_ctrl_c_twice_stops_at_once(start: Start, tmp_path: Path) -> None:
     workflow = start()
 
     def press(engine: Engine) -> None:
@@ -122,7 +117,9 @@ def test_ctrl_c_twice_stops_at_once(start: Start, tmp_path: Path) -> None:  # no
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_ctrl_c_and_the_signal_of_a_scheduler_stop_too(
-    start: Start, tmp_path: Path, number: int  # noqa: F811
+    start: Start,
+    tmp_path: Path,
+    number: int,
 ) -> None:
     stop_at(start(), 3, number)
     assert load(tmp_path / "models" / LAST)["iteration"] == 3

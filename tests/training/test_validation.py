@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from test_checkpoint import Start, load, part, start, store  # noqa: F401 - fixtures
+from training_runs import Start, load, part
 
 LAST = "checkpoint_last.pt"
 
@@ -33,7 +33,11 @@ def validated_epochs(workflow: ConfigWorkflow) -> list[int]:
     ],
 )
 def test_the_epochs_that_are_validated(
-    start: Start, epochs: int, interval: int, skip: int, expected: list[int]  # noqa: F811
+    start: Start,
+    epochs: int,
+    interval: int,
+    skip: int,
+    expected: list[int],
 ) -> None:
     workflow = start(
         epochs=epochs, val_interval=interval, skip_validation=skip, iterations_per_epoch=1
@@ -48,7 +52,10 @@ def never_better_after(workflow: ConfigWorkflow, best: int) -> None:
 
 @pytest.mark.parametrize(("patience", "last"), [(2, 4), (3, 5), (None, 8)])
 def test_it_stops_when_the_best_epoch_lies_too_far_back(
-    start: Start, tmp_path: Any, patience: int | None, last: int  # noqa: F811
+    start: Start,
+    tmp_path: Any,
+    patience: int | None,
+    last: int,
 ) -> None:
     settings = {"epochs": 8, "iterations_per_epoch": 1, "early_stopping": patience}
     workflow = start(**settings)
@@ -64,7 +71,7 @@ def test_it_stops_when_the_best_epoch_lies_too_far_back(
     again.run()
 
 
-def test_patience_survives_a_resume(start: Start, tmp_path: Any) -> None:  # noqa: F811
+def test_patience_survives_a_resume(start: Start, tmp_path: Any) -> None:
     settings = {"iterations_per_epoch": 1, "early_stopping": 3}
     first = start(epochs=3, **settings)
     never_better_after(first, 1)
@@ -92,7 +99,7 @@ def weights_of_epochs() -> Callable[[ConfigWorkflow], list[Any]]:
 
 
 def test_the_strategies_of_the_checkpoint(
-    start: Start,  # noqa: F811
+    start: Start,
     tmp_path: Any,
     weights_of_epochs: Callable[[ConfigWorkflow], list[Any]],
 ) -> None:
@@ -111,6 +118,6 @@ def test_the_strategies_of_the_checkpoint(
     assert list((tmp_path / "none").iterdir()) == []
 
 
-def test_an_unknown_strategy_is_refused(start: Start) -> None:  # noqa: F811
+def test_an_unknown_strategy_is_refused(start: Start) -> None:
     with pytest.raises(ValueError, match='"best".*last_and_best, last_only, none'):
         start(checkpoint="best").run()

@@ -48,8 +48,8 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Ro
             rows.append((f"label {value}", name, f"{count} voxels, {count / total:.2%}"))
     if dataset.ignore_value is not None:
         rows.append((f"label {dataset.ignore_value}", "ignored", "counts nowhere"))
-    for name, values in (dataset.regions or {}).items():
-        rows.append((f"region {name}", ", ".join(map(str, values)), "an output of its own"))
+    for name, parts in (dataset.regions or {}).items():
+        rows.append((f"region {name}", ", ".join(map(str, parts)), "an output of its own"))
     return rows
 
 

@@ -168,7 +168,6 @@ class CheckpointHandler:
             "scaler": None if scaler is None else scaler.state_dict(),
             "random": self._random if is_unfinished else random_state(),
             "epoch_losses": [float(loss) for loss in getattr(engine.state, "epoch_losses", [])],
-            "epoch_rate": getattr(engine.state, "epoch_rate", None),
             "best_metric": float(self.evaluator.state.best_metric),
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
             "plan": self.plan,
@@ -240,7 +239,7 @@ class CheckpointHandler:
         length = engine.state.epoch_length
         done = state["iteration"] - state["epoch"] * state["iterations_per_epoch"]
         engine.state.epoch = state["epoch"]
-        engine.state.epoch_losses, engine.state.epoch_rate = [], None
+        engine.state.epoch_losses = []
         same_steps = (self.world_size, length) == (
             state["world_size"],
             state["iterations_per_epoch"],
@@ -257,13 +256,11 @@ class CheckpointHandler:
         elif state["is_unfinished"]:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"]
-            engine.state.epoch_rate = state["epoch_rate"]
             # appended while the handlers of this event run, it comes after all of them
             engine.add_event_handler(Events.STARTED, self._complete_epoch)
         else:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"] if done else []
-            engine.state.epoch_rate = state["epoch_rate"] if done else None
         if engine.state.epoch >= engine.state.max_epochs:
             logger.info(
                 "the training in %s has finished (%d epochs); raise --epochs to go on, "
@@ -285,7 +282,10 @@ class CheckpointHandler:
     def _complete_epoch(self, engine: Engine) -> None:
         """Do what follows the last iteration of an epoch, which the stop kept from being done."""
         engine.state.epoch += 1
-        engine.fire_event(Events.EPOCH_COMPLETED)
+        with warnings.catch_warnings():
+            # the optimizer has stepped, in the process that was stopped
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _replayed_rates(self, num_steps: int) -> list[dict[str, float]]:
         """Bring the schedule to where it was, step by step.

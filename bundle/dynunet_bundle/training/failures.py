@@ -57,7 +57,7 @@ class FailureHandler:
 
     def _check_loss(self, engine: Engine) -> None:
         # here the GPU has its work for this iteration already; waiting for the loss costs least
-        loss = engine.state.output["loss"]
+        loss = engine.state.output["loss"].detach()
         if torch.isfinite(loss):
             return
         samples = self.loader.last_samples()

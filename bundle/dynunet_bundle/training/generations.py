@@ -32,6 +32,8 @@ def save_generation(folder: Path, state: Mapping[str, Any]) -> None:
     with atomic_write(last) as file:
         torch.save(dict(state), file)
         file.flush()
+        # some disks say only here that they are full
+        os.fsync(file.fileno())
         if last.exists():
             os.replace(last, folder / PREVIOUS)
 

@@ -1,5 +1,6 @@
 """``status.json``: where a training stands, for people and schedulers that only see its files."""
 
+import logging
 import os
 import time
 from datetime import UTC, datetime
@@ -8,11 +9,13 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.errors import first_line
+from dynunet_bundle.errors import OutputError, first_line
 from dynunet_bundle.files import write_json
+from dynunet_bundle.training.status import STATUS_NAME
 
-STATUS_NAME = "status.json"
 INTERVAL_S = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 class StatusFile:
@@ -25,9 +28,7 @@ class StatusFile:
         world_size: number of processes.
     """
 
-    def __init__(
-        self, output_dir: str, task_name: str, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, output_dir: str, task_name: str, rank: int = 0, world_size: int = 1) -> None:
         self.path = Path(output_dir) / STATUS_NAME
         self.task_name = task_name
         self.is_main = rank == 0
@@ -47,7 +48,14 @@ class StatusFile:
 
     def fail(self, engine: Engine, error: BaseException) -> None:
         """Note that the training failed."""
-        self.write(engine, "failed", first_line(error))
+        self.end(engine, "failed", first_line(error))
+
+    def end(self, engine: Engine, state: str, message: str) -> None:
+        """Write the file before an early end; a full disk must not hide the reason of that."""
+        try:
+            self.write(engine, state, message)
+        except (OSError, OutputError) as error:
+            logger.warning("%s", error)
 
     def write(self, engine: Engine, state: str, message: str | None = None) -> None:
         """Write the file.

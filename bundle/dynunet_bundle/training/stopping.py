@@ -63,7 +63,7 @@ class StopHandler:
         engine.add_event_handler(Events.COMPLETED, self._restore)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_after_others)
         self.evaluator.add_event_handler(Events.STARTED, self._begin_validation)
-        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_in_validation)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._stop_at_case)
         self.evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
 
     def _listen(self) -> None:
@@ -100,22 +100,33 @@ class StopHandler:
             self.checkpoint.save_state(engine, engine.state.epoch - 1)
             self._exit(engine)
 
+    def _stop_at_case(self) -> None:
+        # before they exchange scores the ranks meet here, where one learns at once that another has left: in the
+        # exchange it would hang, in a store or on a GPU, until torchrun kills it
+        state = self.evaluator.state
+        is_told = self._signal is not None
+        if state.iteration == state.epoch_length:
+            is_told = any_rank(is_told)
+        if is_told:
+            self._stop_in_validation()
+
     def _stop_in_validation(self) -> None:
-        if self._signal is not None and self._validates and self._trainer is not None:
+        if self._validates and self._trainer is not None:
             self.checkpoint.save_state(
                 self._trainer, self._trainer.state.epoch - 1, is_unfinished=True
             )
             self._exit(self._trainer)
 
     def _stop_after_others(self, engine: Engine, error: BaseException) -> None:
-        # a rank that had no case left waits for the others' scores, and loses them
-        if self.world_size > 1 and not isinstance(error, SystemExit):
+        # a rank that had no case left waits for the others, and loses them
+        is_told = self._signal is not None
+        if is_told and self.world_size > 1 and not isinstance(error, SystemExit):
             self._stop_in_validation()
 
     def _exit(self, engine: Engine) -> NoReturn:
         reason = self._signal or "a signal to another process"
         message = f"stopped by {reason}; run the same command again to go on"
-        self.status.write(engine, "stopped", message)
+        self.status.end(engine, "stopped", message)
         logger.warning("%s", message)
         self._restore()
         if self.world_size > 1:

@@ -1,0 +1,58 @@
+r"""Say where a training stands, from its files alone; give the --output_dir of one, or of several such as the folds.
+
+    python scripts/status.py bundle/eval --ckpt_dir bundle/models
+    python scripts/status.py RUNS/fold_*
+    python scripts/status.py bundle/eval --json
+
+Exit code 2 if a folder holds no training.
+"""
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="its --output_dir")
+    parser.add_argument(
+        "--ckpt_dir", nargs="+", type=Path, help="its --ckpt_dir, to see the checkpoint; one a DIR"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON list for machines")
+    arguments = parser.parse_args()
+    ckpt_dirs = arguments.ckpt_dir or [None] * len(arguments.folders)
+    if len(ckpt_dirs) != len(arguments.folders):
+        parser.error(f"{len(ckpt_dirs)} --ckpt_dir for {len(arguments.folders)} folders")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+    from dynunet_bundle.errors import ConfigError  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.training.status import read_status  # noqa: PLC0415
+    from dynunet_bundle.training.status_text import describe, table  # noqa: PLC0415
+
+    found, faults = [], []
+    for folder, ckpt_dir in zip(arguments.folders, ckpt_dirs, strict=True):
+        try:
+            found.append(read_status(folder, time.time(), ckpt_dir))
+        except ConfigError as error:
+            faults.append(str(error))
+    if arguments.json:
+        print(json.dumps([asdict(status) for status in found], indent=4))
+    elif len(found) == 1:
+        print(describe(found[0]))
+    elif found:
+        print(table(found))
+    if faults:
+        # those of the other folders are told first
+        raise ConfigError(" ".join(faults))
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()

@@ -1,0 +1,77 @@
+"""The handlers that watch a training, as train.json declares them, for configs whose lists lack some of them."""
+
+import json
+from typing import Any
+
+from conftest import BUNDLE
+
+NAMES = {
+    "_target_": "dynunet_bundle.regions.target_names",
+    "label_names": "@label_names",
+    "regions": "@regions",
+}
+WRITER = {
+    "_target_": "torch.utils.tensorboard.SummaryWriter",
+    "_disabled_": "$@rank > 0",
+    "log_dir": "$@output_dir + '/tensorboard'",
+}
+TRAINING: list[dict[str, Any]] = [
+    {
+        "_target_": "dynunet_bundle.training.progress.ProgressHandler",
+        "_disabled_": "$@rank > 0",
+        "output_dir": "@output_dir",
+        "evaluator": "@validate#evaluator",
+        "optimizer": "@optimizer",
+        "label_names": "@train#target_names",
+        "batch_size": "@batch_size",
+        "world_size": "@world_size",
+    },
+    {
+        "_target_": "TensorBoardStatsHandler",
+        "_disabled_": "$@rank > 0",
+        "summary_writer": "@train#summary_writer",
+        "iteration_log": False,
+        "epoch_event_writer": {
+            "_target_": "dynunet_bundle.training.tensorboard.write_epoch",
+            "_mode_": "callable",
+        },
+    },
+    {
+        "_target_": "dynunet_bundle.training.curves.CurvesHandler",
+        "_disabled_": "$@rank > 0",
+        "output_dir": "@output_dir",
+        "label_names": "@train#target_names",
+    },
+    {
+        "_target_": "dynunet_bundle.training.tracking.EpochTracking",
+        "_disabled_": "$@rank > 0",
+    },
+]
+VALIDATION: list[dict[str, Any]] = [
+    {
+        "_target_": "dynunet_bundle.training.tracking.NamedScores",
+        "label_names": "@train#target_names",
+    },
+    {
+        "_target_": "dynunet_bundle.training.tensorboard.ExampleSlices",
+        "_disabled_": "$@rank > 0",
+        "summary_writer": "@train#summary_writer",
+        "spacing": "@spacing",
+    },
+]
+
+
+def watched() -> dict[str, Any]:
+    """Overrides of train.json that put these handlers, and no others of their kind, into its lists."""
+    config = json.loads((BUNDLE / "configs" / "train.json").read_text())
+    ours = {handler["_target_"] for handler in TRAINING + VALIDATION}
+
+    def others(part: str) -> list[dict[str, Any]]:
+        return [one for one in config[part]["handlers"] if one["_target_"] not in ours]
+
+    return {
+        "train#target_names": NAMES,
+        "train#summary_writer": WRITER,
+        "train#handlers": others("train") + TRAINING,
+        "validate#handlers": VALIDATION + others("validate"),
+    }
