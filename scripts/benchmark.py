@@ -4,6 +4,7 @@
     python scripts/benchmark.py prepare --dataset_dir DATA/Task04_Hippocampus --json OUT.json
     python scripts/benchmark.py feed
     python scripts/benchmark.py train
+    python scripts/benchmark.py scaling --dataset_dir DATA/Task04_Hippocampus
 
 Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
 failed. A further subcommand is a function that gives tables by title, and a line in SUBCOMMANDS.
@@ -45,7 +46,26 @@ def train(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     return train.run(ROOT / "bundle", work_dir, arguments.device, steps, workers)
 
 
-SUBCOMMANDS = {"resample": resample, "prepare": prepare, "feed": feed, "train": train}
+def scaling(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import scaling  # noqa: PLC0415
+
+    return scaling.run(
+        ROOT / "bundle",
+        work_dir,
+        arguments.dataset_dir,
+        arguments.processes,
+        arguments.num_steps,
+        arguments.batch_size,
+    )
+
+
+SUBCOMMANDS = {
+    "scaling": scaling,
+    "resample": resample,
+    "prepare": prepare,
+    "feed": feed,
+    "train": train,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,6 +89,11 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--device", default="cuda", help="cuda (default) or cpu")
     command.add_argument("--num_steps", type=int, default=100, help="timed steps")
     command.add_argument("--num_workers", type=int, default=4, help="processes that read")
+    command = commands.add_parser("scaling", parents=[common], help="processes that train as one")
+    command.add_argument("--dataset_dir", type=Path, required=True, help="Task04_Hippocampus")
+    command.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N")
+    command.add_argument("--num_steps", type=int, default=20, help="iterations an epoch")
+    command.add_argument("--batch_size", type=int, default=2, help="patches a process")
     return parser.parse_args()
 
 

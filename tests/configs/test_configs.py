@@ -66,7 +66,9 @@ FROZEN_TRAIN_IDS = {
     "validate",
     "volumes_per_batch",
     "weights_file",
+    "affinity",
     "amp_dtype",
+    "bind",
     "averaged_network",
     "checkpoint",
     "compile",
@@ -131,7 +133,7 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
 
 
 def test_overlays_only_set_ids_that_train_json_has():
-    known = FROZEN_TRAIN_IDS | {"evaluating"}
+    known = FROZEN_TRAIN_IDS | {"evaluating", "masks_dir"}
     for name in OVERLAYS:
         assert {key.split("#")[0] for key in content(name)} <= known
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from dynunet_bundle.benchmark.measure import ONE_THREAD, Measurement
 from dynunet_bundle.errors import ConfigError
 
@@ -27,7 +29,6 @@ def run(
     processes: Sequence[int],
     num_steps: int,
     batch_size: int,
-    device: str,
 ) -> dict[str, list[Measurement]]:
     """Measure trainings of train.json's own plan.
 
@@ -38,7 +39,6 @@ def run(
         processes: numbers of processes, one first.
         num_steps: iterations an epoch.
         batch_size: patches a process.
-        device: ``cpu`` or ``cuda``.
 
     Returns:
         Measurements by title; seconds are for 1,000 samples.
@@ -47,7 +47,7 @@ def run(
         ConfigError: if a training fails, or there are fewer cores than processes.
     """
     cores = sorted(os.sched_getaffinity(0))
-    if device == "cpu" and max(processes) > len(cores):
+    if max(processes) > len(cores):
         raise ConfigError(f"{max(processes)} processes need as many cores; there are {len(cores)}.")
     rows = []
     first = 0.0
@@ -58,7 +58,12 @@ def run(
         name = f"{number} process" + "es" * (number > 1)
         remark = f"{rate:.2f} samples/s, {rate / first:.2f} times the first row's"
         rows.append(Measurement(name, wall_s=SAMPLES / rate, remark=remark))
-    return {f"training, batch {batch_size} a process, {device}": rows}
+    return {f"training, batch {batch_size} a process, {device_name()}": rows}
+
+
+def device_name() -> str:
+    """The kind of device that trainings find."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "a core each"
 
 
 def _seconds(
