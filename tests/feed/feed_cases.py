@@ -3,18 +3,17 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from conftest import BUNDLE, save_nifti
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from dynunet_bundle.feed import source as source_module
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.draws import Draw
 from dynunet_bundle.feed.loader import DaliLoader
@@ -25,8 +24,8 @@ SHIPPED = json.loads((BUNDLE / "configs" / "train.json").read_text())["augmentat
 SEED_LIST = json.loads((BUNDLE / "configs" / "seed_augmentation.json").read_text())["augmentation"]
 DECLARED = {**SHIPPED, "brightness_contrast": SEED_LIST["brightness_contrast"]}
 """Every kind there is, with the shipped settings."""
-NAMES = ("image", "label", "kind", "start", "end", *(field.name for field in fields(Draw)))
-"""What a sample holds, in this order; a matrix may follow."""
+NAMES = ("image", "label", "kind", "start", "end", *(f.name for f in fields(Draw)), "matrix")
+"""What a sample holds, in this order."""
 
 
 def at_prob(
@@ -81,8 +80,8 @@ def source_of(
 
 
 def parts(sample: tuple[np.ndarray, ...]) -> SimpleNamespace:
-    """The parts of a sample by name; the matrix for the graph is left out."""
-    return SimpleNamespace(**dict(zip(NAMES, sample[: len(NAMES)], strict=True)))
+    """The parts of a sample by name."""
+    return SimpleNamespace(**dict(zip(NAMES, sample, strict=True)))
 
 
 def content(sample: tuple[np.ndarray, ...]) -> list[Any]:
@@ -91,18 +90,17 @@ def content(sample: tuple[np.ndarray, ...]) -> list[Any]:
 
 def place_of(source: PatchSource, number: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Matrix, first voxel and index of the case that the source draws for a sample."""
-    with (
-        patch.object(source_module, "region_for", wraps=source_module.region_for) as region,
-        patch.object(source, "_start", wraps=source._start) as start,
-    ):
-        source.sample(number)
-    patch_map, first = region.call_args.args[:2]
-    return patch_map.matrix, first, source.cases.index(start.call_args.args[0])
+    place = source.place(number)
+    return place.patch_map.matrix, np.array(place.start), place.index
 
 
-def fed(loader: DaliLoader, warp_here: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Image and label of each sample of one pass through DALI, by its number."""
-    loader.sampling = replace(loader.sampling, warp_here=warp_here)
+WAYS = pytest.mark.parametrize("in_graph", [False, True], ids=["numpy", "graph"])
+"""Who computes: numpy and torch on a CPU, the graph on a GPU; here it runs on the CPU, too."""
+
+
+def fed(loader: DaliLoader, in_graph: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and label of each sample of one pass, by its number."""
+    loader.in_graph = in_graph
     batches = list(loader)
     loader.close()
     for batch in batches:

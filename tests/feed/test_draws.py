@@ -23,8 +23,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, uniform
 
 from dynunet_bundle.feed.augmentation import Augmentation
-from dynunet_bundle.feed.draws import Draw, draw
-from dynunet_bundle.feed.spatial import AFFINE, CROP, SCALE, PatchMap, draw_map
+from dynunet_bundle.feed.draws import Draw, Numbers, draw
+from dynunet_bundle.feed.source import noise
+from dynunet_bundle.feed.spatial import AFFINE, CROP, MAP_NUMBERS, SCALE, PatchMap, draw_map
 
 NUM_DRAWS = 10_000
 CHANNELS = 2
@@ -42,11 +43,9 @@ FLAGS = {
 """Shares of the flags as DECLARED has them, with two channels."""
 
 
-class Ones:
-    """Stands in for the noise's generator: the noise is its own deviation."""
-
-    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return np.ones(shape, dtype)
+def ones(shape: tuple[int, ...]) -> np.ndarray:
+    """Stands in for normal values: the noise is its own deviation."""
+    return np.ones(shape, np.float32)
 
 
 def draws(
@@ -54,11 +53,10 @@ def draws(
     count: int = NUM_DRAWS,
     shape: tuple[int, ...] = (CHANNELS, 2, 2, 2),
     in_plane: bool = False,
-    noise_rng: Any = None,
 ) -> list[Draw]:
     augmentation = Augmentation.from_config(config)
     rng = np.random.default_rng(7)
-    return [draw(augmentation, shape, in_plane, rng, noise_rng) for _ in range(count)]
+    return [draw(augmentation, shape, in_plane, rng, ones) for _ in range(count)]
 
 
 def maps(
@@ -66,8 +64,9 @@ def maps(
 ) -> list[PatchMap]:
     augmentation = Augmentation.from_config(config)
     rng = np.random.default_rng(8)
+    in_plane = kwargs.get("in_plane", False)
     return [
-        draw_map(augmentation, degrees, kwargs.get("in_plane", False), rng) for _ in range(count)
+        draw_map(augmentation, degrees, in_plane, Numbers(rng, MAP_NUMBERS)) for _ in range(count)
     ]
 
 
@@ -104,7 +103,7 @@ def always() -> dict[str, np.ndarray]:
     declared = at_prob(1.0, but=["brightness_contrast"])
     for kind in ("blur", "low_resolution"):
         declared[kind]["channel_prob"] = 1.0
-    found = draws(declared, shape=(CHANNELS, 1, 1, 1), noise_rng=Ones())
+    found = draws(declared, shape=(CHANNELS, 1, 1, 1))
     names = [name for name in vars(found[0]) if name != "low_size"]
     stacked = {name: np.stack([getattr(each, name) for each in found]) for name in names}
     only = {"low_resolution": declared["low_resolution"]}
@@ -324,13 +323,12 @@ def test_noise_has_the_declared_deviations(always: dict[str, np.ndarray]) -> Non
 
 
 def test_noise_is_normal_and_its_own_in_each_voxel() -> None:
-    noise = np.stack(
-        [d.noise for d in draws({"noise": {"prob": 1.0, "std": [2, 2]}}, 50, (2, 20, 20))]
-    )
-    assert kstest(noise.ravel() / 2, "norm").pvalue > 1e-5
-    flat = noise.reshape(50, 2, -1)
+    values = np.stack([noise(5, number, (2, 20, 20)) for number in range(50)])
+    assert values.dtype == np.float32
+    assert kstest(values.ravel(), "norm").pvalue > 1e-5
+    flat = values.reshape(50, 2, -1)
     assert abs(np.corrcoef(flat[:, 0].ravel(), flat[:, 1].ravel())[0, 1]) < 0.03
-    assert len(np.unique(noise)) > noise.size * 0.99
+    assert len(np.unique(values)) > values.size * 0.99
 
 
 def test_the_numbers_of_different_kinds_are_independent(always: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""The DALI graph applies what the source drew: compared with numpy, scipy and torch, sample by sample.
+"""What the source drew is applied by numpy, and by the DALI graph: compared with references, sample by sample.
 
 Tolerances are those of float32; ``feed_reference`` computes in double precision.
 """
@@ -13,6 +13,7 @@ import pytest
 from feed_cases import (
     DECLARED,
     SEED_LIST,
+    WAYS,
     at_prob,
     coordinates,
     fed,
@@ -43,9 +44,13 @@ WIDE = {
 
 
 def compared(
-    dataset: PreparedDataset, patch_size: tuple[int, ...], augmentation: dict[str, Any], **how: Any
+    dataset: PreparedDataset,
+    patch_size: tuple[int, ...],
+    augmentation: dict[str, Any],
+    in_graph: bool,
+    **how: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, SimpleNamespace]]:
-    """Image and label as they came through DALI, and what was drawn for them, of each sample."""
+    """Image and label as they were given, and what was drawn for them, of each sample."""
     loader = DaliLoader(
         dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **how
     )
@@ -53,7 +58,7 @@ def compared(
     source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED, **how)
     return [
         (image, label, parts(source.sample(number)))
-        for number, (image, label) in enumerate(fed(loader))
+        for number, (image, label) in enumerate(fed(loader, in_graph))
     ]
 
 
@@ -80,9 +85,12 @@ def three_channels(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.mark.parametrize("form", PATCHES)
 @pytest.mark.parametrize("kind", INTENSITIES)
-def test_each_kind_alone(dataset: PreparedDataset, form: str, kind: str) -> None:
+@WAYS
+def test_each_kind_alone(dataset: PreparedDataset, form: str, kind: str, in_graph: bool) -> None:
     changed = 0
-    for image, label, drawn in compared(dataset, PATCHES[form], at_prob(1.0, {kind: WIDE[kind]})):
+    for image, label, drawn in compared(
+        dataset, PATCHES[form], at_prob(1.0, {kind: WIDE[kind]}), in_graph
+    ):
         expected = reference.recoloured(drawn.image, drawn)
         np.testing.assert_allclose(image, expected, rtol=2e-5, atol=5e-5)
         np.testing.assert_array_equal(label, drawn.label)
@@ -95,12 +103,13 @@ def test_each_kind_alone(dataset: PreparedDataset, form: str, kind: str) -> None
 @pytest.mark.parametrize(
     ("kind", "wanted"), [("blur", "blur_channels"), ("low_resolution", "low_channels")]
 )
+@WAYS
 def test_channels_that_were_not_drawn_stay_bit_for_bit(
-    three_channels: PreparedDataset, form: str, kind: str, wanted: str
+    three_channels: PreparedDataset, form: str, kind: str, wanted: str, in_graph: bool
 ) -> None:
     spared = changed = 0
     config = at_prob(0.7, {kind: WIDE[kind]})
-    for image, _, drawn in compared(three_channels, PATCHES[form], config):
+    for image, _, drawn in compared(three_channels, PATCHES[form], config, in_graph):
         channels = getattr(drawn, wanted) & getattr(drawn, f"has_{kind}")
         for after, before, hit in zip(image, drawn.image, channels, strict=True):
             assert hit != np.array_equal(after, before)
@@ -109,10 +118,11 @@ def test_channels_that_were_not_drawn_stay_bit_for_bit(
 
 
 @pytest.mark.parametrize("form", PATCHES)
-def test_one_sigma_for_all(three_channels: PreparedDataset, form: str) -> None:
+@WAYS
+def test_one_sigma_for_all(three_channels: PreparedDataset, form: str, in_graph: bool) -> None:
     """As the list of NVIDIA's example has it."""
     for image, _, drawn in compared(
-        three_channels, PATCHES[form], at_prob(1.0, {"blur": SEED_LIST["blur"]})
+        three_channels, PATCHES[form], at_prob(1.0, {"blur": SEED_LIST["blur"]}), in_graph
     ):
         sigma = float(drawn.blur_sigma[0, 0])
         radius = int(np.ceil(3 * sigma))
@@ -123,19 +133,21 @@ def test_one_sigma_for_all(three_channels: PreparedDataset, form: str) -> None:
             np.testing.assert_allclose(after, blurred, atol=5e-5)
 
 
-def test_a_blur_wider_than_the_patch(tmp_path: Path) -> None:
+@WAYS
+def test_a_blur_wider_than_the_patch(tmp_path: Path, in_graph: bool) -> None:
     config = {"blur": {"prob": 1.0, "sigma": [2.0, 2.5]}}
-    for image, _, drawn in compared(prepare(tmp_path, textures(1)), (3, 2, 9), config):
+    for image, _, drawn in compared(prepare(tmp_path, textures(1)), (3, 2, 9), config, in_graph):
         np.testing.assert_allclose(image, reference.recoloured(drawn.image, drawn), atol=5e-5)
 
 
 @pytest.mark.parametrize("form", PATCHES)
 @pytest.mark.parametrize("center", [0.5, -1.25, 0])
+@WAYS
 def test_brightness_and_contrast_are_dalis(
-    three_channels: PreparedDataset, form: str, center: float
+    three_channels: PreparedDataset, form: str, center: float, in_graph: bool
 ) -> None:
     settings = {**SEED_LIST["brightness_contrast"], "prob": 1.0, "center": center}
-    found = compared(three_channels, PATCHES[form], {"brightness_contrast": settings})
+    found = compared(three_channels, PATCHES[form], {"brightness_contrast": settings}, in_graph)
     before = np.stack([drawn.image for *_, drawn in found])
     scale = np.array([drawn.scale.ravel()[0] for *_, drawn in found], np.float64)
     shift = np.array([drawn.shift.ravel()[0] for *_, drawn in found], np.float64)
@@ -163,12 +175,13 @@ def test_brightness_and_contrast_are_dalis(
 
 
 @pytest.mark.parametrize("form", PATCHES)
+@WAYS
 def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
-    three_channels: PreparedDataset, form: str
+    three_channels: PreparedDataset, form: str, in_graph: bool
 ) -> None:
     wider = 0
     config = at_prob(1.0, {"contrast": WIDE["contrast"]})
-    for image, _, drawn in compared(three_channels, PATCHES[form], config):
+    for image, _, drawn in compared(three_channels, PATCHES[form], config, in_graph):
         for after, before, factor in zip(image, drawn.image, drawn.contrast.ravel(), strict=True):
             assert after.min() >= before.min()
             assert after.max() <= before.max()
@@ -188,11 +201,12 @@ def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
 
 @pytest.mark.parametrize("kind", ["gamma", "gamma_inverted"])
 @pytest.mark.parametrize("form", PATCHES)
+@WAYS
 def test_gamma_keeps_mean_and_deviation_and_order(
-    three_channels: PreparedDataset, form: str, kind: str
+    three_channels: PreparedDataset, form: str, kind: str, in_graph: bool
 ) -> None:
     for image, _, drawn in compared(
-        three_channels, PATCHES[form], at_prob(1.0, {kind: {"gamma": [0.5, 2.0]}})
+        three_channels, PATCHES[form], at_prob(1.0, {kind: {"gamma": [0.5, 2.0]}}), in_graph
     ):
         exponents = getattr(drawn, kind).ravel()
         for after, before, exponent in zip(image, drawn.image, exponents, strict=True):
@@ -209,12 +223,12 @@ def test_gamma_keeps_mean_and_deviation_and_order(
 
 
 @pytest.mark.parametrize("form", PATCHES)
-@pytest.mark.parametrize("warp_here", [True, False])
-def test_all_together_in_their_order(dataset: PreparedDataset, form: str, warp_here: bool) -> None:
+@WAYS
+def test_all_together_in_their_order(dataset: PreparedDataset, form: str, in_graph: bool) -> None:
     config = at_prob(0.6, WIDE)
     size = PATCHES[form]
     loader = DaliLoader(dataset, size, BATCH_SIZE, NUM_BATCHES, config, seed=SEED)
-    pairs = fed(loader, warp_here)
+    pairs = fed(loader, in_graph)
     source = source_of(dataset, size, augmentation=config, seed=SEED)
     for number, (image, label) in enumerate(pairs):
         drawn = parts(source.sample(number))
@@ -232,13 +246,16 @@ def test_all_together_in_their_order(dataset: PreparedDataset, form: str, warp_h
 
 
 @pytest.mark.parametrize("form", PATCHES)
-def test_image_and_label_stay_in_register_under_everything(tmp_path: Path, form: str) -> None:
+@WAYS
+def test_image_and_label_stay_in_register_under_everything(
+    tmp_path: Path, form: str, in_graph: bool
+) -> None:
     # intensities that keep the order of the values cannot hide which voxels are bright
     blocks = np.kron(np.indices((5, 6, 7)).sum(axis=0) % 2, np.ones((4, 4, 4)))
     dataset = prepare(tmp_path, [blocks[np.newaxis].astype(np.float32)], [blocks])
     kinds = [*SPATIAL, "brightness", "contrast", "gamma", "gamma_inverted", "mirror"]
     config = at_prob(0.7, {kind: DECLARED[kind] for kind in kinds})
-    for image, label, _ in compared(dataset, PATCHES[form], config):
+    for image, label, _ in compared(dataset, PATCHES[form], config, in_graph):
         low, high = image.min(), image.max()
         assert (image[label == 1] >= low).all()
         sure = np.isclose(image, low, atol=1e-4) | np.isclose(image, high, atol=1e-4)
@@ -247,8 +264,11 @@ def test_image_and_label_stay_in_register_under_everything(tmp_path: Path, form:
 
 
 @pytest.mark.parametrize("form", PATCHES)
-def test_without_augmentation_patches_pass_unchanged(dataset: PreparedDataset, form: str) -> None:
-    for image, label, drawn in compared(dataset, PATCHES[form], {}):
+@WAYS
+def test_without_augmentation_patches_pass_unchanged(
+    dataset: PreparedDataset, form: str, in_graph: bool
+) -> None:
+    for image, label, drawn in compared(dataset, PATCHES[form], {}, in_graph):
         np.testing.assert_array_equal(image, drawn.image)
         np.testing.assert_array_equal(label, drawn.label)
 
@@ -257,14 +277,17 @@ def test_without_augmentation_patches_pass_unchanged(dataset: PreparedDataset, f
     ("patch_size", "axes"),
     [((4, 5, 6), [0]), ((4, 5, 6), [1]), ((4, 5, 6), [0, 2]), ((5, 6), [0]), ((5, 6), [1])],
 )
+@WAYS
 def test_mirror_turns_the_declared_axes_of_image_and_label(
-    tmp_path: Path, patch_size: tuple[int, ...], axes: list[int]
+    tmp_path: Path, patch_size: tuple[int, ...], axes: list[int], in_graph: bool
 ) -> None:
     shape = (9, 8, 10)
     dims = len(patch_size)
     seen = set()
     config = {"mirror": {"prob": 0.5, "axes": axes}}
-    for image, label, _ in compared(prepare(tmp_path, [coordinates(shape)]), patch_size, config):
+    for image, label, _ in compared(
+        prepare(tmp_path, [coordinates(shape)]), patch_size, config, in_graph
+    ):
         np.testing.assert_array_equal(label, image % 3)
         voxels = np.stack(np.unravel_index(image[0].astype(int) - 1, shape))[-dims:]
         flips = []
@@ -279,7 +302,8 @@ def test_mirror_turns_the_declared_axes_of_image_and_label(
 
 
 @pytest.mark.parametrize("form", PATCHES)
-def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str) -> None:
+@WAYS
+def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str, in_graph: bool) -> None:
     volumes = textures(2)
     for volume in volumes:
         volume[0, :, :3] = 0
@@ -287,7 +311,7 @@ def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str) -> None:
     dataset = prepare(tmp_path, volumes)
     config = at_prob(0.8, WIDE, but=SPATIAL)
     kept = 0
-    for image, _, drawn in compared(dataset, PATCHES[form], config, zero_outside=True):
+    for image, _, drawn in compared(dataset, PATCHES[form], config, in_graph, zero_outside=True):
         zero = drawn.image == 0
         expected = reference.recoloured(drawn.image, drawn)
         expected = reference.mirrored(np.where(zero, 0, expected), drawn)
@@ -295,31 +319,41 @@ def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str) -> None:
         assert not image[reference.mirrored(zero, drawn)].any()
         kept += int(zero.sum())
     assert kept > 500
-    free = compared(dataset, PATCHES[form], config)
+    free = compared(dataset, PATCHES[form], config, in_graph)
     assert any(image[reference.mirrored(drawn.image == 0, drawn)].any() for image, _, drawn in free)
 
 
 @pytest.mark.parametrize("form", PATCHES)
-def test_zero_outside_knows_what_rotation_brings_in(tmp_path: Path, form: str) -> None:
-    ones = np.ones((1, 14, 15, 16), np.float32)
+@WAYS
+def test_zero_outside_knows_what_rotation_brings_in(
+    tmp_path: Path, form: str, in_graph: bool
+) -> None:
+    dataset = prepare(tmp_path, [np.ones((1, 14, 15, 16), np.float32)])
     config = {**at_prob(1.0, WIDE), "mirror": {"prob": 0.0, "axes": []}}
+    how = {"zero_outside": True, "oversampling": 0}
+    # what decides on the place is drawn before the intensities
+    placed = {kind: config[kind] for kind in SPATIAL}
+    before = compared(dataset, PATCHES[form], placed, in_graph, **how)
+    after = compared(dataset, PATCHES[form], config, in_graph, **how)
     corners = 0
-    for image, _, drawn in compared(
-        prepare(tmp_path, [ones]), PATCHES[form], config, zero_outside=True, oversampling=0
-    ):
-        assert not image[drawn.image == 0].any()
-        corners += int((drawn.image == 0).sum())
+    for (image, *_), (plain, *_) in zip(after, before, strict=True):
+        assert not image[plain == 0].any()
+        assert image[plain != 0].all()
+        corners += int((plain == 0).sum())
     assert corners > 20
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -2.5, 1e-3])
 @pytest.mark.parametrize("form", PATCHES)
-def test_a_constant_image_stays_constant(tmp_path: Path, form: str, value: float) -> None:
+@WAYS
+def test_a_constant_image_stays_constant(
+    tmp_path: Path, form: str, value: float, in_graph: bool
+) -> None:
     """No NaN of a range or a deviation of zero: only the brightness changes it."""
     volume = np.full((2, 40, 40, 40), value, np.float32)
     config = at_prob(1.0, WIDE, but=["noise"])
     for image, _, drawn in compared(
-        prepare(tmp_path, [volume]), PATCHES[form], config, center_crop=True
+        prepare(tmp_path, [volume]), PATCHES[form], config, in_graph, center_crop=True
     ):
         expected = value * drawn.scale.astype(float) + drawn.shift
         np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), 1e-5, 1e-6)
@@ -327,10 +361,13 @@ def test_a_constant_image_stays_constant(tmp_path: Path, form: str, value: float
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("form", PATCHES)
-def test_a_float16_store_is_computed_in_float32(tmp_path: Path, channels: int, form: str) -> None:
+@WAYS
+def test_a_float16_store_is_computed_in_float32(
+    tmp_path: Path, channels: int, form: str, in_graph: bool
+) -> None:
     dataset = prepare(tmp_path, textures(channels), dtype="float16")
     config = at_prob(0.8, WIDE, but=SPATIAL)
-    for image, label, drawn in compared(dataset, PATCHES[form], config):
+    for image, label, drawn in compared(dataset, PATCHES[form], config, in_graph):
         assert image.shape == (channels, *PATCHES[form])
         expected = reference.mirrored(reference.recoloured(drawn.image, drawn), drawn)
         # float16 arithmetic would be off by some 1e-3
@@ -344,8 +381,8 @@ def test_the_graph_for_a_gpu_can_be_drawn_up_without_one(
     three_channels: PreparedDataset, form: str, float16: bool
 ) -> None:
     """DALI refuses then what mixes devices; the dense work must not be left on the CPU."""
-    source = source_of(three_channels, PATCHES[form], augmentation=DECLARED, warp_here=False)
-    fixed = Form(3, PATCHES[form], float16, True, True, source.in_plane, True, gpu=True)
+    source = source_of(three_channels, PATCHES[form], augmentation=DECLARED)
+    fixed = Form(3, PATCHES[form], float16, True, source.in_plane, True, gpu=True)
     pipeline = patch_graph(
         source=source, form=fixed, parallel=False, batch_size=2, num_threads=1, device_id=0
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE
-from feed_cases import EVERYTHING, coordinates, fed, prepare
+from feed_cases import EVERYTHING, WAYS, coordinates, fed, prepare
 from monai.transforms import Compose
 
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, find_user_error
@@ -109,7 +109,8 @@ def test_worker_processes_give_the_same_batches_and_end_with_the_loader(
     workers = 2 if form == "3d" else 1
     # in 2D after a stop, in 3D from the start
     done = 0 if form == "3d" else 5
-    loader = make_loader(dataset, patch_size=PATCHES[form], num_workers=workers, num_iterations=4)
+    loader = make_loader(dataset, patch_size=PATCHES[form], num_workers=workers)
+    loader.num_iterations = done + 4
     loader.load_state_dict({**loader.state_dict(), "iteration": done})
     try:
         assert same(loader, references[form][done : done + 4])
@@ -157,17 +158,40 @@ def test_a_new_loader_goes_on_where_another_stopped(
     list(islice(stopped, taken))
     state = stopped.state_dict()
     assert state["iteration"] == taken  # what was computed ahead does not count
-    resumed = make_loader(dataset, patch_size=size, num_iterations=9 - taken)
+    resumed = make_loader(dataset, patch_size=size, num_iterations=9)
     resumed.load_state_dict(state)
     assert same(resumed, references[form][taken:])
     assert resumed.state_dict() == {**state, "iteration": 9}
+
+
+@pytest.mark.parametrize(
+    ("taken", "lengths"), [(0, [3, 3, 3]), (1, [2, 3, 3]), (5, [1, 3]), (6, [3])]
+)
+def test_after_a_stop_in_the_middle_of_an_epoch_its_rest_comes_first(
+    dataset: PreparedDataset, reference: list[Batch], taken: int, lengths: list[int]
+) -> None:
+    loader = make_loader(dataset)
+    loader.load_state_dict({**loader.state_dict(), "iteration": taken})
+    epochs = [list(loader) for _ in lengths]
+    assert [len(epoch) for epoch in epochs] == lengths
+    assert same(sum(epochs, []), reference[taken:])
+    # the length of an epoch stays what it was
+    assert len(loader) == 3
+
+
+def test_a_pass_that_was_left_is_finished_by_the_next(
+    dataset: PreparedDataset, reference: list[Batch]
+) -> None:
+    loader = make_loader(dataset)
+    first = list(islice(loader, 2))
+    assert same(first + list(loader) + list(loader), reference[:6])
 
 
 def test_a_used_loader_can_go_back(dataset: PreparedDataset, reference: list[Batch]) -> None:
     loader = make_loader(dataset)
     list(loader)
     loader.load_state_dict({"iteration": 1})
-    assert same(loader, reference[1:4])
+    assert same(loader, reference[1:3])
 
 
 def test_a_closed_loader_goes_on(dataset: PreparedDataset, reference: list[Batch]) -> None:
@@ -199,10 +223,68 @@ def test_ranks_share_the_batches_of_one_process(
     assert same(together(ranks), expected[:3])
     # they go on alone, or one goes on for all of them
     for loader in (*ranks, one):
-        loader.num_iterations = 2
+        loader.num_iterations = 5
         loader.load_state_dict(ranks[0].state_dict())
     assert same(together(ranks), expected[3:])
     assert same(one, expected[3:])
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """The values of a case tell its name."""
+    images = [coordinates((6, 7, 8), first=1 + 1000 * index) for index in range(4)]
+    return prepare(tmp_path_factory.mktemp("counted"), images)
+
+
+def names(batch: Batch) -> list[str]:
+    return [f"c{int(image.max() - 1) // 1000}" for image in batch["image"]]
+
+
+@pytest.mark.parametrize("slices", [None, 2])
+def test_samples_of_an_iteration_are_told_without_computing_it(
+    counted: PreparedDataset, slices: int | None
+) -> None:
+    settings = {"augmentation": None, "patch_size": (5, 6), "volumes_per_batch": slices}
+    loaders = [
+        make_loader(counted, batch_size=4, rank=rank, world_size=2, **settings) for rank in range(2)
+    ]
+    assert all(loader.last_samples() == [] for loader in loaders)
+    met = []
+    for rank, loader in enumerate(loaders):
+        told = [loader.samples_of(iteration) for iteration in range(6)]
+        assert loader.iteration == 0
+        for iteration, batch in enumerate([batch for _ in range(2) for batch in loader]):
+            first = (iteration * 2 + rank) * 4
+            assert [sample["sample"] for sample in told[iteration]] == list(range(first, first + 4))
+            assert [sample["case"] for sample in told[iteration]] == names(batch)
+            assert [set(sample) for sample in told[iteration]] == [{"case", "sample"}] * 4
+        json.dumps(told)
+        met += told
+    assert {sample["case"] for batch in met for sample in batch} == {"c0", "c1", "c2", "c3"}
+
+
+def test_last_samples_are_those_of_the_batch_that_was_given_last(
+    counted: PreparedDataset,
+) -> None:
+    loader = make_loader(counted, augmentation=None, batch_size=3, prefetch=4)
+    for iteration, batch in enumerate(loader):
+        # while it is in use, however many are computed ahead
+        assert loader.last_samples() == loader.samples_of(iteration)
+        assert [sample["case"] for sample in loader.last_samples()] == names(batch)
+    resumed = make_loader(counted, augmentation=None, batch_size=3)
+    resumed.load_state_dict(loader.state_dict())
+    assert resumed.last_samples() == loader.last_samples()
+
+
+def test_samples_are_told_though_the_arrays_are_gone(tmp_path: Path) -> None:
+    """What is written down of a batch that failed must not fail itself."""
+    dataset = prepare(tmp_path, [coordinates((6, 6, 6))] * 2)
+    loader = make_loader(dataset, oversampling=1.0)
+    expected = loader.samples_of(3)
+    for case in dataset.cases():
+        for path in (case.image, case.label, case.positions):
+            Path(path).unlink()
+    assert loader.samples_of(3) == expected
 
 
 def test_no_two_ranks_share_a_stream(tmp_path: Path) -> None:
@@ -236,18 +318,18 @@ def test_batches_are_tensors_of_the_declared_shape(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("warp_here", [True, False])
-def test_values_come_through_either_store(tmp_path: Path, dtype: str, warp_here: bool) -> None:
+@WAYS
+def test_values_come_through_either_store(tmp_path: Path, dtype: str, in_graph: bool) -> None:
     # 1 ... 216: exact in both types; a patch as large as the volume is the volume
     volume = coordinates((6, 6, 6))
     dataset = prepare(tmp_path, [volume], dtype=dtype)
     for image, label in fed(
-        make_loader(dataset, patch_size=(6, 6, 6), augmentation=None), warp_here
+        make_loader(dataset, patch_size=(6, 6, 6), augmentation=None), in_graph
     ):
         np.testing.assert_array_equal(image, volume)
         np.testing.assert_array_equal(label, volume % 3)
     # in 2D a slice, as it is
-    for image, label in fed(make_loader(dataset, patch_size=(6, 6), augmentation=None), warp_here):
+    for image, label in fed(make_loader(dataset, patch_size=(6, 6), augmentation=None), in_graph):
         depth = (int(image[0, 0, 0]) - 1) // 36
         np.testing.assert_array_equal(image, volume[:, depth])
         np.testing.assert_array_equal(label, image % 3)

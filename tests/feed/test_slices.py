@@ -9,6 +9,7 @@ import torch
 from feed_cases import (
     DECLARED,
     EVERYTHING,
+    WAYS,
     at_prob,
     coordinates,
     fed,
@@ -99,12 +100,12 @@ def test_foreground_is_among_the_slices(tmp_path: Path) -> None:
         assert sum(int(label[0, 1, 1] == 2) for _, label in group) == 1
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 def test_the_slices_of_a_group_are_augmented_alike(
-    columns: PreparedDataset, warp_here: bool
+    columns: PreparedDataset, in_graph: bool
 ) -> None:
     without_noise = at_prob(0.6, but=["noise"])
-    pairs = fed(make_loader(columns, augmentation=without_noise, num_iterations=12), warp_here)
+    pairs = fed(make_loader(columns, augmentation=without_noise, num_iterations=12), in_graph)
     images = []
     for group in groups(pairs):
         for image, label in group[1:]:
@@ -175,7 +176,7 @@ def test_resume_ranks_and_threads_are_exact(columns: PreparedDataset) -> None:
             torch.equal(a["image"], b["image"]) for a, b in zip(again, expected, strict=True)
         )
     for taken in range(6):
-        resumed = make_loader(columns, augmentation=EVERYTHING, num_iterations=6 - taken)
+        resumed = make_loader(columns, augmentation=EVERYTHING)
         resumed.load_state_dict({**resumed.state_dict(), "iteration": taken})
         for ours, theirs in zip(resumed, expected[taken:], strict=True):
             assert torch.equal(ours["image"], theirs["image"])

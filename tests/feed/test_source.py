@@ -149,6 +149,26 @@ def test_only_classes_that_occur_are_centred(tmp_path: Path) -> None:
     assert all(source.sample(number)[1][0, 1, 1, 1] == 2 for number in range(50))
 
 
+def test_patches_of_a_sparse_label_are_centred_on_labelled_voxels(tmp_path: Path) -> None:
+    """None is ignored whole; the rest of them, background and foreground alike, is as likely as in the label."""
+    label = np.full((9, 12, 12), 255)
+    label[4, 5, 2:10] = 0
+    label[4, 5, 2:4] = 1
+    whole = np.where(label == 255, 0, label)
+    sparse = prepare(tmp_path / "sparse", [coordinates(label.shape)], [label])
+    assert sparse.cases()[0].sparse
+    found = [source_of(sparse, (3, 3, 3), 0.0).sample(n)[1][0, 1, 1, 1] for n in range(400)]
+    assert set(found) == {0, 1}
+    assert abs(found.count(1) - 100) < 4.5 * math.sqrt(400 * 3 / 16)
+    always = source_of(sparse, (3, 3, 3), 1.0)
+    assert {int(always.sample(n)[1][0, 1, 1, 1]) for n in range(50)} == {1}
+    # where all is labelled the rest lies anywhere
+    dense = prepare(tmp_path / "dense", [coordinates(label.shape)], [whole])
+    assert not dense.cases()[0].sparse
+    places = {tuple(source_of(dense, (3, 3, 3), 0.0).place(n).start) for n in range(400)}
+    assert len(places) > 200
+
+
 def test_a_case_without_foreground_gives_patches_from_anywhere(tmp_path: Path) -> None:
     shape = (5, 4, 4)
     cases = prepare(tmp_path, [coordinates(shape)], [np.zeros(shape)])
@@ -190,18 +210,14 @@ def test_a_2d_patch_is_a_slice_across_the_first_axis(
     assert slices == set(range(7))
 
 
-@pytest.mark.parametrize(("warp_here", "dtype"), [(False, np.float16), (True, np.float32)])
-def test_a_float16_store_gives_float16_where_a_gpu_takes_it(
-    tmp_path: Path, warp_here: bool, dtype: type
-) -> None:
-    """Patches that are rotated here are float32, and the samples of a batch have one type."""
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_regions_have_the_type_of_the_store(tmp_path: Path, dtype: str) -> None:
+    """A GPU takes float16 and computes in float32."""
     volume = coordinates((6, 6, 6))  # up to 216: exact in float16
-    dataset = prepare(tmp_path, [volume], dtype="float16")
-    rotated = source_of(dataset, (4, 4, 4), augmentation=EVERYTHING, warp_here=warp_here)
+    dataset = prepare(tmp_path, [volume], dtype=dtype)
+    rotated = source_of(dataset, (4, 4, 4), augmentation=EVERYTHING)
     assert {rotated.sample(number)[0].dtype for number in range(20)} == {np.dtype(dtype)}
-    source = source_of(dataset, (4, 4, 4), warp_here=warp_here)
-    image = source.sample(0)[0]
-    assert image.dtype == dtype
+    image = source_of(dataset, (4, 4, 4)).sample(0)[0]
     np.testing.assert_array_equal(
         image, region(volume, start_of(image, volume.shape[1:]), (4, 4, 4))
     )
@@ -328,25 +344,10 @@ def test_a_center_crop_is_the_middle_of_the_volume(
         np.testing.assert_array_equal(label, image[:1] % 3)
 
 
-@pytest.mark.parametrize("patch_size", [(4, 4, 4), (4, 4)])
-def test_what_is_drawn_does_not_depend_on_where_it_is_computed(
+@pytest.mark.parametrize("patch_size", [(4, 4, 4), (2, 8, 8), (4, 4)])
+def test_all_arrays_lie_as_dali_takes_them(
     dataset: PreparedDataset, patch_size: tuple[int, ...]
 ) -> None:
-    here = source_of(dataset, patch_size, augmentation=EVERYTHING)
-    there = source_of(dataset, patch_size, augmentation=EVERYTHING, warp_here=False)
-    for number in range(40):
-        ours, theirs = parts(here.sample(number)), parts(there.sample(number))
-        for name in set(vars(ours)) - {"image", "label", "kind"}:
-            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-        # the matrix comes on top
-        assert len(there.sample(number)) == len(here.sample(number)) + 1
-
-
-@pytest.mark.parametrize("patch_size", [(4, 4, 4), (2, 8, 8), (4, 4)])
-@pytest.mark.parametrize("warp_here", [True, False])
-def test_all_arrays_lie_as_dali_takes_them(
-    dataset: PreparedDataset, patch_size: tuple[int, ...], warp_here: bool
-) -> None:
-    source = source_of(dataset, patch_size, augmentation=EVERYTHING, warp_here=warp_here)
+    source = source_of(dataset, patch_size, augmentation=EVERYTHING)
     for number in range(40):
         assert all(array.flags.c_contiguous for array in source.sample(number))

@@ -1,6 +1,6 @@
 """Rotation and scaling put every voxel where the drawn map says, by either branch, in 3D, "dummy 2D" and 2D.
 
-``warp_here`` False is the branch of a GPU; it runs on the CPU, too.
+Numpy and torch compute on a CPU, the graph on a GPU; here it runs on the CPU, too.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import feed_reference as reference
 import numpy as np
 import pytest
-from feed_cases import fed, place_of, prepare, source_of
+from feed_cases import WAYS, fed, place_of, prepare, source_of
 
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.feed.spatial import AFFINE, CROP, SCALE
@@ -27,14 +27,14 @@ def run(
     dataset: PreparedDataset,
     patch_size: tuple[int, ...],
     augmentation: dict[str, Any],
-    warp_here: bool = True,
+    in_graph: bool = False,
     **settings: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]:
     """Image and label ``[C, D, H, W]``, where they should come from ``[3, D, H, W]``, case and kind, of each sample."""
     loader = DaliLoader(
         dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **settings
     )
-    pairs = fed(loader, warp_here)
+    pairs = fed(loader, in_graph)
     source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED, **settings)
     whole = (1, *patch_size)[-3:]
     found = []
@@ -67,13 +67,13 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedDataset,
     return dataset, list(zip(images, labels, strict=True))
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 @pytest.mark.parametrize("form", PATCHES)
 def test_every_voxel_is_read_where_the_map_says(
-    grids: PreparedDataset, form: str, warp_here: bool
+    grids: PreparedDataset, form: str, in_graph: bool
 ) -> None:
     inner = 0
-    for image, label, where, case, _ in run(grids, PATCHES[form], MAPS, warp_here):
+    for image, label, where, case, _ in run(grids, PATCHES[form], MAPS, in_graph):
         highest = np.array(SHAPES[case]).reshape(3, 1, 1, 1) - 1
         inside = ((where >= 0) & (where <= highest)).all(axis=0)
         inner += int(inside.sum())
@@ -92,14 +92,14 @@ def test_every_voxel_is_read_where_the_map_says(
     assert inner > 10_000 if form != "2d" else inner > 2000
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 @pytest.mark.parametrize("form", PATCHES)
 def test_images_are_interpolated_linearly_and_labels_take_the_nearest(
-    textures: tuple[PreparedDataset, list[Any]], form: str, warp_here: bool
+    textures: tuple[PreparedDataset, list[Any]], form: str, in_graph: bool
 ) -> None:
     dataset, volumes = textures
     kinds = set()
-    for image, label, where, case, kind in run(dataset, PATCHES[form], MAPS, warp_here):
+    for image, label, where, case, kind in run(dataset, PATCHES[form], MAPS, in_graph):
         volume, whole_label = volumes[case]
         # borders included: there data is mixed with the zeros outside
         np.testing.assert_allclose(image, reference.linear(volume, where), atol=5e-4)
@@ -114,33 +114,33 @@ def test_images_are_interpolated_linearly_and_labels_take_the_nearest(
 
 @pytest.mark.parametrize("form", PATCHES)
 def test_both_branches_agree(textures: tuple[PreparedDataset, list[Any]], form: str) -> None:
-    ours, theirs = (run(textures[0], PATCHES[form], MAPS, warp) for warp in (True, False))
+    ours, theirs = (run(textures[0], PATCHES[form], MAPS, way) for way in (False, True))
     for (image, label, where, *_), (other_image, other_label, *_) in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(image, other_image, atol=5e-4)
         tie = (np.abs(where - np.floor(where) - 0.5) < 2e-3).any(axis=0)
         assert (label == other_label)[:, ~tie].all()
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 @pytest.mark.parametrize("form", PATCHES)
 def test_no_corner_is_empty_where_the_volume_has_data(
-    tmp_path: Path, form: str, warp_here: bool
+    tmp_path: Path, form: str, in_graph: bool
 ) -> None:
     # half a diagonal of the patch, 1.4 times, fits between the middle and each side
     ones = np.ones((1, 40, 40, 40), np.float32)
     dataset = prepare(tmp_path, [ones], [ones[0]])
-    for image, label, *_ in run(dataset, PATCHES[form], MAPS, warp_here, center_crop=True):
+    for image, label, *_ in run(dataset, PATCHES[form], MAPS, in_graph, center_crop=True):
         assert np.abs(image - 1).max() < 1e-5
         assert (label == 1).all()
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 @pytest.mark.parametrize("form", PATCHES)
 def test_cubic_scaling(
-    textures: tuple[PreparedDataset, list[Any]], form: str, warp_here: bool
+    textures: tuple[PreparedDataset, list[Any]], form: str, in_graph: bool
 ) -> None:
     dataset, volumes = textures
-    for image, label, where, case, _ in run(dataset, PATCHES[form], CUBIC, warp_here):
+    for image, label, where, case, _ in run(dataset, PATCHES[form], CUBIC, in_graph):
         volume, whole_label = volumes[case]
         # DALI takes the kernel from a table; a = -0.75 or a spline would be off by 0.1 here
         np.testing.assert_allclose(image, reference.cubic(volume, where), atol=1e-2)
@@ -161,12 +161,12 @@ def test_cubic_scaling_is_near_a_spline_where_the_image_is_smooth(tmp_path: Path
     assert max(errors["cubic"]) < max(errors["linear"]) / 5
 
 
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 def test_cubic_scaling_leaves_rotated_patches_linear(
-    textures: tuple[PreparedDataset, list[Any]], warp_here: bool
+    textures: tuple[PreparedDataset, list[Any]], in_graph: bool
 ) -> None:
     dataset, volumes = textures
-    for image, _, where, case, kind in run(dataset, (12, 14, 10), {**MAPS, **CUBIC}, warp_here):
+    for image, _, where, case, kind in run(dataset, (12, 14, 10), {**MAPS, **CUBIC}, in_graph):
         if kind == AFFINE:
             expected = reference.linear(volumes[case][0], where)
             np.testing.assert_allclose(image, expected, atol=5e-4)
@@ -188,20 +188,20 @@ def test_above_1_objects_get_smaller(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("patch_size", [(12, 14, 10), (15, 12)])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("warp_here", [True, False])
+@WAYS
 def test_a_float16_store_is_placed_in_float32(
-    tmp_path: Path, patch_size: tuple[int, ...], channels: int, warp_here: bool
+    tmp_path: Path, patch_size: tuple[int, ...], channels: int, in_graph: bool
 ) -> None:
     volume = np.random.default_rng(1).normal(size=(channels, *SHAPES[0])).astype(np.float16)
     dataset = prepare(tmp_path, [volume.astype(np.float32)], dtype="float16")
-    for image, _, where, *_ in run(dataset, patch_size, MAPS, warp_here):
+    for image, _, where, *_ in run(dataset, patch_size, MAPS, in_graph):
         np.testing.assert_allclose(image, reference.linear(volume, where), atol=5e-4)
 
 
 @pytest.mark.parametrize("form", PATCHES)
 def test_a_region_is_no_larger_than_the_map_needs(grids: PreparedDataset, form: str) -> None:
     patch_size = PATCHES[form]
-    source = source_of(grids, patch_size, augmentation=MAPS, warp_here=False)
+    source = source_of(grids, patch_size, augmentation=MAPS)
     for number in range(60):
         sample = source.sample(number)
         matrix, start, _ = place_of(source, number)

@@ -1,18 +1,29 @@
-"""What is drawn for one sample: all numbers, in numpy, so that the graph only applies them."""
+"""What is drawn for one sample: all numbers, so that whoever computes only applies them.
 
-from collections.abc import Sequence
+The numbers of a sample come from its own generator in blocks of fixed length, and are spread by plain Python: on a
+handful of numbers numpy's calls cost more than the arithmetic.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from dynunet_bundle.feed.augmentation import Augmentation
+
+Normal = Callable[[tuple[int, ...]], np.ndarray]
+"""Gives normal values of deviation 1, float32, of a shape."""
+
+YES, NO = np.array(True), np.array(False)
 
 
 @dataclass(frozen=True)
 class Draw:
     """Intensities and mirroring of one sample, as arrays that DALI takes; ``C`` channels, ``d`` spatial axes.
 
-    The fields are the outputs of the source in this order, after image, label and map.
+    The fields are the outputs of the source in this order, after image, label, kind and window. Samples share the
+    arrays of what was not drawn.
 
     Attributes:
         has_noise: bool.
@@ -55,34 +66,56 @@ class Draw:
     flips: np.ndarray
 
 
-class _Numbers:
-    """Uniform numbers from 0 to 1, drawn at once: numpy's calls cost more than its numbers."""
+class Numbers:
+    """Uniform numbers from 0 to 1, one after another, drawn at once.
 
-    def __init__(self, rng: np.random.Generator, channels: int, dims: int) -> None:
-        self._values = rng.random(16 + channels * (12 + dims) + dims)
+    Each use takes its numbers whether it needs them or not: what is drawn later does not depend on what came before.
+
+    Args:
+        rng: where they come from.
+        count: how many.
+    """
+
+    def __init__(self, rng: np.random.Generator, count: int) -> None:
+        self._values = rng.random(count).tolist()
         self._place = 0
 
-    def take(self, count: int) -> np.ndarray:
-        """The next ones, whether they are used or not: what is drawn later does not depend on what came before."""
+    def take(self, count: int) -> list[float]:
+        """The next ones."""
         self._place += count
         assert self._place <= len(self._values)  # noqa: S101 - cannot happen
         return self._values[self._place - count : self._place]
 
+    def next(self) -> float:
+        """The next one."""
+        self._place += 1
+        return self._values[self._place - 1]
+
     def hit(self, probability: float) -> bool:
         """Whether something of this probability happens."""
-        return bool(self.take(1)[0] < probability)
+        return self.next() < probability
 
     def between(self, limits: tuple[float, float]) -> float:
         """A number from a range."""
-        return float(_stretched(self.take(1), limits)[0])
+        return stretched(self.next(), limits)
+
+    def index(self, count: int) -> int:
+        """A whole number below ``count``; among 53 bits no one of a few thousand is favoured noticeably."""
+        return int(self.next() * count)
+
+
+def stretched(number: float, limits: tuple[float, float]) -> float:
+    """A number from 0 to 1 spread over a range."""
+    low, high = limits
+    return low + (high - low) * number
 
 
 def draw(
     augmentation: Augmentation,
-    patch_shape: Sequence[int],
+    patch_shape: tuple[int, ...],
     in_plane: bool,
     rng: np.random.Generator,
-    noise_rng: np.random.Generator | None = None,
+    normal: Normal,
 ) -> Draw:
     """Draw intensities and mirroring of one sample.
 
@@ -91,82 +124,101 @@ def draw(
         patch_shape: ``(C, *spatial)``.
         in_plane: whether the patch is anisotropic: then it keeps its resolution along the first of three axes.
         rng: the sample's own generator.
-        noise_rng: generator of the noise, where samples share all the rest.
+        normal: gives the noise.
     """
     channels, spatial = patch_shape[0], patch_shape[1:]
     dims = len(spatial)
-    numbers = _Numbers(rng, channels, dims)
+    numbers = Numbers(rng, 16 + channels * (12 + dims) + dims)
+    drawn = dict(_nothing(channels, spatial))
     has_noise = numbers.hit(augmentation.prob("noise"))
-    std = numbers.between(augmentation.setting("noise", "std", (0, 0)))
-    has_blur, blurred, sigma = _blur(augmentation, channels, dims, numbers)
-    has_linear, scale, shift = _linear(augmentation, channels, numbers)
-    has_contrast, contrast = _factors(augmentation, "contrast", "factor", channels, numbers)
-    has_low, lowered, low_size = _low_resolution(augmentation, channels, spatial, in_plane, numbers)
-    has_inverted, inverted = _factors(augmentation, "gamma_inverted", "gamma", channels, numbers)
-    has_gamma, gamma = _factors(augmentation, "gamma", "gamma", channels, numbers)
-    mirrored = numbers.take(dims) < augmentation.prob("mirror")
-    axes = augmentation.setting("mirror", "axes", ())
-    flips = [int(mirrored[axis] and axis in axes) for axis in range(dims)]
-    noise = np.zeros((1,) * (dims + 1), np.float32)
+    std = numbers.next()
     if has_noise:
-        noise = (noise_rng or rng).standard_normal(tuple(patch_shape), dtype=np.float32)
-        noise *= np.float32(std)
+        noise = normal(patch_shape)
+        noise *= np.float32(stretched(std, augmentation.kinds["noise"]["std"]))
+        drawn.update(has_noise=YES, noise=noise)
+    drawn |= _blur(augmentation, channels, dims, numbers)
+    drawn |= _linear(augmentation, channels, dims, numbers)
+    drawn |= _factors(augmentation, "contrast", "factor", channels, dims, numbers)
+    drawn |= _low_resolution(augmentation, channels, spatial, in_plane, numbers)
+    drawn |= _factors(augmentation, "gamma_inverted", "gamma", channels, dims, numbers)
+    drawn |= _factors(augmentation, "gamma", "gamma", channels, dims, numbers)
+    mirrored = numbers.take(dims)
+    if "mirror" in augmentation.kinds:
+        prob, axes = augmentation.prob("mirror"), augmentation.kinds["mirror"]["axes"]
+        flips = [number < prob and axis in axes for axis, number in enumerate(mirrored)]
+        drawn["flips"] = np.array(flips, np.int32)
+    return Draw(**drawn)
+
+
+@lru_cache(maxsize=16)
+def _nothing(channels: int, spatial: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The fields of a sample of which nothing was drawn."""
+    dims = len(spatial)
     flat = (channels, *(1,) * dims)
-    return Draw(
-        np.array(has_noise),
-        noise,
-        np.array(has_blur),
-        blurred,
-        sigma,
-        np.array(has_linear),
-        scale.reshape(flat),
-        shift.reshape(flat),
-        np.array(has_contrast),
-        contrast.reshape(flat),
-        np.array(has_low),
-        lowered,
-        low_size,
-        np.array(has_inverted),
-        inverted.reshape(flat),
-        np.array(has_gamma),
-        gamma.reshape(flat),
-        np.array(flips, np.int32),
-    )
-
-
-def _stretched(numbers: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    low, high = limits
-    return low + (high - low) * numbers
+    none, ones = np.zeros(channels, bool), np.ones(flat, np.float32)
+    return {
+        "has_noise": NO,
+        "noise": np.zeros((1,) * (dims + 1), np.float32),
+        "has_blur": NO,
+        "blur_channels": none,
+        "blur_sigma": np.ones((channels, dims), np.float32),
+        "has_linear": NO,
+        "scale": ones,
+        "shift": np.zeros(flat, np.float32),
+        "has_contrast": NO,
+        "contrast": ones,
+        "has_low_resolution": NO,
+        "low_channels": none,
+        "low_size": np.tile(np.array(spatial, np.float32), (channels, 1)),
+        "has_gamma_inverted": NO,
+        "gamma_inverted": ones,
+        "has_gamma": NO,
+        "gamma": ones,
+        "flips": np.zeros(dims, np.int32),
+    }
 
 
 def _blur(
-    augmentation: Augmentation, channels: int, dims: int, numbers: _Numbers
-) -> tuple[bool, np.ndarray, np.ndarray]:
+    augmentation: Augmentation, channels: int, dims: int, numbers: Numbers
+) -> dict[str, np.ndarray]:
     drawn = numbers.hit(augmentation.prob("blur"))
-    blurred = numbers.take(channels) < augmentation.setting("blur", "channel_prob", 0)
-    places = numbers.take(channels * dims).reshape(channels, dims)
-    if not (drawn and blurred.any()):
-        return False, np.zeros(channels, bool), np.ones((channels, dims), np.float32)
-    sigma = _stretched(places, augmentation.kinds["blur"]["sigma"])
-    if not augmentation.kinds["blur"]["per_axis"]:
-        sigma[:] = sigma[0, 0]
-    return True, blurred, sigma.astype(np.float32)
+    coins, places = numbers.take(channels), numbers.take(channels * dims)
+    if not drawn:
+        return {}
+    settings = augmentation.kinds["blur"]
+    blurred = [coin < settings["channel_prob"] for coin in coins]
+    if not any(blurred):
+        return {}
+    sigma = [stretched(place, settings["sigma"]) for place in places]
+    if not settings["per_axis"]:
+        sigma = sigma[:1] * len(sigma)
+    return {
+        "has_blur": YES,
+        "blur_channels": np.array(blurred),
+        "blur_sigma": np.array(sigma, np.float32).reshape(channels, dims),
+    }
 
 
 def _linear(
-    augmentation: Augmentation, channels: int, numbers: _Numbers
-) -> tuple[bool, np.ndarray, np.ndarray]:
+    augmentation: Augmentation, channels: int, dims: int, numbers: Numbers
+) -> dict[str, np.ndarray]:
     """``x * scale + shift`` of brightness, then of NVIDIA's brightness and contrast."""
-    bright, scale = _factors(augmentation, "brightness", "factor", channels, numbers)
-    shift = np.zeros(channels, np.float32)
+    bright = _factors(augmentation, "brightness", "factor", channels, dims, numbers)
     both = numbers.hit(augmentation.prob("brightness_contrast"))
-    brightness = numbers.between(augmentation.setting("brightness_contrast", "brightness", (1, 1)))
-    contrast = numbers.between(augmentation.setting("brightness_contrast", "contrast", (1, 1)))
+    places = numbers.take(2)
+    drawn = {"has_linear": YES, "scale": bright["brightness"]} if bright else {}
     if both:
-        center = augmentation.kinds["brightness_contrast"]["center"]
-        scale = scale * np.float32(brightness * contrast)
-        shift = shift + np.float32(brightness * center * (1 - contrast))
-    return bright or both, scale, shift
+        settings = augmentation.kinds["brightness_contrast"]
+        brightness = stretched(places[0], settings["brightness"])
+        contrast = stretched(places[1], settings["contrast"])
+        before = drawn.get("scale", np.ones((channels, *(1,) * dims), np.float32))
+        shift = np.float32(brightness * settings["center"] * (1 - contrast))
+        drawn = {
+            "has_linear": YES,
+            "scale": before * np.float32(brightness * contrast),
+            "shift": np.full_like(before, shift),
+        }
+    return drawn
 
 
 def _low_resolution(
@@ -174,35 +226,53 @@ def _low_resolution(
     channels: int,
     spatial: Sequence[int],
     in_plane: bool,
-    numbers: _Numbers,
-) -> tuple[bool, np.ndarray, np.ndarray]:
+    numbers: Numbers,
+) -> dict[str, np.ndarray]:
     drawn = numbers.hit(augmentation.prob("low_resolution"))
-    lowered = numbers.take(channels) < augmentation.setting("low_resolution", "channel_prob", 0)
-    places = numbers.take(channels)
-    if not (drawn and lowered.any()):
-        whole = np.tile(np.array(spatial, np.float32), (channels, 1))
-        return False, np.zeros(channels, bool), whole
-    zoom = _stretched(places, augmentation.kinds["low_resolution"]["zoom"])
-    size = np.maximum(np.rint(zoom[:, np.newaxis] * np.array(spatial)), 1)
+    coins, places = numbers.take(channels), numbers.take(channels)
+    if not drawn:
+        return {}
+    settings = augmentation.kinds["low_resolution"]
+    lowered = [coin < settings["channel_prob"] for coin in coins]
+    if not any(lowered):
+        return {}
+    zooms = [stretched(place, settings["zoom"]) for place in places]
+    size = np.array([[max(round(zoom * voxels), 1) for voxels in spatial] for zoom in zooms])
     if in_plane and len(spatial) == 3:  # noqa: PLR2004 - a 2D patch is all plane
         size[:, 0] = spatial[0]
-    return True, lowered, size.astype(np.float32)
+    return {
+        "has_low_resolution": YES,
+        "low_channels": np.array(lowered),
+        "low_size": size.astype(np.float32),
+    }
 
 
 def _factors(
-    augmentation: Augmentation, kind: str, setting: str, channels: int, numbers: _Numbers
-) -> tuple[bool, np.ndarray]:
+    augmentation: Augmentation,
+    kind: str,
+    setting: str,
+    channels: int,
+    dims: int,
+    numbers: Numbers,
+) -> dict[str, np.ndarray]:
     """One factor a channel: as often below 1 as above, wherever 1 lies in the range (nnU-Net's BGContrast).
 
     Returns:
-        Whether the kind was drawn, and factors ``[C]`` float32, all 1 where it was not.
+        The flag and factors ``[C, 1, ...]`` float32 under the name of the kind; nothing where it was not drawn.
     """
     drawn = numbers.hit(augmentation.prob(kind))
     sides, places = numbers.take(channels), numbers.take(channels)
     if not drawn:
-        return False, np.ones(channels, np.float32)
+        return {}
     low, high = augmentation.kinds[kind][setting]
     middle = min(max(low, 1.0), high)
-    shrink = sides < (0.5 if low < middle < high else middle == high)
-    below, above = _stretched(places, (low, middle)), _stretched(places, (middle, high))
-    return True, np.where(shrink, below, above).astype(np.float32)
+    share_below = 0.5 if low < middle < high else float(middle == high)
+    below, above = (low, middle), (middle, high)
+    factors = [
+        stretched(place, below if side < share_below else above)
+        for side, place in zip(sides, places, strict=True)
+    ]
+    return {
+        f"has_{kind}": YES,
+        kind: np.array(factors, np.float32).reshape(channels, *(1,) * dims),
+    }

@@ -1,4 +1,4 @@
-"""The DALI graph: applies what the source drew, in 2D and 3D alike, on the CPU or on a GPU.
+"""The DALI graph: applies what the source drew, in 2D and 3D alike, on a GPU.
 
 It draws nothing itself, so its output depends on its input only, not on threads, prefetching or ranks. Branches are
 ``if``s on a flag of each sample: what was not drawn is not computed. Images are ``[C, D, H, W]`` or ``[C, H, W]``.
@@ -7,9 +7,9 @@ It draws nothing itself, so its output depends on its input only, not on threads
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
 
+from dynunet_bundle.feed.finished import FinishedBatches
 from dynunet_bundle.feed.source import PatchSource
 from dynunet_bundle.feed.spatial import AFFINE, SCALE
 
@@ -30,7 +30,7 @@ SAMPLE_TYPES = (
     *(FLAG, FLAG, REAL),  # low resolution
     *(FLAG, REAL),  # inverted gamma
     *(FLAG, REAL),  # gamma
-    WHOLE,  # flips
+    *(WHOLE, REAL),  # flips, matrix
 )
 """Types of what the source gives after the image."""
 
@@ -46,17 +46,15 @@ class Form:
         patch_size: voxels by axis, two or three values.
         float16: whether the source gives float16.
         cubic: whether scaled images are interpolated by cubic splines instead of linearly.
-        warp: whether the graph computes rotated patches; else the source did.
         in_plane: whether they are rotated across the first of three axes only.
         zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
-        gpu: whether the dense work is done on the pipeline's GPU.
+        gpu: whether the dense work is done on the pipeline's GPU; the tests do it on the CPU.
     """
 
     channels: int
     patch_size: tuple[int, ...]
     float16: bool = False
     cubic: bool = False
-    warp: bool = False
     in_plane: bool = False
     zero_outside: bool = False
     gpu: bool = False
@@ -89,34 +87,56 @@ def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, A
     Returns:
         Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample.
     """
-    dtypes = [types.FLOAT16 if form.float16 else REAL, *SAMPLE_TYPES, *[REAL] * form.warp]
+    dtypes = [types.FLOAT16 if form.float16 else REAL, *SAMPLE_TYPES]
     sample = fn.external_source(
         source=source, num_outputs=len(dtypes), batch=False, parallel=parallel, dtype=dtypes
     )
     image, label, kind, start, end = sample[:5]
-    flips, matrix = sample[len(SAMPLE_TYPES)], sample[-1]
+    flips, matrix = sample[-2:]
     if form.gpu:
         image, label = image.gpu(), label.gpu()
     image = fn.reinterpret(fn.cast(image, dtype=REAL), layout=LAYOUTS[form.dims])
     label = fn.reinterpret(label, layout=LAYOUTS[form.dims])
     image, label = _placed(form, image, label, kind, matrix, start, end)
     before = image
-    image = _recoloured(form, image, sample[5 : len(SAMPLE_TYPES)])
+    image = _recoloured(form, image, sample[5:-2])
     if form.zero_outside:
         image = image * fn.cast(before != 0.0, dtype=REAL)
     flip = {name: flips[axis] for axis, name in enumerate(FLIPS[-form.dims :])}
     return fn.flip(image, **flip), fn.flip(label, **flip)
 
 
+@pipeline_def
+def finished_graph(source: FinishedBatches, parallel: bool, num_workers: int) -> tuple[Any, Any]:
+    """Build the graph that passes finished patches through; further arguments as of ``patch_graph``.
+
+    Args:
+        source: what computes them.
+        parallel: whether worker processes call the source, each for a batch at a time.
+        num_workers: how many processes.
+
+    Returns:
+        Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample.
+    """
+    ahead: dict[str, Any] = {"prefetch_queue_depth": max(num_workers, 1)} if parallel else {}
+    image, label = fn.external_source(
+        source=source,
+        num_outputs=2,
+        batch=True,
+        batch_info=True,
+        parallel=parallel,
+        dtype=[REAL, types.UINT8],
+        **ahead,
+    )
+    return image, label
+
+
 def _placed(
     form: Form, image: Any, label: Any, kind: Any, matrix: Any, start: Any, end: Any
 ) -> tuple[Any, Any]:
-    """The patch from the region: as it is, scaled, or, unless the source did it, rotated."""
-    if form.warp:
-        if kind == AFFINE:
-            image, label = _warped(form, image, matrix, True), _warped(form, label, matrix, False)
-        else:
-            image, label = _scaled(form, image, label, kind, start, end)
+    """The patch from the region: as it is, scaled, or rotated."""
+    if kind == AFFINE:
+        image, label = _warped(form, image, matrix, True), _warped(form, label, matrix, False)
     else:
         image, label = _scaled(form, image, label, kind, start, end)
     return image, label
@@ -217,17 +237,10 @@ def _with_gamma(form: Form, image: Any, gamma: Any, inverted: bool) -> Any:
     factor = 1.0 / math.max(high - low, EPSILON)
     # so written no rounding makes it negative, where a power does not exist
     unit = (high - image) * factor if inverted else (image - low) * factor
-    changed = _power(form, unit, gamma)
+    changed = math.pow(unit, gamma)
     new_mean = fn.reductions.mean(changed, axes=form.axes, keep_dims=True)
     new_deviation = fn.reductions.std_dev(changed, new_mean, axes=form.axes, keep_dims=True)
     back = deviation / math.max(new_deviation, EPSILON)
     if inverted:
         back = -back
     return changed * back + (mean - new_mean * back)
-
-
-def _power(form: Form, base: Any, exponent: Any) -> Any:
-    """On a CPU numpy computes it: DALI's kernel is several times slower."""
-    if form.gpu:
-        return math.pow(base, exponent)
-    return fn.python_function(base, exponent, function=np.power, output_layouts=LAYOUTS[form.dims])

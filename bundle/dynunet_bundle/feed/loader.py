@@ -22,8 +22,8 @@ class DaliLoader:
     """Augmented patches of a prepared data set, as ``{"image": [B, C, ...], "label": [B, 1, ...]}``.
 
     Each pass gives ``num_iterations`` batches and goes on where the last one ended; the cases are drawn with
-    replacement, so an epoch may have any length. DALI is imported and the cases are prepared when the first batch
-    is asked for.
+    replacement, so an epoch may have any length. The first pass after a stop in the middle of an epoch gives what is
+    left of that epoch. DALI is imported and the cases are prepared when the first batch is asked for.
 
     Args:
         dataset: the prepared data set.
@@ -34,8 +34,8 @@ class DaliLoader:
         oversampling: share of patches centred on foreground.
         seed: seed of everything that is drawn.
         device: where the batches are wanted; a CUDA device computes them, too.
-        num_threads: DALI's CPU threads.
-        num_workers: processes that read for DALI; 0 reads in this one.
+        num_threads: CPU threads that compute, or on a GPU those of DALI.
+        num_workers: processes that read for DALI, and without a GPU compute; 0 does it in this one.
         prefetch: batches that are computed ahead.
         rank: index of this process among ``world_size``.
         world_size: number of processes that train together.
@@ -80,7 +80,6 @@ class DaliLoader:
         self.prefetch = prefetch
         self.rank = rank
         self.world_size = world_size
-        self.zero_outside = zero_outside
         self.sampling = Sampling(
             tuple(patch_size),
             Augmentation.from_config(augmentation or {}),
@@ -88,8 +87,10 @@ class DaliLoader:
             seed,
             _slices_per_volume(patch_size, batch_size, volumes_per_batch),
             center_crop,
-            warp_here=self.device.type != "cuda",
+            zero_outside,
         )
+        # else numpy and torch compute on the CPU, which take a third of the time of DALI's CPU kernels
+        self.in_graph = self.device.type == "cuda"
         self.iteration = 0
         self._batches: Any = None
 
@@ -98,8 +99,8 @@ class DaliLoader:
         return self.num_iterations
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Give one epoch, from the position on."""
-        for _ in range(self.num_iterations):
+        """Give what is left of the epoch from the position on: a whole one, but after a stop in its middle."""
+        for _ in range(self.num_iterations - self.iteration % self.num_iterations):
             batch = self._next()
             self.iteration += 1
             yield batch
@@ -114,9 +115,27 @@ class DaliLoader:
             # what a worker process raises arrives as text; asked here, the source raises it as what it is
             source = self._source()
             self.close()
-            for number in range((self.prefetch + 1) * self.batch_size):
+            ahead = self.prefetch + self.num_workers + 1
+            for number in range(ahead * self.batch_size):
                 source.sample(source.numbering.sample(*divmod(number, self.batch_size)))
             raise
+
+    def samples_of(self, iteration: int) -> list[dict[str, Any]]:
+        """What this rank's batch of an iteration consists of, without computing it.
+
+        Args:
+            iteration: counted from 0 through all epochs.
+
+        Returns:
+            For each patch the name of its ``case`` and the number of its ``sample``, counted through all ranks.
+        """
+        source = self._source(first_iteration=0)
+        numbers = [source.numbering.sample(iteration, index) for index in range(self.batch_size)]
+        return [{"case": source.case(number).name, "sample": number} for number in numbers]
+
+    def last_samples(self) -> list[dict[str, Any]]:
+        """``samples_of`` the batch that was given last, also by the loader whose position this one took."""
+        return self.samples_of(self.iteration - 1) if self.iteration else []
 
     def state_dict(self) -> dict[str, Any]:
         """The position: iterations given so far, and a hash by part of what decides the samples."""
@@ -152,7 +171,7 @@ class DaliLoader:
             "seed": sampling.seed,
             "volumes_per_batch": sampling.slices_per_volume,
             "center_crop": sampling.center_crop,
-            "zero_outside": self.zero_outside,
+            "zero_outside": sampling.zero_outside,
             # another fold may have as many
             "cases": [name_of(case) for case in self.dataset.data],
         }
@@ -161,35 +180,19 @@ class DaliLoader:
             for name, part in parts.items()
         }
 
-    def _source(self) -> PatchSource:
-        numbering = Numbering(self.batch_size, self.iteration, self.rank, self.world_size)
+    def _source(self, first_iteration: int | None = None) -> PatchSource:
+        first = self.iteration if first_iteration is None else first_iteration
+        numbering = Numbering(self.batch_size, first, self.rank, self.world_size)
         return PatchSource(self.dataset.cases(), self.sampling, numbering)
 
     def _build(self) -> Any:
         # imported here: inference and evaluation run where DALI cannot be installed
         from nvidia.dali.plugin.pytorch import DALIGenericIterator  # noqa: PLC0415
 
-        from dynunet_bundle.feed.graph import Form, patch_graph  # noqa: PLC0415
-
-        gpu = self.device.type == "cuda"
-        source = self._source()
-        form = Form(
-            channels=self._num_channels(),
-            patch_size=self.sampling.patch_size,
-            float16=self.dataset.dtype == np.float16 and not self.sampling.warp_here,
-            cubic=source.cubic,
-            warp=not self.sampling.warp_here,
-            in_plane=source.in_plane,
-            zero_outside=self.zero_outside,
-            gpu=gpu,
-        )
-        pipeline = patch_graph(
-            source=source,
-            form=form,
-            parallel=self.num_workers > 0,
+        pipeline = self._graph(
             batch_size=self.batch_size,
             num_threads=self.num_threads,
-            device_id=(self.device.index or 0) if gpu else None,
+            device_id=(self.device.index or 0) if self.device.type == "cuda" else None,
             py_num_workers=max(1, self.num_workers),
             py_start_method="spawn",
             prefetch_queue_depth=self.prefetch,
@@ -198,8 +201,28 @@ class DaliLoader:
         pipeline.build()
         return DALIGenericIterator([pipeline], ["image", "label"], size=-1)
 
-    def _num_channels(self) -> int:
-        return len(np.load(self.dataset.cases()[0].image, mmap_mode="r", allow_pickle=False))
+    def _graph(self, **settings: Any) -> Any:
+        from dynunet_bundle.feed.finished import FinishedBatches  # noqa: PLC0415
+        from dynunet_bundle.feed.graph import Form, finished_graph, patch_graph  # noqa: PLC0415
+
+        source = self._source()
+        parallel = self.num_workers > 0
+        if not self.in_graph:
+            # each of several processes computes batches of its own
+            finished = FinishedBatches(source, 1 if parallel else self.num_threads)
+            return finished_graph(
+                source=finished, parallel=parallel, num_workers=self.num_workers, **settings
+            )
+        form = Form(
+            channels=source.num_channels(),
+            patch_size=self.sampling.patch_size,
+            float16=self.dataset.dtype == np.float16,
+            cubic=source.cubic,
+            in_plane=source.in_plane,
+            zero_outside=self.sampling.zero_outside,
+            gpu=self.device.type == "cuda",
+        )
+        return patch_graph(source=source, form=form, parallel=parallel, **settings)
 
 
 def _slices_per_volume(

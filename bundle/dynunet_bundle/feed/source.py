@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from dynunet_bundle.errors import CaseError
 from dynunet_bundle.feed.augmentation import Augmentation, default_degrees, rotates_in_plane
-from dynunet_bundle.feed.draws import draw
+from dynunet_bundle.feed.draws import Draw, Numbers, draw
+from dynunet_bundle.feed.regions import RegionReader
 from dynunet_bundle.feed.spatial import (
-    AFFINE,
-    CROP,
+    MAP_NUMBERS,
     PatchMap,
+    Region,
     dali_matrix,
     draw_map,
     region_for,
     scale_window,
-    warp,
 )
 from dynunet_bundle.preprocessing.store import PreparedCase
 
 Sample = tuple[np.ndarray, ...]
 
-MAX_OPEN_MAPS = 96
-"""Fewer than the 1024 open files that a process is usually allowed, also with several workers."""
+PLACE_NUMBERS = 6
+"""Case, whether on foreground, and there class and voxel or else three coordinates."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sampling:
         slices_per_volume: in 2D, so many samples in a row are neighbouring slices of one volume, cut and augmented
             alike but for the noise (NVIDIA's example: batch size over ``nvol``); 1 draws each on its own.
         center_crop: take the middle of each volume, and no foreground, as NVIDIA's benchmark does.
-        warp_here: compute rotated patches in the source; else the graph does.
+        zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
     """
 
     patch_size: tuple[int, ...]
@@ -74,15 +74,33 @@ class Sampling:
     seed: int = 0
     slices_per_volume: int = 1
     center_crop: bool = False
-    warp_here: bool = True
+    zero_outside: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is taken from.
+
+    Attributes:
+        index: of the case.
+        start: first voxel of the patch if it were not rotated or scaled; negative where the volume is smaller.
+        patch_map: rotation and scaling.
+        rng: what the rest of the sample is drawn from.
+    """
+
+    index: int
+    start: tuple[int, ...]
+    patch_map: PatchMap
+    rng: np.random.Generator
 
 
 class PatchSource:
-    """Reads regions from the memory maps of the store and draws their augmentation; DALI's external source.
+    """Decides on samples and reads what they need; DALI's external source where the graph computes.
 
     With probability ``oversampling`` the patch is centred on a voxel of a foreground class, drawn evenly among the
-    classes of the case; else it lies anywhere. It stays inside the volume along axes where the volume is larger
-    than the patch, and holds the whole volume where it is smaller; what lies outside is zero.
+    classes of the case; else it lies anywhere, or in a case of which only some voxels are labelled on one of these.
+    It stays inside the volume along axes where the volume is larger than the patch, and holds the whole volume where
+    it is smaller; what lies outside is zero.
 
     Args:
         cases: the prepared cases.
@@ -98,128 +116,133 @@ class PatchSource:
         self.numbering = numbering
         size = sampling.patch_size
         self.flat = len(size) == 2  # noqa: PLR2004 - a 2D plan
-        self.patch_size = np.array([1, *size] if self.flat else size)
+        self.patch_size = (1, *size)[-3:]
         self.in_plane = rotates_in_plane(size)
         augmentation = sampling.augmentation
         self.degrees = augmentation.setting("rotation", "degrees", None) or default_degrees(size)
         self.cubic = augmentation.setting("scaling", "interpolation", "linear") == "cubic"
-        self._maps: dict[str, np.ndarray] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Worker processes open their own memory maps."""
-        return {**self.__dict__, "_maps": {}}
+        self.reader = RegionReader()
 
     def __call__(self, info: Any) -> Sample:
         """The sample that DALI asks for by ``SampleInfo``; see ``sample``."""
         return self.sample(self.numbering.sample(info.iteration, info.idx_in_batch))
 
     def sample(self, number: int) -> Sample:
-        """One sample by its global number.
+        """What the graph needs to compute one sample.
+
+        Args:
+            number: its global number.
 
         Returns:
-            image ``[C, *region]`` float32, or of the type of the store where the graph rotates, label ``[1, *region]``
-            uint8, kind of the map, start and end ``[d]`` of the window to scale, the fields of ``Draw``, and where the
-            graph rotates DALI's matrix ``[d, d + 1]``.
+            image ``[C, *region]`` of the type of the store, label ``[1, *region]`` uint8, kind of the map, start and
+            end ``[d]`` of the window to scale, the fields of ``Draw``, and DALI's matrix ``[d, d + 1]``, or that of
+            two axes where the patch is turned in the plane.
         """
-        sampling = self.sampling
-        group, place = divmod(number, sampling.slices_per_volume)
-        rng = _generator(sampling.seed, group)
-        case = self.cases[rng.integers(len(self.cases))]
-        start = self._start(case, rng)
-        if place:
-            start[0] = (start[0] + place) % case.shape[0]
-        patch_map = draw_map(sampling.augmentation, self.degrees, self.in_plane, rng)
-        image, label, placing, matrix = self._patch(case, start, patch_map)
-        noise_rng = (
-            None if sampling.slices_per_volume == 1 else _generator(sampling.seed, number, 1)
-        )
-        patch_shape = (len(image), *self.sampling.patch_size)
-        drawn = draw(sampling.augmentation, patch_shape, self.in_plane, rng, noise_rng)
-        return (image, label, *placing, *vars(drawn).values(), *matrix)
-
-    def _start(self, case: PreparedCase, rng: np.random.Generator) -> np.ndarray:
-        """First voxel of the patch, ``[3]``; negative where the volume is smaller than the patch."""
-        size = self.patch_size.copy()
-        # the neighbours of a slice must lie in the volume, too
-        size[0] += min(self.sampling.slices_per_volume, case.shape[0]) - 1 if self.flat else 0
-        room = np.array(case.shape) - size
-        lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
-        if self.sampling.center_crop:
-            return room // 2
-        if rng.random() < self.sampling.oversampling and case.present:
-            value = case.present[rng.integers(len(case.present))]
-            positions = self._map(case, case.positions)[value - 1]
-            voxel = positions[rng.integers(len(positions))].astype(int)
-            return np.clip(voxel - size // 2, lowest, highest)
-        return rng.integers(lowest, highest, endpoint=True)
-
-    def _patch(
-        self, case: PreparedCase, start: np.ndarray, patch_map: PatchMap
-    ) -> tuple[np.ndarray, np.ndarray, Sample, Sample]:
-        """Image, label, kind and window, and the matrix where the graph needs it."""
-        region = region_for(patch_map, start, self.patch_size, self.cubic)
-        image, label = self._regions(case, region.start, region.size)
-        if self.sampling.warp_here:
-            # a batch has one type, and a rotated patch is float32
-            image = image.astype(np.float32, copy=False)
-        kind = patch_map.kind
-        if kind == AFFINE and self.sampling.warp_here:
-            image, label = warp(image, label, patch_map, region, self.patch_size)
-            kind = CROP
-        window = scale_window(patch_map, region, self.patch_size)
-        matrix: Sample = ()
-        if not self.sampling.warp_here:
-            whole = dali_matrix(patch_map, region, self.patch_size)
-            # DALI takes contiguous arrays only
-            matrix = (np.ascontiguousarray(whole[:2, [0, 1, 3]]) if self.in_plane else whole,)
+        place = self.place(number)
+        region, image, label = self.read(place)
+        drawn = self.draw(place, number, len(image))
+        start, end = scale_window(place.patch_map, region, self.patch_size)
+        matrix = dali_matrix(place.patch_map, region, self.patch_size)
+        if self.in_plane:
+            matrix = matrix[:2, [0, 1, 3]]
         if self.flat:
-            image, label = image[:, 0], label[:, 0]
-            window = (window[0][1:], window[1][1:])
-        return image, label, (np.array(kind, np.int32), *window), matrix
+            image, label, start, end = image[:, 0], label[:, 0], start[1:], end[1:]
+        kind = np.array(place.patch_map.kind, np.int32)
+        # DALI takes contiguous arrays only
+        arrays = (np.array(image, order="C"), np.array(label, order="C"))
+        return (*arrays, kind, start, end, *vars(drawn).values(), np.ascontiguousarray(matrix))
 
-    def _regions(
-        self, case: PreparedCase, start: np.ndarray, size: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Image and label of a region; what lies outside the volume is zero."""
-        inner, place = [slice(None)], [slice(None)]
-        # plain numbers: on three of them numpy's calls cost more than the copy of a small patch
-        for first, length, limit in zip(start.tolist(), size.tolist(), case.shape, strict=True):
-            low = min(max(first, 0), limit)
-            high = min(max(first + length, low), limit)
-            inner.append(slice(low, high))
-            place.append(slice(low - first, high - first))
-        image, label = (self._map(case, path) for path in (case.image, case.label))
-        return _cut(image, inner, place, size), _cut(label, inner, place, size)
+    def num_channels(self) -> int:
+        """Channels of an image."""
+        return self.reader.num_channels(self.cases[0])
 
-    def _map(self, case: PreparedCase, path: str) -> np.ndarray:
-        if path not in self._maps:
-            if len(self._maps) >= MAX_OPEN_MAPS:
-                # each map holds a file open; the oldest goes
-                del self._maps[next(iter(self._maps))]
-            try:
-                self._maps[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise CaseError(
-                    case.name,
-                    f"its prepared file {path} is missing or damaged",
-                    "Start the command again; the case is then prepared anew.",
-                ) from error
-        return self._maps[path]
+    def case(self, number: int) -> PreparedCase:
+        """The case that a sample is taken from; nothing is read."""
+        _, numbers = self._first_numbers(number)
+        return self.cases[numbers.index(len(self.cases))]
+
+    def place(self, number: int) -> Place:
+        """Where a sample is taken from, by its global number."""
+        sampling = self.sampling
+        place = number % sampling.slices_per_volume
+        rng, numbers = self._first_numbers(number)
+        index = numbers.index(len(self.cases))
+        case = self.cases[index]
+        start = self._start(case, numbers)
+        if place:
+            start = ((start[0] + place) % case.shape[0], *start[1:])
+        patch_map = draw_map(sampling.augmentation, self.degrees, self.in_plane, numbers)
+        return Place(index, start, patch_map, rng)
+
+    def read(self, place: Place) -> tuple[Region, np.ndarray, np.ndarray]:
+        """The region that a sample needs, and image and label of it as ``RegionReader.read`` gives them."""
+        region = region_for(place.patch_map, place.start, self.patch_size, self.cubic)
+        return region, *self.reader.read(self.cases[place.index], region.start, region.size)
+
+    def draw(self, place: Place, number: int, channels: int) -> Draw:
+        """Intensities and mirroring of a sample; to be called once with a place."""
+        sampling = self.sampling
+        return draw(
+            sampling.augmentation,
+            (channels, *sampling.patch_size),
+            self.in_plane,
+            place.rng,
+            lambda shape: noise(sampling.seed, number, shape),
+        )
+
+    def _first_numbers(self, number: int) -> tuple[np.random.Generator, Numbers]:
+        """The generator of a sample, shared by neighbouring slices, and what decides on its place, drawn from it."""
+        group = number // self.sampling.slices_per_volume
+        rng = np.random.Generator(_bits(self.sampling.seed, group, 0))
+        return rng, Numbers(rng, PLACE_NUMBERS + MAP_NUMBERS)
+
+    def _start(self, case: PreparedCase, numbers: Numbers) -> tuple[int, ...]:
+        """First voxel of the patch."""
+        size = self.patch_size
+        # the neighbours of a slice must lie in the volume, too
+        more = min(self.sampling.slices_per_volume, case.shape[0]) - 1 if self.flat else 0
+        room = [
+            limit - length - (more if axis == 0 else 0)
+            for axis, (limit, length) in enumerate(zip(case.shape, size, strict=True))
+        ]
+        on_foreground = numbers.hit(self.sampling.oversampling) and bool(case.present)
+        coordinates, which = numbers.take(3), numbers.next()
+        if self.sampling.center_crop:
+            return tuple(length // 2 for length in room)
+        if on_foreground or case.sparse:
+            row = case.present[int(which * len(case.present))] - 1 if on_foreground else -1
+            positions = self.reader.positions(case)[row]
+            voxel = positions[int(coordinates[0] * len(positions))].tolist()
+            wanted = [
+                index - (length + (more if axis == 0 else 0)) // 2
+                for axis, (index, length) in enumerate(zip(voxel, size, strict=True))
+            ]
+            return tuple(
+                min(max(start, min(length, 0)), max(length, 0))
+                for start, length in zip(wanted, room, strict=True)
+            )
+        return tuple(
+            min(length, 0) + int(coordinate * (abs(length) + 1))
+            for coordinate, length in zip(coordinates, room, strict=True)
+        )
 
 
-def _generator(seed: int, number: int, stream: int = 0) -> np.random.Generator:
-    """A generator of its own for each number; numpy's Philox counts up in the first words of its counter."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
+def noise(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal values of deviation 1 for one sample; torch draws them three times as fast as numpy.
+
+    Args:
+        seed: that of the feed.
+        number: that of the sample; slices that share all the rest have noise of their own.
+        shape: what is wanted.
+
+    Returns:
+        float32 of this shape.
+    """
+    (own_seed,) = _bits(seed, number, 1).random_raw(1).tolist()
+    generator = torch.Generator().manual_seed(own_seed & (2**63 - 1))
+    return torch.randn(shape, generator=generator).numpy()
 
 
-def _cut(
-    volume: np.ndarray, inner: Sequence[slice], place: Sequence[slice], size: np.ndarray
-) -> np.ndarray:
-    """A copy of the part ``inner``, at its ``place`` among zeros where it is smaller than ``size``."""
-    part = volume[tuple(inner)]
-    shape = (len(volume), *size.tolist())
-    if part.shape == shape:
-        return np.array(part)
-    padded = np.zeros(shape, volume.dtype)
-    padded[tuple(place)] = part
-    return padded
+def _bits(seed: int, number: int, stream: int) -> np.random.Philox:
+    """Random bits of its own for each number; numpy's Philox counts up in the first words of its counter."""
+    return np.random.Philox(key=seed, counter=[0, 0, stream, number])

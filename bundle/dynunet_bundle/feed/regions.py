@@ -1,0 +1,84 @@
+"""Reading parts of prepared cases from their memory maps."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.preprocessing.store import PreparedCase
+
+MAX_OPEN_MAPS = 96
+"""Fewer than the 1024 open files that a process is usually allowed, also with several workers."""
+
+
+class RegionReader:
+    """The memory maps of the store, of which the last few stay open; each process opens its own."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has no maps."""
+        return RegionReader, ()
+
+    def num_channels(self, case: PreparedCase) -> int:
+        """Channels of the image of a case."""
+        return len(self._map(case, case.image))
+
+    def positions(self, case: PreparedCase) -> np.ndarray:
+        """Voxels of the classes of a case, ``[classes, K, 3]``; not to be written to."""
+        return self._map(case, case.positions)
+
+    def read(
+        self, case: PreparedCase, start: Sequence[int], size: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Image ``[C, *size]`` and label ``[1, *size]`` of a region; what lies outside the volume is zero.
+
+        Both may be views of the maps: not to be written to.
+        """
+        inner, place = [slice(None)], [slice(None)]
+        inside = True
+        for first, length, limit in zip(start, size, case.shape, strict=True):
+            low = min(max(first, 0), limit)
+            high = min(max(first + length, low), limit)
+            inner.append(slice(low, high))
+            place.append(slice(low - first, high - first))
+            inside = inside and high - low == length
+        parts = [self._map(case, path)[tuple(inner)] for path in (case.image, case.label)]
+        image, label = (part if inside else _padded(part, place, size) for part in parts)
+        return image, label
+
+    def _map(self, case: PreparedCase, path: str) -> np.ndarray:
+        found = self._maps.get(path)
+        return self._open(case, path) if found is None else found
+
+    def _open(self, case: PreparedCase, path: str) -> np.ndarray:
+        # one thread at a time, and not only for the dict: numpy parses the header by ``ast``, of which CPython 3.11
+        # counts the depth for all threads together
+        with self._lock:
+            if path in self._maps:
+                return self._maps[path]
+            try:
+                # as a plain array: slices of numpy's memmap cost five times as much
+                mapped = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise CaseError(
+                    case.name,
+                    f"its prepared file {path} is missing or damaged",
+                    "Start the command again; the case is then prepared anew.",
+                ) from error
+            if len(self._maps) >= MAX_OPEN_MAPS:
+                # each map holds a file open; the oldest goes
+                del self._maps[next(iter(self._maps))]
+            self._maps[path] = mapped
+            return mapped
+
+
+def _padded(part: np.ndarray, place: Sequence[slice], size: Sequence[int]) -> np.ndarray:
+    """The part at its place among zeros."""
+    padded = np.zeros((len(part), *size), part.dtype)
+    padded[tuple(place)] = part
+    return padded
