@@ -300,11 +300,14 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):
     # a child that has ended, and been waited for, has a number that nobody uses
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = tmp_path / f".case [1].image.npy.{dead.pid}.abc.part"
-    living = tmp_path / f".case [1].image.npy.{os.getpid()}.def.part"
-    other = tmp_path / f".case 2.image.npy.{dead.pid}.ghi.part"
-    for path in (gone, living, other):
+    with atomic_write(tmp_path / "x"):
+        host = next(tmp_path.iterdir()).name.split(".")[2].split("-")[0]
+    gone = tmp_path / f".case [1].image.npy.{host}-{dead.pid}.abc.part"
+    living = tmp_path / f".case [1].image.npy.{host}-{os.getpid()}.def.part"
+    elsewhere = tmp_path / f".case [1].image.npy.{'0' * 8}-{dead.pid}.def.part"
+    other = tmp_path / f".case 2.image.npy.{host}-{dead.pid}.ghi.part"
+    for path in (gone, living, elsewhere, other):
         path.write_bytes(b"half")
     remove_leftovers(tmp_path, "case [1].")
     assert not gone.exists()
-    assert living.exists() and other.exists()
+    assert living.exists() and elsewhere.exists() and other.exists()

@@ -5,8 +5,10 @@ import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +48,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=TEMPORARY_SUFFIX
+            dir=path.parent, prefix=f".{path.name}.{_writer()}.", suffix=TEMPORARY_SUFFIX
         )
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -97,12 +99,25 @@ def _mb(num_bytes: int) -> str:
 
 
 def remove_leftovers(folder: Path, prefix: str) -> None:
-    """Remove temporary files whose name starts with ``prefix`` and whose writer is gone, killed half-way."""
+    """Remove temporary files whose name starts with ``prefix`` and whose writer is gone, killed half-way.
+
+    Those of other machines stay: whether a writer lives there cannot be known here.
+    """
     for leftover in folder.glob(f".{glob.escape(prefix)}*{TEMPORARY_SUFFIX}"):
-        writer = leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2]
-        if not (writer.isdigit() and _is_alive(int(writer))):
+        host, _, process = leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2].partition("-")
+        if host == _host() and process.isdigit() and not _is_alive(int(process)):
             with suppress(OSError):
                 leftover.unlink()
+
+
+def _writer() -> str:
+    """Who writes a temporary file, as part of its name: a number for the machine, and the process."""
+    return f"{_host()}-{os.getpid()}"
+
+
+def _host() -> str:
+    """A number for this machine; its name is nobody's business."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _is_alive(process: int) -> bool:

@@ -82,6 +82,8 @@ def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) ->
         device = torch.device(device)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        # where Ignite sees this, it takes the number of SLURM's task for that of the process (0.5.5)
+        os.environ.pop("SLURM_JOB_ID", None)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=STEP_TIMEOUT)
         _control[:] = [dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)]

@@ -9,9 +9,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from dynunet_bundle.errors import TrainingError
+from dynunet_bundle.errors import OutputError, TrainingError
 from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.files import write_json
+from dynunet_bundle.files import NO_ROOM, write_json
 from dynunet_bundle.training.status_file import StatusFile
 
 BATCH_NAME = "bad_batch.json"
@@ -84,5 +84,11 @@ class FailureHandler:
                 f"the GPU has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "
                 "Lower one of them (--batch_size, --patch_size), or plan again with scripts/plan.py "
                 "--gpu_memory_gb N."
+            ) from error
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            # TensorBoard's, or a log's; what goes through atomic_write says more
+            raise OutputError(
+                f"cannot write {error.filename or self.path.parent}: {error.strerror}. The last checkpoint is good. "
+                "Free space and run the same command again."
             ) from error
         raise error

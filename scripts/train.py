@@ -1,0 +1,88 @@
+r"""Cross-validation: train the folds in turn, predict what each holds out, and sum up; or one fold for a cluster job.
+
+    python scripts/train.py --task_config bundle/configs/tasks/Task09_Spleen_3d.json --dataset_dir DATA/Task09_Spleen \
+        --out RUNS/spleen
+    python scripts/train.py --task_config ... --dataset_dir ... --out RUNS/spleen --fold 3
+    python scripts/train.py --task_config ... --dataset_dir ... --out RUNS/spleen --collect
+    python scripts/train.py --task_config ... --dataset_dir ... --out RUNS/spleen --fold all --gpus 8 --epochs 300
+
+Run the same command again to go on where it stopped. Any id of train.json can be set: --epochs 300 --batch_size 4.
+Exit codes: 0 done, 1 a training failed, 2 bad input, 75 stopped by a signal.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    # without abbreviations: ids of the configs must not be taken for options
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--task_config",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=Path,
+        help="overlays of train.json: the task's, then recipes",
+    )
+    parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
+    parser.add_argument("--out", required=True, type=Path, help="the run folder")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--folds", nargs="+", default=["all"], help="numbers, or all (the default)")
+    which.add_argument("--fold", help="one number; or all: train one model on every case")
+    parser.add_argument("--num_folds", type=int, help="where no file gives the folds (default: 5)")
+    parser.add_argument("--prepared_dir", type=Path, help="prepared cases (default: OUT/prepared)")
+    parser.add_argument(
+        "--gpus",
+        "--processes",
+        dest="num_processes",
+        type=int,
+        default=1,
+        help="GPUs, or processes on a CPU, that train a fold together",
+    )
+    parser.add_argument(
+        "--collect",
+        dest="collect_only",
+        action="store_true",
+        help="train nothing: score the folds that have finished, and sum up",
+    )
+    return parser.parse_known_args()
+
+
+def main() -> int:
+    arguments, overrides = parse_arguments()
+
+    from dynunet_bundle.training.fold_runs import FoldsRequest, run  # noqa: PLC0415 - keeps --help fast
+
+    settings = {"num_folds": arguments.num_folds, "prepared_dir": arguments.prepared_dir}
+    given = {name: value for name, value in settings.items() if value is not None}
+    request = FoldsRequest(
+        bundle=BUNDLE,
+        dataset_dir=arguments.dataset_dir.resolve(),
+        out=arguments.out.resolve(),
+        overlays=tuple(path.resolve() for path in arguments.task_config),
+        folds=tuple(arguments.folds),
+        fold=arguments.fold,
+        num_processes=arguments.num_processes,
+        settings={
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in given.items()
+        },
+        overrides=tuple(overrides),
+        collect_only=arguments.collect_only,
+    )
+    return run(request)
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        sys.exit(main())
