@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -367,3 +369,38 @@ def test_the_scale_of_mixed_precision_is_kept(tmp_path: Path) -> None:
     assert (other.state.epoch, other.state.iteration) == (4, 20)
     assert other_handler.loader.state_dict() == handler.loader.state_dict()
     assert other_handler.loader.iteration == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("removed", "gone: phantom_"),
+        ("added", "new: phantom_"),
+        ("relabelled", "changed: phantom_"),
+    ],
+)
+def test_other_cases_are_refused_by_name(
+    start: Start, own_phantom: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    """Also where the number of cases, and so everything that a plan tells, is as before."""
+    settings = {"dataset_dir": own_phantom, "fold": "all"}
+    content_file = own_phantom / "dataset.json"
+    facts = json.loads(content_file.read_text())
+    fewer = {**facts, "training": facts["training"][:-1]}
+    if change == "added":
+        content_file.write_text(json.dumps(fewer))
+    interrupt(start(**settings, skip_validation=EPOCHS), 3)
+    before = content(tmp_path / "models")
+    if change == "removed":
+        content_file.write_text(json.dumps(fewer))
+    elif change == "added":
+        content_file.write_text(json.dumps(facts))
+    else:
+        path = own_phantom / facts["training"][0]["label"]
+        label = nib.load(path)
+        voxels = np.asarray(label.dataobj).copy()
+        voxels[np.argwhere(voxels == 1)[0][0]] = 0
+        nib.save(nib.Nifti1Image(voxels, label.affine, label.header), path)
+    with pytest.raises(ConfigError, match=f"other cases.*{said}.*--restart"):
+        start(**settings, skip_validation=EPOCHS).run()
+    assert content(tmp_path / "models") == before

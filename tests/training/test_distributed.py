@@ -142,6 +142,7 @@ def test_a_process_without_cases_and_another_number_of_processes(
     folder: Path,
     phantom: Path,
     train_workflow: Callable[..., ConfigWorkflow],
+    log: pytest.LogCaptureFixture,
 ) -> None:
     """One held-out case for two processes; then the same training goes on in one."""
     own = {"num_folds": 6, "val_interval": 1}
@@ -160,8 +161,9 @@ def test_a_process_without_cases_and_another_number_of_processes(
         **own,
     )
     workflow.run()
-    log = (folder / "uneven" / "run" / "train_log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in log] == [1, 2]
+    lines = (folder / "uneven" / "run" / "train_log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert "ran in 2 processes and goes on in 1, with the next epoch" in log.text
 
 
 def test_torchrun_without_the_overlay_is_refused(folder: Path, phantom: Path) -> None:
