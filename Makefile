@@ -9,7 +9,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-gpu test-slow lint format clean
+.PHONY: help install peers demo test test-faults test-gpu test-slow lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(BIN)/.installed ## run the test suite
 
 test-slow: $(BIN)/.installed ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(BIN)/.installed ## run the tests that kill, fill and damage
+	$(BIN)/python -m pytest -m fault
 
 test-gpu: $(BIN)/.installed ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

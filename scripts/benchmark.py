@@ -3,7 +3,8 @@
     python scripts/benchmark.py resample
     python scripts/benchmark.py prepare --dataset_dir DATA/Task04_Hippocampus --json OUT.json
     python scripts/benchmark.py feed
-    python scripts/benchmark.py train
+    python scripts/benchmark.py train --rounds 3
+    python scripts/benchmark.py train --grid seed --precision amp tf32 --json OUT.json --markdown OUT.md
     python scripts/benchmark.py scaling --dataset_dir DATA/Task04_Hippocampus
 
 Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
@@ -42,8 +43,18 @@ def feed(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
 def train(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     from dynunet_bundle.benchmark import train  # noqa: PLC0415
 
-    steps, workers = arguments.num_steps, arguments.num_workers
-    return train.run(ROOT / "bundle", work_dir, arguments.device, steps, workers)
+    return train.run(
+        ROOT / "bundle",
+        work_dir,
+        arguments.peers,
+        arguments.core,
+        arguments.device or {"small": "cpu", "seed": "cuda"}[arguments.grid],
+        arguments.precision,
+        arguments.num_steps,
+        arguments.num_workers,
+        arguments.rounds,
+        train.GRIDS[arguments.grid],
+    )
 
 
 def scaling(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
@@ -74,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, help="write all figures to this file too")
+    common.add_argument("--markdown", type=Path, help="write the tables to this file too")
     common.add_argument("--core", type=int, help="number of the core to run on")
     common.add_argument(
         "--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the others"
@@ -85,10 +97,20 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--dataset_dir", type=Path, required=True, help="folder in MSD layout")
     command = commands.add_parser("feed", parents=[common], help="augmented training patches")
     command.add_argument("--num_batches", type=int, help="batches to time (default: 50 or 60)")
-    command = commands.add_parser("train", parents=[common], help="steps with and without feed")
-    command.add_argument("--device", default="cuda", help="cuda (default) or cpu")
-    command.add_argument("--num_steps", type=int, default=100, help="timed steps")
-    command.add_argument("--num_workers", type=int, default=4, help="processes that read")
+    command = commands.add_parser("train", parents=[common], help="training steps")
+    command.add_argument(
+        "--grid",
+        choices=["small", "seed"],
+        default="small",
+        help="Task04's step on a CPU core, or what NVIDIA's example publishes, on a GPU",
+    )
+    command.add_argument("--device", help="cpu (of the small grid) or cuda (of the seed's)")
+    command.add_argument(
+        "--precision", nargs="+", default=[], help="fp32 bf16 on a CPU; amp bf16 tf32 fp32 on a GPU"
+    )
+    command.add_argument("--num_steps", type=int, help="timed steps (default: 3 or 100)")
+    command.add_argument("--rounds", type=int, default=1, help="turns of all; the fastest counts")
+    command.add_argument("--num_workers", type=int, default=4, help="processes that read, on a GPU")
     command = commands.add_parser("scaling", parents=[common], help="processes that train as one")
     command.add_argument("--dataset_dir", type=Path, required=True, help="Task04_Hippocampus")
     command.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N")
@@ -100,18 +122,21 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
 
-    from dynunet_bundle.benchmark.measure import choose_core, report, table  # noqa: PLC0415
-    from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
+    from dynunet_bundle.benchmark.measure import choose_core, markdown, report, table  # noqa: PLC0415
+    from dynunet_bundle.files import atomic_write, ensure_writable, write_json  # noqa: PLC0415
 
     arguments.core = choose_core(arguments.core)
-    if arguments.json:
-        ensure_writable(arguments.json.parent)
+    for path in filter(None, (arguments.json, arguments.markdown)):
+        ensure_writable(path.parent)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as work_dir:
         sections = SUBCOMMANDS[arguments.subcommand](arguments, Path(work_dir))
     for title, rows in sections.items():
         print(f"{title}\n{table(rows)}\n")
     if arguments.json:
         write_json(arguments.json, report(arguments.subcommand, sections))
+    if arguments.markdown:
+        with atomic_write(arguments.markdown) as file:
+            file.write(markdown(arguments.subcommand, sections).encode())
     return int(any(row.remark.startswith("failed") for rows in sections.values() for row in rows))
 
 

@@ -11,7 +11,13 @@ from torch import nn
 
 from dynunet_bundle import cpu_norm, network
 from dynunet_bundle.cpu_layers import PointwiseConv3d, UpConv3d, use_cpu_layers
-from dynunet_bundle.cpu_norm import NormActivation, channels_last, is_channels_last_cpu
+from dynunet_bundle.cpu_norm import (
+    NormActivation,
+    NormActivation2d,
+    NormActivation3d,
+    channels_last,
+    is_channels_last_cpu,
+)
 from dynunet_bundle.network import DeepSupervisedDynUNet
 
 SHAPES = [(2, 12, 9, 7, 5), (3, 8, 16, 4, 8), (2, 3, 10, 12), (2, 1, 4, 6, 8), (1, 16, 6, 5)]
@@ -64,7 +70,8 @@ def norm_activation(channels: int, flat: bool) -> NormActivation:
     torch.manual_seed(1)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    return NormActivation(norm, nn.LeakyReLU(0.2, inplace=True))
+    kind = NormActivation2d if flat else NormActivation3d
+    return kind(norm, nn.LeakyReLU(0.2, inplace=True))
 
 
 def plain(layer: NormActivation, x: torch.Tensor) -> torch.Tensor:
@@ -198,9 +205,9 @@ def test_what_is_exchanged(monkeypatch):
     ours, theirs = networks(SOLID, monkeypatch)
     kinds = [type(module) for module in ours.modules()]
     assert kinds.count(PointwiseConv3d) == 2 and kinds.count(UpConv3d) == 3
-    assert kinds.count(NormActivation) == 14 and nn.InstanceNorm3d not in kinds
+    assert kinds.count(NormActivation3d) == 14 and nn.InstanceNorm3d not in kinds
     assert [type(module) for module in copy.deepcopy(ours).modules()] == kinds
-    assert NormActivation not in [type(module) for module in theirs.modules()]
+    assert NormActivation3d not in [type(module) for module in theirs.modules()]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +224,7 @@ def test_what_is_exchanged(monkeypatch):
 def test_other_norms_and_activations_stay(settings, monkeypatch):
     ours, theirs = networks(SOLID, monkeypatch, **settings)
     kinds = [type(module) for module in ours.modules()]
-    assert NormActivation not in kinds and nn.Identity not in kinds
+    assert NormActivation3d not in kinds and nn.Identity not in kinds
     x = made((2, 2, 16, 16, 16))
     for a, b in zip(ours.train()(x), theirs.train()(x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

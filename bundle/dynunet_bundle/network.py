@@ -11,6 +11,7 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
+from dynunet_bundle.cpu_layers import use_cpu_layers
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.residual import HEADS_PREFIX, ResidualEncoderUNet, keep_heads
 
@@ -60,6 +61,7 @@ class DeepSupervisedDynUNet(DynUNet):
             self.get_output_block(level + 1) for level in range(num_heads)
         )
         self.supervision_heads.apply(self.initialize_weights)
+        use_cpu_layers(self)
         self.register_load_state_dict_pre_hook(keep_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:

@@ -12,7 +12,9 @@ from dynunet_bundle.benchmark.measure import (
     Measurement,
     Step,
     choose_core,
+    latencies,
     machine,
+    markdown,
     measure,
     peer_command,
     report,
@@ -97,6 +99,51 @@ def test_ratios_are_to_the_first_row():
     assert lines[0] == ["ours", "2.00", "2.50", "512", "1.00", "1.00"]
     assert lines[1] == ["other", "5.00", "6.00", "256", "2.50", "0.50", "far"]
     assert lines[2] == ["absent", "-", "-", "-", "-", "-", "skipped:", "not", "there"]
+
+
+def test_details_are_columns_and_empty_ones_are_left_out():
+    rows = [
+        Measurement("ours", wall_s=2.0, details={"mean ms": 4.0, "steps": [1, 2]}),
+        Measurement("absent", remark="skipped"),
+    ]
+    header, ours, absent = table(rows).splitlines()
+    assert header.split() == ["contender", "wall", "s", "mean", "ms", "remark"]
+    assert ours.split() == ["ours", "2.00", "4.0"]
+    assert absent.split() == ["absent", "-", "-", "skipped"]
+
+
+def test_markdown_has_the_same_cells():
+    rows = [Measurement("ours", 2.0, 2.5, 512.0), Measurement("other", 5.0, remark="far")]
+    lines = markdown("x", {"title": rows}).splitlines()
+    assert lines[0] == "# Benchmark: x" and "## title" in lines
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    assert cells[0] == [
+        "contender",
+        "CPU s",
+        "wall s",
+        "peak MiB",
+        "CPU ratio",
+        "memory ratio",
+        "remark",
+    ]
+    assert cells[1] == ["---", *["---:"] * 5, "---"]
+    assert cells[3] == ["other", "5.00", "-", "-", "2.50", "-", "far"]
+
+
+def test_latencies_are_mean_and_percentiles():
+    figures = latencies([float(value) for value in range(101)])
+    assert figures == {"mean ms": 50.0, "90 % ms": 90.0, "95 % ms": 95.0, "99 % ms": 99.0}
+
+
+def test_without_a_core_the_process_has_all_threads(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    path = tmp_path / "figures.json"
+    code = (
+        "import json, os; assert 'OMP_NUM_THREADS' not in os.environ; "
+        f"json.dump({{'wall_s': len(os.sched_getaffinity(0)), 'details': {{'a': 1}}}}, open({str(path)!r}, 'w'))"
+    )
+    found = measure(Contender("x", (python(code, figures=path),)), None)
+    assert (found.wall_s, found.details) == (len(os.sched_getaffinity(0)), {"a": 1})
 
 
 def test_the_report_is_json_with_date_and_machine():

@@ -92,10 +92,10 @@ def test_training_changes_the_weights_and_seeds_differ(start: Start, tmp_path: P
     start("theirs", seed=1).run()
     last, previous = load(tmp_path / "ours" / LAST), load(tmp_path / "ours" / PREVIOUS)
     other = load(tmp_path / "theirs" / LAST)
-    for key, value in last["network"].items():
-        assert not torch.equal(value, previous["network"][key]), key
+    for key, value in last["model"].items():
+        assert not torch.equal(value, previous["model"][key]), key
         if value.std() > 0:
-            assert not torch.equal(value, other["network"][key]), key
+            assert not torch.equal(value, other["model"][key]), key
 
 
 def test_the_state_is_complete_and_safe_to_load(start: Start, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_without_validation_the_final_weights_are_the_model(
     folder = tmp_path / "models"
     final = inference_state_dict(part(workflow, "network"))
     assert_same(load(folder / "model.pt"), final)
-    network = load(folder / LAST)["network"]
+    network = load(folder / LAST)["model"]
     assert all(torch.equal(network[key], value) for key, value in final.items())
     facts = json.loads((folder / "model.json").read_text())
     assert (facts["epoch"], facts["val_mean_dice"]) == (EPOCHS, None)

@@ -361,7 +361,7 @@ def test_a_training_starts_from_them_and_goes_on_from_its_own(
     workflow = start("tuned", epochs=1, **settings)
     assert isinstance(part(workflow, "averaged_network"), AveragedModel) is (ema_decay is not None)
     workflow.run()
-    tuned = torch.load(tmp_path / "tuned" / "checkpoint_last.pt", weights_only=True)["network"]
+    tuned = torch.load(tmp_path / "tuned" / "checkpoint_last.pt", weights_only=True)["model"]
     assert not torch.equal(tuned[OUTPUT], theirs[OUTPUT])
     # resumed, it does not look at the file any more
     (tmp_path / "first" / "model.pt").unlink()

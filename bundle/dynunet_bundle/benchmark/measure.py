@@ -15,13 +15,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dynunet_bundle.errors import ConfigError
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
-COLUMNS = ("contender", "CPU s", "wall s", "peak MiB", "CPU ratio", "memory ratio", "remark")
+COLUMNS = ("CPU s", "wall s", "peak MiB", "CPU ratio", "memory ratio")
+PERCENTILES = (90, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,34 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one contender; None where it was skipped or failed, and ``remark`` says why."""
+    """Figures of one contender; None where it was skipped or failed, and ``remark`` says why.
+
+    ``details`` are further figures by name; those that are single numbers become columns of the table.
+    """
 
     contender: str
     cpu_s: float | None = None
     wall_s: float | None = None
     peak_mib: float | None = None
     remark: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure(contender: Contender, core: int) -> Measurement:
+def measure(contender: Contender, core: int | None) -> Measurement:
     """Run the steps of a contender on one core.
 
     Args:
         contender: who.
-        core: number of the core that all its processes are bound to, where the system can (Linux).
+        core: number of the core that all its processes are bound to, where the system can (Linux), with one thread
+            each; None for as many as they want, and then each step names its ``figures``.
 
     Returns:
         Sums of seconds, and the largest peak memory, of the timed steps.
     """
     if contender.missing:
         return Measurement(contender.name, remark=f"skipped: {contender.missing}")
-    environment = {**os.environ, **ONE_THREAD, **contender.environment}
+    threads = {} if core is None else ONE_THREAD
+    environment = {**os.environ, **threads, **contender.environment}
     total = Measurement(contender.name, 0.0, 0.0, 0.0)
     for step in contender.steps:
         measured = _run(step, environment, core)
@@ -91,10 +100,12 @@ def measure(contender: Contender, core: int) -> Measurement:
     return total
 
 
-def _run(step: Step, environment: Mapping[str, str], core: int) -> Measurement:
+def _run(step: Step, environment: Mapping[str, str], core: int | None) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        launcher = (sys.executable, "-I", str(LAUNCHER), str(figures), str(core))
+        launcher: Sequence[str] = (sys.executable, "-I", str(LAUNCHER), str(figures), str(core))
+        if core is None:
+            launcher = ()
         process = subprocess.run(  # noqa: S603 - commands of the benchmark's own
             [*launcher, *step.command],
             stdout=subprocess.PIPE,
@@ -138,6 +149,7 @@ def _sum(total: Measurement, step: Measurement) -> Measurement:
         cpu_s=(total.cpu_s or 0) + (step.cpu_s or 0),
         wall_s=(total.wall_s or 0) + (step.wall_s or 0),
         peak_mib=max(total.peak_mib or 0, step.peak_mib or 0),
+        details={**total.details, **step.details},
     )
 
 
@@ -153,31 +165,65 @@ def peer_command(peers: Path, program: str) -> tuple[str, str]:
     return str(path), missing
 
 
+def latencies(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Mean and percentiles (90, 95, 99) of the times of single steps, for ``details``; in ms."""
+    figures = {"mean ms": float(np.mean(milliseconds))}
+    for percent in PERCENTILES:
+        figures[f"{percent} % ms"] = float(np.percentile(milliseconds, percent))
+    return figures
+
+
 def table(rows: Sequence[Measurement]) -> str:
     """The figures as text; ratios are to the first row."""
+    lines = _cells(rows)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    # names and remarks to the left, numbers to the right
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column in (0, len(widths) - 1) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(name: str, sections: Mapping[str, Sequence[Measurement]]) -> str:
+    """The figures of ``report`` as a Markdown document."""
+    content = report(name, sections)
+    facts = ", ".join(f"{key} {value}" for key, value in content["machine"].items())
+    parts = [f"# Benchmark: {name}", f"{content['date']}; {facts}"]
+    for title, rows in sections.items():
+        header, *lines = ("| " + " | ".join(line) + " |" for line in _cells(rows))
+        rule = "|---|" + "---:|" * (header.count("|") - 3) + "---|"
+        parts.append("\n".join([f"## {title}", "", header, rule, *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
+    """Header and lines; what no row has is left out."""
     first = rows[0]
-    cells = [
-        (
-            row.contender,
+    columns: dict[str, list[str]] = {}
+    base = [
+        [
             _number(row.cpu_s, 2),
             _number(row.wall_s, 2),
             _number(row.peak_mib, 0),
             _number(_ratio(row.cpu_s, first.cpu_s), 2),
             _number(_ratio(row.peak_mib, first.peak_mib), 2),
-            row.remark,
-        )
+        ]
         for row in rows
     ]
-    lines = [COLUMNS, *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    # names and remarks to the left, numbers to the right
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column in (0, len(COLUMNS) - 1) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    for title, cells in zip(COLUMNS, zip(*base, strict=True), strict=True):
+        columns[title] = list(cells)
+    for row in rows:
+        for title, value in row.details.items():
+            if isinstance(value, float):
+                columns[title] = [_number(other.details.get(title), 1) for other in rows]
+    shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+    lines = [("contender", *shown, "remark")]
+    for index, row in enumerate(rows):
+        lines.append((row.contender, *(cells[index] for cells in shown.values()), row.remark))
+    return lines
 
 
 def _ratio(value: float | None, base: float | None) -> float | None:

@@ -1,38 +1,75 @@
-"""Benchmark: training steps with the augmented feed, with NVIDIA's benchmark feed, and with no feed at all.
+"""Benchmark: training steps of train.json's network, loss and optimizer, beside nnU-Net's.
 
 How much of the rate with one constant batch remains is what the feed leaves of a device. NVIDIA's example measures its
-training with whole volumes that are cut in the middle; that feed stands beside the others.
+training with whole volumes that are cut in the middle; that feed stands beside the others. nnU-Net's step has the
+constant batch too.
 """
 
-import time
-from collections.abc import Iterable, Iterator
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
 from dynunet_bundle.benchmark.feed import NUM_CLASSES, Setting, make_cases
-from dynunet_bundle.benchmark.measure import Measurement
+from dynunet_bundle.benchmark.measure import (
+    Contender,
+    Measurement,
+    Step,
+    latencies,
+    measure,
+    peer_command,
+)
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.feed.synthetic import SyntheticLoader
 from dynunet_bundle.planning.nnunet_rules import features_of
 from dynunet_bundle.planning.topology import nnunet_topology
 from dynunet_bundle.preprocessing.store import PreparedCase
-from dynunet_bundle.workflow import load_workflow
 
+PROGRAM = Path(__file__).with_name("train_contender.py")
 SAMPLES = 1000
-LARGE = Setting("brain tumour", 4, (160, 192, 192), 4, (128, 128, 128), 2, 0)
-BATCHES = (2, 4)
+FEEDS = ("constant batch", "center crop", "augmented")
+PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("amp", "bf16", "tf32", "fp32")}
+PEER_PRECISIONS = ("amp", "tf32", "fp32")
+
+KEPT_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""What ``training.allocator`` sets for ours on a CPU: how much of the difference is that alone."""
+
+SMALL = (Setting("hippocampus", 20, (48, 64, 48), 1, (40, 56, 40), 7, 3),)
+"""nnU-Net's plan for Task04."""
+
+SEED = (
+    *(
+        Setting("brain tumour", 4, (160, 192, 192), 4, (128, 128, 128), batch, 100)
+        for batch in (1, 2, 4)
+    ),
+    *(
+        Setting("brain tumour, 2D", 4, (100, 240, 240), 4, (192, 160), batch, 100)
+        for batch in (32, 64, 128)
+    ),
+)
+"""What NVIDIA's example publishes for its training."""
+
+GRIDS = {"small": SMALL, "seed": SEED}
 
 
 class StoredCases:
-    """Made cases in the form of a ``PreparedDataset``."""
+    """Made cases in the form of a ``PreparedDataset``.
 
-    def __init__(self, setting: Setting, folder: Path) -> None:
+    Args:
+        stems: of their files, as ``make_cases`` gives them.
+        shape: voxels of a case.
+    """
+
+    def __init__(self, stems: Sequence[str], shape: tuple[int, int, int]) -> None:
         self.dtype = np.dtype(np.float32)
         classes = tuple(range(1, NUM_CLASSES + 1))
         self._cases = [
@@ -41,10 +78,10 @@ class StoredCases:
                 image=f"{stem}.image.npy",
                 label=f"{stem}.label.npy",
                 positions=f"{stem}.positions.npy",
-                shape=setting.shape,
+                shape=shape,
                 present=classes,
             )
-            for stem in make_cases(setting, folder)
+            for stem in stems
         ]
 
     def __len__(self) -> int:
@@ -59,69 +96,85 @@ class StoredCases:
 def run(
     bundle: Path,
     work_dir: Path,
+    peers: Path,
+    core: int,
     device: str,
-    num_steps: int,
-    num_workers: int,
-    setting: Setting = LARGE,
-    batches: Iterable[int] = BATCHES,
+    precisions: Sequence[str] = (),
+    num_steps: int | None = None,
+    num_workers: int = 4,
+    rounds: int = 1,
+    settings: Iterable[Setting] = SMALL,
 ) -> dict[str, list[Measurement]]:
-    """Measure training steps of train.json's network, loss and optimizer; AMP on a GPU.
+    """Measure training steps, each contender a process of its own.
 
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder for the made cases.
+        peers: environment with nnunetv2.
+        core: where to run on a CPU, with one thread; a GPU gets all cores.
         device: ``cpu`` or ``cuda``.
-        num_steps: timed steps, after a tenth as many (at least two).
-        num_workers: processes that read for DALI.
-        setting: cases and patch.
-        batches: batch sizes.
+        precisions: some of ``PRECISIONS`` of the device; none for the first.
+        num_steps: steps that are timed in each round, instead of those of the settings.
+        num_workers: processes that read for DALI on a GPU.
+        rounds: how often all contenders take turns; the fastest counts, for others may use the machine.
+        settings: cases, patches and batches.
 
     Returns:
-        Measurements by title, the constant batch first; seconds are for 1,000 samples.
+        Measurements by title, the constant batch first; seconds are for 1,000 samples. A second table has the parts of
+        a step.
 
     Raises:
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or has no such precision.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("there is no CUDA device. Pass --device cpu, and few --num_steps.")
-    dataset: Any = StoredCases(setting, work_dir)
-    sections = {}
-    for batch in batches:
-        rows: list[Measurement] = []
-        for name, feed in _feeds(
-            bundle, dataset, replace(setting, batch=batch), device, num_workers
-        ):
-            parts = _training_parts(bundle, setting, device)
-            row = _measured(name, feed, parts, torch.device(device), num_steps, batch)
-            rows.append(replace(row, remark=_remark(row, rows[0] if rows else row)))
-        sizes = "x".join(map(str, setting.patch))
-        title = f"training, {setting.channels} x {sizes}, batch {batch}, {_device_name(device)}"
-        sections[title] = rows
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device. Pass --grid small, which has --device cpu.")
+    precisions = precisions or PRECISIONS[kind][:1]
+    unknown = [name for name in precisions if name not in PRECISIONS[kind]]
+    if unknown:
+        raise ConfigError(f"--precision {unknown[0]} is not one of {PRECISIONS[kind]} on {kind}.")
+    sections: dict[str, list[Measurement]] = {}
+    for number, setting in enumerate(settings):
+        folder = work_dir / str(number)
+        folder.mkdir()
+        job = _job(bundle, setting, device, num_steps or setting.num_batches, folder)
+        job |= {"num_threads": 1 if kind == "cpu" else 4}
+        job |= {"num_workers": 0 if kind == "cpu" else num_workers}
+        for precision in precisions:
+            contenders = list(_contenders({**job, "precision": precision}, folder, peers))
+            found: dict[str, list[Measurement]] = {one.name: [] for one in contenders}
+            for _ in range(rounds):
+                for one in contenders:
+                    found[one.name].append(measure(one, core if kind == "cpu" else None))
+            title = _title(setting, precision, device)
+            sections |= _tables(
+                title, [_fastest(found[one.name], kind) for one in contenders], kind
+            )
     return sections
 
 
-def _feeds(
-    bundle: Path, dataset: Any, setting: Setting, device: str, num_workers: int
-) -> Iterator[tuple[str, Any]]:
-    workflow = load_workflow(bundle, "train.json", (), {})
-    declared = workflow.parser.get_parsed_content("augmentation")
-    common: dict[str, Any] = {"batch_size": setting.batch, "num_iterations": 1, "device": device}
-    yield (
-        "constant batch",
-        SyntheticLoader(
-            setting.patch, num_channels=setting.channels, num_classes=NUM_CLASSES + 1, **common
-        ),
-    )
-    real = {"dataset": dataset, "patch_size": setting.patch, "num_workers": num_workers, **common}
-    yield "center crop", DaliLoader(center_crop=True, **real)
-    yield "augmented", DaliLoader(augmentation=declared, **real)
+def _job(
+    bundle: Path, setting: Setting, device: str, num_steps: int, folder: Path
+) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle),
+        "device": device,
+        "plan": _plan(setting, device),
+        "channels": setting.channels,
+        "classes": NUM_CLASSES + 1,
+        "batch": setting.batch,
+        "num_steps": num_steps,
+        "warm_up": max(num_steps // 10, 1 if device == "cpu" else 3),
+        "cases": make_cases(setting, folder),
+        "shape": setting.shape,
+    }
 
 
-def _training_parts(bundle: Path, setting: Setting, device: str) -> dict[str, Any]:
-    """Network, loss and optimizer as train.json has them, for the plan of the setting."""
+def _plan(setting: Setting, device: str) -> dict[str, Any]:
+    """Overrides of train.json: what nnU-Net would plan for such a patch."""
     dims = len(setting.patch)
     topology = nnunet_topology([1.0] * dims, setting.patch)
-    plan = {
+    return {
         "device": device,
         "spatial_dims": dims,
         "channel_names": [f"channel_{index}" for index in range(setting.channels)],
@@ -131,59 +184,71 @@ def _training_parts(bundle: Path, setting: Setting, device: str) -> dict[str, An
         "patch_size": list(setting.patch),
         "strides": topology.strides,
         "kernel_sizes": topology.kernel_sizes,
-        "filters": features_of(len(topology.strides), dims),
+        "filters": list(features_of(len(topology.strides), dims)),
         "normalization": ["zscore"] * setting.channels,
         "intensity_statistics": [None] * setting.channels,
+        # as nnU-Net plans it
+        "batch_dice": dims == 2,  # noqa: PLR2004
     }
-    parser = load_workflow(bundle, "train.json", (), plan).parser
-    return {name: parser.get_parsed_content(name) for name in ("network", "loss", "optimizer")}
 
 
-def _measured(
-    name: str,
-    feed: Any,
-    parts: dict[str, Any],
-    device: torch.device,
-    num_steps: int,
-    batch: int,
-) -> Measurement:
-    on_gpu = device.type == "cuda"
-    scaler = torch.amp.GradScaler(device.type, enabled=on_gpu)
-    network = parts["network"].train()
-    batches = chain.from_iterable(repeat(feed))
-    cpu = wall = 0.0
-    for step in range(-max(num_steps // 10, 2), num_steps):
-        if step == 0:
-            _wait_for(device)
-            cpu, wall = time.process_time(), time.perf_counter()
-        content = next(batches)
-        image, label = (content[key].to(device) for key in ("image", "label"))
-        parts["optimizer"].zero_grad(set_to_none=True)
-        with torch.autocast(device.type, enabled=on_gpu):
-            loss = parts["loss"](network(image), label)
-        scaler.scale(loss).backward()
-        scaler.step(parts["optimizer"])
-        scaler.update()
-    _wait_for(device)
-    share = SAMPLES / (num_steps * batch)
-    seconds = (time.process_time() - cpu) * share, (time.perf_counter() - wall) * share
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
-    if isinstance(feed, DaliLoader):
-        feed.close()
-    return Measurement(name, *seconds, peak)
+def _contenders(job: Mapping[str, Any], folder: Path, peers: Path) -> Iterator[Contender]:
+    def contender(
+        name: str,
+        python: str,
+        missing: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **own: str,
+    ) -> Contender:
+        stem = f"{name}.{job['precision']}".replace(" ", "_")
+        figures, path = folder / f"{stem}.figures.json", folder / f"{stem}.job.json"
+        path.write_text(json.dumps({**job, **own, "figures": str(figures)}), encoding="utf-8")
+        command = (python, "-P", str(PROGRAM), str(path))
+        return Contender(name, (Step(command, figures=figures),), environment, missing)
+
+    for feed in FEEDS:
+        yield contender(feed, sys.executable, contender="ours", feed=feed)
+    python, missing = peer_command(peers, "python")
+    if job["precision"] not in PEER_PRECISIONS:
+        missing = f"nnU-Net has no {job['precision']}"
+    yield contender("nnunetv2", python, missing, contender="nnunetv2")
+    if job["device"] == "cpu" and sys.platform == "linux":
+        name = "nnunetv2, memory kept"
+        yield contender(name, python, missing, KEPT_MEMORY, contender="nnunetv2")
 
 
-def _remark(row: Measurement, constant: Measurement) -> str:
-    if not row.wall_s or not constant.wall_s:
-        return ""
-    rate = f"{SAMPLES / row.wall_s:.2f} samples/s"
-    return rate if row is constant else f"{rate}, {constant.wall_s / row.wall_s:.1%} of constant"
+def _fastest(rounds: Sequence[Measurement], kind: str) -> Measurement:
+    """The fastest round, with the latencies of all; the failure where one failed."""
+    for row in rounds:
+        if row.remark:
+            return row
+    best = min(rounds, key=lambda row: (row.cpu_s if kind == "cpu" else row.wall_s) or 0.0)
+    steps = [step for row in rounds for step in row.details["steps_ms"]]
+    return replace(best, details={**latencies(steps), **best.details, "steps_ms": steps})
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _tables(title: str, rows: Sequence[Measurement], kind: str) -> dict[str, list[Measurement]]:
+    done = [row for row in rows if "parts_ms" in row.details]
+    return {
+        f"{title}; seconds for 1,000 samples": [
+            replace(row, remark=_remark(row, rows[0], kind)) for row in rows
+        ],
+        f"{title}; parts of a step in ms": [
+            Measurement(row.contender, details=row.details["parts_ms"]) for row in done
+        ],
+    }
 
 
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+def _remark(row: Measurement, constant: Measurement, kind: str) -> str:
+    """The rate; on a CPU that others may use too, by CPU seconds."""
+    seconds, first = (one.cpu_s if kind == "cpu" else one.wall_s for one in (row, constant))
+    if not seconds or not first:
+        return row.remark
+    rate = f"{SAMPLES / seconds:.2f} samples/{'CPU s' if kind == 'cpu' else 's'}"
+    return rate if row is constant else f"{rate}, {first / seconds:.1%} of constant"
+
+
+def _title(setting: Setting, precision: str, device: str) -> str:
+    sizes = "x".join(map(str, setting.patch))
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    return f"training {setting.name}: {setting.channels} x {sizes}, batch {setting.batch}, {precision}, {name}"

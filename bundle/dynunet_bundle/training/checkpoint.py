@@ -160,7 +160,8 @@ class CheckpointHandler:
             "iterations_per_epoch": engine.state.epoch_length,
             "is_unfinished": is_unfinished,
             "world_size": self.world_size,
-            "network": self.network.state_dict(),
+            # the name under which MONAI Label looks for weights in a file
+            "model": self.network.state_dict(),
             "averaged": self.averaged.state_dict() if averages else None,
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": {"last_epoch": self.lr_scheduler.last_epoch},
@@ -217,7 +218,7 @@ class CheckpointHandler:
                 f"{self.ckpt_dir} holds a training {then} averaged weights (ema_decay). "
                 "Go on with the old setting, or start over with --restart True."
             )
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict(state["model"])
         if state["averaged"] is not None:
             self.averaged.load_state_dict(state["averaged"])
         num_steps = state["lr_scheduler"]["last_epoch"]
