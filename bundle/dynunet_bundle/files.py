@@ -104,7 +104,9 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
     Those of other machines stay: whether a writer lives there cannot be known here.
     """
     for leftover in folder.glob(f".{glob.escape(prefix)}*{TEMPORARY_SUFFIX}"):
-        host, _, process = leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2].partition("-")
+        host, _, process = (
+            leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2].partition("-")
+        )
         if host == _host() and process.isdigit() and not _is_alive(int(process)):
             with suppress(OSError):
                 leftover.unlink()

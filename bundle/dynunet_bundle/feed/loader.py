@@ -13,6 +13,7 @@ from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
+from dynunet_bundle.feed.workers import Workers
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class DaliLoader:
         self.in_graph = self.device.type == "cuda"
         self.iteration = 0
         self._batches: Any = None
+        self._workers = Workers()
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -110,7 +112,8 @@ class DaliLoader:
         try:
             if self._batches is None:
                 self._batches = self._build()
-            return next(self._batches)[0]
+            with self._workers.watched():
+                return next(self._batches)[0]
         except Exception:
             # what a worker process raises arrives as text; asked here, the source raises it as what it is
             source = self._source()
@@ -159,6 +162,7 @@ class DaliLoader:
 
     def close(self) -> None:
         """Free the pipeline, its buffers and its worker processes; the next batch builds it again."""
+        self._workers.forget()
         self._batches = None
 
     def _description(self) -> dict[str, str]:
@@ -198,7 +202,8 @@ class DaliLoader:
             prefetch_queue_depth=self.prefetch,
             seed=self.sampling.seed,
         )
-        pipeline.build()
+        with self._workers.started_here():
+            pipeline.build()
         return DALIGenericIterator([pipeline], ["image", "label"], size=-1)
 
     def _graph(self, **settings: Any) -> Any:
