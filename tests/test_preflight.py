@@ -79,3 +79,17 @@ def test_another_version_of_the_package_is_refused_and_an_equal_copy_is_not(tmp_
         require_own_package(str(tmp_path))
     assert dynunet_bundle.__version__ in str(caught.value)
     assert str(copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--known", "None"], ["--known=null"], ["--other", "1", "--known", "null"]]
+)
+def test_a_value_of_none_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--known (None|null).*--known '\$None'"):
+        check_overrides(arguments, {"known", "other"})
+
+
+def test_none_as_an_expression_is_taken() -> None:
+    check_overrides(["--known", "$None"], {"known"})
+    # of MONAI's own arguments it is as good as nothing; MONAI Label passes it
+    check_overrides(["--tracking", "None"], {"known"})

@@ -110,14 +110,25 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
         known: top-level ids of the configs.
 
     Raises:
-        ConfigError: naming the nearest known id.
+        ConfigError: naming the nearest known id; or for a value of None, which MONAI leaves out without a word.
     """
+    _require_values(arguments)
     flags = [argument for argument in arguments if argument.startswith("--")]
     ids = [flag[2:].split("=", 1)[0].replace("-", "_") for flag in flags]
     _require_known((name for name in ids if name not in RUN_ARGUMENTS), known, "the command line")
     for file in _config_files(arguments):
         if Path(file).is_file():
             _require_known(read_json(file, ConfigError), known, file)
+
+
+def _require_values(arguments: Sequence[str]) -> None:
+    pairs = [argument.partition("=")[::2] for argument in arguments]
+    for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=True):
+        is_id = name.startswith("--") and name[2:] not in RUN_ARGUMENTS
+        if is_id and (value or following) in ("None", "null"):
+            raise ConfigError(
+                f"{name} {value or following} would change nothing. Pass {name} '$None'."
+            )
 
 
 def _require_known(ids: Iterable[str], known: set[str], where: str) -> None:

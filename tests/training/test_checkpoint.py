@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from monai.data import Dataset
 from torch import nn
 from training_runs import EPOCHS, ITERATIONS, Start, assert_same, load, part
 
-from dynunet_bundle.errors import ConfigError, OutputError, find_user_error
+from dynunet_bundle.errors import ConfigError, OutputError, WeightsError, find_user_error
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.network import inference_state_dict
 from dynunet_bundle.training.checkpoint import CheckpointHandler
@@ -273,17 +274,96 @@ def test_a_good_generation_survives_the_first_save_after_a_fallback(
     assert load(tmp_path / "models" / PREVIOUS)["epoch"] == 1
 
 
-def test_two_damaged_generations_start_over_with_a_warning(
-    start: Start, tmp_path: Path, log: pytest.LogCaptureFixture
+def test_two_damaged_generations_are_refused_until_told_to_restart(
+    start: Start, tmp_path: Path
 ) -> None:
-    start("whole").run()
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    start().run()
+    folder = tmp_path / "models"
     for name in (LAST, PREVIOUS):
-        (tmp_path / "cut" / name).write_bytes(b"x")
-    log.clear()
-    start("cut").run()
-    assert_same(load(tmp_path / "cut" / LAST), load(tmp_path / "whole" / LAST))
-    assert sum(record.levelno == logging.WARNING for record in log.records) >= 2
+        (folder / name).write_bytes(b"x")
+    before = content(folder)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=f"{LAST}.*{PREVIOUS}.*--restart True"):
+            start().run()
+        assert content(folder) == before
+    start(restart=True).run()
+    assert load(folder / LAST)["epoch"] == EPOCHS
+    assert (folder / "earlier_run_1" / LAST).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_command_that_is_repeated_for_a_training_does_not_restart_it(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    interrupt(start(restart=True), 5)
+    monkeypatch.setenv(name, "1")
+    resumed = start(restart=True)
+    trained: list[int] = []
+    part(resumed, "train#trainer").add_event_handler(
+        Events.EPOCH_STARTED, lambda engine: trained.append(engine.state.epoch)
+    )
+    resumed.run()
+    assert trained == [3]
+
+
+def test_settings_of_the_optimizer_are_those_of_now(start: Start) -> None:
+    interrupt(start(), 3)
+    resumed = start(**{"optimizer#weight_decay": 0.5, "optimizer#momentum": 0.25})
+    resumed.run()
+    (group,) = part(resumed, "optimizer").param_groups
+    assert (group["weight_decay"], group["momentum"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"optimizer#name": "adam"}, "SGD.*Adam"), ({"optimizer#no_decay": ["norm"]}, "parameters")],
+)
+def test_another_optimizer_is_refused(start: Start, change: dict[str, Any], said: str) -> None:
+    interrupt(start(), 3)
+    with pytest.raises(ConfigError, match=f"another optimizer.*{said}.*--restart"):
+        start(**change).run()
+
+
+@pytest.mark.parametrize("stopped_at", [3, 4])
+def test_another_length_of_the_epoch_starts_the_epoch_again(
+    start: Start, tmp_path: Path, stopped_at: int
+) -> None:
+    """At 4 of 4 the epoch had only its validation before it."""
+    settings = {"epochs": 1, "iterations_per_epoch": 4}
+    workflow = start(**settings)
+
+    def stop(engine: Engine) -> None:
+        if engine.state.iteration == stopped_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    part(workflow, "train#trainer").add_event_handler(Events.ITERATION_STARTED, stop)
+    with pytest.raises(SystemExit):
+        workflow.run()
+    resumed = start(**{**settings, "iterations_per_epoch": 5})
+    iterations: list[int] = []
+    part(resumed, "train#trainer").add_event_handler(
+        Events.ITERATION_STARTED, lambda engine: iterations.append(engine.state.iteration)
+    )
+    resumed.run()
+    assert iterations == ([1, 2, 3, 4, 5] if stopped_at == 3 else [])
+    assert load(tmp_path / "models" / LAST)["epoch"] == 1
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+def test_processes_with_different_states_are_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(start(), 3)
+    asked: list[int] = []
+
+    def differ(number: int) -> bool:
+        asked.append(number)
+        return number == 0
+
+    monkeypatch.setattr("dynunet_bundle.training.checkpoint.equal_in_all_ranks", differ)
+    with pytest.raises(ConfigError, match="different states.*shared disk"):
+        start().run()
+    assert len(asked) == 2
 
 
 def test_without_validation_the_final_weights_are_the_model(

@@ -97,3 +97,26 @@ def test_a_gradient_that_is_no_number_stops_too(start: Start, tmp_path: Path) ->
     trainer._event_handlers[IterationEvents.BACKWARD_COMPLETED].insert(0, (spoil, (trainer,), {}))
     assert "gradient" in str(run_and_fail(workflow))
     assert_same(dict(network.state_dict()), before)
+
+
+def test_without_clipping_a_gradient_is_looked_at_too(start: Start) -> None:
+    workflow = start(gradient_clip=None)
+    network = part(workflow, "network")
+    trainer = part(workflow, "train#trainer")
+
+    def spoil(engine: Engine) -> None:
+        next(network.parameters()).grad[:] = float("inf")
+
+    trainer._event_handlers[IterationEvents.BACKWARD_COMPLETED].insert(0, (spoil, (trainer,), {}))
+    assert "gradient" in str(run_and_fail(workflow))
+
+
+def test_a_validation_without_memory_says_what_helps_there(start: Start) -> None:
+    workflow = start()
+
+    def fill(engine: Engine) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    part(workflow, "validate#evaluator").add_event_handler(Events.ITERATION_STARTED, fill)
+    message = str(run_and_fail(workflow))
+    assert "--validate#inferer#device cpu" in message

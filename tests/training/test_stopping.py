@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 from training_runs import EPOCHS, ITERATIONS, Start, assert_same, load, part
 
 from dynunet_bundle.training.generations import LAST
+from dynunet_bundle.training.status_file import StatusFile
 
 
 def send(number: int) -> None:
@@ -123,3 +124,53 @@ def test_ctrl_c_and_the_signal_of_a_scheduler_stop_too(
 ) -> None:
     stop_at(start(), 3, number)
     assert load(tmp_path / "models" / LAST)["iteration"] == 3
+
+
+def test_a_signal_while_cases_are_prepared_stops_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow = start()
+    dataset = part(workflow, "train#dataset")
+    monkeypatch.setattr(dataset, "cases", lambda: send(signal.SIGTERM))
+    with pytest.raises(SystemExit) as caught:
+        workflow.run()
+    assert caught.value.code == 75
+    assert status(tmp_path / "models_run")["state"] == "stopped"
+    assert not (tmp_path / "models" / LAST).exists()
+
+
+def test_without_checkpoints_a_stop_is_a_failure(start: Start, tmp_path: Path) -> None:
+    workflow = start(checkpoint="none")
+
+    def deliver(engine: Engine) -> None:
+        send(signal.SIGTERM)
+
+    part(workflow, "train#trainer").add_event_handler(Events.ITERATION_STARTED, deliver)
+    with pytest.raises(SystemExit) as caught:
+        workflow.run()
+    assert caught.value.code == 1
+    found = status(tmp_path / "models_run")
+    assert found["state"] == "failed"
+    assert "nothing was saved" in found["message"]
+
+
+def test_a_stop_that_another_process_caused_is_its_failure(start: Start, tmp_path: Path) -> None:
+    """torchrun sends SIGTERM to the others when one process fails."""
+    workflow = start()
+
+    def fail_elsewhere(engine: Engine) -> None:
+        if engine.state.iteration == 3:
+            other = StatusFile(str(tmp_path / "models_run"), "task", rank=1, world_size=2)
+            other.fail(engine, ValueError("its case is broken"))
+            send(signal.SIGTERM)
+
+    part(workflow, "train#trainer").add_event_handler(Events.ITERATION_STARTED, fail_elsewhere)
+    with pytest.raises(SystemExit) as caught:
+        workflow.run()
+    assert caught.value.code == 1
+    found = status(tmp_path / "models_run")
+    assert (found["state"], found["message"]) == ("failed", "process 1: its case is broken")
+    # what was done is saved all the same, and the next start knows nothing of the failure
+    assert load(tmp_path / "models" / LAST)["iteration"] == 3
+    start().run()
+    assert status(tmp_path / "models_run")["state"] == "finished"

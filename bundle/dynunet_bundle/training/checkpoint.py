@@ -11,13 +11,11 @@ In ``ckpt_dir``:
 
 import logging
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -27,6 +25,7 @@ from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.inference.weights import save_weights
 from dynunet_bundle.network import inference_state_dict, unwrapped
 from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.training.distributed import equal_in_all_ranks, is_started_again
 from dynunet_bundle.training.generations import (
     LAST,
     PREVIOUS,
@@ -34,12 +33,18 @@ from dynunet_bundle.training.generations import (
     save_generation,
     set_aside,
 )
+from dynunet_bundle.training.identity import (
+    case_differences,
+    case_facts,
+    fingerprint,
+    optimizer_kind,
+    starts_from_given_weights,
+)
 from dynunet_bundle.training.random_state import random_state, restore_random_state
 
 MODEL = "model.pt"
 FACTS = "model.json"
 STRATEGIES = ("last_and_best", "last_only", "none")
-MAX_SHOWN = 3
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +105,8 @@ class CheckpointHandler:
         self.loader = loader
         self.evaluator = evaluator
         self.plan = dict(plan)
-        self.restart = restart
+        # torchrun and SLURM repeat the command of a training that they start again
+        self.restart = restart and not is_started_again()
         self.strategy = strategy
         self.is_main = rank == 0
         self.world_size = world_size
@@ -122,7 +128,7 @@ class CheckpointHandler:
         if self.restart or starts_from_given_weights(engine):
             self._set_aside()
             return
-        state = load_generation(self.ckpt_dir, self.is_main)
+        state = self._load_everywhere()
         if state is None:
             return
         self._require_same_training(state)
@@ -164,6 +170,7 @@ class CheckpointHandler:
             "model": self.network.state_dict(),
             "averaged": self.averaged.state_dict() if averages else None,
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_kind": optimizer_kind(self.optimizer),
             "lr_scheduler": {"last_epoch": self.lr_scheduler.last_epoch},
             "loader": self.loader.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -172,7 +179,7 @@ class CheckpointHandler:
             "best_metric": float(self.evaluator.state.best_metric),
             "best_metric_epoch": self.evaluator.state.best_metric_epoch,
             "plan": self.plan,
-            "cases": _facts_of(self.loader),
+            "cases": case_facts(self.loader),
         }
         save_generation(self.ckpt_dir, state)
 
@@ -183,9 +190,23 @@ class CheckpointHandler:
     def finish(self, engine: Engine) -> None:
         """Without any validation the final weights are the model."""
         validated = self.evaluator.state.best_metric_epoch >= 0
-        if self._has_trained and self.strategy == "last_and_best" and not validated:
+        is_due = self._has_trained or not (self.ckpt_dir / MODEL).is_file()
+        if is_due and self.strategy == "last_and_best" and not validated:
             logger.warning("no epoch was validated; %s holds the final weights", MODEL)
             self._save_model(engine, None)
+
+    def _load_everywhere(self) -> dict[str, Any] | None:
+        """The newest state, the same in all processes; the first one looks first, for it may move a damaged file."""
+        state = load_generation(self.ckpt_dir, is_main=True) if self.is_main else None
+        equal_in_all_ranks(0)
+        if not self.is_main:
+            state = load_generation(self.ckpt_dir, is_main=False)
+        if not equal_in_all_ranks(0 if state is None else fingerprint(state)):
+            raise ConfigError(
+                f"the processes find different states of the training in {self.ckpt_dir}. All machines must see "
+                "the same folder: choose one on a shared disk."
+            )
+        return state
 
     def _set_aside(self) -> None:
         if not self.is_main:
@@ -204,7 +225,7 @@ class CheckpointHandler:
                 f"{self.ckpt_dir} holds a training of another plan ({'; '.join(differences)}). "
                 "Choose another --ckpt_dir, or start over with --restart True."
             )
-        differences = _case_differences(state["cases"], _facts_of(self.loader))
+        differences = case_differences(state["cases"], case_facts(self.loader))
         if differences:
             raise ConfigError(
                 f"{self.ckpt_dir} holds a training on other cases ({'; '.join(differences)}). "
@@ -223,10 +244,7 @@ class CheckpointHandler:
             self.averaged.load_state_dict(state["averaged"])
         num_steps = state["lr_scheduler"]["last_epoch"]
         by_iteration = num_steps == state["iteration"]
-        rates = self._replayed_rates(engine.state.iteration if by_iteration else num_steps)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group.update(rate)
+        self._load_optimizer(state, engine.state.iteration if by_iteration else num_steps)
         # the same number, unless the ranks or the length of an epoch have changed
         self.loader.load_state_dict({**state["loader"], "iteration": engine.state.iteration})
         scaler = getattr(engine, "scaler", None)
@@ -235,6 +253,23 @@ class CheckpointHandler:
         restore_random_state(state["random"])
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+
+    def _load_optimizer(self, state: Mapping[str, Any], num_steps: int) -> None:
+        """The optimizer's memory; its settings are those of now, such as the rates of a longer schedule."""
+        then, now = state["optimizer_kind"], optimizer_kind(self.optimizer)
+        if then != now:
+            raise ConfigError(
+                f"{self.ckpt_dir} holds a training with another optimizer ({then} against {now}). "
+                "Go on with the old one, or start over with --restart True."
+            )
+        self._replay_schedule(num_steps)
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
     def _find_position(self, engine: Engine, state: Mapping[str, Any]) -> None:
         length = engine.state.epoch_length
@@ -252,8 +287,11 @@ class CheckpointHandler:
                     state["world_size"],
                     self.world_size,
                 )
-            engine.state.epoch += int(done > 0)
-            engine.state.iteration = engine.state.epoch * length
+            # the epoch that was begun starts again; one that was done but for its end is ended
+            engine.state.iteration = (engine.state.epoch + int(state["is_unfinished"])) * length
+            if state["is_unfinished"]:
+                engine.state.epoch_losses = state["epoch_losses"]
+                engine.add_event_handler(Events.STARTED, self._complete_epoch)
         elif state["is_unfinished"]:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"]
@@ -288,7 +326,7 @@ class CheckpointHandler:
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             engine.fire_event(Events.EPOCH_COMPLETED)
 
-    def _replayed_rates(self, num_steps: int) -> list[dict[str, float]]:
+    def _replay_schedule(self, num_steps: int) -> None:
         """Bring the schedule to where it was, step by step.
 
         Its saved state would bring back the old length; so, with more epochs than before, the rates are those of
@@ -299,10 +337,6 @@ class CheckpointHandler:
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(num_steps):
                 self.lr_scheduler.step()
-        return [
-            {name: group[name] for name in ("lr", "initial_lr") if name in group}
-            for group in self.optimizer.param_groups
-        ]
 
     def _save_model(self, engine: Engine, score: float | None) -> None:
         if not self.is_main:
@@ -312,31 +346,3 @@ class CheckpointHandler:
             "val_mean_dice": None if score is None else float(score),
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)
-
-
-def starts_from_given_weights(engine: Engine) -> bool:
-    """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public way to ask."""
-    handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
-    return any(isinstance(handler, CheckpointLoader) for handler, *_ in handlers)
-
-
-def _facts_of(loader: DaliLoader) -> dict[str, list[Any]]:
-    """What tells a case from another version of it: shape, and a checksum of where its classes lie."""
-    return {
-        case.name: [list(case.shape), zlib.crc32(Path(case.positions).read_bytes())]
-        for case in loader.dataset.cases()
-    }
-
-
-def _case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    kinds = {
-        "new": [name for name in now if name not in then],
-        "gone": [name for name in then if name not in now],
-        "changed": [name for name in now if name in then and then[name] != now[name]],
-    }
-    return [
-        f"{kind}: {', '.join(names[:MAX_SHOWN])}"
-        + (f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else "")
-        for kind, names in kinds.items()
-        if names
-    ]

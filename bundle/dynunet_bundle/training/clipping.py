@@ -26,7 +26,7 @@ class GradientClipping:
 
     Args:
         network: the network that is trained.
-        max_norm: largest norm; nnU-Net's is 12. None does not clip.
+        max_norm: largest norm; nnU-Net's is 12. None does not clip, but looks all the same.
 
     Raises:
         TrainingError: at a step whose gradient is no number.
@@ -38,17 +38,20 @@ class GradientClipping:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
-        if self.max_norm is not None:
-            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Clip; under AMP the gradients are brought back to scale first."""
-        if self.max_norm is None or not steps_now(engine):
-            return
         scaler = getattr(engine, "scaler", None)
+        if not steps_now(engine) or (self.max_norm is None and scaler is not None):
+            return
         if scaler is not None:
             scaler.unscale_(engine.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if self.max_norm is None:
+            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         # under mixed precision the scaler leaves out such a step and lowers the scale
         if scaler is None and not torch.isfinite(norm):
             raise TrainingError(

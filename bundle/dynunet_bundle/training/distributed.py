@@ -63,6 +63,13 @@ def local_device() -> torch.device:
     return torch.device("cuda", index)
 
 
+def is_started_again() -> bool:
+    """Whether torchrun or SLURM has started this training before, with the same command."""
+    return any(
+        environment(name, 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
+
+
 def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) -> None:
     """Join the process group, then let one process of each machine prepare the cases while the others wait.
 
@@ -113,6 +120,15 @@ def any_rank(flag: bool) -> bool:
     votes = torch.tensor([int(flag)])
     dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_control[0])
     return bool(votes.item())
+
+
+def equal_in_all_ranks(number: int) -> bool:
+    """Whether all processes give the same number, up to 62 bits; all must ask at the same point."""
+    if not _control:
+        return True
+    bounds = torch.tensor([number, -number])
+    dist.all_reduce(bounds, op=dist.ReduceOp.MAX, group=_control[0])
+    return int(bounds[0]) == -int(bounds[1])
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -27,6 +27,7 @@ class FailureHandler:
 
     Args:
         loader: the feed, which knows the cases of a batch.
+        evaluator: the validation engine, whose memory is another matter than that of a step.
         output_dir: folder of ``bad_batch.json``.
         status: where the failure is noted, too.
         batch_size: patches a batch, for the advice.
@@ -37,6 +38,7 @@ class FailureHandler:
     def __init__(
         self,
         loader: DaliLoader,
+        evaluator: Engine,
         output_dir: str,
         status: StatusFile,
         batch_size: int,
@@ -44,6 +46,8 @@ class FailureHandler:
         rank: int = 0,
     ) -> None:
         self.loader = loader
+        self.evaluator = evaluator
+        self._validates = False
         name = BATCH_NAME if rank == 0 else f"bad_batch_rank{rank}.json"
         self.path = Path(output_dir) / name
         self.status = status
@@ -54,6 +58,11 @@ class FailureHandler:
         """Register with a MONAI trainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._check_loss)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
+        self.evaluator.add_event_handler(Events.STARTED, self._note_validation, True)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._note_validation, False)
+
+    def _note_validation(self, is_running: bool) -> None:
+        self._validates = is_running
 
     def _check_loss(self, engine: Engine) -> None:
         # here the GPU has its work for this iteration already; waiting for the loss costs least
@@ -79,6 +88,11 @@ class FailureHandler:
         if isinstance(error, SystemExit):  # told to stop
             raise error
         self.status.fail(engine, error)
+        if isinstance(error, torch.OutOfMemoryError) and self._validates:
+            raise TrainingError(
+                "the GPU has too little memory for the validation of a whole case. Pass --validate#inferer#device cpu, "
+                "which collects the windows in main memory, or --validate#inferer#sw_batch_size 1."
+            ) from error
         if isinstance(error, torch.OutOfMemoryError):
             raise TrainingError(
                 f"the GPU has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "

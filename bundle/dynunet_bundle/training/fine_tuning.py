@@ -10,7 +10,7 @@ from torch import nn
 
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.inference.weights import read_weights
-from dynunet_bundle.training.checkpoint import starts_from_given_weights
+from dynunet_bundle.training.identity import starts_from_given_weights
 from dynunet_bundle.training.matching import match_weights
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dynunet_bundle.errors import first_line
+from dynunet_bundle.errors import OutputError, WeightsError, first_line
 from dynunet_bundle.files import atomic_write, remove_leftovers
 
 LAST = "checkpoint_last.pt"
@@ -44,24 +44,35 @@ def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None
     Args:
         folder: the folder of the checkpoints.
         is_main: whether this process may move a damaged file out of the way; the others only read.
+
+    Raises:
+        WeightsError: if there are files, but none can be read.
     """
     if is_main:
         for name in (LAST, PREVIOUS):
             remove_leftovers(folder, f"{name}.")
-    for name in (LAST, PREVIOUS):
-        path = folder / name
+    damaged: dict[Path, str] = {}
+    for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
         try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
-            logger.warning(
-                "%s is damaged (%s); trying the generation before", path, first_line(error)
-            )
+            damaged[path] = first_line(error)
+            continue
+        for bad, reason in damaged.items():
+            logger.warning("%s is damaged (%s); taking the generation before", bad, reason)
             if is_main:
                 # it must not take the place of the good generation at the next save
                 with suppress(OSError):
-                    os.replace(path, path.with_suffix(".damaged"))
+                    os.replace(bad, bad.with_suffix(".damaged"))
+        return state
+    if damaged:
+        faults = "; ".join(f"{path} ({reason})" for path, reason in damaged.items())
+        raise WeightsError(
+            f"no state of the training can be read: {faults}. Restore one of the files, or start over with "
+            "--restart True, which keeps them."
+        )
     return None
 
 
@@ -83,10 +94,14 @@ def set_aside(files: list[Path], folder: Path, keep: tuple[str, ...] = ()) -> Pa
     while (folder / f"earlier_run_{number}").exists():
         number += 1
     aside = folder / f"earlier_run_{number}"
-    aside.mkdir(parents=True)
-    for file in present:
-        if file.name in keep:
-            shutil.copy2(file, aside / file.name)
-        else:
-            os.replace(file, aside / file.name)
+    try:
+        aside.mkdir(parents=True)
+        for file in present:
+            # the folders may lie on different disks
+            (shutil.copy2 if file.name in keep else shutil.move)(file, aside / file.name)
+    except OSError as error:
+        raise OutputError(
+            f"cannot set the earlier run aside in {aside}: {error.strerror or error}. "
+            "Free space, or choose other folders."
+        ) from error
     return aside

@@ -12,8 +12,10 @@ from dynunet_bundle.training.lookahead import Lookahead
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "radam": RAdam}
 
-HAS_FUSED = (SGD, Adam, AdamW)
-"""Classes whose step torch computes in one kernel; RAdam has no such form."""
+HAS_FUSED = (Adam, AdamW)
+"""Classes whose step torch computes in one kernel, where that is sound. RAdam has no such form. That of SGD leaves its
+momentum uninitialised where the very first step overflows under mixed precision (torch 2.13, ``_fused_sgd``), as at the
+initial scale it often does; a CPU shows it too."""
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 """Batch and instance norms of all dimensions share the first; SyncBatchNorm does too."""

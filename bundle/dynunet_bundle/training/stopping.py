@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.errors import EXIT_STOPPED
+from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED
 from dynunet_bundle.training.checkpoint import CheckpointHandler
 from dynunet_bundle.training.clipping import steps_now
 from dynunet_bundle.training.distributed import any_rank
@@ -54,12 +54,14 @@ class StopHandler:
         self._trainer: Engine | None = None
         self._validates = False
         self._previous: dict[int, Any] = {}
+        self._trains = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
         self._trainer = engine
         engine.add_event_handler(Events.STARTED, self._listen)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._stop_between_iterations)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._begin_training)
         engine.add_event_handler(Events.COMPLETED, self._restore)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_after_others)
         self.evaluator.add_event_handler(Events.STARTED, self._begin_validation)
@@ -67,6 +69,7 @@ class StopHandler:
         self.evaluator.add_event_handler(Events.COMPLETED, self._end_validation)
 
     def _listen(self) -> None:
+        self._trains = False
         # only the main thread may; MONAI Label trains in another one, and stops it its own way
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
@@ -84,6 +87,12 @@ class StopHandler:
             self._restore()
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
+        if not self._trains and self._trainer is not None:
+            # cases are being prepared, which may take hours; what is on disk is all there is
+            self._exit(self._trainer)
+
+    def _begin_training(self) -> None:
+        self._trains = True
 
     def _begin_validation(self) -> None:
         self.checkpoint.remember_random_state()
@@ -119,14 +128,19 @@ class StopHandler:
 
     def _stop_after_others(self, engine: Engine, error: BaseException) -> None:
         # a rank that had no case left waits for the others, and loses them
-        is_told = self._signal is not None
-        if is_told and self.world_size > 1 and not isinstance(error, SystemExit):
+        if self._trainer is None or self.world_size == 1 or isinstance(error, SystemExit):
+            return
+        if self._validates and self._signal is not None:
             self._stop_in_validation()
+        elif self._validates:
+            # the failure is reported by others; the epoch need not be lost with it
+            self.checkpoint.save_state(
+                self._trainer, self._trainer.state.epoch - 1, is_unfinished=True
+            )
 
     def _exit(self, engine: Engine) -> NoReturn:
-        reason = self._signal or "a signal to another process"
-        message = f"stopped by {reason}; run the same command again to go on"
-        self.status.end(engine, "stopped", message)
+        state, message, code = self._outcome()
+        self.status.end(engine, state, message)
         logger.warning("%s", message)
         self._restore()
         if self.world_size > 1:
@@ -134,5 +148,17 @@ class StopHandler:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(EXIT_STOPPED)
-        raise SystemExit(EXIT_STOPPED)
+            os._exit(code)
+        raise SystemExit(code)
+
+    def _outcome(self) -> tuple[str, str, int]:
+        """State and message for status.json, and the exit code."""
+        failure = self.status.failure_of_others()
+        if failure is not None:
+            # torchrun tells the others to stop when one fails: going on would fail again
+            return "failed", failure, EXIT_FAILED
+        reason = f"stopped by {self._signal or 'a signal to another process'}"
+        if self.checkpoint.strategy == "none":
+            return "failed", f"{reason}; nothing was saved, as checkpoint is none", EXIT_FAILED
+        how = " without --restart True" if self.checkpoint.restart else ""
+        return "stopped", f"{reason}; run the same command again{how} to go on", EXIT_STOPPED

@@ -1,0 +1,61 @@
+"""What tells one training from another: its optimizer, its cases, the state that it is in."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader
+from torch.optim import Optimizer
+
+from dynunet_bundle.feed.loader import DaliLoader
+
+MAX_SHOWN = 3
+
+
+def optimizer_kind(optimizer: Optimizer) -> str:
+    """Its class, what it wraps, and how its parameters are grouped."""
+    inner = getattr(optimizer, "optimizer", None)
+    names = [type(part).__name__ for part in (optimizer, inner) if part is not None]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    return f"{' of '.join(names)}, parameters {' + '.join(map(str, sizes))}"
+
+
+def fingerprint(state: Mapping[str, Any]) -> int:
+    """A number for the position and the weights of a state."""
+    checksum = state["iteration"]
+    for value in state["model"].values():
+        # contiguous: weights may lie with their channels last
+        checksum = zlib.crc32(value.contiguous().flatten().view(torch.uint8).numpy(), checksum)
+    return int(checksum)
+
+
+def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
+    """What tells a case from another version of it: shape, and a checksum of where its classes lie."""
+    return {
+        case.name: [list(case.shape), zlib.crc32(Path(case.positions).read_bytes())]
+        for case in loader.dataset.cases()
+    }
+
+
+def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What ``case_facts`` of two times differ in, as ``"gone: case_1, case_2 and 3 more"``."""
+    kinds = {
+        "new": [name for name in now if name not in then],
+        "gone": [name for name in then if name not in now],
+        "changed": [name for name in now if name in then and then[name] != now[name]],
+    }
+    return [
+        f"{kind}: {', '.join(names[:MAX_SHOWN])}"
+        + (f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else "")
+        for kind, names in kinds.items()
+        if names
+    ]
+
+
+def starts_from_given_weights(engine: Engine) -> bool:
+    """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public way to ask."""
+    handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
+    return any(isinstance(handler, CheckpointLoader) for handler, *_ in handlers)
