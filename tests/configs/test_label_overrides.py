@@ -241,7 +241,7 @@ def test_several_processes_take_its_merged_config(
     assert same(model_of(bundle), first)
     state = torch.load(bundle / "models" / LAST, weights_only=True)
     assert (state["world_size"], state["epoch"], len(state["cases"])) == (2, 1, 3)
-    assert "output_block.conv.conv.weight" in state["network"]
+    assert "output_block.conv.conv.weight" in state["model"]
     assert (bundle / "models" / "earlier_run_1" / "model.pt").is_file()
 
 
