@@ -46,7 +46,7 @@ demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not slow and not gpu"
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu"
 
 test-slow: $(BIN)/.installed ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
