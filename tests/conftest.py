@@ -40,6 +40,17 @@ TINY = {
 """Overrides of train.json that train on the phantom in a second."""
 
 
+def tiny_plan(dims: int) -> dict[str, Any]:
+    """The ids of ``TINY`` that hang on the dimension, for 2D or 3D."""
+    return {
+        "spatial_dims": dims,
+        "patch_size": [16] * dims,
+        "spacing": [2.0] * dims,
+        "kernel_sizes": [[3] * dims] * 3,
+        "strides": [[1] * dims] + [[2] * dims] * 2,
+    }
+
+
 def run_script(name: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run ``scripts/NAME.py`` as a user does."""
     command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUNDLE, TINY, run_script
+from conftest import BUNDLE, TINY, run_script, tiny_plan
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import optional_import
 
@@ -245,11 +245,7 @@ def test_quick_json_has_filters_for_the_deepest_plan():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_seeds_augmentation_trains_in_2d_from_several_volumes_a_batch(dims, train_workflow):
     plan = {
-        "spatial_dims": dims,
-        "patch_size": [16] * dims,
-        "spacing": [2.0] * dims,
-        "kernel_sizes": [[3] * dims] * 3,
-        "strides": [[1] * dims] + [[2] * dims] * 2,
+        **tiny_plan(dims),
         "batch_size": 4,
         "epochs": 1,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, tiny_plan
 from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
@@ -212,11 +212,7 @@ def test_the_recipes_levels_are_the_seeds(train_workflow: Load) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_recipe_trains(train_workflow: Load, dims: int) -> None:
     plan = {
-        "spatial_dims": dims,
-        "patch_size": [16] * dims,
-        "spacing": [2.0] * dims,
-        "kernel_sizes": [[3] * dims] * 3,
-        "strides": [[1] * dims] + [[2] * dims] * 2,
+        **tiny_plan(dims),
         "batch_size": 4,
         "epochs": 2,
         "skip_validation": 1,

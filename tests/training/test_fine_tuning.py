@@ -1,8 +1,7 @@
 """What a training takes over from another one's weights, and that it says so."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +77,6 @@ def start_engine(handler: PretrainedWeights, *others: Any) -> None:
     for other in (*others, handler):
         other.attach(engine)
     engine.run([0])
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """caplog that survives the bundle's logging.conf, which replaces the handlers of the root logger."""
-    logger = logging.getLogger("dynunet_bundle")
-    caplog.set_level(logging.INFO, "dynunet_bundle")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture(params=[DYNUNET, RESENC])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_plan
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
@@ -188,13 +189,7 @@ def test_mixed_precision_on_a_cpu_is_refused(train_workflow: Workflow) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_weights_lie_with_their_channels_last(one_step: Workflow, dims: int) -> None:
-    plan = {
-        "spatial_dims": dims,
-        "patch_size": [16] * dims,
-        "spacing": [2.0] * dims,
-        "kernel_sizes": [[3] * dims] * 3,
-        "strides": [[1] * dims] + [[2] * dims] * 2,
-    }
+    plan = tiny_plan(dims)
     memory_format = torch.channels_last_3d if dims == 3 else torch.channels_last
     workflow = one_step(**plan)
     workflow.run()
