@@ -20,8 +20,8 @@ PLAN = ("filters", "kernel_sizes", "strides", "patch_size", "spacing", "label_na
 FLAGS = {
     "num_folds": 2,
     "device": "cpu",
-    "epochs": 1,
-    "iterations_per_epoch": 60,
+    "epochs": 2,
+    "iterations_per_epoch": 30,
     "val_interval": 1,
     "num_workers": 1,
 }
@@ -68,9 +68,10 @@ def stopped(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
     """A run that was told to stop in the training of its first fold, its exit code, and what it said."""
     run = Run(tmp_path_factory.mktemp("folds"), phantom)
     process = run.start()
-    status = run.out / "fold_0" / "run" / "status.json"
+    # in its second epoch; before the first iteration there would be nothing to save
+    saved = run.out / "fold_0" / "models" / "checkpoint_last.pt"
     deadline = time.monotonic() + STOP_AFTER_S
-    while not status.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=STOP_AFTER_S)[0]
