@@ -89,6 +89,10 @@ def test_a_value_of_none_is_refused(arguments: list[str]) -> None:
         check_overrides(arguments, {"known", "other"})
 
 
+def test_no_arguments_are_fine() -> None:
+    check_overrides([], set())
+
+
 def test_none_as_an_expression_is_taken() -> None:
     check_overrides(["--known", "$None"], {"known"})
     # of MONAI's own arguments it is as good as nothing; MONAI Label passes it

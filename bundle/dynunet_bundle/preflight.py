@@ -123,7 +123,7 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
 
 def _require_values(arguments: Sequence[str]) -> None:
     pairs = [argument.partition("=")[::2] for argument in arguments]
-    for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=True):
+    for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=False):
         is_id = name.startswith("--") and name[2:] not in RUN_ARGUMENTS
         if is_id and (value or following) in ("None", "null"):
             raise ConfigError(
