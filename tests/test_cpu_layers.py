@@ -10,7 +10,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle import cpu_norm, network
-from dynunet_bundle.cpu_layers import PointwiseConv3d, UpConv3d, use_cpu_layers
+from dynunet_bundle.cpu_layers import OneDnnConv3d, PointwiseConv3d, UpConv3d, use_cpu_layers
 from dynunet_bundle.cpu_norm import (
     NormActivation,
     NormActivation2d,
@@ -109,8 +109,8 @@ def test_norm_and_activation_by_blocks(blocks, calls, shape, offset):
 def test_a_channel_far_from_zero_keeps_its_variance(blocks):
     layer, x = norm_activation(3, flat=True), made((1, 3, 64, 64), offset=10000.0)
     with torch.no_grad():
-        ours, exact = layer.train()(x), plain(layer, x.double())
-    assert (ours - exact).abs().max() < 0.01
+        exact = plain(layer, x.double())
+        assert (layer(x) - exact).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 3, 4, 2), (2, 4, 6, 5)])
@@ -132,18 +132,34 @@ def test_torchs_own_functions_elsewhere(calls):
     def expected(x):
         return F.leaky_relu(F.instance_norm(x, None, None, layer.weight, layer.bias), 0.2)
 
-    for x, train in (
-        (big, False),
-        (big.contiguous(), True),
-        (big.bfloat16(), True),
-        (big[..., :8], True),
-        (made((1, 4, 8, 8, 8)), True),
-    ):
+    for x in (big.contiguous(), big.bfloat16(), big[..., :8], made((1, 4, 8, 8, 8))):
         with torch.no_grad():
-            assert torch.equal(layer.train(train)(x), expected(x))
+            assert torch.equal(layer(x), expected(x))
     assert calls == []
-    layer.train()(big)
+    layer(big)
     assert calls == [1]
+
+
+def test_without_gradients_the_result_takes_the_place_of_the_input(blocks):
+    layer, x = norm_activation(4, flat=False), made((2, 4, 6, 8, 10))
+    with_gradients = layer(x).detach()
+    with torch.no_grad():
+        result = layer(x)
+    assert torch.equal(result, with_gradients) and result.data_ptr() == x.data_ptr()
+
+
+def test_one_small_patch_is_convolved_by_onednn_as_by_torch():
+    torch.manual_seed(0)
+    conv = nn.Conv3d(8, 6, 3, stride=(1, 2, 2), padding=1)
+    ours = copy.deepcopy(conv)
+    ours.__class__ = OneDnnConv3d
+    x = made((1, 8, 4, 6, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), conv(x))
+    torch.testing.assert_close(ours(x), conv(x))
+    ours(x).sum().backward()
+    conv(x).sum().backward()
+    torch.testing.assert_close(ours.weight.grad, conv.weight.grad)
 
 
 def test_compiled_and_traced_it_is_torchs_own(calls):
@@ -189,7 +205,7 @@ def test_a_network_trains_the_same(name, trans_bias, blocks, calls, monkeypatch)
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_in_evaluation_it_is_a_plain_dynunet_to_the_bit(name, blocks, monkeypatch):
+def test_in_evaluation_it_is_a_plain_dynunet(name, blocks, monkeypatch):
     plan = PLANS[name]
     ours, _ = networks(plan, monkeypatch)
     reference = DynUNet(**COMMON, **plan, upsample_kernel_size=plan["strides"][1:])
@@ -198,7 +214,7 @@ def test_in_evaluation_it_is_a_plain_dynunet_to_the_bit(name, blocks, monkeypatc
     x = made((2, 2, *[16] * plan["spatial_dims"]))
     with torch.no_grad():
         expected = reference.eval().to(memory_format=order)(x)
-        assert torch.equal(ours.eval()(x), expected)
+        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_exchanged(monkeypatch):

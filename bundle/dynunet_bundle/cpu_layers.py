@@ -1,6 +1,6 @@
-"""DynUNet's layers as they cost least in training on a CPU, in channels-last order; elsewhere they are torch's own.
+"""DynUNet's layers as they cost least on a CPU, in channels-last order; elsewhere they are torch's own.
 
-Names and parameters stay as they are, and so do results, but for rounding. docs/benchmarks/training.md has the figures.
+Names and parameters stay as they are, and so do results, but for rounding. docs/benchmarks has the figures.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ class PointwiseConv2d(nn.Conv2d):
     """A convolution with a kernel of one pixel."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102 - torch's name
-        ours = self.training and is_channels_last_cpu(input)
+        ours = is_channels_last_cpu(input)
         return pointwise(input, self.weight, self.bias) if ours else super().forward(input)
 
 
@@ -25,15 +25,27 @@ class PointwiseConv3d(nn.Conv3d):
     """A convolution with a kernel of one voxel."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102
-        ours = self.training and is_channels_last_cpu(input)
+        ours = is_channels_last_cpu(input)
         return pointwise(input, self.weight, self.bias) if ours else super().forward(input)
+
+
+class OneDnnConv3d(nn.Conv3d):
+    """A convolution by oneDNN; torch takes slower code of its own for one small patch on one thread."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102
+        if torch.is_grad_enabled() or not is_channels_last_cpu(input):
+            return super().forward(input)
+        padding: Any = self.padding
+        return torch.mkldnn_convolution(
+            input, self.weight, self.bias, padding, self.stride, self.dilation, self.groups
+        )
 
 
 class UpConv2d(nn.ConvTranspose2d):
     """A transposed convolution whose kernel is its stride."""
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:  # noqa: A002, D102
-        ours = self.training and is_channels_last_cpu(input) and output_size is None
+        ours = is_channels_last_cpu(input) and output_size is None
         return enlarge(input, self.weight, self.bias) if ours else super().forward(input)
 
 
@@ -41,11 +53,12 @@ class UpConv3d(nn.ConvTranspose3d):
     """A transposed convolution whose kernel is its stride."""
 
     def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:  # noqa: A002, D102
-        ours = self.training and is_channels_last_cpu(input) and output_size is None
+        ours = is_channels_last_cpu(input) and output_size is None
         return enlarge(input, self.weight, self.bias) if ours else super().forward(input)
 
 
 JOINED = {nn.InstanceNorm2d: NormActivation2d, nn.InstanceNorm3d: NormActivation3d}
+CONV = {nn.Conv3d: OneDnnConv3d}
 POINTWISE = {nn.Conv2d: PointwiseConv2d, nn.Conv3d: PointwiseConv3d}
 UP = {nn.ConvTranspose2d: UpConv2d, nn.ConvTranspose3d: UpConv3d}
 
@@ -59,6 +72,8 @@ def use_cpu_layers(network: nn.Module) -> None:
     for block in network.modules():
         if isinstance(block, UnetBasicBlock):
             _join_norms(block)
+            for conv in (block.conv1.conv, block.conv2.conv):
+                _exchange(conv, CONV, fits=torch.backends.mkldnn.is_available())
         elif isinstance(block, UnetOutBlock):
             _exchange(block.conv.conv, POINTWISE, fits=True)
         elif isinstance(block, UnetUpBlock):

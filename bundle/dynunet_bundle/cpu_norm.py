@@ -1,4 +1,4 @@
-"""Instance norm and leaky ReLU in one pass over memory, for training on a CPU in channels-last order.
+"""Instance norm and leaky ReLU in one pass over memory, on a CPU in channels-last order.
 
 torch's instance norm copies such a tensor to the other order and back, and an activation in place behind it costs
 further copies in the backward pass. Here a patch is taken block by block, so that all steps on a block find it in the
@@ -26,8 +26,8 @@ SMALLEST = 2**17
 class NormActivation(_InstanceNorm):
     """An affine instance norm and the leaky ReLU behind it, with the norm's parameters and their names.
 
-    In training on a CPU it computes large float32 tensors in channels-last order by blocks; in all other cases it calls
-    torch's two functions, so that in evaluation the results are theirs to the bit.
+    On a CPU it computes large float32 tensors in channels-last order by blocks; in all other cases it calls torch's two
+    functions. Without gradients the result takes the place of the input, which a DynUNet has no other use for.
 
     Args:
         norm: its parameters are shared, not copied.
@@ -41,10 +41,12 @@ class NormActivation(_InstanceNorm):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
         """Normalise and activate ``[B, C, *spatial]``."""
-        if self.training and is_channels_last_cpu(input) and input[0].numel() >= SMALLEST:
-            result: torch.Tensor = _NormActivation.apply(
-                input, self.weight, self.bias, self.eps, self.negative_slope
-            )
+        if is_channels_last_cpu(input) and input[0].numel() >= SMALLEST:
+            settings = (input, self.weight, self.bias, self.eps, self.negative_slope)
+            if not torch.is_grad_enabled():
+                _normalise(*settings, result=input)
+                return input
+            result: torch.Tensor = _NormActivation.apply(*settings)
             return result
         return F.leaky_relu(super().forward(input), self.negative_slope, self.inplace)
 
@@ -85,18 +87,7 @@ class _NormActivation(torch.autograd.Function):
         negative_slope: float,
     ) -> torch.Tensor:
         result = torch.empty_like(x)
-        patches, results = _rows(x), _rows(result)
-        mean, inverse = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
-        buffer = patches.new_empty(_rows_a_block(patches), patches.shape[2])
-        for index, (patch, target) in enumerate(zip(patches, results, strict=True)):
-            mean[index], variance = _moments(patch, buffer, x.shape[1])
-            inverse[index] = (variance + eps).rsqrt()
-            factor = weight * inverse[index]
-            offset = _to_row(bias - mean[index] * factor, patch)
-            factor = _to_row(factor, patch)
-            for block, out in zip(_blocks(patch), _blocks(target), strict=True):
-                torch.addcmul(offset, block, factor, out=out)
-                F.leaky_relu_(out, negative_slope)
+        mean, inverse = _normalise(x, weight, bias, eps, negative_slope, result)
         ctx.save_for_backward(x, result, weight, mean, inverse)
         ctx.negative_slope = negative_slope
         return result
@@ -135,6 +126,30 @@ class _NormActivation(torch.autograd.Function):
                 part = torch.addcmul(offset, block, of_x, out=buffer[: len(block)])
                 torch.addcmul(part, target, factor, out=target)
         return slope, by_weight, by_bias, None, None
+
+
+def _normalise(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    negative_slope: float,
+    result: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the result, which may be ``x``; mean and inverse standard deviation by patch and channel."""
+    patches, results = _rows(x), _rows(result)
+    mean, inverse = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
+    buffer = patches.new_empty(_rows_a_block(patches), patches.shape[2])
+    for index, (patch, target) in enumerate(zip(patches, results, strict=True)):
+        mean[index], variance = _moments(patch, buffer, x.shape[1])
+        inverse[index] = (variance + eps).rsqrt()
+        factor = weight * inverse[index]
+        offset = _to_row(bias - mean[index] * factor, patch)
+        factor = _to_row(factor, patch)
+        for block, out in zip(_blocks(patch), _blocks(target), strict=True):
+            torch.addcmul(offset, block, factor, out=out)
+            F.leaky_relu_(out, negative_slope)
+    return mean, inverse
 
 
 def _moments(

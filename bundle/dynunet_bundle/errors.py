@@ -64,6 +64,12 @@ class TrainingError(BundleError):
     exit_code = EXIT_FAILED
 
 
+class PredictionError(BundleError):
+    """Some cases of a prediction failed; the others are done."""
+
+    exit_code = EXIT_FAILED
+
+
 def find_user_error(error: BaseException | None) -> BundleError | None:
     """Find the BundleError behind ``error``; MONAI and Ignite wrap exceptions on their way up.
 

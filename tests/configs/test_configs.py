@@ -22,6 +22,9 @@ OVERLAYS = (
     "seed_augmentation.json",
     "seed_recipe.json",
 )
+PREDICTION_IDS = {"keep_largest", "mirror_axes", "overlap", "precision", "probabilities_dir"}
+"""What decides masks, in evaluate.json as in inference.json."""
+
 FROZEN_TRAIN_IDS = {
     "amp",
     "augmentation",
@@ -119,7 +122,9 @@ def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference(
     for name in (*PLAN_IDS, "plan", "preprocessing"):
         assert train[name] == inference[name], name
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
-    assert train["validate"]["inferer"] == inference["inferer"]
+    # a validation is quick: as declared, without mirroring
+    settings = {key: inference["inferer"][key] for key in ("_target_", "roi_size", "mode")}
+    assert train["validate"]["inferer"] == {**settings, "sw_batch_size": 2, "overlap": 0.5}
 
 
 def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network():
@@ -127,13 +132,18 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
     assert evaluate["network_def"] == inference["network_def"]
     assert inference["network_def"]["_target_"] == "@architecture"
     assert inference["architecture"] == "DynUNet"
-    # the scores compare classes; files get the values of the data set
-    restore = inference["postprocessing"]["transforms"][:-2]
+    assert evaluate["network"] == inference["network"]
+    decides = ("_target_", "roi_size", "mode", "overlap", "mirror_axes", "precision")
+    for key in decides:
+        assert evaluate["validate#inferer"][key] == inference["inferer"][key]
+    # after the notes on quality, up to the saving
+    restore = inference["postprocessing"]["transforms"][1:-1]
+    assert [step["keys"] for step in restore] == ["pred"] * 3 + ["probability"] * 2
     assert evaluate["validate#postprocessing"]["transforms"][: len(restore)] == restore
 
 
 def test_overlays_only_set_ids_that_train_json_has():
-    known = FROZEN_TRAIN_IDS | {"evaluating", "masks_dir"}
+    known = FROZEN_TRAIN_IDS | {"evaluating", "masks_dir"} | PREDICTION_IDS
     for name in OVERLAYS:
         assert {key.split("#")[0] for key in content(name)} <= known
 

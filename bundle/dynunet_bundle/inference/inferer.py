@@ -1,21 +1,272 @@
-"""The sliding window of a plan: MONAI's inferers, chosen by the plan's dimension."""
+"""The sliding window: MONAI's inferer with what it lacks.
 
-from collections.abc import Sequence
-from typing import Any
+Volumes are ``[B, C, *spatial]``.
+"""
 
-from monai.inferers import SliceInferer, SlidingWindowInferer
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from monai.utils import fall_back_tuple
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.inference.precision import compute_dtype, computing_in
+from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
+from dynunet_bundle.progress import progress
+
+EMPTY_LOGIT = 8.0
+"""What an empty window that is skipped gives the background, against zero for the classes: a probability of 0.9997."""
+
+MANY_BATCHES = 20
+"""Batches of windows from which on their progress is shown."""
+
+logger = logging.getLogger(__name__)
+
+Network = Callable[..., torch.Tensor]
 
 
-def sliding_window(roi_size: Sequence[int], **kwargs: Any) -> SlidingWindowInferer:
-    """MONAI's SlidingWindowInferer; for a 2D plan its SliceInferer, which goes over a volume slice by slice.
+class Window(NamedTuple):
+    """A part of a volume.
+
+    Attributes:
+        region: a slice an axis.
+        rows: for each axis which row of shares belongs to it.
+    """
+
+    region: tuple[slice, ...]
+    rows: tuple[int, ...]
+
+
+class PatchInferer(SlidingWindowInferer):
+    """MONAI's SlidingWindowInferer with windows spread as nnU-Net spreads them, and with mirroring.
+
+    What MONAI's lacks: mirroring; windows at even distances; a network of two axes on a volume of three in batches of
+    slices; skipping of empty windows; half precision on a CPU. MONAI's also keeps a second volume of all classes for
+    the weights, and pads results to the volume's size; here results are added to one volume, which is all the memory
+    there is besides the windows of a batch.
 
     Args:
-        roi_size: the patch, three or two values. Smaller volumes are padded and cropped back.
-        **kwargs: further arguments of SlidingWindowInferer: ``sw_batch_size``, ``overlap``, ``mode``, ...
+        roi_size: the patch, three or two values. Smaller volumes are padded and cropped back. With two values a
+            volume of three axes is taken slice by slice along its first one.
+        sw_batch_size: windows that the network gets at once.
+        overlap: least share of a window that its neighbour covers too.
+        mode: ``"gaussian"`` or ``"constant"`` weights of a window's voxels.
+        sigma_scale: standard deviation of the Gaussian by the size of the patch.
+        mirror_axes: axes of the patch over which to mirror; logits are averaged over all their combinations, as
+            nnU-Net does: 8 times the work for ``[0, 1, 2]``.
+        precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, or ``"auto"``, see ``compute_dtype``.
+        skip_empty: take windows that have one value throughout in each channel as background, without the network.
+        background: channel of the background, or None where there is none (regions); for ``skip_empty`` only.
+        cval: value that smaller volumes are padded with; 0 as in nnU-Net, which is the mean of a normalised channel.
+        sw_device: where the network is, by default where the volume is.
+        device: where the result is collected, by default where the volume is; where a GPU is too small, the CPU.
+        progress: show a bar, or lines where there is no terminal, for volumes with many windows.
 
-    Returns:
-        An inferer from ``[B, C, D, H, W]`` to logits of the same spatial size.
+    Raises:
+        ConfigError: for settings that do not go together.
     """
-    if len(roi_size) == 2:  # noqa: PLR2004 - a 2D plan
-        return SliceInferer(spatial_dim=0, roi_size=tuple(roi_size), **kwargs)
-    return SlidingWindowInferer(roi_size=tuple(roi_size), **kwargs)
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        sw_batch_size: int = 1,
+        overlap: float = 0.5,
+        mode: str = "gaussian",
+        sigma_scale: float = 0.125,
+        mirror_axes: Sequence[int] = (),
+        precision: str = "float32",
+        skip_empty: bool = False,
+        background: int | None = 0,
+        cval: float = 0.0,
+        sw_device: torch.device | str | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            roi_size=tuple(roi_size),
+            sw_batch_size=sw_batch_size,
+            overlap=overlap,
+            mode=mode,
+            sigma_scale=sigma_scale,
+            cval=cval,
+            sw_device=sw_device,
+            device=device,
+            progress=progress,
+        )
+        if not 0 <= overlap < 1 or sw_batch_size < 1:
+            raise ConfigError(
+                f"overlap is {overlap} and sw_batch_size {sw_batch_size}; they must be in [0, 1) and at least 1."
+            )
+        wrong = [axis for axis in mirror_axes if axis not in range(len(roi_size))]
+        if wrong or len(set(mirror_axes)) != len(mirror_axes):
+            raise ConfigError(
+                f"mirror_axes is {list(mirror_axes)}; a patch of {len(roi_size)} axes can be mirrored over "
+                f"{list(range(len(roi_size)))}, each once."
+            )
+        self.mirror_axes = tuple(mirror_axes)
+        self.precision = precision
+        self.skip_empty = skip_empty
+        self.background = background
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Compute the logits of whole volumes.
+
+        Args:
+            inputs: ``[B, C, *spatial]``.
+            network: from ``[windows, C, *patch]`` to logits of the same spatial size.
+            *args: further arguments of the network.
+            **kwargs: further arguments of the network.
+
+        Returns:
+            ``[B, outputs, *spatial]`` float32.
+        """
+        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        by_slice = len(self.roi_size) < volume.ndim - 2
+        roi = (*([1] * by_slice), *fall_back_tuple(self.roi_size, volume.shape[2 + by_slice :]))
+        padded, inner = _pad(volume, roi, self.cval)
+        sizes = padded.shape[2:]
+        starts = [self._starts(*pair) for pair in zip(sizes, roi, strict=True)]
+        rows = [
+            shares(size, places, axis_weights(width, str(self.mode), self.sigma_scale))
+            for size, places, width in zip(sizes, starts, roi, strict=True)
+        ]
+
+        def compute(batch: torch.Tensor) -> torch.Tensor:
+            flat = batch.squeeze(2) if by_slice else batch
+            logits = self._mirrored(flat, lambda part: network(part, *args, **kwargs))
+            return logits.unsqueeze(2) if by_slice else logits
+
+        windows = _windows(starts, roi)
+        results = [self._collect(image, windows, rows, compute) for image in padded]
+        # stacking copies
+        whole = torch.stack(results) if len(results) > 1 else results[0].unsqueeze(0)
+        return whole[(slice(None), slice(None), *inner)]
+
+    def _starts(self, size: int, width: int) -> list[int]:
+        # a slice of a volume has no neighbour to overlap with
+        overlap = 0.0 if width == 1 else float(self.overlap)
+        return window_starts(size, width, overlap)
+
+    def _collect(
+        self,
+        image: torch.Tensor,
+        windows: list[Window],
+        rows: list[torch.Tensor],
+        compute: Network,
+    ) -> torch.Tensor:
+        """Logits ``[outputs, *spatial]`` of one image ``[C, *spatial]``."""
+        skipped = [window for window in windows if self.skip_empty and _is_empty(image, window)]
+        # the network tells how many outputs there are, so that one window at least is for it
+        todo = [window for window in windows if window not in skipped] or [skipped.pop()]
+        target = torch.device(self.device or image.device)
+        total: torch.Tensor | None = None
+        for batch in self._batches(todo):
+            inputs = torch.stack([image[:, *window.region] for window in batch])
+            logits = compute(inputs.to(self.sw_device or image.device))
+            if len(windows) == 1:
+                return logits[0].to(target)
+            if total is None:
+                total = _zeros((logits.shape[1], *image.shape[1:]), target)
+            for window, values in zip(batch, logits, strict=True):
+                _add(total, window, values, rows)
+        assert total is not None  # noqa: S101 - there is a window
+        for window in skipped:
+            _add_background(total, window, rows, self.background)
+        return total
+
+    def _batches(self, windows: list[Window]) -> Iterable[list[Window]]:
+        size = int(self.sw_batch_size)
+        batches = [windows[first : first + size] for first in range(0, len(windows), size)]
+        shown = self.progress and len(batches) >= MANY_BATCHES
+        return progress(batches, "windows", len(batches)) if shown else batches
+
+    def _mirrored(self, batch: torch.Tensor, network: Network) -> torch.Tensor:
+        """Mean of the logits over all combinations of the mirrored axes, float32 ``[windows, outputs, *patch]``."""
+        axes = [axis + 2 for axis in self.mirror_axes]
+        flips = [chosen for size in range(1, len(axes) + 1) for chosen in combinations(axes, size)]
+        with computing_in(compute_dtype(self.precision, batch.device), batch.device):
+            mean = network(batch).float()
+            if flips:
+                # networks may give the same memory again
+                mean = mean.clone(memory_format=torch.contiguous_format)
+            for chosen in flips:
+                mean += network(batch.flip(chosen)).flip(chosen)
+        return mean.div_(len(flips) + 1) if flips else mean
+
+
+def _pad(
+    volume: torch.Tensor, roi: Sequence[int], value: float
+) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """The volume at least as large as the window, and where in it the volume lies."""
+    missing = [max(width - size, 0) for size, width in zip(volume.shape[2:], roi, strict=True)]
+    inner = tuple(
+        slice(gap // 2, gap // 2 + size)
+        for gap, size in zip(missing, volume.shape[2:], strict=True)
+    )
+    if not any(missing):
+        return volume, inner
+    # F.pad takes the last axis first
+    margins = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
+    return F.pad(volume, margins, value=value), inner
+
+
+def _windows(starts: Sequence[Sequence[int]], roi: Sequence[int]) -> list[Window]:
+    rows = product(*(range(len(places)) for places in starts))
+    return [
+        Window(
+            tuple(
+                slice(places[row], places[row] + width)
+                for places, row, width in zip(starts, chosen, roi, strict=True)
+            ),
+            chosen,
+        )
+        for chosen in rows
+    ]
+
+
+def _is_empty(image: torch.Tensor, window: Window) -> bool:
+    part = image[:, *window.region].flatten(1)
+    return bool((part == part[:, :1]).all())
+
+
+def _share(window: Window, rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Share of a window in each of its voxels, ``patch``."""
+    factor = torch.ones((), device=device)
+    for axis, row in enumerate(window.rows):
+        factor = factor.unsqueeze(-1) * rows[axis][row].to(device)
+    return factor
+
+
+def _zeros(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Zeros on the device, or on the CPU where it is too small for them."""
+    try:
+        return torch.zeros(*shape, device=device)
+    except torch.OutOfMemoryError:
+        logger.warning(
+            "%s is too small for the result of this volume; it is collected on the CPU", device
+        )
+        return torch.zeros(*shape)
+
+
+def _add(
+    total: torch.Tensor, window: Window, values: torch.Tensor, rows: Sequence[torch.Tensor]
+) -> None:
+    share = _share(window, rows, total.device)
+    total[:, *window.region].addcmul_(values.to(total.device, copy=False).contiguous(), share)
+
+
+def _add_background(
+    total: torch.Tensor, window: Window, rows: Sequence[torch.Tensor], background: int | None
+) -> None:
+    share = _share(window, rows, total.device) * EMPTY_LOGIT
+    if background is None:
+        total[:, *window.region] -= share
+    else:
+        total[background][window.region] += share

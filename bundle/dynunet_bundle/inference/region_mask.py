@@ -49,8 +49,21 @@ class RegionsToClassesd(MapTransform):
         if self.written:
             for key in self.key_iterator(written):
                 outputs = written[key]
-                mask = torch.zeros_like(outputs[:1])
-                for channel, number in enumerate(self.written):
-                    mask.masked_fill_(outputs[channel : channel + 1] > self.threshold, number)
-                written[key] = mask
+                written[key] = regions_to_classes(outputs, self.written, self.threshold)[None]
         return written
+
+
+def regions_to_classes(
+    outputs: torch.Tensor, written: Sequence[int], threshold: float
+) -> torch.Tensor:
+    """Class numbers ``[*spatial]`` from regions ``[regions, *spatial]``, in the type of these.
+
+    Args:
+        outputs: one channel a region.
+        written: the class to write for each region; later ones are written over earlier ones.
+        threshold: what a region's output must exceed.
+    """
+    mask = torch.zeros_like(outputs[0])
+    for channel, number in zip(outputs, written, strict=True):
+        mask.masked_fill_(channel > threshold, number)
+    return mask

@@ -6,7 +6,7 @@ plan of different trainings are refused in one line, not in a page of keys.
 
 import logging
 import pickle  # noqa: S403 - for the name of its exception only
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
+from dynunet_bundle.inference.networks import FoldEnsemble, load_states
 from dynunet_bundle.planning.plan import plan_differences
 
 HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
@@ -54,19 +55,33 @@ def save_weights(
     )
 
 
-def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) -> None:
+def load_weights(
+    network: nn.Module, path: str | Path | Sequence[str], plan: Mapping[str, Any]
+) -> None:
     """Load weights into a network, strictly.
 
     Args:
-        network: a plain DynUNet of the plan.
-        path: the ``.pt`` file.
+        network: a plain DynUNet of the plan, or the ensemble of ``inference_network`` for several files.
+        path: the ``.pt`` file, or a list of them.
         plan: the plan ids of the config.
 
     Raises:
-        WeightsError: if the file is missing or damaged, is not the one that its JSON describes, or belongs to
-            another plan.
+        WeightsError: if a file is missing or damaged, is not the one that its JSON describes, or belongs to another
+            plan.
     """
-    path = Path(path)
+    files = weight_files(path)
+    expected = network.network if isinstance(network, FoldEnsemble) else network
+    load_states(network, [_checked_state(file, expected, plan) for file in files])
+
+
+def weight_files(path: str | Path | Sequence[str]) -> list[Path]:
+    """The files of weights: one, or those of an ensemble."""
+    return [Path(path)] if isinstance(path, (str, Path)) else [Path(file) for file in path]
+
+
+def _checked_state(
+    path: Path, network: nn.Module, plan: Mapping[str, Any]
+) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise WeightsError(
             f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
@@ -80,7 +95,7 @@ def load_weights(network: nn.Module, path: str | Path, plan: Mapping[str, Any]) 
     mismatch = _first_mismatch(network.state_dict(), state)
     if mismatch:
         raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
-    network.load_state_dict(state)
+    return state
 
 
 def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
@@ -134,11 +149,13 @@ class WeightsLoader:
 
     Args:
         network: the network of the engine.
-        path: the ``.pt`` file.
+        path: the ``.pt`` file, or a list of them for an ensemble.
         plan: the plan ids of the config.
     """
 
-    def __init__(self, network: nn.Module, path: str, plan: Mapping[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, path: str | Sequence[str], plan: Mapping[str, Any]
+    ) -> None:
         self.network = network
         self.path = path
         self.plan = plan
@@ -150,4 +167,4 @@ class WeightsLoader:
     def __call__(self, engine: Engine) -> None:
         """Load."""
         load_weights(self.network, self.path, self.plan)
-        logger.info("weights: %s", self.path)
+        logger.info("weights: %s", ", ".join(map(str, weight_files(self.path))))

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
 from dynunet_bundle.errors import CaseError
+from dynunet_bundle.extents import class_extents
 from dynunet_bundle.files import (
     TEMPORARY_SUFFIX,
     atomic_write,
@@ -64,6 +65,8 @@ class PreparedCase:
         shape: ``(D, H, W)``.
         present: foreground classes that occur in the case.
         sparse: whether its label ignores some voxels, but not all; the last row of positions is of all others.
+        volumes_ml: of each foreground class; empty where a store is older than this.
+        components: how many pieces each foreground class is in, likewise.
     """
 
     name: str
@@ -73,6 +76,8 @@ class PreparedCase:
     shape: tuple[int, int, int]
     present: tuple[int, ...]
     sparse: bool = False
+    volumes_ml: tuple[float, ...] = ()
+    components: tuple[int, ...] = ()
 
 
 class PreparedDataset(Dataset):
@@ -221,6 +226,9 @@ class PreparedDataset(Dataset):
             "shape": list(label.shape[1:]),
             "present": present,
             "sparse": labelled is not None,
+            **class_extents(
+                label[0], transformed["label"].affine.numpy(), range(1, self.num_classes)
+            )._asdict(),
             "bytes": sizes,
         }
         write_json(sidecar, facts)
@@ -245,4 +253,6 @@ def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
         shape=(depth, height, width),
         present=tuple(facts["present"]),
         sparse=facts.get("sparse", False),
+        volumes_ml=tuple(facts.get("volumes_ml", ())),
+        components=tuple(facts.get("components", ())),
     )

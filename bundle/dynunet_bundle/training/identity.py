@@ -1,7 +1,7 @@
 """What tells one training from another: its optimizer, its cases, the state that it is in."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,26 @@ def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
         case.name: [list(case.shape), zlib.crc32(Path(case.positions).read_bytes())]
         for case in loader.dataset.cases()
     }
+
+
+def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str, Any]:
+    """What the training cases look like, for the flags of a prediction.
+
+    Returns:
+        ``num_cases``, and by class the smallest and largest ``volumes_ml`` and number of ``components`` of the cases
+        that have it; no class where the store is older than these facts.
+    """
+    cases = loader.dataset.cases()
+    ranges: dict[str, Any] = {"num_cases": len(cases)}
+    for what in ("volumes_ml", "components"):
+        rows = [getattr(case, what) for case in cases]
+        columns = zip(*rows, strict=True) if all(rows) else ()
+        by_class = zip(label_names[1:], columns, strict=False)
+        present = {name: [value for value in values if value > 0] for name, values in by_class}
+        ranges[what] = {
+            name: [min(values), max(values)] for name, values in present.items() if values
+        }
+    return ranges
 
 
 def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,181 @@
+"""One self-contained HTML page about a folder of predictions: scores, pictures, cases, quality flags, facts of the run.
+
+The page needs no network and no script; what little script it has sorts tables. It names cases by their file names and
+shows neither folders nor anything else that a header may say of a patient. MONAI has no such page: its MetricsSaver and
+``write_metrics_reports`` write CSV files.
+"""
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from dynunet_bundle.evaluation.report_charts import Strip, strip_chart
+from dynunet_bundle.evaluation.report_content import (
+    Content,
+    Flag,
+    files_by_case,
+    find_file,
+    masks_of,
+)
+from dynunet_bundle.evaluation.report_drawing import PREDICTION_COLOUR, REFERENCE_COLOUR
+from dynunet_bundle.evaluation.report_pictures import CaseFiles, CasePictures, draw_case
+from dynunet_bundle.evaluation.report_tables import (
+    CHART_MEASURES,
+    case_table,
+    run_facts,
+    settings,
+    stage_times,
+    summary_table,
+    verdict,
+)
+from dynunet_bundle.evaluation.report_text import clean, counted, measure_of, number
+from dynunet_bundle.files import atomic_write
+
+TEMPLATE_FOLDER = Path(__file__).parent / "report_template"
+NUM_WORST, NUM_BEST = 4, 2
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ShownCase:
+    """One case with pictures: why it is shown, its scores in a line, its flags."""
+
+    name: str
+    rank: str
+    scores: str
+    flags: Sequence[Flag]
+    pictures: CasePictures
+
+
+def write_report(
+    path: Path,
+    predictions: Path,
+    *,
+    images: Path | Mapping[str, Any] | None = None,
+    labels: Path | Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write the page; what an absent input would tell is left out.
+
+    Args:
+        path: the HTML file to write; its folder must exist.
+        predictions: folder of the predicted masks.
+        images: folder of the images (or one image, or files by case); without them there are no pictures.
+        labels: folder of the reference masks, likewise; without them pictures show the prediction alone.
+        scores: content of scores.json.
+        run: content of run.json.
+        title: heading of the page; by default the name of the task.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    run = run or {}
+    content = Content(scores or {}, run, masks_of(predictions, run))
+    files = {"images": files_by_case(images), "labels": files_by_case(labels)}
+    shown = _shown_cases(content, files)
+    page = _render(
+        title=clean(title or run.get("task_name") or "Segmentation"),
+        verdict=verdict(content),
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        summary=summary_table(content),
+        charts=_charts(content),
+        shown=shown,
+        pictures_title=_pictures_title(shown),
+        has_planes=any(panel.caption for case in shown for panel in case.pictures.panels),
+        has_labels=bool(files["labels"]),
+        colours={"reference": REFERENCE_COLOUR, "prediction": PREDICTION_COLOUR},
+        cases=case_table(content),
+        flags=[flag for case in content.cases for flag in content.flags(case)],
+        has_run=bool(run),
+        facts=run_facts(run),
+        versions=settings(run.get("versions")),
+        parameters=settings(run.get("parameters")),
+        plan=settings(run.get("plan")),
+        times=stage_times(run),
+    )
+    with atomic_write(path) as file:
+        # names of files need not be valid text
+        file.write(page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _render(**context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clean"] = clean
+    script = environment.get_template("sort.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(script_sha256=digest, **context)
+
+
+def _charts(content: Content) -> list[Strip]:
+    charts = []
+    for key in CHART_MEASURES:
+        values = {
+            name: {case: content.value(case, name, key) for case in content.cases}
+            for name in content.scored
+        }
+        chart = strip_chart(measure_of(key, content.tolerance_mm), values)
+        if chart is not None:
+            charts.append(chart)
+    return charts
+
+
+def _pictures_title(shown: Sequence[ShownCase]) -> str:
+    ranks = {case.rank for case in shown}
+    if ranks == {"worst", "best"}:
+        return "Worst and best cases"
+    return "Worst cases" if ranks == {"worst"} else "Cases to look at" if any(ranks) else "Pictures"
+
+
+def _shown_cases(content: Content, files: Mapping[str, Mapping[str, Path]]) -> list[ShownCase]:
+    """The worst and the best cases by mean Dice; without scores those with the most flags."""
+    if not files["images"]:
+        return []
+    drawable = [case for case in content.cases if find_file(content.masks, case) is not None]
+    scored = {case: content.mean_dice(case) for case in drawable}
+    known = {case: dice for case, dice in scored.items() if dice is not None}
+    if known:
+        ranked = sorted(known, key=lambda case: known[case])
+        worst = ranked[:NUM_WORST]
+        best = ranked[NUM_WORST:][::-1][:NUM_BEST]
+        chosen = [(case, "worst") for case in worst] + [(case, "best") for case in best]
+    else:
+        ranked = sorted(drawable, key=lambda case: -len(content.flags(case)))
+        chosen = [
+            (case, counted(len(content.flags(case)), "flag") if content.flags(case) else "")
+            for case in ranked[: NUM_WORST + NUM_BEST]
+        ]
+    return [_shown_case(content, files, case, rank) for case, rank in chosen]
+
+
+def _shown_case(
+    content: Content, files: Mapping[str, Mapping[str, Path]], case: str, rank: str
+) -> ShownCase:
+    image = find_file(files["images"], case)
+    if image is None:
+        pictures = CasePictures(note="Not drawn: its image was not found.")
+    else:
+        reference = find_file(files["labels"], case)
+        ignored = (content.run.get("plan") or {}).get("ignore_value")
+        prediction = find_file(content.masks, case) or Path()
+        pictures = draw_case(CaseFiles(case, image, prediction, reference), ignored)
+    values = ((name, content.value(case, name, "dice")) for name in content.scored)
+    dice = ", ".join(f"{name} {number(value)}" for name, value in values)
+    return ShownCase(case, rank, f"Dice {dice}" if dice else "", content.flags(case), pictures)

@@ -1,0 +1,125 @@
+"""Numbers and texts as a report shows them: rounded, with a dash for what is undefined, and without folders."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "\N{EN DASH}"
+SECONDS_A_MINUTE = 60
+SHOWN_VALUE_CHARACTERS = 300
+
+_PATH_START = r"(?<![\w.)\]])(?:[A-Za-z]:[\\/]|\\\\|~?/)(?=[^\s/\\])"
+_FOLDERS = re.compile(rf"{_PATH_START}.*[\\/]")
+_ROOTED = re.compile(_PATH_START)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one measure of scores.json is shown.
+
+    Attributes:
+        key: its name in scores.json.
+        title: its name for people.
+        unit: of its values; empty where they have none.
+        digits: decimals.
+        best: 1 or 0 where an axis has to hold that value, the one of a perfect mask.
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    digits: int = 3
+    best: float | None = None
+
+
+MEASURES = (
+    Measure("dice", "Dice", best=1),
+    Measure("nsd", "NSD", best=1),
+    Measure("hd95_mm", "HD95", "mm", 2, best=0),
+    Measure("assd_mm", "ASSD", "mm", 2, best=0),
+    Measure("iou", "IoU", best=1),
+    Measure("sensitivity", "Sensitivity", best=1),
+    Measure("precision", "Precision", best=1),
+    Measure("volume_difference_ml", "Volume difference", "ml", 2),
+    Measure("volume_ml", "Volume", "ml", 2),
+    Measure("reference_volume_ml", "Reference volume", "ml", 2),
+)
+"""The order of columns, most asked for first."""
+
+
+def measure_of(key: str, tolerance_mm: float | None = None) -> Measure:
+    """How a measure is shown; one that is not listed goes by its key.
+
+    Args:
+        key: as in scores.json.
+        tolerance_mm: of the normalised surface distance, which means little without it.
+    """
+    for measure in MEASURES:
+        if measure.key == key:
+            if key == "nsd" and tolerance_mm is not None:
+                return Measure(key, f"NSD at {tolerance_mm:g} mm", best=measure.best)
+            return measure
+    return Measure(key, clean(key).replace("_", " "))
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None for what is none: null, NaN, infinity."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with a fixed count of decimals, a dash where it is undefined."""
+    known = finite(value)
+    return DASH if known is None else f"{known:.{digits}f}"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as people say them: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    known = finite(seconds)
+    if known is None:
+        return DASH
+    if known < SECONDS_A_MINUTE:
+        return f"{known:.2f} s" if known < 1 else f"{known:.1f} s"
+    minutes, rest = divmod(round(known), SECONDS_A_MINUTE)
+    if minutes < SECONDS_A_MINUTE:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, SECONDS_A_MINUTE)
+    return f"{hours} h {minutes:02d} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun[-1] == 's' else 's'}"
+
+
+def clean(text: Any) -> str:
+    """Text without folders and control characters, to be escaped by the template.
+
+    A path from the root, or from the home folder, tells of a machine and often of a patient; only what follows its last
+    separator is kept. Where blanks leave open how far a path reaches, more text is taken out rather than less.
+    """
+    lines = str(text).splitlines() or [""]
+    bare = (_ROOTED.sub("", _FOLDERS.sub("", line)) for line in lines)
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", "\n".join(bare))
+
+
+def shown_value(value: Any) -> str:
+    """A setting as text: strings as they are, all else as JSON; cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(_cleaned(value), default=str)
+    text = clean(text) if isinstance(value, str) else text
+    if len(text) > SHOWN_VALUE_CHARACTERS:
+        return f"{text[:SHOWN_VALUE_CHARACTERS]}..."
+    return text
+
+
+def _cleaned(value: Any) -> Any:
+    """The same, with every string within it cleaned: JSON's quotes would hide where a path ends."""
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(inner) for inner in value]
+    return clean(value) if isinstance(value, str) else value

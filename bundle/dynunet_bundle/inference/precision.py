@@ -1,0 +1,44 @@
+"""The type of numbers that a network computes in."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from dynunet_bundle.errors import ConfigError
+
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type for convolutions on a device.
+
+    Args:
+        precision: a type's name; ``"auto"`` is float16 on a GPU, as in nnU-Net, bfloat16 on a CPU that has
+            instructions for it, which halves the time there (docs/benchmarks/prediction.md), and else float32.
+        device: where the network is.
+
+    Raises:
+        ConfigError: for another name, or for float16 on a CPU, where torch has no fast kernels for it.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f'precision is "{precision}"; choose one of {", ".join(PRECISIONS)}.')
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and has_bfloat16() else torch.float32
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError('float16 is for GPUs. On a CPU pass --precision "bfloat16" or "float32".')
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+def computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which convolutions take a type, and what needs float32 keeps it: torch's autocast."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); elsewhere it is slower than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)

@@ -1,0 +1,144 @@
+"""From the outputs of the network to a mask on the grid of the file."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, InvertibleTransform, MapTransform
+from monai.utils.enums import TraceKeys
+
+from dynunet_bundle.inference.planes import resized_planes
+from dynunet_bundle.inference.region_mask import regions_to_classes
+from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
+from dynunet_bundle.regions import Regions, require_label_plan
+
+CLASS_TYPE = torch.uint8
+"""Enough for the 255 classes that a plan may have."""
+
+
+class RestoreClassesd(MapTransform):
+    """Undo the preprocessing and decide on a class for each voxel of the file.
+
+    Logits are resampled, then the largest counts (for regions: what is above 0, see ``regions_to_classes``), as in
+    nnU-Net's export. What lies outside the crop is background.
+
+    MONAI's Invertd and AsDiscreted keep all classes at the resolution of the file, several times over; here that exists
+    a few planes at a time, and everything after it works on class numbers of one byte.
+
+    Args:
+        keys: keys of the outputs ``[C, D, H, W]`` on the preprocessed grid, logits.
+        transform: the preprocessing, as Invertd takes it. What comes before its resampling is undone by its own
+            inverse.
+        label_values: value of each class, the background's first.
+        regions: the plan's regions, or None.
+        regions_class_order: the value to write for each region.
+        orig_keys: key of the image that the outputs were computed from; it knows what was done to it.
+        probability_key: where to put the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file; None, and
+            there are none. They need the memory that this class saves.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        PlanError: if regions and values do not belong together.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        label_values: Sequence[int],
+        regions: Regions | None = None,
+        regions_class_order: Sequence[int] | None = None,
+        orig_keys: str = "image",
+        probability_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        require_label_plan(label_values, None, regions, regions_class_order)
+        self.transform = transform
+        self.written = [list(label_values).index(value) for value in regions_class_order or ()]
+        self.orig_keys = orig_keys
+        self.probability_key = probability_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Restore one case; masks are class numbers ``[1, X, Y, Z]`` uint8 on the CPU, with the file's meta data."""
+        restored = dict(data)
+        for key in self.key_iterator(restored):
+            outputs = restored[key]
+            logits = outputs.as_tensor() if isinstance(outputs, MetaTensor) else outputs
+            restored[key], probabilities = self._restore(logits, restored[self.orig_keys])
+            if probabilities is not None:
+                restored[self.probability_key] = probabilities
+        return restored
+
+    def _restore(
+        self, logits: torch.Tensor, image: MetaTensor
+    ) -> tuple[MetaTensor, MetaTensor | None]:
+        resample, *others = self._steps()
+        shape, coarse_axis, trace, affine = _before(resample, image)
+        classes = torch.empty((1, *shape), dtype=CLASS_TYPE, device=logits.device)
+        shares = None
+        if self.probability_key is not None:
+            shares = torch.empty((len(logits), *shape), dtype=torch.float16)
+        for planes, chunk in resized_planes(logits, shape, coarse_axis):
+            classes[0, planes] = self._decide(chunk)
+            if shares is not None:
+                shares[:, planes] = self._probabilities(chunk).to(shares)
+        mask = self._undo(classes.cpu(), image, trace, affine, others)
+        if shares is None:
+            return mask, None
+        probabilities = self._undo(shares, image, trace, affine, others)
+        if not self.written:
+            # padding outside the crop has zeros in all classes
+            probabilities[0][probabilities.sum(0) == 0] = 1
+        return mask, probabilities
+
+    def _steps(self) -> list[InvertibleTransform]:
+        """What has to be undone, the last step first."""
+        steps = [
+            step
+            for step in reversed(self.transform.flatten().transforms)
+            if isinstance(step, InvertibleTransform)
+        ]
+        if not steps or not isinstance(steps[0], ResampleToSpacingd):
+            raise ValueError("the preprocessing must end with ResampleToSpacingd")
+        return steps
+
+    def _decide(self, chunk: torch.Tensor) -> torch.Tensor:
+        if self.written:
+            return regions_to_classes(chunk, self.written, threshold=0.0).to(CLASS_TYPE)
+        # torch.argmax takes five times as long along the first axis
+        return torch.max(chunk, dim=0).indices.to(CLASS_TYPE)
+
+    def _probabilities(self, chunk: torch.Tensor) -> torch.Tensor:
+        return chunk.sigmoid() if self.written else chunk.softmax(0)
+
+    def _undo(
+        self,
+        array: torch.Tensor,
+        image: MetaTensor,
+        trace: list[Any],
+        affine: torch.Tensor,
+        steps: Sequence[InvertibleTransform],
+    ) -> MetaTensor:
+        """Undo all steps but the resampling, on an array that lies on the grid before it."""
+        tensor = MetaTensor(array, meta=image.meta, applied_operations=list(trace))
+        tensor.affine = affine
+        work: dict[Hashable, Any] = {self.orig_keys: tensor}
+        for step in steps:
+            work = step.inverse(work)
+        result: MetaTensor = work[self.orig_keys]
+        return result
+
+
+def _before(
+    resample: InvertibleTransform, image: MetaTensor
+) -> tuple[list[int], int | None, list[Any], torch.Tensor]:
+    """Shape, coarse axis, trace and affine that the image had before it was resampled."""
+    probe = MetaTensor(
+        torch.empty(0), meta=image.meta, applied_operations=list(image.applied_operations)
+    )
+    info = resample.pop_transform(probe)[TraceKeys.EXTRA_INFO]
+    affine = torch.tensor(info["affine"], dtype=torch.float64)
+    return info["shape"], info["coarse_axis"], list(probe.applied_operations), affine

@@ -1,0 +1,251 @@
+"""run.json: what a folder of predictions was made of, and how each of them went.
+
+It is written after each case, so that a run that was stopped can go on behind the last one.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ignite
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from dynunet_bundle import __version__
+from dynunet_bundle.cases import Case, all_files, name_of
+from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError, find_user_error
+from dynunet_bundle.extents import class_extents
+from dynunet_bundle.files import read_json, sha256_of, write_json
+from dynunet_bundle.inference.quality import QUALITY, find_flags
+from dynunet_bundle.inference.restore import SAVED
+from dynunet_bundle.inference.weights import weight_files
+
+RUN_NAME = "run.json"
+FORMAT = 1
+
+logger = logging.getLogger(__name__)
+
+
+class RunRecord:
+    """Keep run.json of a folder of predictions.
+
+    Args:
+        output_dir: folder of the masks.
+        cases: what is to be predicted.
+        weights_file: file of weights, or a list of them.
+        plan: the plan ids.
+        parameters: what else decides the masks; numbers, strings and lists.
+        device: where the network is.
+        resume: leave out cases whose masks are there, made from the same files with the same weights, plan and
+            parameters.
+        max_entropy: mean entropy in bits from which on a class is flagged.
+        max_clipped: share of foreground voxels outside the training's intensities from which on a case is flagged.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        cases: Sequence[Case],
+        weights_file: str | Sequence[str],
+        plan: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        resume: bool = False,
+        max_entropy: float = 0.5,
+        max_clipped: float = 0.1,
+    ) -> None:
+        self.path = Path(output_dir) / RUN_NAME
+        self.cases = {name_of(case): case for case in cases}
+        self.weights = weight_files(weights_file)
+        self.plan = dict(plan)
+        self.parameters = dict(parameters)
+        self.device = str(device)
+        self.resume = resume
+        self.limits = {"max_entropy": max_entropy, "max_clipped": max_clipped}
+        self._content: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        self._training: Mapping[str, Any] = {}
+        self._marks: dict[str, float] = {}
+        self._begun = 0.0
+
+    def remaining(self) -> list[Case]:
+        """The cases that have to be predicted; all of them unless ``resume`` is set.
+
+        Raises:
+            ConfigError: if run.json is malformed.
+        """
+        if not self.resume or not self.path.is_file():
+            return list(self.cases.values())
+        entries = read_json(self.path, ConfigError).get("cases", {})
+        made_by = self._made_by()
+        self._kept = {
+            name: entries[name]
+            for name, case in self.cases.items()
+            if name in entries and self._is_done(entries[name], case, made_by)
+        }
+        if self._kept:
+            logger.info("%d of %d cases are done already", len(self._kept), len(self.cases))
+        return [case for name, case in self.cases.items() if name not in self._kept]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator that predicts one case an iteration, after WeightsLoader."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._mark, "load")
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._mark, "network")
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._mark, "restore")
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.TERMINATE, self._finish, "stopped", EXIT_STOPPED)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self) -> None:
+        self._begun = time.monotonic()
+        sidecar = self.weights[0].with_suffix(".json")
+        facts = read_json(sidecar, ConfigError) if sidecar.is_file() else {}
+        self._training = facts.get("training", {})
+        self._content = {
+            "format": FORMAT,
+            "status": "running",
+            "exit_code": None,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "task_name": self.plan["task_name"],
+            "versions": versions(),
+            "device": self.device,
+            "plan": self.plan,
+            "plan_sha256": _hash_of(self.plan),
+            "weights": [
+                {"file": path.name, "sha256": sha256_of(path)}
+                for path in self.weights
+                if path.is_file()
+            ],
+            "parameters": self.parameters,
+            "made_by": self._made_by(),
+            "label_names": self.plan["label_names"],
+            "label_values": self.plan["label_values"],
+            "cases": dict(self._kept),
+        }
+        self._write()
+
+    def _mark(self, stage: str) -> None:
+        self._marks[stage] = time.monotonic()
+
+    def _note(self, engine: Engine) -> None:
+        """The case that is done, or has failed."""
+        now = time.monotonic()
+        cases: dict[str, Any] = self._content["cases"]
+        for outputs in engine.state.output:
+            name = name_of(
+                {**outputs, "image": outputs["pred"]} if "name" not in outputs else outputs
+            )
+            cases[name] = self._done(name, outputs, now)
+        for name, message in getattr(engine.state, "failures", {}).items():
+            cases.setdefault(
+                name, {"status": "failed", "error": message, "inputs": self._inputs(name)}
+            )
+        self._write()
+
+    def _done(self, name: str, outputs: Mapping[str, Any], now: float) -> dict[str, Any]:
+        mask, saved, quality = outputs["pred"], outputs[SAVED], outputs.get(QUALITY, {})
+        affine = np.asarray(mask.affine)
+        extents = class_extents(
+            np.asarray(mask[0].as_tensor()).astype(np.int32), affine, self.plan["label_values"][1:]
+        )
+        names = self.plan["label_names"][1:]
+        facts = {
+            "status": "done",
+            "error": None,
+            "inputs": self._inputs(name),
+            "mask": saved["file"],
+            "mask_sha256": saved["sha256"],
+            "made_by": self._content["made_by"],
+            "shape": list(mask.shape[1:]),
+            "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],
+            "seconds": self._seconds(now, saved["seconds"]),
+            "volumes_ml": dict(zip(names, extents.volumes_ml, strict=True)),
+            "components": dict(zip(names, extents.components, strict=True)),
+            "entropy": quality.get("entropy"),
+            "clipped": quality.get("clipped", []),
+        }
+        facts["flags"] = find_flags(facts, self._training, **self.limits)
+        for flag in facts["flags"]:
+            logger.warning("%s: %s", name, flag["message"])
+        return facts
+
+    def _seconds(self, now: float, saving: float) -> dict[str, float]:
+        load, network, restore = (self._marks[stage] for stage in ("load", "network", "restore"))
+        seconds = {
+            "load": network - load,
+            "network": restore - network,
+            "restore": now - restore - saving,
+            "save": saving,
+        }
+        return {stage: round(value, 3) for stage, value in seconds.items()}
+
+    def _inputs(self, name: str) -> list[dict[str, Any]]:
+        files = [
+            Path(file) for role, file in all_files(self.cases[name]).items() if role != "label"
+        ]
+        return [
+            {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in files
+            if file.is_file()
+        ]
+
+    def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:
+        if entry.get("status") != "done" or entry.get("made_by") != made_by:
+            return False
+        mask = self.path.parent / entry["mask"]
+        return (
+            mask.is_file()
+            and sha256_of(mask) == entry["mask_sha256"]
+            and entry["inputs"] == self._inputs(name_of(case))
+        )
+
+    def _made_by(self) -> str:
+        """A hash of all that decides a mask but its image."""
+        weights = [sha256_of(path) for path in self.weights if path.is_file()]
+        return _hash_of([__version__, weights, self.plan, self.parameters])
+
+    def _complete(self, engine: Engine) -> None:
+        failed = bool(getattr(engine.state, "failures", {}))
+        self._finish("failed" if failed else "finished", EXIT_FAILED if failed else 0)
+
+    def _fail(self, error: BaseException) -> None:
+        user_error = find_user_error(error)
+        code = EXIT_FAILED if user_error is None else user_error.exit_code
+        self._finish("failed", code)
+        raise error
+
+    def _finish(self, status: str, exit_code: int) -> None:
+        self._content |= {"status": status, "exit_code": exit_code}
+        self._write()
+
+    def _write(self) -> None:
+        self._content["seconds"] = round(time.monotonic() - self._begun, 3)
+        write_json(self.path, self._content)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    return {
+        "dynunet_bundle": __version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pytorch-ignite": ignite.__version__,
+        "nibabel": nib.__version__,
+    }
+
+
+def _hash_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
