@@ -1,9 +1,11 @@
 """Score predicted masks against labels, voxel by voxel in native space; files are paired by their names.
 
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --label_names background anterior posterior
-    python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json
+    python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
+    python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --report OUT.html --images DATA/imagesTs
 
-A task overlay tells the names and values of the labels, its regions, and the value of voxels to leave out.
+A task overlay tells the names and values of the labels, its regions, and the value of voxels to leave out. What each
+measure means is in docs/evaluation.md.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from dynunet_bundle.errors import user_errors_exit
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,23 +28,37 @@ def main() -> None:
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays of the task"
     )
+    parser.add_argument(
+        "--nsd_tolerance_mm", type=float, default=1.0, help="of the surface Dice (default: 1)"
+    )
     parser.add_argument("--output", type=Path, help="JSON to write (default: in PREDICTIONS)")
+    parser.add_argument("--csv", type=Path, help="table to write, one row a case and class")
+    parser.add_argument("--report", type=Path, help="HTML page to write")
+    parser.add_argument("--images", type=Path, help="folder of the images, for the report")
     arguments = parser.parse_args()
+    if arguments.images and not arguments.report:
+        parser.error("--images is for --report")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.evaluation.folder import label_ids, score_folders  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.evaluation.scores import SCORES_NAME, format_table, summarize  # noqa: PLC0415
-    from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
+    from dynunet_bundle.evaluation.folder import label_ids, measure_folders  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.evaluation.output import Outputs, write_outputs  # noqa: PLC0415
+    from dynunet_bundle.evaluation.scores import format_scores, summarize_measures  # noqa: PLC0415
 
+    predictions, labels = arguments.predictions, arguments.labels
     ids = label_ids(arguments.config_file, BUNDLE / "configs")
     given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
     ids |= {name: value for name, value in given.items() if value is not None}
-    scores, names = score_folders(arguments.predictions, arguments.labels, **ids)
-    summary = summarize(scores, names)
-    out = arguments.output or Path(arguments.predictions) / SCORES_NAME
-    ensure_writable(out.parent)
-    write_json(out, summary)
-    print(f"Dice in native space\n{format_table(summary)}\nsaved to {out}")
+    tolerance_mm = arguments.nsd_tolerance_mm
+    measures, names = measure_folders(predictions, labels, tolerance_mm, **ids)
+    summary = summarize_measures(measures, names, tolerance_mm)
+    outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.images)
+    written = write_outputs(summary, Path(predictions), Path(labels), outputs)
+    print(f"{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

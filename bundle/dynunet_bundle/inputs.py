@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.cases import Case, find_images, list_images, name_of, require_unique
+from dynunet_bundle.cases import Case, find_images, name_of, require_unique
+from dynunet_bundle.clinical.dicom_names import is_dicom_input
 from dynunet_bundle.errors import DatasetError
-from dynunet_bundle.files import IMAGE_SUFFIXES, read_json
+from dynunet_bundle.files import read_json
 
 LIST_IDS = ("test", "testing")
 """Where the lists of MONAI and of the Medical Segmentation Decathlon keep images without labels."""
@@ -34,11 +35,11 @@ def find_inputs(
     path = Path(source)
     if path.is_file() and path.suffix.lower() == ".json":
         return read_list(path)
-    if _is_dicom(path):
+    if is_dicom_input(path):
         # pydicom is an extra
         from dynunet_bundle.clinical.dicom_reader import find_cases  # noqa: PLC0415
 
-        return find_cases(str(path), series_rules)
+        return find_cases(str(source), series_rules)
     return find_images(path, num_channels)
 
 
@@ -85,10 +86,3 @@ def _case(item: Any, folder: Path, where: str) -> Case:
             )
         case["name"] = name
     return case
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether a path is no image and no folder of images, so that it can only be DICOM."""
-    if path.is_file():
-        return not path.name.lower().endswith(IMAGE_SUFFIXES)
-    return path.is_dir() and not list_images(path) and any(path.iterdir())

@@ -1,7 +1,7 @@
 """Images from files, each as channels first on three spatial axes with one affine in RAS+ millimetres.
 
-NIfTI is read by nibabel, all else by SimpleITK. A picture (PNG, BMP, TIFF) and any other 2D file become a volume of
-one slice.
+NIfTI is read by nibabel, DICOM by pydicom, all else by SimpleITK. A picture (PNG, BMP, TIFF) and any other 2D file
+become a volume of one slice.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from dynunet_bundle.cases import CHANNEL_SUFFIX
+from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import NIFTI_SUFFIXES, case_name
 
@@ -69,6 +70,12 @@ def _read_file(path: str | Path) -> tuple[Volume, Any]:
         image = nib.load(path)
         array = _channels_first(np.asanyarray(image.dataobj))
         return Volume(array, np.array(image.affine, dtype=float)), image
+    if is_series_name(path):
+        # pydicom is an extra
+        from dynunet_bundle.clinical.dicom_series import load_series  # noqa: PLC0415
+
+        series = load_series(str(path))
+        return Volume(series.array, series.affine), None
     # SimpleITK takes longer to import than a NIfTI file to read
     from dynunet_bundle.formats import read_foreign  # noqa: PLC0415
 

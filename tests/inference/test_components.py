@@ -178,3 +178,15 @@ def test_big_volumes_need_few_bytes_a_voxel():
     finally:
         tracemalloc.stop()
     assert peak / mask.size < 8
+
+
+@pytest.mark.parametrize("order", ["C", "F", "view"])
+def test_any_layout_in_memory(order):
+    """cc3d 4.1.1 reads other voxels where it is given a view with gaps."""
+    mask = scattered(7, (9, 8, 1), (1, 2))
+    expected = kept_by_scipy(mask, [[1, 2]])
+    wide = np.zeros((9, 8, 3), np.uint8)
+    wide[..., 1:2] = mask
+    given = wide[..., 1:2] if order == "view" else np.array(mask, order=order)
+    keep_largest(given, [1, 2])
+    assert np.array_equal(given, expected)

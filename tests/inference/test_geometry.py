@@ -209,7 +209,8 @@ def test_nnunets_names_lose_their_channel(reference, tmp_path):
     for name in ("a", "b"):
         save_nifti(images / f"{name}_0000.nii.gz", body(), AFFINE)
     run_inference(images, tmp_path / "out", tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.nii.gz", "b.nii.gz", "run.json"]
     mask = nib.load(tmp_path / "out" / "b.nii.gz")
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(reference.dataobj))
 

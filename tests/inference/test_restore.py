@@ -12,6 +12,7 @@ from conftest import save_nifti, save_picture
 from monai.data import MetaTensor
 
 from dynunet_bundle.errors import CaseError, OutputError
+from dynunet_bundle.files import sha256_of
 from dynunet_bundle.inference.restore import SaveMaskd, save_mask
 from dynunet_bundle.volumes import read_volume
 
@@ -265,7 +266,10 @@ def test_the_mask_has_the_name_of_the_case(tmp_path):
     source = save_nifti(tmp_path / "images" / "a_0000.nii.gz", np.ones(SHAPE, np.float32))
     save = SaveMaskd("pred", str(tmp_path / "out"))
     data = {"pred": predicted(source), "name": "a"}
-    assert save(data) == data
+    saved = save(data)
+    assert saved["pred"] is data["pred"] and saved["name"] == "a"
+    file = tmp_path / "out" / saved["saved"]["file"]
+    assert file.name == "a.nii.gz" and saved["saved"]["sha256"] == sha256_of(file)
     save({"pred": predicted(source)})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.nii.gz",

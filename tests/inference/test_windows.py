@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.data.utils import compute_importance_map
 
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
 
@@ -40,8 +41,6 @@ def test_a_single_window_has_all_of_it():
 
 
 def test_the_gaussian_is_that_of_monai():
-    from monai.data.utils import compute_importance_map
-
     ours = axis_weights(24, "gaussian", 0.125).float()
     theirs = compute_importance_map((24,), mode="gaussian", sigma_scale=0.125)
     torch.testing.assert_close(ours.clamp_min(float(theirs.min())), theirs, rtol=1e-5, atol=1e-6)

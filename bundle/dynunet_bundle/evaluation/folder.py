@@ -1,25 +1,79 @@
-"""Compare a folder of predicted masks with a folder of reference masks."""
+"""Compare a folder of predicted masks with a folder of reference masks.
 
-from collections.abc import Iterable, Mapping, Sequence
+Masks are read without MONAI's LoadImaged: it makes all readers that it knows, and one of 1.6.1 warns where pydicom is
+installed without nvImageCodec.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from monai.transforms import Compose, LoadImaged
 
-from dynunet_bundle.cases import apply_to_case, find_images, image_files
-from dynunet_bundle.errors import CaseError, ConfigError, DatasetError
+from dynunet_bundle.cases import find_images, image_files, unreadable
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError
+from dynunet_bundle.evaluation.measures import (
+    NSD_TOLERANCE_MM,
+    grid_of,
+    measure_case,
+    require_tolerance,
+)
 from dynunet_bundle.evaluation.metrics import dice_by_target
+from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.files import case_name, read_json
 from dynunet_bundle.preflight import check_overrides, known_ids
-from dynunet_bundle.preprocessing.labels import IGNORE_CLASS
-from dynunet_bundle.preprocessing.reader import ImageFileReader
+from dynunet_bundle.preprocessing.labels import IGNORE_CLASS, MAX_CLASSES
 from dynunet_bundle.progress import progress
 from dynunet_bundle.regions import Regions, require_label_plan, target_classes, target_names
+from dynunet_bundle.volumes import Volume, read_volume
 
 AFFINE_TOLERANCE_MM = 1e-2
 LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
-LOAD = Compose([LoadImaged(("image", "label"), reader=ImageFileReader)])
+
+
+class Pair(NamedTuple):
+    """Two masks of one case on one grid.
+
+    Attributes:
+        prediction: label values or class numbers, ``[X, Y, Z]``.
+        reference: likewise.
+        affine: ``[4, 4]``, of the reference.
+    """
+
+    prediction: np.ndarray
+    reference: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True)
+class MaskFolders:
+    """Predictions and references that belong together, read one case at a time.
+
+    Attributes:
+        files: paths of the prediction and of the reference, by case.
+        values: value of each class, ascending.
+        names: names of the classes or regions, the background first.
+        targets: class numbers of each of them without the background.
+        ignore_value: value of what is left out, or None.
+    """
+
+    files: Mapping[str, tuple[str, str]]
+    values: Sequence[int]
+    names: Sequence[str]
+    targets: Sequence[Sequence[int]]
+    ignore_value: int | None
+
+    def pairs(self) -> Iterator[tuple[str, Pair]]:
+        """Name and masks of each case, as class numbers; ``IGNORE_CLASS`` in the reference is what is left out."""
+        for name, files in progress(self.files.items(), "score", total=len(self.files)):
+            prediction, reference, affine = _load_pair(name, *files)
+            classes = self._classes(reference)
+            classes[reference == self.ignore_value] = IGNORE_CLASS
+            yield name, Pair(self._classes(prediction), classes, affine)
+
+    def _classes(self, mask: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.values, mask).astype(np.uint8)
 
 
 def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
@@ -41,7 +95,7 @@ def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]
     return ids
 
 
-def score_folders(
+def find_masks(
     predictions: str,
     labels: str,
     label_names: Sequence[str] | None = None,
@@ -49,8 +103,8 @@ def score_folders(
     ignore_value: int | None = None,
     regions: Regions | None = None,
     regions_class_order: Sequence[int] | None = None,
-) -> tuple[dict[str, list[float | None]], list[str]]:
-    """Score every prediction against the label of the same name, voxel by voxel.
+) -> MaskFolders:
+    """Pair every prediction with the label of the same name, and check all before the first is scored.
 
     Args:
         predictions: folder of masks.
@@ -60,9 +114,6 @@ def score_folders(
         ignore_value: voxels that have this value in the reference are left out, or None.
         regions: score these in place of the classes, or None.
         regions_class_order: as in the plan; it is only checked.
-
-    Returns:
-        Dice by class or region for each case, and their names, the background first.
 
     Raises:
         DatasetError: if a prediction has no label, or the masks have values that are not listed.
@@ -75,33 +126,77 @@ def score_folders(
         raise DatasetError(
             f"{labels} has no label for {', '.join(lacking)}. Files are paired by their names."
         )
-    pairs = {
-        name: _load_pair(name, path, references[name])
-        for name, path in progress(found.items(), "load", total=len(found))
-    }
-    values, names = _classes(pairs, label_names, label_values, ignore_value, regions)
+    files = {name: (path, references[name]) for name, path in found.items()}
+    occurring = _occurring_values(files, ignore_value)
+    values, names = _classes(occurring, label_names, label_values, regions)
     require_label_plan(values, ignore_value, regions, regions_class_order)
-    targets = target_classes(values, regions)
-    scores = {}
-    for name, (ours, theirs) in pairs.items():
-        reference = np.searchsorted(values, theirs)
-        if ignore_value is not None:
-            reference[theirs == ignore_value] = IGNORE_CLASS
-        scores[name] = dice_by_target(np.searchsorted(values, ours), reference, targets)
-    return scores, target_names(names, regions)
+    return MaskFolders(
+        files, values, target_names(names, regions), target_classes(values, regions), ignore_value
+    )
+
+
+def score_folders(
+    predictions: str, labels: str, *arguments: Any, **ids: Any
+) -> tuple[dict[str, list[float | None]], list[str]]:
+    """Dice of every prediction, without the measures that take longer.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of reference masks.
+        arguments: as in ``find_masks``, which also says what is raised.
+        ids: likewise.
+
+    Returns:
+        Dice by class or region for each case, and their names, the background first.
+    """
+    masks = find_masks(predictions, labels, *arguments, **ids)
+    scores = {
+        name: dice_by_target(pair.prediction, pair.reference, masks.targets)
+        for name, pair in masks.pairs()
+    }
+    return scores, list(masks.names)
+
+
+def measure_folders(
+    predictions: str, labels: str, nsd_tolerance_mm: float = NSD_TOLERANCE_MM, **ids: Any
+) -> tuple[dict[str, list[Measures]], list[str]]:
+    """All measures of every prediction.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of reference masks.
+        nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
+        ids: as in ``find_masks``, which also says what is raised.
+
+    Returns:
+        Measures by class or region for each case, and their names, the background first.
+
+    Raises:
+        ConfigError: if the tolerance is no distance.
+        CaseError: if the voxels of a case have no volume.
+    """
+    require_tolerance(nsd_tolerance_mm)
+    masks = find_masks(predictions, labels, **ids)
+    measures = {
+        name: measure_case(
+            pair.prediction,
+            pair.reference,
+            masks.targets,
+            grid_of(pair.affine, name),
+            nsd_tolerance_mm,
+        )
+        for name, pair in masks.pairs()
+    }
+    return measures, list(masks.names)
 
 
 def _classes(
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    found: Sequence[int],
     label_names: Sequence[str] | None,
     label_values: Sequence[int] | None,
-    ignore_value: int | None,
     regions: Regions | None,
 ) -> tuple[list[int], list[str]]:
-    """Values and names of the classes, found in the masks where they are not given."""
-    predicted = _values_in(ours for ours, _ in pairs.values())
-    expected = _values_in(theirs for _, theirs in pairs.values()) - {ignore_value}
-    found = sorted({0} | predicted | expected)
+    """Values and names of the classes, those that occur where they are not given."""
     if label_values is None:
         in_regions = {value for values in (regions or {}).values() for value in values}
         label_values = (
@@ -116,6 +211,11 @@ def _classes(
         )
     if list(label_values) != sorted(set(label_values)):
         raise DatasetError(f"the label values must ascend, not {list(label_values)}.")
+    if len(label_values) > MAX_CLASSES:
+        raise DatasetError(
+            f"there are {len(label_values)} label values, and {MAX_CLASSES} at most can be told apart. "
+            "Are these label files?"
+        )
     return list(label_values), names
 
 
@@ -124,19 +224,44 @@ def _files_by_name(folder: str) -> dict[str, str]:
     return {case_name(file): file for file in files}
 
 
-def _values_in(masks: Iterable[np.ndarray]) -> set[int]:
-    return {int(value) for mask in masks for value in np.unique(mask)}
+def _occurring_values(files: Mapping[str, tuple[str, str]], ignore_value: int | None) -> list[int]:
+    """All values of the masks, the background's always, what is ignored only where it was predicted."""
+    predicted, expected = {0}, set()
+    for name, paths in progress(files.items(), "check", total=len(files)):
+        prediction, reference, _ = _load_pair(name, *paths)
+        predicted.update(np.unique(prediction).tolist())
+        expected.update(np.unique(reference).tolist())
+    return sorted(predicted | (expected - {ignore_value}))
 
 
-def _load_pair(name: str, prediction: str, reference: str) -> tuple[np.ndarray, np.ndarray]:
-    loaded = apply_to_case({"image": prediction, "label": reference, "name": name}, LOAD)
-    ours, theirs = loaded["image"], loaded["label"]
-    affines = np.asarray(ours.affine), np.asarray(theirs.affine)
-    if ours.shape != theirs.shape or not np.allclose(*affines, atol=AFFINE_TOLERANCE_MM):
+def _load_pair(name: str, prediction: str, reference: str) -> Pair:
+    """Label values of one case.
+
+    Raises:
+        CaseError: if a file cannot be read, if the masks lie on different grids, or have channels.
+    """
+    ours, theirs = _read(name, prediction), _read(name, reference)
+    if ours.array.shape != theirs.array.shape or not np.allclose(
+        ours.affine, theirs.affine, atol=AFFINE_TOLERANCE_MM
+    ):
         raise CaseError(
             name,
             "prediction and label lie on different grids, "
-            f"shapes {tuple(ours.shape[1:])} and {tuple(theirs.shape[1:])}",
+            f"shapes {ours.array.shape[1:]} and {theirs.array.shape[1:]}",
             "Predict from the image that the label was drawn on.",
         )
-    return tuple(np.rint(mask.numpy()).astype(np.int32) for mask in (ours, theirs))
+    if len(ours.array) != 1:
+        raise CaseError(
+            name, f"its masks have {len(ours.array)} channels", "Give masks of one value a voxel."
+        )
+    values = [np.rint(volume.array[0]).astype(np.int32) for volume in (ours, theirs)]
+    return Pair(values[0], values[1], theirs.affine)
+
+
+def _read(name: str, path: str) -> Volume:
+    try:
+        return read_volume(path)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise unreadable({"image": path, "name": name}, error) from error

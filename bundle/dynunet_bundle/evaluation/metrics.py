@@ -44,15 +44,20 @@ def dice_by_target(
         prediction, reference = prediction[~ignored], reference[~ignored]
     scores: list[float | None] = []
     for classes in targets:
-        predicted, expected = _members(prediction, classes), _members(reference, classes)
+        predicted, expected = members(prediction, classes), members(reference, classes)
         volume = int(predicted.sum()) + int(expected.sum())
         overlap = int((predicted & expected).sum())
         scores.append(2 * overlap / volume if volume else None)
     return scores
 
 
-def _members(mask: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Where a mask has one of some classes; ``np.isin`` takes several times as long for a few."""
+def members(mask: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Where a mask has one of some classes, boolean; ``np.isin`` takes several times as long for a few.
+
+    Args:
+        mask: class numbers, any shape.
+        classes: at least one class.
+    """
     found = mask == classes[0]
     for value in classes[1:]:
         found |= mask == value

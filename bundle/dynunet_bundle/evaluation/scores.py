@@ -1,19 +1,28 @@
 """Scores of a set of cases: collected, averaged, printed as a table, saved as JSON."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from ignite import distributed as idist
 from ignite.engine import Engine, Events
+from monai.utils import string_list_all_gather
 
 from dynunet_bundle.cases import name_of
-from dynunet_bundle.evaluation.metrics import dice_by_target
+from dynunet_bundle.evaluation.measures import (
+    NSD_TOLERANCE_MM,
+    grid_of,
+    measure_case,
+    require_tolerance,
+)
+from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_statistics
+from dynunet_bundle.evaluation.tables import format_measures
 from dynunet_bundle.files import write_json
 from dynunet_bundle.regions import Regions, target_classes, target_names
-
-SCORES_NAME = "scores.json"
 
 Scores = Mapping[str, Sequence[float | None]]
 """Dice by foreground class or region, by case name."""
@@ -52,6 +61,35 @@ def summarize(scores: Scores, label_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def summarize_measures(
+    measures: Mapping[str, Sequence[Measures]], label_names: Sequence[str], tolerance_mm: float
+) -> dict[str, Any]:
+    """The content of ``scores.json``: what ``summarize`` gives of the Dice, and all measures beside it.
+
+    Args:
+        measures: what ``measure_case`` gave, by case.
+        label_names: names of the classes or regions; index 0 is the background.
+        tolerance_mm: that of the NSD.
+
+    Returns:
+        The keys of ``summarize``; ``nsd_tolerance_mm``; ``statistics`` by name and measure, see
+        ``measure_statistics``; ``measures`` by case, name and measure.
+    """
+    names = list(label_names[1:])
+    dice = {case: [row["dice"] for row in rows] for case, rows in measures.items()}
+    return {
+        **summarize(dice, label_names),
+        "nsd_tolerance_mm": tolerance_mm,
+        "statistics": measure_statistics(measures, names),
+        "measures": {case: dict(zip(names, rows, strict=True)) for case, rows in measures.items()},
+    }
+
+
+def format_scores(summary: Mapping[str, Any]) -> str:
+    """The Dice of all cases, and below it the means of all measures, for a terminal."""
+    return f"Dice in native space\n{format_table(summary)}\n\n{format_measures(summary)}"
+
+
 def format_table(summary: Mapping[str, Any]) -> str:
     """The summary as a table for a terminal: a row a case, a column a class, the means below."""
     names = list(summary["mean"])
@@ -76,10 +114,12 @@ def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> 
 
 
 class ScoreHandler:
-    """Score each case that an evaluator has restored to the grid of its file; print and save the table.
+    """Measure each case that an evaluator has restored to the grid of its file; print and save the tables.
 
     MONAI's MetricsSaver writes what a MONAI metric computed; that counts no false positives of a class that is
-    absent from the reference (``ignore_empty``), or gives absent classes a score of 1.
+    absent from the reference (``ignore_empty``), or gives absent classes a score of 1, and MONAI's handlers of
+    distances know no spacing. The millimetres are those of the prediction's affine. Where several processes evaluate
+    a part of the cases each, the first one reports all of them.
 
     Args:
         output_dir: folder of ``scores.json``.
@@ -88,6 +128,10 @@ class ScoreHandler:
         regions: the plan's regions, which are then scored in place of the classes, or None.
         prediction_key: key of the restored mask, class numbers ``[1, X, Y, Z]``.
         reference_key: key of the reference on the same grid; what it ignores does not count.
+        nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
+
+    Raises:
+        ConfigError: if the tolerance is no distance.
     """
 
     def __init__(
@@ -98,13 +142,16 @@ class ScoreHandler:
         regions: Regions | None = None,
         prediction_key: str = "pred",
         reference_key: str = "label",
+        nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     ) -> None:
+        require_tolerance(nsd_tolerance_mm)
         self.path = Path(output_dir) / SCORES_NAME
         self.names = target_names(label_names, regions)
         self.targets = target_classes(label_values or range(len(label_names)), regions)
         self.prediction_key = prediction_key
         self.reference_key = reference_key
-        self._scores: dict[str, list[float | None]] = {}
+        self.nsd_tolerance_mm = nsd_tolerance_mm
+        self._measures: dict[str, list[Measures]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI evaluator."""
@@ -113,20 +160,40 @@ class ScoreHandler:
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def _start(self) -> None:
-        self._scores = {}
+        self._measures = {}
 
     def _score(self, engine: Engine) -> None:
         # MONAI leaves what a case brings with it, such as its name, in the batch
         for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
             prediction = outputs[self.prediction_key]
-            self._scores[name_of({**case, **outputs, "image": prediction})] = dice_by_target(
-                prediction.cpu().numpy(),
-                outputs[self.reference_key].cpu().numpy().round(),
+            name = name_of({**case, **outputs, "image": prediction})
+            self._measures[name] = measure_case(
+                _class_numbers(prediction),
+                _class_numbers(outputs[self.reference_key]),
                 self.targets,
+                grid_of(np.asarray(prediction.affine.cpu()), name),
+                self.nsd_tolerance_mm,
             )
 
     def _report(self) -> None:
-        summary = summarize(self._scores, self.names)
+        measures = _of_all_ranks(self._measures)
+        if idist.get_rank() > 0:
+            return
+        summary = summarize_measures(measures, self.names, self.nsd_tolerance_mm)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
-        logger.info("Dice in native space\n%s\nsaved to %s", format_table(summary), self.path)
+        logger.info("%s\nsaved to %s", format_scores(summary), self.path)
+
+
+def _of_all_ranks(measures: Mapping[str, list[Measures]]) -> dict[str, list[Measures]]:
+    """The cases of all processes in the order of their names; a case that two of them scored is there once."""
+    if idist.get_world_size() == 1:
+        return dict(measures)
+    # JSON escapes tabs, by which MONAI parts the texts
+    texts = string_list_all_gather([json.dumps(item) for item in measures.items()])
+    return dict(sorted(map(json.loads, filter(None, texts))))
+
+
+def _class_numbers(mask: torch.Tensor) -> np.ndarray:
+    """``[1, X, Y, Z]`` of any type -> ``[X, Y, Z]`` uint8."""
+    return mask[0].cpu().numpy().round().astype(np.uint8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
+from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
 from dynunet_bundle.cases import name_of
@@ -105,8 +106,7 @@ def _message(name: str, failure: BaseException) -> str:
 
 
 def _name(batchdata: Mapping[Any, Any]) -> str:
-    name = batchdata.get("name")
-    return name[0] if isinstance(name, list) else name or name_of(batchdata)
+    return name_of(batchdata if FAILURE in batchdata else decollate_batch(batchdata)[0])
 
 
 @contextmanager

@@ -26,10 +26,10 @@ class CaseProgress:
 
     def _report(self, engine: Engine) -> None:
         now = time.monotonic()
-        for case in engine.state.output:
+        for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
             logger.info(
                 "%s: %d of %d, %.1f s",
-                name_of(case),
+                name_of({**case, "image": outputs["pred"]}),
                 engine.state.iteration,
                 engine.state.epoch_length,
                 now - self._since,

@@ -16,6 +16,7 @@ from monai.transforms import SaveImaged
 from monai.utils import ImageMetaKey
 
 from dynunet_bundle.cases import name_of
+from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
 
@@ -66,20 +67,28 @@ class SaveMaskd(SaveImaged):
                 Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
                 self.output_dir,
                 name_of({**saved, "image": mask}),
+                np.asarray(mask.affine, dtype=float),
             )
             seconds = time.monotonic() - begun
             saved[SAVED] = {"file": file.name, "sha256": sha256_of(file), "seconds": seconds}
         return saved
 
 
-def save_mask(mask: torch.Tensor, source: Path, output_dir: Path, case: str) -> Path:
-    """Write one mask with the geometry of an image file.
+def save_mask(
+    mask: torch.Tensor,
+    source: Path,
+    output_dir: Path,
+    case: str,
+    affine: np.ndarray | None = None,
+) -> Path:
+    """Write one mask with the geometry of an image file; that of a DICOM series becomes a NIfTI file.
 
     Args:
         mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
         source: the image that the mask belongs to.
         output_dir: where the mask goes.
         case: name of the case.
+        affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM.
 
     Returns:
         Path of the result.
@@ -88,7 +97,8 @@ def save_mask(mask: torch.Tensor, source: Path, output_dir: Path, case: str) -> 
         CaseError: if the mask is not on the grid of the file.
         OutputError: if it would replace the file, or cannot be written.
     """
-    is_nifti = source.name.lower().endswith(NIFTI_SUFFIXES)
+    is_dicom = is_series_name(source)
+    is_nifti = is_dicom or source.name.lower().endswith(NIFTI_SUFFIXES)
     suffix = ".nii.gz" if is_nifti else source.suffix.lower()
     target = ensure_writable(output_dir) / f"{case}{MASK_SUFFIXES.get(suffix, suffix)}"
     if target.resolve() == source.resolve():
@@ -98,7 +108,10 @@ def save_mask(mask: torch.Tensor, source: Path, output_dir: Path, case: str) -> 
     array = mask.cpu().numpy()
     largest = array.max(initial=0)
     array = array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
-    content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
+    if is_dicom:
+        content = _packed(nib.Nifti1Image(array, affine))
+    else:
+        content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
     with atomic_write(target) as file:
         file.write(content)
     return target
@@ -108,6 +121,10 @@ def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> byt
     reference = nib.load(source)
     _require_grid(array.shape, (*reference.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], case)
     image = _image_like(array.reshape(reference.shape[:SPATIAL_AXES]), reference)
+    return _packed(image)
+
+
+def _packed(image: nib.Nifti1Image) -> bytes:
     # without a time stamp the same mask gives the same bytes
     return gzip.compress(image.to_bytes(), compresslevel=GZIP_LEVEL, mtime=0)
 

@@ -1,6 +1,7 @@
 """From the outputs of the network to a mask on the grid of the file."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -123,7 +124,8 @@ class RestoreClassesd(MapTransform):
         steps: Sequence[InvertibleTransform],
     ) -> MetaTensor:
         """Undo all steps but the resampling, on an array that lies on the grid before it."""
-        tensor = MetaTensor(array, meta=image.meta, applied_operations=list(trace))
+        # MONAI takes parts out of the trace while it goes back
+        tensor = MetaTensor(array, meta=dict(image.meta), applied_operations=deepcopy(trace))
         tensor.affine = affine
         work: dict[Hashable, Any] = {self.orig_keys: tensor}
         for step in steps:
@@ -137,7 +139,7 @@ def _before(
 ) -> tuple[list[int], int | None, list[Any], torch.Tensor]:
     """Shape, coarse axis, trace and affine that the image had before it was resampled."""
     probe = MetaTensor(
-        torch.empty(0), meta=image.meta, applied_operations=list(image.applied_operations)
+        torch.empty(0), meta={}, applied_operations=list(image.applied_operations)
     )
     info = resample.pop_transform(probe)[TraceKeys.EXTRA_INFO]
     affine = torch.tensor(info["affine"], dtype=torch.float64)

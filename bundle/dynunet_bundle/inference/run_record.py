@@ -22,6 +22,7 @@ from monai.engines.utils import IterationEvents
 
 from dynunet_bundle import __version__
 from dynunet_bundle.cases import Case, all_files, name_of
+from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError, find_user_error
 from dynunet_bundle.extents import class_extents
 from dynunet_bundle.files import read_json, sha256_of, write_json
@@ -104,7 +105,6 @@ class RunRecord:
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._mark, "restore")
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
         engine.add_event_handler(Events.COMPLETED, self._complete)
-        engine.add_event_handler(Events.TERMINATE, self._finish, "stopped", EXIT_STOPPED)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self) -> None:
@@ -143,10 +143,9 @@ class RunRecord:
         """The case that is done, or has failed."""
         now = time.monotonic()
         cases: dict[str, Any] = self._content["cases"]
-        for outputs in engine.state.output:
-            name = name_of(
-                {**outputs, "image": outputs["pred"]} if "name" not in outputs else outputs
-            )
+        # MONAI leaves what a case brings with it, such as its name, in the batch
+        for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
+            name = name_of({**case, "image": outputs["pred"]})
             cases[name] = self._done(name, outputs, now)
         for name, message in getattr(engine.state, "failures", {}).items():
             cases.setdefault(
@@ -192,13 +191,10 @@ class RunRecord:
         return {stage: round(value, 3) for stage, value in seconds.items()}
 
     def _inputs(self, name: str) -> list[dict[str, Any]]:
-        files = [
-            Path(file) for role, file in all_files(self.cases[name]).items() if role != "label"
-        ]
+        roles = all_files(self.cases[name])
+        files = [file for role, file in roles.items() if role.startswith("image")]
         return [
-            {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
-            for file in files
-            if file.is_file()
+            _identity(file) for file in files if is_series_name(file) or Path(file).is_file()
         ]
 
     def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:
@@ -221,9 +217,11 @@ class RunRecord:
         self._finish("failed" if failed else "finished", EXIT_FAILED if failed else 0)
 
     def _fail(self, error: BaseException) -> None:
-        user_error = find_user_error(error)
-        code = EXIT_FAILED if user_error is None else user_error.exit_code
-        self._finish("failed", code)
+        if isinstance(error, SystemExit):
+            self._finish("stopped", EXIT_STOPPED)
+        else:
+            user_error = find_user_error(error)
+            self._finish("failed", EXIT_FAILED if user_error is None else user_error.exit_code)
         raise error
 
     def _finish(self, status: str, exit_code: int) -> None:
@@ -245,6 +243,16 @@ def versions() -> dict[str, str]:
         "pytorch-ignite": ignite.__version__,
         "nibabel": nib.__version__,
     }
+
+
+def _identity(file: str) -> dict[str, Any]:
+    if is_series_name(file):
+        # pydicom is an extra
+        from dynunet_bundle.clinical.dicom_series import series_identity  # noqa: PLC0415
+
+        return series_identity(file)
+    path = Path(file)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _hash_of(content: Any) -> str:

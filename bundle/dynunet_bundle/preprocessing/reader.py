@@ -7,6 +7,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
+from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.files import IMAGE_SUFFIXES
 from dynunet_bundle.volumes import read_channels
 
@@ -19,8 +20,11 @@ class ImageFileReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Any) -> bool:
-        """Whether all files have a suffix that is known."""
-        return all(str(name).lower().endswith(IMAGE_SUFFIXES) for name in _paths(filename))
+        """Whether all files have a suffix that is known, or are DICOM series."""
+        return all(
+            name.lower().endswith(IMAGE_SUFFIXES) or is_series_name(name)
+            for name in _paths(filename)
+        )
 
     def read(self, data: Any, **kwargs: Any) -> list[str]:
         """Only note the files: MONAI hides what a reader raises here."""

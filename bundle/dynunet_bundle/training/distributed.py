@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,9 @@ STEP_TIMEOUT = timedelta(hours=1)
 
 PREPARATION_TIMEOUT = timedelta(days=7)
 """The others wait while one process of each machine prepares the cases."""
+
+LEAVING = timedelta(minutes=5)
+"""How long a process waits at its end for the others, of which one may still write."""
 
 _control: list[dist.ProcessGroup] = []
 
@@ -104,10 +108,19 @@ def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) ->
 
 
 def stop_processes() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, together.
+
+    A process that leaves while the others still take part in a reduction takes their connections with it, and gloo may
+    then wait for its own threads.
+    """
+    if not dist.is_initialized():
+        return
+    if _control:
+        # where another process is gone already there is nobody to wait for
+        with suppress(RuntimeError):
+            dist.monitored_barrier(group=_control[0], timeout=LEAVING)
     _control.clear()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def any_rank(flag: bool) -> bool:

@@ -11,10 +11,11 @@ may be a job of its own.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.cascade import with_previous
 from dynunet_bundle.cases import Case, name_of
 from dynunet_bundle.dataset import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
@@ -95,6 +96,7 @@ class FoldRuns:
         self.epochs: int = parser.get_parsed_content("epochs")
         cases = load_dataset(request.dataset_dir).training
         self.cases: dict[str, Case] = {name_of(case): case for case in cases}
+        self.previous_dir: str | None = parser.get_parsed_content("previous_dir")
         splits_file = parser.get_parsed_content("splits_file")
         num_folds = parser.get_parsed_content("num_folds")
         self.folds = _find_folds(splits_file, list(self.cases), num_folds)
@@ -156,7 +158,7 @@ class FoldRuns:
         if fold == ALL:
             names = set(self.cases)
         folder = ensure_writable(self.settings["prepared_dir"])
-        data = [self.cases[name] for name in sorted(names)]
+        data = self._cases_of(names)
         dataset = self._parser({"train#dataset#data": data}).get_parsed_content("train#dataset")
         with exclusive(folder / ".lock", f"prepares cases in {folder}"):
             dataset.cases()
@@ -167,7 +169,7 @@ class FoldRuns:
         Returns:
             The exit code.
         """
-        cases = [self.cases[name] for name in sorted(self.held_out[fold])]
+        cases = self._cases_of(self.held_out[fold])
         basis = score_basis(self._fold_dir(fold) / "models" / "model.pt", cases)
         if is_scored(self.results, fold, basis, self.plan, self.held_out):
             logger.info("fold %d: the held-out cases have been scored", fold)
@@ -184,6 +186,11 @@ class FoldRuns:
 
         run_dir = self._fold_dir(fold) / "run"
         return score_fold(self.results, fold, basis, self.plan, self.held_out, evaluate, run_dir)
+
+    def _cases_of(self, names: Iterable[str]) -> list[Case]:
+        """Cases by name, in a cascade each with the mask of the previous stage."""
+        cases = [self.cases[name] for name in sorted(names)]
+        return with_previous(cases, self.previous_dir, self.plan["cascade"])
 
     def _is_finished(self, fold: int | str) -> bool:
         """Whether the training has finished; a longer one, or one that starts over, has not."""

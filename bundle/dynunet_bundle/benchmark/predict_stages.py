@@ -1,0 +1,134 @@
+"""CPU seconds and peak memory of the stages of a prediction. It needs torch and the standard library alone."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+START_UP, OTHER = "start-up", "other"
+
+
+class Stages:
+    """Share the time of this process out among stages, each a function that is wrapped.
+
+    Time in a wrapped function that is called by another one counts for the inner one alone. What comes before the
+    first is ``start-up`` (imports), what is between them ``other``.
+
+    Attributes:
+        seconds: CPU seconds by stage.
+        peaks: the most that was resident in each stage, in MiB. Linux only; elsewhere there are none.
+        calls: how often each was entered.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.peaks: dict[str, float] = {}
+        self.calls: Counter[str] = Counter()
+        self._open = [START_UP]
+        # the clock of a process starts with it
+        self._since = 0.0
+
+    def wrap(self, owner: Any, name: str, stage: str) -> None:
+        """Make a function or a method a stage.
+
+        Args:
+            owner: module, class or object that it is an attribute of.
+            name: of the attribute.
+            stage: for the table.
+        """
+        function: Callable[..., Any] = getattr(owner, name)
+
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._open == [START_UP]:
+                self._open = [OTHER]
+                self._note(START_UP)
+            self._note(self._open[-1])
+            self._open.append(stage)
+            self.calls[stage] += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._note(self._open.pop())
+
+        setattr(owner, name, timed)
+
+    def finish(self) -> None:
+        """Count the time since the last stage."""
+        self._note(self._open[-1])
+
+    def _note(self, stage: str) -> None:
+        now = time.process_time()
+        self.seconds[stage] += now - self._since
+        self._since = now
+        with suppress(OSError, StopIteration):
+            self.peaks[stage] = max(self.peaks.get(stage, 0.0), peak_mib())
+            forget_peak()
+
+
+def peak_mib() -> float:
+    """The most memory that this process had resident since ``forget_peak``, in MiB (Linux).
+
+    ``ru_maxrss`` would start at what the parent had when it started this process.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def forget_peak() -> None:
+    """Let the peak start anew at what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+class StandIn(torch.nn.Module):
+    """A network with one 1x1x1 convolution in its place.
+
+    Args:
+        network: the real one.
+        bands: what ``bands`` takes: classes, and mean and deviation of the normalisation.
+        num_real: windows' batches that the real network computes before the convolution takes over. What it computes
+            counts as the stage ``network``, the convolution as ``stand-in``.
+        stages: to count.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, bands: dict[str, Any], num_real: int, stages: Stages
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.convolution = band_convolution(**bands)
+        self.left = num_real
+        stages.wrap(self.network, "forward", "network")
+        stages.wrap(self.convolution, "forward", "stand-in")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, classes, *patch]``."""
+        if self.left:
+            self.left -= 1
+            self.network(x)
+        result: torch.Tensor = self.convolution(x)
+        return result
+
+
+def band_convolution(num_classes: int, mean: float, std: float, width: float) -> torch.nn.Conv3d:
+    """A convolution whose largest logit tells the band of the intensity.
+
+    Class k has the intensities about ``k * width``: logits ``k h - k^2 / 2`` of ``h = intensity / width``.
+
+    Args:
+        num_classes: bands.
+        mean: what the normalisation subtracts.
+        std: what it divides by.
+        width: of a band.
+    """
+    classes = torch.arange(num_classes, dtype=torch.float32)
+    convolution = torch.nn.Conv3d(1, num_classes, 1)
+    with torch.no_grad():
+        convolution.weight.copy_((classes * std / width).view(-1, 1, 1, 1, 1))
+        convolution.bias.copy_(classes * mean / width - classes.square() / 2)  # type: ignore[union-attr]
+    return convolution

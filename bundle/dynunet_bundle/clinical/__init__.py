@@ -1,0 +1,1 @@
+"""DICOM as a hospital sends it: series in, segmentations out."""

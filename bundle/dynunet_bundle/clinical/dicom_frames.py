@@ -1,0 +1,229 @@
+"""What places one slice in space, read from a single-frame object or from the functional groups of a multi-frame one.
+
+Functional groups: DICOM PS3.3 section C.7.6.16. A value of a frame goes before one that all frames share.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.errors import CaseError
+
+STACK_TAGS = (
+    "StackID",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "EchoNumbers",
+    "EchoTime",
+    "EffectiveEchoTime",
+    "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "NominalPercentageOfCardiacPhase",
+    "InversionTime",
+    "InversionTimes",
+    "FlipAngle",
+    "RepetitionTime",
+    "ImageType",
+    "FrameType",
+    "ComplexImageComponent",
+    "ConvolutionKernel",
+    "ReconstructionDiameter",
+    "InstanceNumber",
+)
+"""Tags that part a series into stacks, the more telling first; all are technical, none names a patient."""
+
+PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003))
+"""b-values of Siemens, GE (first of four) and Philips where the standard's tag is missing."""
+
+GE_B_VALUE_OFFSET = 1_000_000_000
+"""GE adds it to b-values of some sequences."""
+
+MAX_SKEW = 1e-3
+"""Of directions: deviation of their lengths from 1 and of their product from 0; three decimals suffice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice.
+
+    Attributes:
+        file: where its pixels are.
+        index: its place in that file, from 0.
+        shape: rows and columns.
+        position: ``[3]``, centre of the first voxel in mm, LPS+.
+        directions: ``[2, 3]``, unit vectors of growing column index and of growing row index, LPS+.
+        spacing: mm between rows and between columns.
+        thickness: mm to the next slice as the header has it, or None.
+        slope: of the rescaling of pixels.
+        intercept: of the rescaling of pixels.
+        reference: FrameOfReferenceUID, or an empty string.
+        tags: values that may part a series into stacks, by keyword.
+    """
+
+    file: Path
+    index: int
+    shape: tuple[int, int]
+    position: np.ndarray
+    directions: np.ndarray
+    spacing: tuple[float, float]
+    thickness: float | None
+    slope: float
+    intercept: float
+    reference: str
+    tags: Mapping[str, str]
+
+    @property
+    def normal(self) -> np.ndarray:
+        """``[3]``, the unit vector along which slices are counted."""
+        return np.cross(*self.directions)
+
+
+def frames_of(case: str, file: Path, header: Any) -> list[Frame]:
+    """Take the frames of an object from its header.
+
+    Args:
+        case: name for errors.
+        file: of the object.
+        header: ``pydicom.Dataset`` without pixels.
+
+    Raises:
+        CaseError: if a tag of the geometry is missing or impossible.
+    """
+    number = num_frames(header)
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    if groups is None and number == 1:
+        return [_frame(case, file, 0, [header])]
+    if not groups or len(groups) != number:
+        raise CaseError(
+            case,
+            f"its object of {number} frames has {len(groups or [])} functional groups that say where they lie",
+            "Export it as Enhanced multi-frame or as one file a slice.",
+        )
+    shared = [_flat(item) for item in header.get("SharedFunctionalGroupsSequence") or []]
+    return [
+        _frame(case, file, index, [_flat(group), *shared, header])
+        for index, group in enumerate(groups)
+    ]
+
+
+def num_frames(header: Any) -> int:
+    """Frames of an object; 1 where it does not say."""
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _flat(group: Any, depth: int = 2) -> dict[str, Any]:
+    """Values of a functional group by keyword, with those in the first item of each sequence in it."""
+    values: dict[str, Any] = {}
+    for element in group:
+        if element.VR != "SQ":
+            values[element.keyword] = element.value
+        elif element.value and depth > 0:
+            values = {**_flat(element.value[0], depth - 1), **values}
+    return values
+
+
+def find(sources: list[Any], keyword: str) -> Any:
+    """Value of a tag in the first of several headers that has one, else None."""
+    for source in sources:
+        value = source.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _frame(case: str, file: Path, index: int, sources: list[Any]) -> Frame:
+    header = sources[-1]
+    orientation = _numbers(case, sources, "ImageOrientationPatient", 6)
+    spacing = _numbers(case, sources, "PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise CaseError(case, f"PixelSpacing is {spacing.tolist()}", "Repair the header.")
+    slope, intercept = (find(sources, f"Rescale{part}") for part in ("Slope", "Intercept"))
+    return Frame(
+        file=file,
+        index=index,
+        shape=(int(header.Rows), int(header.Columns)),
+        position=_numbers(case, sources, "ImagePositionPatient", 3),
+        directions=_directions(case, orientation),
+        spacing=(float(spacing[0]), float(spacing[1])),
+        thickness=_thickness(sources),
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        reference=str(header.get("FrameOfReferenceUID") or ""),
+        tags=_stack_tags(sources),
+    )
+
+
+def _numbers(case: str, sources: list[Any], keyword: str, count: int) -> np.ndarray:
+    value = find(sources, keyword)
+    if value is None:
+        raise CaseError(
+            case, f"an image lacks {keyword}", "Send the series from its scanner or archive again."
+        )
+    try:
+        numbers = np.array([float(number) for number in value])
+    except (TypeError, ValueError):
+        numbers = np.full(1, math.nan)
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise CaseError(
+            case, f"{keyword} of an image is not {count} finite numbers", "Repair the header."
+        )
+    return numbers
+
+
+def _directions(case: str, orientation: np.ndarray) -> np.ndarray:
+    directions = orientation.reshape(2, 3)
+    lengths = np.linalg.norm(directions, axis=1)
+    skew = max(*np.abs(lengths - 1), abs(float(directions[0] @ directions[1])))
+    if skew > MAX_SKEW:
+        raise CaseError(
+            case,
+            f"ImageOrientationPatient {orientation.tolist()} is not two perpendicular unit vectors",
+            "Repair the header.",
+        )
+    return directions / lengths[:, np.newaxis]
+
+
+def _thickness(sources: list[Any]) -> float | None:
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        value = find(sources, keyword)
+        if value is not None and abs(float(value)) > 0:
+            return abs(float(value))
+    return None
+
+
+def _stack_tags(sources: list[Any]) -> dict[str, str]:
+    values = {keyword: find(sources, keyword) for keyword in STACK_TAGS}
+    if values["DiffusionBValue"] is None:
+        values["DiffusionBValue"] = _private_b_value(sources[-1])
+    return {keyword: as_text(value) for keyword, value in values.items() if value is not None}
+
+
+def _private_b_value(header: Any) -> float | None:
+    for tag in PRIVATE_B_VALUES:
+        if tag not in header:
+            continue
+        value = header[tag].value
+        first = value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
+        try:
+            return float(first) % GE_B_VALUE_OFFSET
+        except (TypeError, ValueError):
+            continue
+    return None
+
+
+def as_text(value: Any) -> str:
+    """Value of a tag as it is compared and shown: ``10.0`` is ``10``, several are joined as DICOM does."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        try:
+            return f"{float(value):g}"
+        except (TypeError, ValueError):
+            return str(value).strip()
+    return "\\".join(as_text(part) for part in value)

@@ -1,0 +1,135 @@
+"""Masks of a slice <-> polygons along the edges of its voxels.
+
+A polygon through voxel centres, as OpenCV finds it, is half a voxel too small on each side, and nothing at all for
+a single voxel. Along the edges it encloses the very area of the voxels, and filling it gives them back exactly.
+
+Points are in voxels, ``[N, 2]`` (x, y), voxel centres at whole numbers, corners half way between. Voxels that touch at
+a corner only belong to different polygons. A hole is joined to what surrounds it by a channel of no width, the
+keyhole of DICOM PS3.3 section C.8.8.6.3, as a polygon of an RTSTRUCT has no holes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Vertex = tuple[int, int]
+Edges = dict[Vertex, set[int]]
+"""Directions (0 +x, 1 +y, 2 -x, 3 -y) in which edges leave each corner; the inside is on the left."""
+
+STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Outline the voxels of a slice.
+
+    Args:
+        mask: ``[X, Y]`` bool.
+
+    Returns:
+        Polygons ``[N, 2]`` of corners, the last joined to the first; counter-clockwise where x points right and y up.
+    """
+    if not mask.any():
+        return []
+    # an organ takes up a small part of its slice
+    first = [int(np.flatnonzero(mask.any(axis=1 - axis))[0]) for axis in (0, 1)]
+    last = [int(np.flatnonzero(mask.any(axis=1 - axis))[-1]) for axis in (0, 1)]
+    edges = _edges(mask[first[0] : last[0] + 1, first[1] : last[1] + 1])
+    loops = _trace(edges)
+    holes = [loop for loop in loops if _area(loop) < 0]
+    if holes:
+        _join(edges, holes)
+        loops = _trace(edges)
+    return [np.array(loop, float) + first - 0.5 for loop in loops]
+
+
+def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Find the voxels whose centres lie inside an odd number of polygons.
+
+    Args:
+        polygons: ``[N, 2]`` each.
+        shape: ``(X, Y)`` of the slice.
+
+    Returns:
+        ``[X, Y]`` bool.
+    """
+    starts = np.concatenate([*polygons, np.empty((0, 2))])
+    ends = np.concatenate([*(np.roll(polygon, -1, axis=0) for polygon in polygons), starts[:0]])
+    # rows of voxel centres that each edge crosses; one that ends on a row crosses it only if it comes from below
+    low, high = np.ceil(np.sort([starts[:, 1], ends[:, 1]], axis=0)).clip(0, shape[1]).astype(int)
+    counts = high - low
+    edge = np.repeat(np.arange(len(starts)), counts)
+    rows = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
+    (x0, y0), (x1, y1) = starts[edge].T, ends[edge].T
+    columns = np.ceil(x0 + (rows - y0) * (x1 - x0) / (y1 - y0)).clip(0, shape[0]).astype(int)
+    crossings = np.zeros((shape[0] + 1, shape[1]), np.int64)
+    np.add.at(crossings, (columns, rows), 1)
+    inside: np.ndarray = np.cumsum(crossings, axis=0)[:-1] % 2 == 1
+    return inside
+
+
+def _edges(mask: np.ndarray) -> Edges:
+    """Edges between a voxel of the mask and one outside, so directed that the mask is on the left."""
+    inside = np.pad(np.asarray(mask, bool), 1)
+    core = inside[1:-1, 1:-1]
+    below, above = inside[1:-1, :-2], inside[1:-1, 2:]
+    before, after = inside[:-2, 1:-1], inside[2:, 1:-1]
+    # for each side of a voxel: what is beyond it, where its edge starts, and its direction
+    sides = ((below, (0, 0), 0), (after, (1, 0), 1), (above, (1, 1), 2), (before, (0, 1), 3))
+    edges: Edges = {}
+    for beyond, start, direction in sides:
+        for x, y in (np.argwhere(core & ~beyond) + start).tolist():
+            edges.setdefault((x, y), set()).add(direction)
+    return edges
+
+
+def _trace(edges: Edges) -> list[list[Vertex]]:
+    """Follow the edges into closed loops of their corners, turning left where there is a choice."""
+    unused = {vertex: set(directions) for vertex, directions in edges.items()}
+    loops = []
+    for start in edges:
+        while unused[start]:
+            loops.append(_loop(edges, unused, start))
+    return loops
+
+
+def _loop(edges: Edges, unused: Edges, start: Vertex) -> list[Vertex]:
+    first = min(unused[start])
+    vertex, direction = start, first
+    loop = []
+    while True:
+        unused[vertex].remove(direction)
+        vertex = _next(vertex, direction)
+        turns = [(direction + turn) % 4 for turn in (1, 0, 3, 2)]
+        onward = next(turn for turn in turns if turn in edges[vertex])
+        if onward != direction:
+            loop.append(vertex)
+        direction = onward
+        if (vertex, direction) == (start, first):
+            return loop
+
+
+def _next(vertex: Vertex, direction: int) -> Vertex:
+    return vertex[0] + STEPS[direction][0], vertex[1] + STEPS[direction][1]
+
+
+def _area(loop: list[Vertex]) -> float:
+    """Signed area (shoelace formula): positive where the loop goes around voxels, negative around a hole."""
+    x, y = np.array(loop, float).T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def _join(edges: Edges, holes: list[list[Vertex]]) -> None:
+    """Add a channel from each hole leftwards to the next loop.
+
+    It starts at the lowest of the leftmost corners of a hole. The voxels on both sides of it are in the mask: one that
+    is not would touch the hole and belong to it. Each channel ends farther left, so no two holes join only each other.
+    """
+    corners = set(edges)
+    for hole in holes:
+        vertex = min(hole)
+        while True:
+            edges.setdefault(vertex, set()).add(2)
+            vertex = _next(vertex, 2)
+            edges.setdefault(vertex, set()).add(0)
+            if vertex in corners:
+                break

@@ -1,0 +1,83 @@
+"""What is said of exported models: one row a file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+REPORT_NAME = "export.json"
+TITLES = (
+    "format",
+    "precision",
+    "ms a patch",
+    "CPU ms",
+    "logits differ",
+    "Dice",
+    "MiB",
+    "SHA-256",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One exported model; figures are None where there is none.
+
+    Attributes:
+        format: ``torch`` for the weights themselves, ``torchscript``, ``onnx`` or ``tensorrt``.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        status: ``ok``, or why there is no file.
+        file: name of the file.
+        max_difference: largest difference of logits from those of the weights.
+        dice: of its masks against those of the weights.
+        wall_ms: median wall time of one patch.
+        cpu_ms: median CPU time of one patch, of all threads.
+        mib: size of the file.
+        sha256: of the file.
+        remark: what else is to be known.
+    """
+
+    format: str
+    precision: str
+    status: str
+    file: str | None = None
+    max_difference: float | None = None
+    dice: float | None = None
+    wall_ms: float | None = None
+    cpu_ms: float | None = None
+    mib: float | None = None
+    sha256: str | None = None
+    remark: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its check failed."""
+        return self.status.startswith("failed")
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [(*TITLES, ""), *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column in (0, 1, len(widths) - 1) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.format,
+        row.precision,
+        _number(row.wall_ms, ".1f"),
+        _number(row.cpu_ms, ".1f"),
+        _number(row.max_difference, ".1e"),
+        _number(row.dice, ".5f"),
+        _number(row.mib, ".1f"),
+        (row.sha256 or "-")[:12],
+        row.remark if row.status == "ok" else row.status,
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

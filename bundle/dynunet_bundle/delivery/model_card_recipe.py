@@ -1,0 +1,66 @@
+"""The recipe of ``train.json`` in the words of a model card."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LOSSES = {"cross_entropy": "cross-entropy", "focal": "focal loss", "topk": "top-k cross-entropy"}
+OPTIMIZER_SETTINGS = ("momentum", "nesterov", "weight_decay")
+
+
+def recipe_texts(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Texts on preprocessing, network and training.
+
+    Args:
+        plan: the plan ids, as literals.
+        recipe: content of ``train.json``; a setting that is an expression is left out.
+    """
+    pairs = zip(plan["channel_names"], plan["normalization"], strict=True)
+    return {
+        "normalization": ", ".join(f"{channel} {scheme}" for channel, scheme in pairs),
+        "spacing": sizes(plan["spacing"]),
+        "patch": sizes(plan["patch_size"]),
+        "architecture": plan["architecture"].rpartition(".")[2],
+        "filters": "-".join(map(str, plan["filters"][: len(plan["strides"])])),
+        "deep_supervision": ", deep supervision" if recipe["deep_supervision"] else "",
+        "loss": _loss(plan, recipe),
+        "optimizer": _optimizer(recipe),
+        "learning_rate": _learning_rate(recipe),
+        "amp": "off" if recipe["amp"] is False else f"on a GPU, {recipe['amp_dtype']}",
+        "augmentation": ", ".join(name.replace("_", " ") for name in recipe["augmentation"])
+        or "none",
+    }
+
+
+def sizes(values: Sequence[float]) -> str:
+    """``[40, 56.5]`` -> ``"40 x 56.5"``."""
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _loss(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    pixel = recipe["loss"].get("pixel_loss", "cross_entropy")
+    over = "the batch" if plan["batch_dice"] else "each patch"
+    targets = "regions" if plan["regions"] else "classes"
+    return f"Dice over {over} and {LOSSES.get(pixel, pixel)}, of {targets}"
+
+
+def _optimizer(recipe: Mapping[str, Any]) -> str:
+    optimizer = recipe["optimizer"]
+    settings = [
+        f"{name.replace('_', ' ')} {_plain(optimizer[name])}"
+        for name in OPTIMIZER_SETTINGS
+        if optimizer.get(name)
+    ]
+    clip = recipe.get("gradient_clip")
+    if clip:
+        settings.append(f"gradients clipped to a norm of {clip:g}")
+    return ", ".join([str(optimizer["name"]), *settings])
+
+
+def _learning_rate(recipe: Mapping[str, Any]) -> str:
+    schedule = recipe["lr_scheduler"]["name"]
+    step = "epoch" if recipe["lr_epoch_level"] else "iteration"
+    return f"{recipe['learning_rate']:g}, schedule {schedule}, a step an {step}"
+
+
+def _plain(value: Any) -> str:
+    return "on" if value is True else f"{value:g}" if isinstance(value, float) else str(value)

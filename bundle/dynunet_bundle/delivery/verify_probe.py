@@ -1,0 +1,156 @@
+"""Opens the bundle in the current folder and writes what it finds to a JSON; run by ``verify_bundle.py`` with ``-c``.
+
+    python -c SOURCE ANSWER.json DATASET OUTPUT
+
+It imports nothing of this package, so that the bundle's own copy is what is looked at.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import optional_import
+
+CONFIGS = (
+    "train.json",
+    "evaluate.json",
+    "inference.json",
+    "multi_gpu_train.json",
+    "multi_gpu_evaluate.json",
+)
+PREFIXES = ("module.", "_orig_mod.")
+MAX_SHOWN = 3
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """All texts of a config."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from strings_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_in(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def targets_in(value: Any) -> Iterator[str]:
+    """All ``_target_`` of a config that name something themselves."""
+    if isinstance(value, dict):
+        own = value.get("_target_")
+        if isinstance(own, str) and not own.startswith(("@", "$", "%")):
+            yield own
+        for item in value.values():
+            yield from targets_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from targets_in(item)
+
+
+def unimportable(config: dict[str, Any]) -> list[str]:
+    """Imports and targets of a config that lead nowhere; MONAI makes a silent stub of a failing import."""
+    problems = []
+    for text in strings_in(config):
+        if text.startswith(("$import ", "$from ")):
+            try:
+                exec(text[1:], {})  # noqa: S102 - what MONAI does with it
+            except ImportError as error:
+                problems.append(f'"{text}" fails: {error}')
+    for target in sorted(set(targets_in(config))):
+        if "." in target:
+            module, _, name = target.rpartition(".")
+            found = optional_import(module, name=name)[1]
+        else:
+            found = ConfigParser({"c": {"_target_": target}}).get_parsed_content
+            found = _is_monai_name(target)
+        if not found:
+            problems.append(f'_target_ "{target}" cannot be imported')
+    return problems
+
+
+def _is_monai_name(name: str) -> bool:
+    from monai.bundle.config_item import ComponentLocator  # noqa: PLC0415
+
+    return bool(ComponentLocator(excludes=None).get_component_module_name(name))
+
+
+def missing_properties(kind: str, config: str, **settings: Any) -> list[str]:
+    """What ``check_properties`` misses of a workflow; it builds every part of it."""
+    workflow = ConfigWorkflow(
+        config_file=f"configs/{config}",
+        meta_file="configs/metadata.json",
+        logging_file=False,
+        workflow_type=kind,
+        dataset_dir=sys.argv[2],
+        output_dir=sys.argv[3],
+        device="cpu",
+        **settings,
+    )
+    workflow.initialize()
+    return [f"property {name} is missing or has another id" for name in workflow.check_properties()]
+
+
+def wrong_weights() -> list[str]:
+    """How ``models/model.pt`` differs from the network of inference.json."""
+    state = torch.load("models/model.pt", map_location="cpu", weights_only=True)
+    parser = ConfigParser()
+    parser.read_config("configs/inference.json")
+    expected = parser.get_parsed_content("network_def").state_dict()
+    problems = [
+        f"keys start with {prefix}"
+        for prefix in PREFIXES
+        if any(key.startswith(prefix) for key in state)
+    ]
+    for what, keys in (
+        ("lacks", expected.keys() - state.keys()),
+        ("has, which the network lacks,", state.keys() - expected.keys()),
+    ):
+        if keys:
+            problems.append(f"model.pt {what} {', '.join(sorted(keys)[:MAX_SHOWN])} ({len(keys)})")
+    shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
+    if shapes:
+        problems.append(f"the shape of {', '.join(sorted(shapes)[:MAX_SHOWN])} is not the network's")
+    return problems
+
+
+def attempt(check: Callable[[], list[str]]) -> list[str]:
+    """What a check says, or why it could not say it."""
+    try:
+        return check()
+    except Exception as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        return [f"{type(error).__name__}: {error}".splitlines()[0]]
+
+
+def main() -> None:
+    """Run all, each for itself."""
+    sys.path.insert(0, str(Path.cwd()))
+    configs = {
+        name: json.loads(Path("configs", name).read_text(encoding="utf-8"))
+        for name in CONFIGS
+        if Path("configs", name).is_file()
+    }
+    answer = {
+        "imports": [
+            f"configs/{name}: {problem}"
+            for name, config in configs.items()
+            for problem in attempt(lambda config=config: unimportable(config))
+        ],
+        "inference": attempt(lambda: missing_properties("infer", "inference.json")),
+        "train": attempt(
+            lambda: missing_properties(
+                "train", "train.json", ckpt_dir=f"{sys.argv[3]}/models", num_folds=2
+            )
+        ),
+        "weights": attempt(wrong_weights) if Path("models/model.pt").is_file() else [],
+    }
+    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Two sets of masks compared case by case: how much better is B than A, and how sure is that?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval
+from dynunet_bundle.evaluation.tables import columns_text, interval_text
+from dynunet_bundle.files import read_json
+
+NUM_CHANGED = 5
+MAX_SHOWN = 5
+DECIMALS = 9
+"""Differences of millimetres, millilitres or shares are equal that differ in later ones, by rounding."""
+
+REFERENCE_MEASURE = "reference_volume_ml"
+COMPARED = tuple(measure for measure in MEASURES if measure != REFERENCE_MEASURE)
+
+Rows = dict[str, dict[str, dict[str, float | None]]]
+"""Measures by case and class."""
+
+
+def compare_files(first: Path, second: Path) -> dict[str, Any]:
+    """Compare two ``scores.json``, paired by case; files without ``measures`` have only their Dice.
+
+    Args:
+        first: A.
+        second: B; a difference is B - A.
+
+    Returns:
+        ``a`` and ``b`` (the files), ``num_cases`` in both, ``only_in_a`` and ``only_in_b`` (names of cases that are
+        left out), ``other_references`` (names of cases in which a class has not the same volume in both references:
+        A and B were scored on other labels), and ``differences`` by class and measure, see ``paired_difference``.
+
+    Raises:
+        ConfigError: if a file is no scores, if there is no case or no class in both, or if the NSD is of another
+            tolerance.
+    """
+    ours, theirs = _read(first), _read(second)
+    tolerances = [scores.get("nsd_tolerance_mm") for scores in (ours, theirs)]
+    if None not in tolerances and tolerances[0] != tolerances[1]:
+        raise ConfigError(
+            f"{first} has the NSD at {tolerances[0]} mm, {second} at {tolerances[1]} mm. "
+            "Evaluate again with the same --nsd_tolerance_mm."
+        )
+    ours, theirs = _rows(ours), _rows(theirs)
+    common = [case for case in ours if case in theirs]
+    if not common:
+        raise ConfigError(
+            f"no case is in both: {first} has {_shown(ours)}, {second} has {_shown(theirs)}. "
+            "Compare scores of the same cases."
+        )
+    names = _common_names(ours[common[0]], theirs[common[0]], first, second)
+
+    def pair(case: str, name: str, measure: str) -> tuple[float | None, float | None]:
+        return ours[case].get(name, {}).get(measure), theirs[case].get(name, {}).get(measure)
+
+    return {
+        "a": str(first),
+        "b": str(second),
+        "num_cases": len(common),
+        "only_in_a": [case for case in ours if case not in theirs],
+        "only_in_b": [case for case in theirs if case not in ours],
+        "other_references": [
+            case
+            for case in common
+            if any(_other_reference(pair(case, name, REFERENCE_MEASURE)) for name in names)
+        ],
+        "differences": {
+            name: {
+                measure: paired_difference({case: pair(case, name, measure) for case in common})
+                for measure in COMPARED
+            }
+            for name in names
+        },
+    }
+
+
+def paired_difference(
+    pairs: Mapping[str, tuple[float | None, float | None]],
+) -> dict[str, Any]:
+    """Statistics of the differences B - A of one measure.
+
+    Args:
+        pairs: the values of A and B by case; a case counts where both are defined.
+
+    Returns:
+        ``mean`` of the differences, ``ci95`` (bootstrap over pairs, see ``bootstrap_interval``), ``p_value`` of
+        Wilcoxon's signed-rank test, two-sided, by scipy (equal pairs are dropped; 1 where all are), ``num_pairs``,
+        ``num_left_out`` (cases with a value in one file only), and ``changed_most``: up to five cases that are not
+        equal, the largest difference first.
+    """
+    known = {case: (a, b) for case, (a, b) in pairs.items() if a is not None and b is not None}
+    differences = {case: round(b - a, DECIMALS) for case, (a, b) in known.items()}
+    values = list(differences.values())
+    changed = sorted(
+        (case for case in known if differences[case] != 0),
+        key=lambda case: (-abs(differences[case]), case),
+    )
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "ci95": bootstrap_interval(values),
+        "p_value": _signed_rank(values) if values else None,
+        "num_pairs": len(values),
+        "num_left_out": sum((a is None) != (b is None) for a, b in pairs.values()),
+        "changed_most": [
+            {
+                "case": case,
+                "a": known[case][0],
+                "b": known[case][1],
+                "difference": differences[case],
+            }
+            for case in changed[:NUM_CHANGED]
+        ],
+    }
+
+
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """A block a class: a row a measure, and the cases whose Dice changed most."""
+    lines = [f"B - A, paired by case: {comparison['num_cases']} cases in both"]
+    for letter in "ab":
+        others = comparison[f"only_in_{letter}"]
+        if others:
+            lines.append(f"only in {letter.upper()}, left out: {_shown(others)}")
+    if comparison["other_references"]:
+        lines.append(
+            f"scored on other labels of the same class: {_shown(comparison['other_references'])}"
+        )
+    for name, rows in comparison["differences"].items():
+        shown = {measure: row for measure, row in rows.items() if row["num_pairs"]}
+        columns = [
+            ("mean [95 % interval]", [interval_text(r["mean"], r["ci95"]) for r in shown.values()]),
+            ("p (Wilcoxon)", [f"{row['p_value']:.2g}" for row in shown.values()]),
+            ("pairs", [str(row["num_pairs"]) for row in shown.values()]),
+        ]
+        lines += ["", *columns_text((name, list(shown)), columns)]
+        lines += [
+            f"Dice of {case['case']}: {case['a']:.4f} -> {case['b']:.4f}"
+            for case in rows["dice"]["changed_most"]
+        ]
+    return "\n".join(lines)
+
+
+def _signed_rank(values: Sequence[float]) -> float:
+    # scipy divides by zero for many zeros
+    return float(stats.wilcoxon(values).pvalue) if any(values) else 1.0
+
+
+def _other_reference(pair: tuple[float | None, float | None]) -> bool:
+    a, b = pair
+    return a is not None and b is not None and round(a - b, DECIMALS) != 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    scores = read_json(path, ConfigError)
+    cases = scores.get("cases") if isinstance(scores, dict) else None
+    if not isinstance(cases, dict) or not all(isinstance(row, dict) for row in cases.values()):
+        raise ConfigError(f"{path} holds no scores by case. Give a scores.json of evaluate.py.")
+    return scores
+
+
+def _rows(scores: Mapping[str, Any]) -> Rows:
+    """Measures by case and class."""
+    if "measures" in scores:
+        return scores["measures"]
+    return {
+        # the summary of a cross-validation has the fold of a case beside its Dice
+        case: {name: {"dice": dice} for name, dice in row.get("dice", row).items()}
+        if isinstance(row.get("dice", row), dict)
+        else {}
+        for case, row in scores["cases"].items()
+    }
+
+
+def _common_names(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], first: Path, second: Path
+) -> list[str]:
+    names = [name for name in ours if name in theirs]
+    if not names:
+        raise ConfigError(
+            f"no class is in both: {first} has {_shown(ours)}, {second} has {_shown(theirs)}. "
+            "Evaluate both with the same --label_names."
+        )
+    return names
+
+
+def _shown(names: Sequence[str] | Mapping[str, Any]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - MAX_SHOWN} more" if len(listed) > MAX_SHOWN else ""
+    return ", ".join(listed[:MAX_SHOWN]) + more

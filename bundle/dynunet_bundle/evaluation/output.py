@@ -1,0 +1,78 @@
+"""The files that an evaluation leaves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.statistics import SCORES_NAME
+from dynunet_bundle.evaluation.tables import measures_csv
+from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
+
+RUN_NAME = "run.json"
+
+
+class Outputs(NamedTuple):
+    """What to write, beside which nothing is changed.
+
+    Attributes:
+        scores: JSON of all scores; None for ``scores.json`` beside the masks.
+        csv: table of all measures, or None.
+        report: HTML page, or None.
+        images: folder of the images that the page shows, or None.
+    """
+
+    scores: Path | None = None
+    csv: Path | None = None
+    report: Path | None = None
+    images: Path | None = None
+
+
+def write_outputs(
+    summary: Mapping[str, Any], predictions: Path, labels: Path, outputs: Outputs
+) -> list[Path]:
+    """Write scores, table and page; the page also tells what the ``run.json`` beside the masks does.
+
+    Args:
+        summary: what ``summarize_measures`` gave.
+        predictions: folder of the masks.
+        labels: folder of the references.
+        outputs: what to write.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ConfigError: if the images are in no folder, or ``run.json`` is malformed.
+        OutputError: if a file cannot be written.
+    """
+    scores = outputs.scores or predictions / SCORES_NAME
+    written = [path for path in (scores, outputs.csv, outputs.report) if path is not None]
+    for path in written:
+        ensure_writable(path.parent)
+    write_json(scores, summary)
+    if outputs.csv:
+        with atomic_write(outputs.csv) as file:
+            file.write(measures_csv(summary))
+    if outputs.report:
+        _write_page(summary, predictions, labels, outputs.report, outputs.images)
+    return written
+
+
+def _write_page(
+    summary: Mapping[str, Any], predictions: Path, labels: Path, page: Path, images: Path | None
+) -> None:
+    # jinja2 and the drawing take longer to import than a small evaluation
+    from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
+
+    if images and not images.is_dir():
+        raise ConfigError(f"{images} is no folder. Pass --images with the folder of the images.")
+    run = predictions / RUN_NAME
+    write_report(
+        page,
+        predictions,
+        images=images,
+        labels=labels,
+        scores=summary,
+        run=read_json(run, ConfigError) if run.is_file() else None,
+    )

@@ -1,0 +1,260 @@
+"""Masks from the averaged probabilities of several models, as nnU-Net's ensembles.
+
+Every model counts the same: the mean of the float16 files is taken in float32, then the class with the largest mean
+is taken, the first of equal ones; with regions each one whose mean is above one half is written in their order
+(``ensemble.py`` and ``label_handling.py`` of nnunetv2 2.8.1). MONAI's MeanEnsemble stacks all members in memory.
+"""
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from dynunet_bundle.cases import list_images
+from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError
+from dynunet_bundle.files import (
+    NIFTI_SUFFIXES,
+    case_name,
+    ensure_writable,
+    read_json,
+    write_json,
+)
+from dynunet_bundle.inference.components import KeepLargestd, Rules, require_rules
+from dynunet_bundle.inference.probabilities import (
+    ProbabilityFile,
+    label_differences,
+    read_probabilities,
+)
+from dynunet_bundle.inference.region_mask import regions_to_classes
+from dynunet_bundle.inference.restore import save_mask
+from dynunet_bundle.preprocessing.labels import ClassesToValuesd
+from dynunet_bundle.progress import progress
+from dynunet_bundle.volumes import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, corner_shift, read_volume
+
+CHUNK_BYTES = 64 * 2**20
+"""Of the means of one chunk, float32; what is taken at a time, whatever the size of a case."""
+
+RECORD_NAME = "ensemble.json"
+MAX_SHOWN = 5
+
+logger = logging.getLogger(__name__)
+
+Members = Sequence[Mapping[str, ProbabilityFile]]
+"""For each member its probabilities by case."""
+
+
+@dataclass(frozen=True)
+class EnsembleRequest:
+    """What is to be averaged.
+
+    Attributes:
+        members: folders of probabilities, one a model.
+        images: folder of the images that they were predicted from.
+        output: folder of the masks.
+        weights: one positive number a member, or None for the plain mean.
+        rules: ``keep_largest``, see ``components``.
+        go_on: keep the masks that an earlier run of the same request has finished.
+    """
+
+    members: tuple[Path, ...]
+    images: Path
+    output: Path
+    weights: tuple[float, ...] | None = None
+    rules: Rules = ()
+    go_on: bool = False
+
+
+def run(request: EnsembleRequest) -> list[Path]:
+    """Write one mask a case into the output folder, and there ``ensemble.json``, which says of what.
+
+    Returns:
+        Paths of the masks that were written.
+
+    Raises:
+        BundleError: if the members do not belong together, or images are missing.
+    """
+    _require_weights(request.weights, len(request.members))
+    members = [read_probabilities(folder) for folder in request.members]
+    require_alike(members, [str(folder) for folder in request.members])
+    labels = next(iter(members[0].values())).labels
+    require_rules(request.rules, labels["label_values"])
+    sources = _find_sources(members[0], request.images)
+    done = _start(request)
+    todo = [case for case in members[0] if case not in done]
+    if done:
+        logger.info(
+            "%d of %d masks are there already", len(members[0]) - len(todo), len(members[0])
+        )
+    finish = _Finish(labels, request.rules)
+    written = []
+    for case in progress(todo, "ensemble", total=len(todo)):
+        files = [member[case] for member in members]
+        _require_image_grid(files[0], sources[case])
+        values = finish(average_classes(files, request.weights))
+        written.append(save_mask(values, sources[case], request.output, case))
+    return written
+
+
+def average_classes(
+    files: Sequence[ProbabilityFile], weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """Average the members of one case and decide, a few planes of all classes at a time.
+
+    Args:
+        files: the case's probabilities, one a member, on the same grid.
+        weights: one number a member, or None for the plain mean.
+
+    Returns:
+        Class numbers ``[X, Y, Z]`` uint8; the value of a class is in its label ids.
+
+    Raises:
+        CaseError: if a file cannot be read.
+    """
+    arrays = [file.array() for file in files]
+    labels = files[0].labels
+    written = [labels["label_values"].index(value) for value in labels["regions_class_order"] or ()]
+    factors = [1.0] * len(files) if weights is None else list(weights)
+    classes = np.empty(files[0].shape, np.uint8)
+    planes = max(1, CHUNK_BYTES // (4 * arrays[0][:, :1].size))
+    for start in range(0, len(classes), planes):
+        part = slice(start, start + planes)
+        mean = torch.from_numpy(_mean([array[:, part] for array in arrays], factors))
+        # torch.argmax takes five times as long along the first axis
+        decided = (
+            regions_to_classes(mean, written, threshold=0.5) if written else mean.max(0).indices
+        )
+        classes[part] = decided.numpy()
+    return classes
+
+
+def _mean(parts: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray:
+    total = np.zeros(parts[0].shape, np.float32)
+    for part, factor in zip(parts, factors, strict=True):
+        total += part if factor == 1 else part.astype(np.float32) * np.float32(factor)
+    total /= np.float32(sum(factors))
+    return total
+
+
+class _Finish:
+    """Class numbers ``[X, Y, Z]`` -> label values after the rules."""
+
+    def __init__(self, labels: Mapping[str, Any], rules: Rules) -> None:
+        self.to_values = ClassesToValuesd("mask", labels["label_values"])
+        self.keep = KeepLargestd("mask", rules)
+
+    def __call__(self, classes: np.ndarray) -> torch.Tensor:
+        data: dict[Hashable, Any] = {"mask": torch.from_numpy(classes)[None]}
+        return self.keep(self.to_values(data))["mask"][0]
+
+
+def require_alike(members: Members, names: Sequence[str]) -> None:
+    """Refuse members that do not have the same cases, labels and grids.
+
+    Args:
+        members: for each member its probabilities by case.
+        names: what each member is called, for the message.
+
+    Raises:
+        DatasetError: naming the member, and the cases it lacks or what differs.
+        CaseError: if a case is on different grids.
+    """
+    every = sorted(set().union(*members))
+    for name, member in zip(names, members, strict=True):
+        lacking = [case for case in every if case not in member]
+        if lacking:
+            raise DatasetError(
+                f"{name} has no probabilities of {_shown(lacking)}, which another member has. "
+                "Predict the same images with every member."
+            )
+    first = next(iter(members[0].values()))
+    for name, member in zip(names, members, strict=True):
+        for case, file in member.items():
+            differences = label_differences(file.labels, first.labels)
+            if differences:
+                raise DatasetError(
+                    f"{name} has other labels for {case} than {names[0]} for {first.case} "
+                    f"({'; '.join(differences)}). Members must find the same things."
+                )
+            _require_same_grid(file, members[0][case], f"{name} and {names[0]}")
+
+
+def _require_same_grid(file: ProbabilityFile, other: ProbabilityFile, where: str) -> None:
+    problem = _grid_difference(file, other.shape, other.affine)
+    if problem:
+        raise CaseError(
+            file.case,
+            f"its probabilities in {where} are on different grids: {problem}",
+            "Predict the same images with every member.",
+        )
+
+
+def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
+    if image.name.lower().endswith(NIFTI_SUFFIXES):
+        header = nib.load(image)
+        shape, affine = (*header.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], header.affine
+    else:
+        volume = read_volume(image)
+        shape, affine = volume.array.shape[1:], volume.affine
+    problem = _grid_difference(file, shape, affine)
+    if problem:
+        raise CaseError(
+            file.case,
+            f"its probabilities are not on the grid of {image}: {problem}",
+            "Give the images that were predicted.",
+        )
+
+
+def _grid_difference(file: ProbabilityFile, shape: Sequence[int], affine: np.ndarray) -> str | None:
+    if file.shape != tuple(shape):
+        return f"shapes {file.shape} and {tuple(shape)}"
+    shift = corner_shift(file.affine, affine, file.shape) if np.linalg.det(file.affine) else 0.0
+    return f"{shift:.1f} voxels apart at a corner" if shift > MAX_CORNER_SHIFT_VOXELS else None
+
+
+def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[str, Path]:
+    sources = {case: folder / file.source for case, file in files.items()}
+    missing = [path.name for path in sources.values() if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{folder} has no {_shown(missing)}; a mask gets the grid of its image. "
+            "Pass --images with the folder that was predicted."
+        )
+    return sources
+
+
+def _start(request: EnsembleRequest) -> set[str]:
+    """Say in the output folder what the masks are made of; give the cases that need no other one."""
+    folder = ensure_writable(request.output)
+    record = {
+        "members": [str(member.resolve()) for member in request.members],
+        "weights": request.weights and list(request.weights),
+        "keep_largest": [list(values) for values in request.rules],
+    }
+    path = folder / RECORD_NAME
+    if not request.go_on or not path.is_file():
+        write_json(path, record)
+        return set()
+    if read_json(path, OutputError) != record:
+        raise OutputError(
+            f"{folder} holds masks of another ensemble, see {path}. Choose another --output, or leave out --continue."
+        )
+    return {case_name(file) for file in list_images(folder)}
+
+
+def _require_weights(weights: Sequence[float] | None, num_members: int) -> None:
+    if weights is not None and (
+        len(weights) != num_members or not all(0 < weight < np.inf for weight in weights)
+    ):
+        raise ConfigError(
+            f"the weights are {list(weights)} for {num_members} member(s). Give one positive number a member."
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more

@@ -1,0 +1,58 @@
+r"""Average the probabilities of several models and write one mask for each image, on the very voxels of its file.
+
+    python scripts/ensemble.py --members OUT_2d/probabilities OUT_3d/probabilities --images IMAGES --output MASKS
+    python scripts/ensemble.py --members ... --images IMAGES --output MASKS --config_file best_overlay.json
+
+Members are folders that scripts/predict.py --save_probabilities wrote; --config_file takes the rules (keep_largest)
+that scripts/find_best.py found. Run the same command with --continue to go on where it stopped.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--members", nargs="+", required=True, type=Path, help="folders of probabilities"
+    )
+    parser.add_argument(
+        "--images", required=True, type=Path, help="folder of the images that were predicted"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder of the masks")
+    parser.add_argument("--weights", nargs="+", type=float, help="one a member (default: the mean)")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays with keep_largest"
+    )
+    parser.add_argument(
+        "--continue", dest="go_on", action="store_true", help="keep masks that are there already"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from dynunet_bundle.inference.components import rules_of  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.inference.ensemble import EnsembleRequest, run  # noqa: PLC0415
+
+    masks = run(
+        EnsembleRequest(
+            members=tuple(arguments.members),
+            images=arguments.images,
+            output=arguments.output,
+            weights=arguments.weights and tuple(arguments.weights),
+            rules=rules_of(arguments.config_file, BUNDLE / "configs"),
+            go_on=arguments.go_on,
+        )
+    )
+    print(f"{len(masks)} masks written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()

@@ -1,0 +1,75 @@
+r"""Export a trained model as TorchScript, ONNX or a TensorRT engine; check each against the weights, and time it.
+
+    python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file bundle/configs/quick.json
+    python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file OVERLAY.json \
+        --formats torchscript onnx tensorrt --precision fp32 fp16 --images DATA/imagesTs
+
+Weights and plan belong together: pass the overlays that the weights were trained with. A file whose masks differ from
+those of the weights is not written, and the exit code is 1.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from dynunet_bundle.errors import user_errors_exit
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=BUNDLE / "models" / "model.pt", help="model.pt"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the files")
+    parser.add_argument(
+        "--config_file", action="extend", nargs="+", default=[], help="overlays of inference.json"
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("torchscript", "onnx", "tensorrt"),
+        default=["torchscript", "onnx"],
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "fp16", "bf16"), default=["fp32"]
+    )
+    parser.add_argument("--images", help="an image or a folder of them, to take patches from")
+    parser.add_argument("--num_patches", type=int, default=4, help="patches to compare on")
+    parser.add_argument("--repeats", type=int, default=10, help="runs that a time is the median of")
+    parser.add_argument("--device", help="where to run them (default: a GPU if there is one)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    import torch  # noqa: PLC0415 - keeps --help fast
+
+    from dynunet_bundle.delivery.export import ExportRequest, export_models, require_parity  # noqa: PLC0415
+    from dynunet_bundle.delivery.export_table import format_table  # noqa: PLC0415
+
+    request = ExportRequest(
+        bundle=BUNDLE,
+        weights=arguments.weights,
+        output=arguments.output,
+        overlays=arguments.config_file,
+        formats=arguments.formats,
+        precisions=arguments.precision,
+        images=arguments.images,
+        num_patches=arguments.num_patches,
+        repeats=arguments.repeats,
+        device=arguments.device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
+    )
+    rows = export_models(request)
+    print(f"{format_table(rows)}\nfiles and export.json are in {request.output}")
+    require_parity(rows)
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        main()

@@ -1,0 +1,204 @@
+"""A run of inference.json: what fails, what goes on, and what run.json says of it."""
+
+import hashlib
+import json
+import signal
+import traceback
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import save_nifti
+from predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
+
+from dynunet_bundle import __version__
+from dynunet_bundle.errors import CaseError, OutputError, PredictionError
+from dynunet_bundle.inference.restore import SaveMaskd
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return threshold_weights(tmp_path / "model.pt")
+
+
+def test_run_json_tells_what_masks_were_made_of(tmp_path, weights):
+    arrays = save_cases(tmp_path / "in", "a", "b")
+    prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    run = run_of(tmp_path / "out")
+    assert (run["status"], run["exit_code"], run["format"]) == ("finished", 0, 1)
+    assert run["weights"] == [{"file": "model.pt", "sha256": digest(weights)}]
+    assert run["versions"]["dynunet_bundle"] == __version__
+    assert run["parameters"]["mirror_axes"] == [] and run["parameters"]["precision"] == "float32"
+    assert run["plan"]["patch_size"] == [24, 24, 24] and list(run["cases"]) == ["a", "b"]
+    case = run["cases"]["b"]
+    source, mask = tmp_path / "in" / "b.nii.gz", tmp_path / "out" / "b.nii.gz"
+    assert case["inputs"] == [
+        {"file": "b.nii.gz", "bytes": source.stat().st_size, "sha256": digest(source)}
+    ]
+    assert case["mask"] == "b.nii.gz" and case["mask_sha256"] == digest(mask)
+    assert case["shape"] == [20, 18, 16] and np.allclose(case["spacing_mm"], [1, 1.2, 1.6])
+    found = np.asarray(nib.load(mask).dataobj)
+    expected = (arrays["b"] > 35).astype(int) + (arrays["b"] > 90)
+    # the plan's spacing is 1 mm: only the border of the boxes may differ
+    assert (found == expected).mean() > 0.97
+    voxel_ml = 1 * 1.2 * 1.6 / 1000
+    for value, name in ((1, "Anterior"), (2, "Posterior")):
+        assert case["volumes_ml"][name] == pytest.approx((found == value).sum() * voxel_ml)
+        assert case["components"][name] == 1
+    assert set(case["seconds"]) == {"load", "network", "restore", "save"}
+    assert min(case["seconds"].values()) >= 0
+    assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_one_bad_case_does_not_stop_the_others(tmp_path, weights):
+    save_cases(tmp_path / "in", "a", "c")
+    save_nifti(tmp_path / "in" / "b.nii.gz", np.full((9, 9, 9), np.nan, np.float32), AFFINE)
+    with pytest.raises(PredictionError, match="1 of 3 cases failed") as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert caught.value.exit_code == 1 and "case b: " in str(caught.value)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.nii.gz", "c.nii.gz", "run.json"}
+    run = run_of(tmp_path / "out")
+    assert (run["status"], run["exit_code"]) == ("failed", 1)
+    assert [case["status"] for case in run["cases"].values()] == ["done", "failed", "done"]
+    assert "NaN" in run["cases"]["b"]["error"]
+
+
+def test_a_single_bad_case_is_bad_input(tmp_path, weights):
+    save_nifti(tmp_path / "in" / "b.nii.gz", np.full((9, 9, 9), np.nan, np.float32), AFFINE)
+    with pytest.raises(CaseError, match="case b") as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert caught.value.exit_code == 2
+    run = run_of(tmp_path / "out")
+    assert (run["status"], run["exit_code"]) == ("failed", 2)
+
+
+def test_too_little_memory_for_one_case_leaves_the_others(tmp_path, weights, monkeypatch):
+    save_cases(tmp_path / "in", "a", "b")
+    workflow = prediction(tmp_path / "in", tmp_path / "out", weights)
+    inferer = workflow.parser.get_parsed_content("inferer")
+    original, calls = type(inferer).__call__, []
+
+    def call(self, inputs, network):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, inputs, network)
+
+    monkeypatch.setattr(type(inferer), "__call__", call)
+    with pytest.raises(PredictionError, match="case a: there is not enough memory"):
+        workflow.run()
+    assert (tmp_path / "out" / "b.nii.gz").is_file()
+
+
+def test_a_fault_of_ours_is_not_hidden(tmp_path, weights, monkeypatch):
+    save_cases(tmp_path / "in", "a", "b")
+    monkeypatch.setattr(SaveMaskd, "__call__", lambda self, data: data["nothing"])
+    with pytest.raises(RuntimeError) as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert "KeyError: 'nothing'" in "".join(traceback.format_exception(caught.value))
+    assert run_of(tmp_path / "out")["status"] == "failed"
+
+
+def test_what_cannot_be_written_stops_the_run(tmp_path, weights):
+    save_cases(tmp_path / "in", "a", "b")
+    # the mask of a would replace a
+    with pytest.raises(OutputError, match="would replace"):
+        prediction(tmp_path / "in", tmp_path / "in", weights).run()
+
+
+def test_a_run_goes_on_behind_what_is_done(tmp_path, weights, log):
+    save_cases(tmp_path / "in", "a", "b", "c")
+    out = tmp_path / "out"
+    prediction(tmp_path / "in", out, weights).run()
+    whole = {name: digest(out / f"{name}.nii.gz") for name in "abc"}
+    (out / "b.nii.gz").unlink()
+    (out / "c.nii.gz").write_bytes(b"another mask")
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    prediction(tmp_path / "in", out, weights, resume=True).run()
+    assert "1 of 3 cases are done already" in log.text
+    assert {name: digest(out / f"{name}.nii.gz") for name in "abc"} == whole
+    assert (out / "a.nii.gz").stat().st_mtime_ns == before
+    assert {case["status"] for case in run_of(out)["cases"].values()} == {"done"}
+    log.clear()
+    prediction(tmp_path / "in", out, weights, resume=True).run()
+    assert "there is nothing to do" in log.text
+
+
+@pytest.mark.parametrize("change", ["weights", "parameter", "image", "plan"])
+def test_masks_of_something_else_are_made_again(tmp_path, weights, change):
+    save_cases(tmp_path / "in", "a", "b")
+    prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    overrides = {"parameter": {"overlap": 0.25}, "plan": {"spacing": [1.5, 1.5, 1.5]}}
+    if change == "weights":
+        threshold_weights(weights, low=50)
+    if change == "image":
+        save_nifti(tmp_path / "in" / "a.nii.gz", np.ones((9, 9, 9), np.float32) * 60, AFFINE)
+    workflow = prediction(
+        tmp_path / "in", tmp_path / "out", weights, resume=True, **overrides.get(change, {})
+    )
+    remaining = workflow.parser.get_parsed_content("record").remaining()
+    assert len(remaining) == (1 if change == "image" else 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_between_two_cases_and_nothing_is_half_written(
+    tmp_path, weights, number, monkeypatch
+):
+    save_cases(tmp_path / "in", "a", "b")
+    original = SaveMaskd.__call__
+
+    def save(self, data):
+        saved = original(self, data)
+        signal.raise_signal(number)
+        return saved
+
+    monkeypatch.setattr(SaveMaskd, "__call__", save)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert caught.value.code == 75 and signal.getsignal(number) == before
+    run = run_of(tmp_path / "out")
+    assert (run["status"], run["exit_code"]) == ("stopped", 75)
+    assert nib.load(tmp_path / "out" / "a.nii.gz").shape == (20, 18, 16)
+    monkeypatch.undo()
+    prediction(tmp_path / "in", tmp_path / "out", weights, resume=True).run()
+    assert run_of(tmp_path / "out")["status"] == "finished"
+
+
+def test_workers_that_load_give_the_same_masks(tmp_path, weights):
+    save_cases(tmp_path / "in", "a", "b")
+    save_nifti(tmp_path / "in" / "bad.nii.gz", np.full((9, 9, 9), np.nan, np.float32), AFFINE)
+    for workers in (0, 1):
+        with pytest.raises(PredictionError, match="case bad"):
+            prediction(
+                tmp_path / "in",
+                tmp_path / str(workers),
+                weights,
+                **{"dataloader#num_workers": workers},
+            ).run()
+    for name in ("a.nii.gz", "b.nii.gz"):
+        assert digest(tmp_path / "0" / name) == digest(tmp_path / "1" / name)
+
+
+def test_flags_compare_with_the_training(tmp_path, weights):
+    save_cases(tmp_path / "in", "a")
+    facts = {
+        "sha256": digest(weights),
+        "training": {
+            "num_cases": 2,
+            "volumes_ml": {"Anterior": [0.001, 0.002]},
+            "components": {"Posterior": [1, 1]},
+        },
+    }
+    weights.with_suffix(".json").write_text(json.dumps(facts))
+    prediction(tmp_path / "in", tmp_path / "out", weights, max_entropy=1e-9).run()
+    flags = run_of(tmp_path / "out")["cases"]["a"]["flags"]
+    assert {(flag["kind"], flag["label"]) for flag in flags} >= {("volume", "Anterior")}
+    assert all(flag["message"] for flag in flags)
