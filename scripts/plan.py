@@ -31,7 +31,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     source.add_argument("--fingerprint", help="plan from saved facts alone; needs --out")
     parser.add_argument(
-        "--configuration", choices=("3d_fullres", "2d", "3d_lowres"), help="default: 3d_fullres"
+        "--configuration",
+        choices=("3d_fullres", "2d", "3d_lowres", "3d_cascade_fullres"),
+        help="default: 3d_fullres",
     )
     parser.add_argument(
         "--planner", choices=("plain", "resenc_m", "resenc_l", "resenc_xl"), default="plain"

@@ -10,9 +10,11 @@ an ensemble. run.json in the output folder tells what each mask was made of, how
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
-from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.errors import ConfigError, user_errors_exit
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -22,7 +24,9 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--input", required=True, help="an image, a folder of them, or a JSON list of them"
+        "--input",
+        required=True,
+        help="an image, a folder, a JSON list, or DICOM: a folder or a zip",
     )
     parser.add_argument("--output", required=True, help="folder of the masks")
     parser.add_argument("--weights", nargs="+", help="model.pt (default: bundle/models/model.pt)")
@@ -32,6 +36,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tta", action="store_true", help="average over all mirrorings: slower, a little better"
     )
+    parser.add_argument(
+        "--series", help='series of a DICOM study: its name, or rules, e.g. \'{"modality": "CT"}\''
+    )
+    parser.add_argument("--previous", help="for a cascade: folder of the previous stage's masks")
     parser.add_argument("--device", help='"cpu" or "cuda:0" (default: a GPU where there is one)')
     parser.add_argument(
         "--precision", choices=("auto", "float32", "float16", "bfloat16"), help="default: auto"
@@ -47,10 +55,22 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def series_rules(text: str | None) -> dict[str, Any] | None:
+    """Rules as JSON, or the name of a series."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text and {"series": text}
+    try:
+        rules: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--series is not valid JSON: {error}.") from error
+    return rules
+
+
 def main() -> None:
     arguments = parse()
 
-    from dynunet_bundle.files import read_json  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.cases import name_of  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.files import read_json  # noqa: PLC0415
     from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
 
     given = {
@@ -60,6 +80,8 @@ def main() -> None:
         "device": arguments.device,
         "precision": arguments.precision,
         "probabilities_dir": arguments.save_probabilities,
+        "previous_dir": arguments.previous,
+        "series_rules": series_rules(arguments.series),
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.weights and len(arguments.weights) == 1:
@@ -69,19 +91,19 @@ def main() -> None:
     if arguments.resume:
         overrides["resume"] = True
     workflow = load_workflow(BUNDLE, "inference.json", arguments.config_file, overrides)
+    run_file = Path(arguments.output) / "run.json"
     try:
         workflow.run()
     finally:
-        run_file = Path(arguments.output) / "run.json"
         if arguments.json and run_file.is_file():
             print(run_file.read_text(encoding="utf-8"), end="")
-    if arguments.report:
-        from dynunet_bundle.errors import ConfigError  # noqa: PLC0415
-        from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
+        if arguments.report and run_file.is_file():
+            from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
 
-        run = read_json(run_file, ConfigError)
-        images = Path(arguments.input) if Path(arguments.input).is_dir() else None
-        write_report(arguments.report, Path(arguments.output), images=images, run=run)
+            cases = workflow.parser.get_parsed_content("cases")
+            images = {name_of(case): case["image"] for case in cases}
+            run = read_json(run_file, ConfigError)
+            write_report(arguments.report, Path(arguments.output), images=images, run=run)
     if not arguments.json:
         print(f"masks are in {arguments.output}")
 

@@ -42,6 +42,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--num_folds", type=int, help="where no file gives the folds (default: 5)")
     parser.add_argument("--prepared_dir", type=Path, help="prepared cases (default: OUT/prepared)")
     parser.add_argument(
+        "--previous_dir", type=Path, help="for a cascade: masks of all cases by the previous stage"
+    )
+    parser.add_argument(
         "--gpus",
         "--processes",
         dest="num_processes",
@@ -63,7 +66,11 @@ def main() -> int:
 
     from dynunet_bundle.training.fold_runs import FoldsRequest, run  # noqa: PLC0415 - keeps --help fast
 
-    settings = {"num_folds": arguments.num_folds, "prepared_dir": arguments.prepared_dir}
+    settings = {
+        "num_folds": arguments.num_folds,
+        "prepared_dir": arguments.prepared_dir,
+        "previous_dir": arguments.previous_dir,
+    }
     given = {name: value for name, value in settings.items() if value is not None}
     request = FoldsRequest(
         bundle=BUNDLE,

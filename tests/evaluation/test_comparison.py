@@ -96,6 +96,11 @@ def test_the_interval_is_that_of_pairs():
     assert found["p_value"] < 1e-6
 
 
+def test_what_got_worse_changed_too():
+    found = paired_difference(pairs([0.1, -0.3, 0.2, -0.2]))["changed_most"]
+    assert [case["case"] for case in found] == ["c1", "c2", "c3", "c0"]
+
+
 def test_rounding_is_no_difference():
     # 0.1 + 0.2 is not 0.3, and 0.3 - 0.2 not 0.1
     found = paired_difference({"a": (0.3, 0.1 + 0.2), "b": (0.1, 0.3 - 0.2)})

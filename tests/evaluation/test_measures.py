@@ -258,6 +258,11 @@ def test_the_border_of_what_nobody_labelled_is_no_surface():
     half[7:] = IGNORE_CLASS
     for tolerance_mm in (0.4, 1.0):
         row = measured(prediction, half, tolerance_mm=tolerance_mm)
+        # nor does it matter whether the masks go on beyond it, at either end
+        seen = box((2, 7), (6, 12), (4, 12))
+        assert measured(seen, half, tolerance_mm=tolerance_mm) == row
+        turned = measured(seen[::-1], half[::-1], tolerance_mm=tolerance_mm)
+        assert turned == pytest.approx(row)
         # the other half is its mirror image, and would change no mean
         whole = measured(prediction, block, tolerance_mm=tolerance_mm)
         assert row["hd95_mm"] == whole["hd95_mm"] == pytest.approx(1)

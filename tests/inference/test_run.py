@@ -77,6 +77,7 @@ def test_a_single_bad_case_is_bad_input(tmp_path, weights):
     assert caught.value.exit_code == 2
     run = run_of(tmp_path / "out")
     assert (run["status"], run["exit_code"]) == ("failed", 2)
+    assert run["cases"]["b"]["status"] == "failed"
 
 
 def test_too_little_memory_for_one_case_leaves_the_others(tmp_path, weights, monkeypatch):

@@ -38,7 +38,7 @@ MAX_FILE_BYTES = 25 * 10**6
 LARGE_FILES = """\
 large_files:
   - path: "models/model.pt"
-    url: {url}
+    url: "{url}"
     hash_val: "{sha256}"
     hash_type: "sha256"
 """
@@ -199,16 +199,12 @@ def _add_weights(
 ) -> None:
     """The weights and their JSON, or the address of weights that are too large for the Model Zoo."""
     sha256 = sha256_of(request.weights)
-    facts = dict(model) or {
-        "plan": dict(plan),
-        "sha256": sha256,
-        "versions": {"torch": torch_version()},
-    }
+    facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
     (folder / "models" / "model.json").write_bytes(json_bytes(facts))
     too_large = request.weights.stat().st_size > MAX_FILE_BYTES
     if too_large and request.weights_url:
         (folder / "large_files.yml").write_text(
-            LARGE_FILES.format(url=json.dumps(request.weights_url), sha256=sha256), encoding="utf-8"
+            LARGE_FILES.format(url=request.weights_url, sha256=sha256), encoding="utf-8"
         )
         return
     if too_large:

@@ -1,4 +1,4 @@
-"""Metadata, model card and licence text of the bundle in this repository, from the parts that make those of a package."""
+"""Metadata, model card and licence text of the bundle in this repository, made as those of a package are."""
 
 import dataclasses
 from pathlib import Path

@@ -19,13 +19,13 @@ from dynunet_bundle.delivery.verify_configs import (
     check_imports,
     check_inference,
     check_label,
+    check_logging,
     check_train,
     check_weights,
 )
 from dynunet_bundle.delivery.verify_files import (
     check_files,
     check_json,
-    check_logging,
     check_readme,
     check_sizes,
     check_sums,

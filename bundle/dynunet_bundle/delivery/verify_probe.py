@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.utils import optional_import
 
 CONFIGS = (
@@ -53,7 +53,7 @@ def targets_in(value: Any) -> Iterator[str]:
 
 def unimportable(config: dict[str, Any]) -> list[str]:
     """Imports and targets of a config that lead nowhere; MONAI makes a silent stub of a failing import."""
-    problems = []
+    problems, locator = [], ComponentLocator()
     for text in strings_in(config):
         if text.startswith(("$import ", "$from ")):
             try:
@@ -61,21 +61,16 @@ def unimportable(config: dict[str, Any]) -> list[str]:
             except ImportError as error:
                 problems.append(f'"{text}" fails: {error}')
     for target in sorted(set(targets_in(config))):
-        if "." in target:
-            module, _, name = target.rpartition(".")
-            found = optional_import(module, name=name)[1]
-        else:
-            found = ConfigParser({"c": {"_target_": target}}).get_parsed_content
-            found = _is_monai_name(target)
+        module, _, name = target.rpartition(".")
+        # a name without a dot is one that MONAI finds by itself
+        found = (
+            optional_import(module, name=name)[1]
+            if module
+            else locator.get_component_module_name(name)
+        )
         if not found:
             problems.append(f'_target_ "{target}" cannot be imported')
     return problems
-
-
-def _is_monai_name(name: str) -> bool:
-    from monai.bundle.config_item import ComponentLocator  # noqa: PLC0415
-
-    return bool(ComponentLocator(excludes=None).get_component_module_name(name))
 
 
 def missing_properties(kind: str, config: str, **settings: Any) -> list[str]:
@@ -92,6 +87,17 @@ def missing_properties(kind: str, config: str, **settings: Any) -> list[str]:
     )
     workflow.initialize()
     return [f"property {name} is missing or has another id" for name in workflow.check_properties()]
+
+
+def refused_logging() -> list[str]:
+    """Apply logging.conf as a run does; MONAI refuses one that could run code."""
+    ConfigWorkflow(
+        config_file="configs/inference.json",
+        meta_file="configs/metadata.json",
+        logging_file="configs/logging.conf",
+        workflow_type="infer",
+    )
+    return []
 
 
 def wrong_weights() -> list[str]:
@@ -113,7 +119,9 @@ def wrong_weights() -> list[str]:
             problems.append(f"model.pt {what} {', '.join(sorted(keys)[:MAX_SHOWN])} ({len(keys)})")
     shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
     if shapes:
-        problems.append(f"the shape of {', '.join(sorted(shapes)[:MAX_SHOWN])} is not the network's")
+        problems.append(
+            f"the shape of {', '.join(sorted(shapes)[:MAX_SHOWN])} is not the network's"
+        )
     return problems
 
 
@@ -141,6 +149,7 @@ def main() -> None:
             for name, config in configs.items()
             for problem in attempt(lambda config=config: unimportable(config))
         ],
+        "logging": attempt(refused_logging),
         "inference": attempt(lambda: missing_properties("infer", "inference.json")),
         "train": attempt(
             lambda: missing_properties(
