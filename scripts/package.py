@@ -56,6 +56,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not arguments.refresh_template and None in (arguments.weights, arguments.name):
+        raise ConfigError("a package needs --weights MODEL.pt and --name organ_modality_task.")
 
     from dynunet_bundle.delivery.package import PackageRequest, make_package  # noqa: PLC0415 - keeps --help fast
     from dynunet_bundle.delivery.package_template import refresh_template  # noqa: PLC0415
@@ -64,8 +66,6 @@ def main() -> None:
         for path in refresh_template(BUNDLE, arguments.changelog):
             print(f"wrote {path}")
         return
-    if arguments.weights is None or arguments.name is None:
-        raise ConfigError("a package needs --weights MODEL.pt and --name organ_modality_task.")
     package = make_package(
         PackageRequest(
             bundle=BUNDLE,

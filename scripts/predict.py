@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
         "--config_file", action="extend", nargs="+", default=[], help="overlays of inference.json"
     )
     parser.add_argument(
-        "--tta", action="store_true", help="average over all mirrorings: slower, a little better"
+        "--tta", action="store_true", help="mean over the mirrorings of the training"
     )
     parser.add_argument(
         "--series", help='series of a DICOM study: its name, or rules, e.g. \'{"modality": "CT"}\''
@@ -71,6 +71,7 @@ def main() -> None:
 
     from dynunet_bundle.cases import name_of  # noqa: PLC0415 - keeps --help fast
     from dynunet_bundle.files import read_json  # noqa: PLC0415
+    from dynunet_bundle.inference.weights import learnt_mirroring  # noqa: PLC0415
     from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
 
     given = {
@@ -87,7 +88,10 @@ def main() -> None:
     if arguments.weights and len(arguments.weights) == 1:
         overrides["weights_file"] = arguments.weights[0]
     if arguments.tta:
+        weights = Path((arguments.weights or [BUNDLE / "models" / "model.pt"])[0])
+        # none at all: asked for all of them, the config says what is wrong
         overrides["displayable_configs#mirroring"] = True
+        overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights)) else {}
     if arguments.resume:
         overrides["resume"] = True
     workflow = load_workflow(BUNDLE, "inference.json", arguments.config_file, overrides)

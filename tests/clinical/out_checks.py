@@ -8,11 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 from highdicom.seg import segread
+from out_series import LABELS
 
 from dynunet_bundle.clinical.dicom_object import Algorithm
+from dynunet_bundle.clinical.dicom_seg import write_seg
 from dynunet_bundle.clinical.dicom_series import DicomSeries
 
+KNOWN = {"background": 0, "liver": 1, "cancer": 2, "spleen": 5}
 ALGORITHM = Algorithm("Task03_Liver", "0123456789ab")
+
+
+def write(mask: np.ndarray, series: Any, path: Path, **changes: Any) -> Path:
+    """Write a BINARY segmentation of ``LABELS`` by ``ALGORITHM``; keywords change the arguments."""
+    written = write_seg(
+        mask, series, **{"labels": LABELS, "path": path, "algorithm": ALGORITHM, **changes}
+    )
+    assert written == path
+    return path
 
 
 def require_valid(path: Path, *allowed: str) -> None:

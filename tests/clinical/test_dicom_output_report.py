@@ -41,7 +41,9 @@ def test_volumes_and_references(enhanced: bool, tmp_path: Path) -> None:
         assert (volume.name.meaning, volume.unit.value) == ("Volume", "mL")
         count = np.count_nonzero(made_mask() == value)
         assert volume.value == pytest.approx(count * np.prod(SPACING) / 1000, rel=1e-5)
-        assert group.roi.segment_number == number if hasattr(group.roi, "segment_number") else True
+        reference = group.roi[0].ReferencedSOPSequence[0]
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        assert reference.ReferencedSegmentNumber == number
     findings = [group.finding_type.meaning for group in groups]
     assert findings == ["Kidney", "Neoplasm", "Spleen"]
     sites = [[site.value.meaning for site in group.finding_sites] for group in groups]

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, label
 pytest.importorskip("highdicom")
 
 from made_dicom import make_series
-from out_checks import ALGORITHM, NO_DICOMDIR, PRIVATE_CODE, require_valid
+from out_checks import ALGORITHM, KNOWN, NO_DICOMDIR, PRIVATE_CODE, require_valid
 from out_series import DIRECTIONS, LABELS, OBLIQUE, SHAPE, made_mask, made_series
 from pydicom import dcmread
 
@@ -18,8 +18,6 @@ from dynunet_bundle.clinical.dicom_series import load_series
 from dynunet_bundle.clinical.outlines import fill, outlines
 from dynunet_bundle.clinical.rtstruct import read_rtstruct, write_rtstruct
 from dynunet_bundle.errors import OutputError
-
-KNOWN = {"background": 0, "liver": 1, "cancer": 2, "spleen": 5}
 
 
 def area(polygon: np.ndarray) -> float:

@@ -1,7 +1,6 @@
-"""DICOM Segmentation: every orientation, empty classes, probabilities, sources that lack things, validity."""
+"""DICOM Segmentation: every orientation, empty classes, probabilities, validity, real studies."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +8,9 @@ import pytest
 pytest.importorskip("highdicom")
 
 from made_dicom import make_enhanced, oblique, volume
-from out_checks import ALGORITHM, NO_DICOMDIR, PRIVATE_CODE, masks_of_segments, require_valid
+from out_checks import ALGORITHM, KNOWN, PRIVATE_CODE, masks_of_segments, require_valid, write
 from out_series import DIRECTIONS, LABELS, OBLIQUE, SHAPE, made_mask, made_series
-from pydicom import config, dcmread
-from pydicom.dataelem import DataElement
+from pydicom import dcmread
 
 from dynunet_bundle.clinical.dicom_seg import (
     read_probabilities,
@@ -22,16 +20,6 @@ from dynunet_bundle.clinical.dicom_seg import (
 )
 from dynunet_bundle.clinical.dicom_series import load_series
 from dynunet_bundle.errors import OutputError
-
-KNOWN = {"background": 0, "liver": 1, "cancer": 2, "spleen": 5}
-
-
-def write(mask: np.ndarray, series: Any, path: Path, **changes: Any) -> Path:
-    written = write_seg(
-        mask, series, **{"labels": LABELS, "path": path, "algorithm": ALGORITHM, **changes}
-    )
-    assert written == path
-    return path
 
 
 @pytest.mark.parametrize("enhanced", [False, True], ids=["slices", "enhanced"])
@@ -88,6 +76,34 @@ def test_one_stack_of_several_in_an_enhanced_object(tmp_path: Path) -> None:
     for frame in dcmread(path).PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         assert source.ReferencedFrameNumber > len(frames)
+
+
+def test_codes_of_a_side_stand_with_the_region_or_the_type(tmp_path: Path) -> None:
+    labels = {"left kidney": 1, "tumor of the right kidney": 2, "odd thing": 5}
+    dataset = dcmread(write(made_mask(), made_series(), tmp_path / "seg.dcm", labels=labels))
+    kidney, tumor, odd = dataset.SegmentSequence
+    kind = kidney.SegmentedPropertyTypeCodeSequence[0]
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    region = tumor.AnatomicRegionSequence[0]
+    assert region.CodeMeaning == "Kidney"
+    assert region.AnatomicRegionModifierSequence[0].CodeMeaning == "Right"
+    assert odd.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99DYNUNET"
+    assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99DYNUNET"
+    colours = {tuple(item.RecommendedDisplayCIELabValue) for item in dataset.SegmentSequence}
+    assert len(colours) == 3
+    for item in dataset.SegmentSequence:
+        algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (
+            ALGORITHM.name,
+            ALGORITHM.version,
+        )
+
+
+@pytest.mark.parametrize("kind", [bool, np.float32, np.int64])
+def test_masks_of_any_type(kind: type, tmp_path: Path) -> None:
+    mask = (made_mask() == 1).astype(kind)
+    path = write(mask, made_series(), tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(read_seg(path, made_series()), mask)
 
 
 def test_several_multi_frame_objects_are_refused(tmp_path: Path) -> None:
@@ -153,6 +169,17 @@ def test_probabilities_come_back_to_half_a_step(tmp_path: Path) -> None:
         read_seg(path, series)
 
 
+def test_probabilities_need_a_channel_for_each_label_and_something_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "seg.dcm"
+    with pytest.raises(OutputError, match="3 channels of probabilities and 4 labels"):
+        write_probabilities(np.zeros((3, *SHAPE)), made_series(), LABELS, path, algorithm=ALGORITHM)
+    none = np.zeros((4, *SHAPE))
+    none[0] = 1
+    none[1] = 0.001
+    assert write_probabilities(none, made_series(), LABELS, path, algorithm=ALGORITHM) is None
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
 def test_what_is_no_probability_is_refused(value: float, tmp_path: Path) -> None:
     probability = np.full((4, *SHAPE), value, np.float32)
@@ -174,77 +201,6 @@ def test_objects_are_valid(name: str, enhanced: bool, tmp_path: Path) -> None:
     probability = np.full((4, *SHAPE), 0.25)
     write_probabilities(probability, series, KNOWN, path, algorithm=ALGORITHM)
     require_valid(path)
-
-
-ABSENT = dict.fromkeys(
-    (
-        *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate"),
-        *("StudyTime", "AccessionNumber", "ReferringPhysicianName", "SeriesNumber"),
-        *("PositionReferenceIndicator", "SpecificCharacterSet", "Manufacturer"),
-    )
-)
-ODD: dict[str, dict[str, Any]] = {
-    "type 2 absent": ABSENT,
-    "type 2 empty": {"PatientBirthDate": "", "PatientSex": "", "StudyDate": "", "StudyTime": ""},
-    "no thickness": {"SliceThickness": None},
-    "no frame of reference": {"FrameOfReferenceUID": None},
-}
-
-
-@pytest.mark.parametrize("enhanced", [False, True], ids=["slices", "enhanced"])
-@pytest.mark.parametrize("tags", ODD.values(), ids=ODD)
-def test_sources_that_lack_attributes(tags: dict[str, Any], enhanced: bool, tmp_path: Path) -> None:
-    series = made_series(OBLIQUE, enhanced=enhanced, **tags)
-    if enhanced and "SliceThickness" in tags:
-        shared = series.headers[0].SharedFunctionalGroupsSequence[0]
-        del shared.PixelMeasuresSequence[0].SliceThickness
-    mask = made_mask()
-    path = write(mask, series, tmp_path / "seg.dcm", labels=KNOWN)
-    require_valid(path, NO_DICOMDIR)
-    np.testing.assert_array_equal(read_seg(path, series), mask)
-
-
-def test_impossible_values_become_empty(tmp_path: Path) -> None:
-    series = made_series()
-    for keyword, kind, value in (
-        ("PatientSex", "CS", "W"),
-        ("PatientBirthDate", "DA", "1.5.1934"),
-        ("StudyTime", "TM", "noon"),
-    ):
-        series.headers[0][keyword] = DataElement(
-            keyword, kind, value, validation_mode=config.IGNORE
-        )
-    dataset = dcmread(write(made_mask(), series, tmp_path / "seg.dcm"))
-    assert (dataset.PatientSex, dataset.PatientBirthDate, dataset.StudyTime) == ("", "", "")
-    assert series.headers[0].PatientSex == "W"
-
-
-def test_directions_that_differ_by_rounding(tmp_path: Path) -> None:
-    series = made_series()
-    series.headers[3].ImageOrientationPatient = [1, 0, 0.00001, 0, 1, 0]
-    mask = made_mask()
-    path = write(mask, series, tmp_path / "seg.dcm")
-    np.testing.assert_array_equal(read_seg(path, series), mask)
-
-
-def test_lossy_sources_are_told_of(tmp_path: Path) -> None:
-    series = made_series()
-    assert dcmread(write(made_mask(), series, tmp_path / "a.dcm")).LossyImageCompression == "00"
-    series.headers[0].file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
-    dataset = dcmread(write(made_mask(), series, tmp_path / "b.dcm"))
-    assert dataset.LossyImageCompression == "01"
-    assert dataset.LossyImageCompressionMethod == "ISO_10918_1"
-    require_valid(write(made_mask(), series, tmp_path / "c.dcm", labels=KNOWN))
-
-
-@pytest.mark.parametrize("label", ["liver", "Leberläsion", "肝臓"])
-def test_names_in_other_scripts_survive(label: str, tmp_path: Path) -> None:
-    name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
-    series = made_series(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=name)
-    path = write(made_mask(), series, tmp_path / "seg.dcm", labels={**LABELS, label: 1, "x": 1})
-    dataset = dcmread(path)
-    assert dataset.PatientName == name
-    assert label in [item.SegmentLabel for item in dataset.SegmentSequence]
 
 
 def test_a_segmentation_of_another_grid_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FROZEN_TRAIN_IDS = {
     "augmentation",
     "batch_dice",
     "bundle_root",
+    "case_keys",
     "ckpt_dir",
     "dataset_dir",
     "deep_supervision",
@@ -46,6 +47,7 @@ FROZEN_TRAIN_IDS = {
     "loss",
     "lr_epoch_level",
     "lr_scheduler",
+    "mask_augmentation",
     "memory_format",
     "network",
     "network_def",
@@ -58,6 +60,7 @@ FROZEN_TRAIN_IDS = {
     "preflight",
     "prepared_dir",
     "preprocessing",
+    "previous_dir",
     "restart",
     "run",
     "seed",
@@ -119,7 +122,7 @@ def test_the_ids_of_train_json_are_frozen():
 
 def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference():
     train, inference = content("train.json"), content("inference.json")
-    for name in (*PLAN_IDS, "plan", "preprocessing"):
+    for name in (*PLAN_IDS, "plan", "case_keys", "preprocessing"):
         assert train[name] == inference[name], name
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
     # a validation is quick: as declared, without mirroring

@@ -14,7 +14,7 @@ from conftest import save_nifti
 from predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
 
 from dynunet_bundle import __version__
-from dynunet_bundle.errors import CaseError, OutputError, PredictionError
+from dynunet_bundle.errors import CaseError, OutputError, PredictionError, WeightsError
 from dynunet_bundle.inference.restore import SaveMaskd
 
 
@@ -203,3 +203,14 @@ def test_flags_compare_with_the_training(tmp_path, weights):
     flags = run_of(tmp_path / "out")["cases"]["a"]["flags"]
     assert {(flag["kind"], flag["label"]) for flag in flags} >= {("volume", "Anterior")}
     assert all(flag["message"] for flag in flags)
+
+
+def test_mirroring_that_was_not_learnt_is_refused(tmp_path, weights):
+    save_cases(tmp_path / "in", "a")
+    facts = {"sha256": digest(weights), "mirror_axes": [0, 1]}
+    weights.with_suffix(".json").write_text(json.dumps(facts))
+    mirroring = {"displayable_configs#mirroring": True}
+    with pytest.raises(WeightsError, match=r"over the axes \[0, 1\].*over \[0, 1, 2\]"):
+        prediction(tmp_path / "in", tmp_path / "out", weights, **mirroring).run()
+    prediction(tmp_path / "in", tmp_path / "out", weights, mirror_axes=[1]).run()
+    assert run_of(tmp_path / "out")["parameters"]["mirror_axes"] == [1]

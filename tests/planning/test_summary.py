@@ -123,7 +123,7 @@ def test_a_large_set_has_a_cascade():
     rows = decided("plain", "3d_lowres", **large)
     names, cascade = value_of(rows, "configurations").split(", and ")
     assert names == "2d, 3d_fullres, 3d_lowres"
-    assert cascade == "a cascade 3d_lowres -> 3d_fullres"
+    assert cascade == "3d_cascade_fullres after 3d_lowres"
     assert value_of(decided("plain", **large), "Dice") == "over the batch"
     small = {"shapes_after_crop": np.array([[40, 50, 60]] * 3)}
     assert value_of(decided("plain", **small), "configurations") == "2d, 3d_fullres"

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from dynunet_bundle.cpu_layers import use_cpu_layers
 from dynunet_bundle.cpu_norm import channels_last
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.inference.backends import network_of
 from dynunet_bundle.inference.precision import compute_dtype
 
 SMALLEST_PROBABILITY = 1e-7
@@ -67,6 +68,9 @@ def inference_network(
     weights_file: str | Sequence[str] = "",
     regions: bool = False,
     precision: str = "float32",
+    plan: Mapping[str, Any] | None = None,
+    backend: str = "torch",
+    backend_file: str | None = None,
 ) -> nn.Module:
     """The network as it predicts fastest on a device, without its weights.
 
@@ -76,8 +80,16 @@ def inference_network(
         weights_file: a list makes it an ensemble.
         regions: whether its outputs are regions.
         precision: as the inferer's; in float32 a DynUNet on a CPU takes the layers that are made for that.
+        plan: the plan ids, which an exported model must have been made for.
+        backend: ``"torch"``, or what runs an exported model, see ``backends.network_of``.
+        backend_file: the exported model.
+
+    Raises:
+        BundleError: as ``backends.network_of``.
     """
     device = torch.device(device)
+    if backend != "torch":
+        return network_of(network_def, plan or {}, backend, backend_file, weights_file)
     in_float32 = compute_dtype(precision, device) == torch.float32
     network = network_def.to(device).eval()
     if device.type == "cpu" and in_float32 and isinstance(network, DynUNet):

@@ -138,9 +138,7 @@ def _before(
     resample: InvertibleTransform, image: MetaTensor
 ) -> tuple[list[int], int | None, list[Any], torch.Tensor]:
     """Shape, coarse axis, trace and affine that the image had before it was resampled."""
-    probe = MetaTensor(
-        torch.empty(0), meta={}, applied_operations=list(image.applied_operations)
-    )
+    probe = MetaTensor(torch.empty(0), meta={}, applied_operations=list(image.applied_operations))
     info = resample.pop_transform(probe)[TraceKeys.EXTRA_INFO]
     affine = torch.tensor(info["affine"], dtype=torch.float64)
     return info["shape"], info["coarse_axis"], list(probe.applied_operations), affine

@@ -23,7 +23,7 @@ from monai.engines.utils import IterationEvents
 from dynunet_bundle import __version__
 from dynunet_bundle.cases import Case, all_files, name_of
 from dynunet_bundle.clinical.dicom_names import is_series_name
-from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError, find_user_error
+from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, ConfigError, find_user_error
 from dynunet_bundle.extents import class_extents
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.inference.quality import QUALITY, find_flags
@@ -148,10 +148,12 @@ class RunRecord:
             name = name_of({**case, "image": outputs["pred"]})
             cases[name] = self._done(name, outputs, now)
         for name, message in getattr(engine.state, "failures", {}).items():
-            cases.setdefault(
-                name, {"status": "failed", "error": message, "inputs": self._inputs(name)}
-            )
+            cases.setdefault(name, self._failed(name, message))
         self._write()
+
+    def _failed(self, name: str, message: str) -> dict[str, Any]:
+        inputs = self._inputs(name) if name in self.cases else []
+        return {"status": "failed", "error": message, "inputs": inputs}
 
     def _done(self, name: str, outputs: Mapping[str, Any], now: float) -> dict[str, Any]:
         mask, saved, quality = outputs["pred"], outputs[SAVED], outputs.get(QUALITY, {})
@@ -193,9 +195,7 @@ class RunRecord:
     def _inputs(self, name: str) -> list[dict[str, Any]]:
         roles = all_files(self.cases[name])
         files = [file for role, file in roles.items() if role.startswith("image")]
-        return [
-            _identity(file) for file in files if is_series_name(file) or Path(file).is_file()
-        ]
+        return [_identity(file) for file in files if is_series_name(file) or Path(file).is_file()]
 
     def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:
         if entry.get("status") != "done" or entry.get("made_by") != made_by:
@@ -221,6 +221,10 @@ class RunRecord:
             self._finish("stopped", EXIT_STOPPED)
         else:
             user_error = find_user_error(error)
+            if isinstance(user_error, CaseError):
+                self._content["cases"][user_error.case] = self._failed(
+                    user_error.case, str(user_error)
+                )
             self._finish("failed", EXIT_FAILED if user_error is None else user_error.exit_code)
         raise error
 

@@ -18,6 +18,7 @@ from torch import nn
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
+from dynunet_bundle.inference.backends import ExportedNetwork
 from dynunet_bundle.inference.networks import FoldEnsemble, load_states
 from dynunet_bundle.planning.plan import plan_differences
 
@@ -144,6 +145,23 @@ def _first_mismatch(
     return None if surplus is None else f"it has {surplus}, which the plan lacks"
 
 
+def learnt_mirroring(path: Path) -> list[int] | None:
+    """Axes of the patch that a training mirrored over; None where nothing is known of it."""
+    sidecar = path.with_suffix(".json")
+    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    axes: list[int] | None = facts.get("mirror_axes")
+    return axes
+
+
+def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
+    learnt = learnt_mirroring(path) if axes else None
+    if learnt is not None and not set(axes) <= set(learnt):
+        raise WeightsError(
+            f"{path} was trained with mirroring over the axes {learnt}; it has never seen what mirroring over "
+            f"{list(axes)} gives. Predict without it, or with --mirror_axes of the training."
+        )
+
+
 class WeightsLoader:
     """Load weights when an engine starts; MONAI's CheckpointLoader answers a mismatch with a page of keys.
 
@@ -151,20 +169,36 @@ class WeightsLoader:
         network: the network of the engine.
         path: the ``.pt`` file, or a list of them for an ensemble.
         plan: the plan ids of the config.
+        mirror_axes: axes that the prediction mirrors over; the training must have done so, too.
     """
 
     def __init__(
-        self, network: nn.Module, path: str | Sequence[str], plan: Mapping[str, Any]
+        self,
+        network: nn.Module,
+        path: str | Sequence[str],
+        plan: Mapping[str, Any],
+        mirror_axes: Sequence[int] = (),
     ) -> None:
         self.network = network
         self.path = path
         self.plan = plan
+        self.mirror_axes = list(mirror_axes)
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI evaluator."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load."""
+        """Load.
+
+        Raises:
+            WeightsError: as ``load_weights``, or for mirroring that the network has not learnt.
+        """
+        for file in weight_files(self.path):
+            _require_mirroring(file, self.mirror_axes)
+        if isinstance(self.network, ExportedNetwork):
+            # its weights are in its file
+            logger.info("weights: %s", self.network.path)
+            return
         load_weights(self.network, self.path, self.plan)
         logger.info("weights: %s", ", ".join(map(str, weight_files(self.path))))

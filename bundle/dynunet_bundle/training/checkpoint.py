@@ -39,7 +39,7 @@ from dynunet_bundle.training.identity import (
     fingerprint,
     optimizer_kind,
     starts_from_given_weights,
-    training_ranges,
+    training_facts,
 )
 from dynunet_bundle.training.random_state import random_state, restore_random_state
 
@@ -345,6 +345,6 @@ class CheckpointHandler:
         facts = {
             "epoch": engine.state.epoch,
             "val_mean_dice": None if score is None else float(score),
-            "training": training_ranges(self.loader, self.plan["label_names"]),
+            **training_facts(self.loader, self.plan["label_names"]),
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)

@@ -40,6 +40,15 @@ def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
     }
 
 
+def training_facts(loader: DaliLoader, label_names: Sequence[str]) -> dict[str, Any]:
+    """What a prediction asks of a training: the axes it mirrored over, and what its cases look like."""
+    kinds = loader.sampling.augmentation.kinds
+    return {
+        "mirror_axes": list(kinds["mirror"]["axes"]) if "mirror" in kinds else [],
+        "training": training_ranges(loader, label_names),
+    }
+
+
 def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str, Any]:
     """What the training cases look like, for the flags of a prediction.
 
