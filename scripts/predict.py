@@ -39,6 +39,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--series", help='series of a DICOM study: its name, or rules, e.g. \'{"modality": "CT"}\''
     )
+    parser.add_argument(
+        "--dicom",
+        nargs="*",
+        metavar="KIND",
+        help="of a DICOM series write these: seg fractional rtstruct report (default: seg)",
+    )
     parser.add_argument("--previous", help="for a cascade: folder of the previous stage's masks")
     parser.add_argument("--device", help='"cpu" or "cuda:0" (default: a GPU where there is one)')
     parser.add_argument(
@@ -83,6 +89,7 @@ def main() -> None:
         "probabilities_dir": arguments.save_probabilities,
         "previous_dir": arguments.previous,
         "series_rules": series_rules(arguments.series),
+        "dicom_objects": arguments.dicom,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.weights and len(arguments.weights) == 1:

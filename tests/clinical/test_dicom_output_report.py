@@ -41,7 +41,7 @@ def test_volumes_and_references(enhanced: bool, tmp_path: Path) -> None:
         assert (volume.name.meaning, volume.unit.value) == ("Volume", "mL")
         count = np.count_nonzero(made_mask() == value)
         assert volume.value == pytest.approx(count * np.prod(SPACING) / 1000, rel=1e-5)
-        reference = group.roi[0].ReferencedSOPSequence[0]
+        reference = group.referenced_segment[0].ReferencedSOPSequence[0]
         assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert reference.ReferencedSegmentNumber == number
     findings = [group.finding_type.meaning for group in groups]

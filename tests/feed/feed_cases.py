@@ -51,18 +51,31 @@ def prepare(
     images: Sequence[np.ndarray],
     labels: Sequence[np.ndarray] | None = None,
     dtype: str = "float32",
+    previous: Sequence[np.ndarray] | None = None,
 ) -> PreparedDataset:
-    """A real store of cases c0, c1, ...; a label is the first channel modulo 3 where none is given."""
+    """A real store of cases c0, c1, ...; a label is the first channel modulo 3 where none is given.
+
+    It is one of a cascade where there are masks of a previous stage.
+    """
     data = []
+    keys = ["image", "label", *(["previous"] if previous is not None else [])]
     for index, image in enumerate(images):
         label = image[0] % 3 if labels is None else labels[index]
-        paths = {key: folder / key / f"c{index}.nii" for key in ("image", "label")}
+        paths = {key: folder / key / f"c{index}.nii" for key in keys}
+        if previous is not None:
+            save_nifti(paths["previous"], previous[index].astype(np.uint8))
         save_nifti(paths["image"], np.moveaxis(image, 0, -1) if len(image) > 1 else image[0])
         save_nifti(paths["label"], label.astype(np.uint8))
         data.append({key: str(path) for key, path in paths.items()})
-    keys = ["image", "label"]
     transform = Compose([LoadImaged(keys), EnsureChannelFirstd(keys)])
-    return PreparedDataset(data, transform, str(folder / "store"), num_classes=3, dtype=dtype)
+    return PreparedDataset(
+        data,
+        transform,
+        str(folder / "store"),
+        num_classes=3,
+        dtype=dtype,
+        cascade=previous is not None,
+    )
 
 
 def source_of(

@@ -61,9 +61,10 @@ def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     rows = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
     (x0, y0), (x1, y1) = starts[edge].T, ends[edge].T
     columns = np.ceil(x0 + (rows - y0) * (x1 - x0) / (y1 - y0)).clip(0, shape[0]).astype(int)
-    crossings = np.zeros((shape[0] + 1, shape[1]), np.int64)
+    # only the lowest bit of the counts matters, so they may overflow
+    crossings = np.zeros((shape[0] + 1, shape[1]), np.uint8)
     np.add.at(crossings, (columns, rows), 1)
-    inside: np.ndarray = np.cumsum(crossings, axis=0)[:-1] % 2 == 1
+    inside: np.ndarray = np.bitwise_xor.accumulate(crossings, axis=0)[:-1] & 1 == 1
     return inside
 
 

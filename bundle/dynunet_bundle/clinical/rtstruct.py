@@ -224,8 +224,10 @@ def _contours(region: np.ndarray, series: "DicomSeries", images: list[Any]) -> l
     in_plane = lps_affine(series)[:3, :2]
     positions = slice_positions(series)
     contours: list[Any] = []
-    for place in np.flatnonzero(region.any(axis=(0, 1))).tolist():
-        for polygon in outlines(region[:, :, place]):
+    # slice by slice in memory, which is several times faster
+    planes = np.ascontiguousarray(region.transpose(2, 0, 1))
+    for place, plane in enumerate(planes):
+        for polygon in outlines(plane):
             points = positions[place] + polygon @ in_plane.T
             contour = Dataset()
             contour.ContourNumber = len(contours) + 1

@@ -81,10 +81,10 @@ def _filled(contours: Any, series: "DicomSeries") -> np.ndarray:
                     "Pass the series that the structure set was drawn on."
                 )
             polygons.setdefault(place, []).append(voxels[:, :2])
-    inside = np.zeros(shape, bool)
+    inside = np.zeros((shape[2], *shape[:2]), bool)
     for place, found in polygons.items():
-        inside[:, :, place] = fill(found, shape[:2])
-    return inside
+        inside[place] = fill(found, shape[:2])
+    return inside.transpose(1, 2, 0)
 
 
 def _points(contour: Any) -> np.ndarray:

@@ -133,7 +133,9 @@ def _measurement(source: Any, segment: Any, volume_ml: float, algorithm: Algorit
         finding_type=_concept(segment.SegmentedPropertyTypeCodeSequence[0]),
         finding_sites=_sites(segment),
         algorithm_id=sr.AlgorithmIdentification(algorithm.name, algorithm.version),
-        measurements=[sr.Measurement(codes.SCT.Volume, float(f"{volume_ml:.6g}"), coded(MILLILITRE))],
+        measurements=[
+            sr.Measurement(codes.SCT.Volume, float(f"{volume_ml:.6g}"), coded(MILLILITRE))
+        ],
     )
 
 

@@ -168,6 +168,7 @@ class RunRecord:
             "inputs": self._inputs(name),
             "mask": saved["file"],
             "mask_sha256": saved["sha256"],
+            "objects": saved.get("objects", []),
             "made_by": self._content["made_by"],
             "shape": list(mask.shape[1:]),
             "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],
