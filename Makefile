@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+LABEL := .venv-label
 DEMO := demo
 DATA := $(DEMO)/Task99_Phantom
 TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-faults test-gpu test-slow lint format clean
+.PHONY: help install peers demo test test-clients test-faults test-gpu test-slow lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,7 +47,14 @@ demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu"
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients"
+
+$(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_label.sh
+	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
+	@touch $@
+
+test-clients: $(BIN)/.installed $(LABEL)/.installed ## serve two packages with MONAI Label
+	$(BIN)/python -m pytest -m clients tests/clients
 
 test-slow: $(BIN)/.installed ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

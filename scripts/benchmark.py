@@ -6,6 +6,9 @@
     python scripts/benchmark.py train --rounds 3
     python scripts/benchmark.py train --grid seed --precision amp tf32 --json OUT.json --markdown OUT.md
     python scripts/benchmark.py scaling --dataset_dir DATA/Task04_Hippocampus
+    python scripts/benchmark.py predict --dataset_dir DATA/Task04_Hippocampus --rounds 3
+    python scripts/benchmark.py predict --parts forward --grid seed --device cuda
+    python scripts/benchmark.py parity --data DATA
 
 Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
 failed. A further subcommand is a function that gives tables by title, and a line in SUBCOMMANDS.
@@ -70,7 +73,34 @@ def scaling(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     )
 
 
+def predict(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import predict, predict_forward  # noqa: PLC0415
+
+    return predict.run(
+        ROOT / "bundle",
+        work_dir,
+        arguments.peers,
+        arguments.core,
+        arguments.parts or predict.PARTS,
+        arguments.dataset_dir,
+        arguments.device or {"small": "cpu", "seed": "cuda"}[arguments.grid],
+        arguments.precision,
+        arguments.num_cases,
+        arguments.rounds,
+        predict_forward.GRIDS[arguments.grid],
+    )
+
+
+def parity(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from dynunet_bundle.benchmark import predict_parity  # noqa: PLC0415
+
+    data = arguments.data.resolve()
+    return predict_parity.run(ROOT / "bundle", work_dir, data, arguments.peers, arguments.core)
+
+
 SUBCOMMANDS = {
+    "predict": predict,
+    "parity": parity,
     "scaling": scaling,
     "resample": resample,
     "prepare": prepare,
@@ -116,7 +146,35 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N")
     command.add_argument("--num_steps", type=int, default=20, help="iterations an epoch")
     command.add_argument("--batch_size", type=int, default=2, help="patches a process")
+    _add_prediction(commands, common)
     return parser.parse_args()
+
+
+def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("predict", parents=[common], help="from file to file")
+    command.add_argument(
+        "--parts",
+        nargs="+",
+        choices=["forward", "files", "ct", "restore"],
+        help="the network alone, small cases, a large CT, many classes (default: all)",
+    )
+    command.add_argument("--dataset_dir", type=Path, help="Task04_Hippocampus, for files")
+    command.add_argument("--num_cases", type=int, default=20, help="of files")
+    command.add_argument(
+        "--grid",
+        choices=["small", "seed"],
+        default="small",
+        help="of forward: Task04's patch on a CPU core, or what NVIDIA's example publishes",
+    )
+    command.add_argument("--device", help="of forward: cpu or cuda")
+    command.add_argument(
+        "--precision", nargs="+", default=[], help="of forward: fp16 bf16 tf32 fp32 (default: all)"
+    )
+    command.add_argument("--rounds", type=int, default=1, help="turns of all; the fastest counts")
+    command = commands.add_parser(
+        "parity", parents=[common], help="masks of equal logits on real cases, beside nnU-Net's"
+    )
+    command.add_argument("--data", type=Path, required=True, help="folder of the real cases")
 
 
 def main() -> int:

@@ -12,13 +12,16 @@ from dynunet_bundle.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 
 Case = dict[str, Any]
 """``{"image": path, "label": path}``, absolute paths; ``image`` may be a list with one file a channel, ``label`` may
-be absent, and ``name`` is there where the file name is not the name of the case."""
+be absent, ``name`` is there where the file name is not the name of the case, and ``previous`` is the mask of the
+previous stage where the plan is a cascade."""
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 """nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
 
 META_FILE_NAME = "filename_or_obj"
 """Key under which MONAI's MetaTensors know their file, ``ImageMetaKey.FILENAME_OR_OBJ``."""
+
+MASK_ROLES = ("label", "previous")
 
 MAX_SHOWN = 5
 
@@ -30,11 +33,11 @@ def image_files(case: Mapping[Any, Any]) -> list[str]:
 
 
 def all_files(case: Mapping[str, Any]) -> dict[str, str]:
-    """All files of a case by role: ``image``, ``label``; channels in files of their own as ``image 0``, ``image 1``."""
+    """All files of a case by role: ``image``, ``label``, ``previous``; channels of their own as ``image 0``, ..."""
     images = image_files(case)
     roles = ["image"] if len(images) == 1 else [f"image {index}" for index in range(len(images))]
     files = dict(zip(roles, images, strict=True))
-    return {**files, "label": str(case["label"])} if "label" in case else files
+    return files | {role: str(case[role]) for role in MASK_ROLES if role in case}
 
 
 def name_of(case: Mapping[Any, Any]) -> str:
@@ -182,12 +185,16 @@ def apply_to_case(
 
 
 def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
-    """The error for a case of which a file could not be read, told by what was raised first."""
+    """The error for a case of which a file could not be read, told by what was raised first, without its folders."""
     cause = _first_cause(error)
-    files = ", ".join(Path(path).name for path in all_files(case).values())
+    paths = [Path(path) for path in all_files(case).values()]
+    reason = first_line(cause)
+    for path in paths:
+        # a folder may be called after a patient, and the message goes to run.json
+        reason = reason.replace(f"{path.parent}{os.sep}", "")
     return CaseError(
         name_of(case),
-        f"cannot read {files} ({type(cause).__name__}: {first_line(cause)})",
+        f"cannot read {', '.join(path.name for path in paths)} ({type(cause).__name__}: {reason})",
         "Replace the damaged file.",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.cascade import with_previous
 from dynunet_bundle.cases import Case, apply_to_case, find_images, name_of
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.folds import SPLIT_SEED, default_folds, read_folds
@@ -89,6 +90,8 @@ def select_cases(
     num_folds: int = 5,
     seed: int = SPLIT_SEED,
     splits_file: str | None = None,
+    previous_dir: str | None = None,
+    cascade: bool = False,
 ) -> list[Case]:
     """Raw cases of one part of a data set, for ``train#dataset#data`` and ``validate#dataset#data``.
 
@@ -102,16 +105,32 @@ def select_cases(
         num_folds: number of folds, where no file gives them.
         seed: seed of the split, likewise.
         splits_file: JSON with the folds; where it exists it decides.
+        previous_dir: folder of the masks of the previous stage, for a cascade.
+        cascade: whether the plan is one, see ``with_previous``.
 
     Returns:
-        ``[{"image": path, "label": path}, ...]``.
+        ``[{"image": path, "label": path}, ...]``, in a cascade with the mask of the previous stage as ``previous``.
 
     Raises:
-        DatasetError: if the data set or the file of folds is malformed, or the fold does not exist.
+        DatasetError: if the data set or the file of folds is malformed, the fold does not exist, or a case has no mask
+            of the previous stage.
         PlanError: if the plan's channels or labels are not the data set's.
+        ConfigError: if there is no folder of such masks, or it is given to a plan that is no cascade.
     """
     dataset = load_dataset(dataset_dir)
     _require_own_plan(dataset, dataset_dir, channel_names, label_names, label_values)
+    cases = _part_of(dataset, part, fold, num_folds, seed, splits_file)
+    return with_previous(cases, previous_dir, cascade)
+
+
+def _part_of(
+    dataset: DatasetDescription,
+    part: str,
+    fold: int | str,
+    num_folds: int,
+    seed: int,
+    splits_file: str | None,
+) -> list[Case]:
     if part not in ("training", "validation"):
         raise DatasetError(f'part must be "training" or "validation", not "{part}".')
     if fold == "all":

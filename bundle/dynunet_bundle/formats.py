@@ -1,15 +1,35 @@
-"""Image files that are not NIfTI: volumes by SimpleITK, pictures by SimpleITK and Pillow."""
+"""Image files that are not NIfTI: volumes by SimpleITK, pictures by SimpleITK and Pillow.
 
+A file is read as what its suffix says, by that reader alone: by its content, a ``.png`` might be anything that
+SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghostscript.
+"""
+
+import re
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from dynunet_bundle.files import PICTURE_SUFFIXES
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.files import PICTURE_SUFFIXES, case_name
+from dynunet_bundle.limits import require_place, require_room
+from dynunet_bundle.text_headers import META_SUFFIXES, NRRD_SUFFIXES, require_sound_header
 
 SPATIAL_AXES = 3
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+READERS = {
+    **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),
+    **dict.fromkeys(META_SUFFIXES, "MetaImageIO"),
+    ".png": "PNGImageIO",
+    ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
+}
+BITS = re.compile(r"(\d+)-bit")
+"""In SimpleITK's names of pixel types, as "vector of 16-bit signed integer"."""
+
+BITS_A_BYTE = 8
+BITMAPS = ("BMP", "DIB")
 
 
 def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -23,31 +43,59 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         millimetres in RAS+; pictures have voxels of 1 mm.
 
     Raises:
+        CaseError: if it promises more than is allowed, or its place is not finite.
         OSError: if SimpleITK or Pillow cannot read it.
     """
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         # their resolution is one for printing, and often differs between an image and its label
         return _read_picture(path), np.diag([*np.diag(LPS_TO_RAS), 1.0])
     image = _read_with_sitk(path)
-    return _sitk_array(image), _affine_of(image)
+    affine = _affine_of(image)
+    require_place(case_name(path), affine)
+    if min(image.GetSpacing()) <= 0:
+        # SimpleITK reads what it refuses to write
+        raise CaseError(
+            case_name(path),
+            f"its spacing is {image.GetSpacing()} mm",
+            "Correct its header: spacing is positive, the rest is for the directions.",
+        )
+    return _sitk_array(image), affine
 
 
 def _read_picture(path: str | Path) -> np.ndarray:
     """``[C, X, Y, Z]`` of a picture; a BMP by Pillow, since SimpleITK gives grey ones colours and fills cut ones."""
     if not str(path).lower().endswith(".bmp"):
         return _sitk_array(_read_with_sitk(path))
-    with Image.open(path) as picture:
+    with Image.open(path, formats=BITMAPS) as picture:
         grey = picture.mode in ("1", "L")
+        require_room(case_name(path), (*picture.size, 1 if grey else 3), 1)
         array = np.asarray(picture.convert("L" if grey else "RGB"))
     return array.reshape(*array.shape[:2], 1, -1).transpose(3, 1, 0, 2)
 
 
 def _read_with_sitk(path: str | Path) -> sitk.Image:
+    suffix = Path(path).suffix.lower()
+    if suffix in (*NRRD_SUFFIXES, *META_SUFFIXES):
+        require_sound_header(Path(path))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(READERS[suffix])
     try:
-        return sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        _require_room(path, reader)
+        return reader.Execute()
     except RuntimeError as error:
         # the lines before the last say where in SimpleITK it was found
         raise OSError(str(error).splitlines()[-1]) from None
+
+
+def _require_room(path: str | Path, reader: sitk.ImageFileReader) -> None:
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    bits = BITS.search(kind)
+    if bits is None:
+        raise OSError(f"its voxels are of an unknown type ({kind})")
+    shape = (*reader.GetSize(), reader.GetNumberOfComponents())
+    require_room(case_name(path), shape, int(bits[1]) // BITS_A_BYTE)
 
 
 def _sitk_array(image: sitk.Image) -> np.ndarray:

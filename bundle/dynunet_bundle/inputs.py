@@ -72,7 +72,7 @@ def read_list(path: Path) -> list[Case]:
 def _case(item: Any, folder: Path, where: str) -> Case:
     image: Any = item.get("image") if isinstance(item, dict) else item
     files: list[Any] = image if isinstance(image, list) else [image]
-    if not files or not all(isinstance(file, str) and file for file in files):
+    if not files or not all(isinstance(file, str) and file and "\0" not in file for file in files):
         raise DatasetError(
             f"{where} is {item!r}. Give it a file, a list with one file a channel, or an object with an image."
         )
@@ -80,9 +80,18 @@ def _case(item: Any, folder: Path, where: str) -> Case:
     case: Case = {"image": paths if isinstance(image, list) else paths[0]}
     if isinstance(item, dict) and "name" in item:
         name = item["name"]
-        if not isinstance(name, str) or Path(name).name != name:
+        if not _is_file_name(name):
             raise DatasetError(
-                f"{where} has the name {name!r}; it becomes a file name, so it can be no path."
+                f"{where} has the name {name!r}; it becomes a file name, so it can be no path, and nothing hidden."
             )
         case["name"] = name
     return case
+
+
+def _is_file_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and Path(name).name == name != ""
+        and name.isprintable()
+        and not name.startswith(".")
+    )

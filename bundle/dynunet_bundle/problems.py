@@ -40,8 +40,22 @@ def find_problems(
     yield from _affine_problems("image", image.affine)
     yield from _intensity_problems(image.array, num_channels)
     if label is not None:
-        yield from _geometry_problems(image, label)
-        yield from _value_problems(label.array, label_values)
+        yield from find_mask_problems(image, label, label_values)
+
+
+def find_mask_problems(
+    image: Volume, mask: Volume, label_values: Sequence[int] | None, what: str = "label"
+) -> Iterator[Problem]:
+    """All that makes a mask unusable for its image, likewise.
+
+    Args:
+        image: ``[C, X, Y, Z]`` and its affine.
+        mask: ``[1, X, Y, Z]`` and its affine.
+        label_values: values that it may have; None where nothing tells.
+        what: what to call it.
+    """
+    yield from _geometry_problems(image, mask, what)
+    yield from _value_problems(mask.array, label_values, what)
 
 
 def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
@@ -73,16 +87,16 @@ def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator
         yield f"its image is constant ({high:g})", "Replace the file."
 
 
-def _geometry_problems(image: Volume, label: Volume) -> Iterator[Problem]:
-    yield from _affine_problems("label", label.affine)
+def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Problem]:
+    yield from _affine_problems(what, label.affine)
     if len(label.array) != 1:
-        yield f"its label has {len(label.array)} channels", "Save one label map a case."
+        yield f"its {what} has {len(label.array)} channels", "Save one label map a case."
         return
     shape, other = image.array.shape[1:], label.array.shape[1:]
     if shape != other:
         yield (
-            f"image and label have different shapes, {shape} and {other}",
-            "Pair the image with its own label, on the same grid.",
+            f"image and {what} have different shapes, {shape} and {other}",
+            f"Pair the image with its own {what}, on the same grid.",
         )
         return
     if _voxel_mm3(image.affine) < MIN_VOXEL_MM3:
@@ -90,12 +104,14 @@ def _geometry_problems(image: Volume, label: Volume) -> Iterator[Problem]:
     shift = corner_shift(image.affine, label.affine, shape)
     if shift > MAX_CORNER_SHIFT_VOXELS:
         yield (
-            f"image and label lie at different places: their affines put a corner {shift:.1f} voxels apart",
-            "Resample the label to the image, or correct its affine.",
+            f"image and {what} lie at different places: their affines put a corner {shift:.1f} voxels apart",
+            f"Resample the {what} to the image, or correct its affine.",
         )
 
 
-def _value_problems(label: np.ndarray, label_values: Sequence[int] | None) -> Iterator[Problem]:
+def _value_problems(
+    label: np.ndarray, label_values: Sequence[int] | None, what: str
+) -> Iterator[Problem]:
     rounded = np.round(label)
     values, counts = value_counts(rounded)
     if label_values is None:
@@ -108,16 +124,16 @@ def _value_problems(label: np.ndarray, label_values: Sequence[int] | None) -> It
     ]
     if unexpected:
         yield (
-            f"its label has values that are not listed: {_shown(unexpected)}; "
+            f"its {what} has values that are not listed: {_shown(unexpected)}; "
             f"expected are {_listed(label_values)}",
-            'Correct the label, or list the value under "labels" in dataset.json and plan again.',
+            f'Correct the {what}, or list the value under "labels" in dataset.json and plan again.',
         )
         return
     off = float(np.abs(label - rounded).max())
     if off > MAX_LABEL_ROUNDING:
         yield (
-            f"its label has values that are no whole numbers (off by {off:g})",
-            "Save the label with nearest-neighbour interpolation and an integer type.",
+            f"its {what} has values that are no whole numbers (off by {off:g})",
+            f"Save the {what} with nearest-neighbour interpolation and an integer type.",
         )
 
 

@@ -1,20 +1,21 @@
 """Images from files, each as channels first on three spatial axes with one affine in RAS+ millimetres.
 
 NIfTI is read by nibabel, DICOM by pydicom, all else by SimpleITK. A picture (PNG, BMP, TIFF) and any other 2D file
-become a volume of one slice.
+become a volume of one slice. Files come from anywhere: what a header promises is held against a limit before memory is
+taken (``limits.py``), and no file leads to another outside its folder.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from dynunet_bundle.cases import CHANNEL_SUFFIX
 from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import NIFTI_SUFFIXES, case_name
+from dynunet_bundle.nifti import load_nifti
 
 SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
@@ -39,6 +40,7 @@ def read_volume(path: str | Path) -> Volume:
         path: an image file.
 
     Raises:
+        CaseError: if it promises more than is allowed or than it holds, or its affine is not finite.
         OSError: if SimpleITK or Pillow cannot read it; what nibabel raises for NIfTI is of several kinds.
     """
     return _read_file(path)[0]
@@ -54,7 +56,7 @@ def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
         The image in the files' own type, and for each file nibabel's image of its header; None where it is not NIfTI.
 
     Raises:
-        CaseError: if channels lie on different grids.
+        CaseError: if channels lie on different grids, and as ``read_volume``.
         OSError: as ``read_volume``.
     """
     volumes, headers = zip(*map(_read_file, paths), strict=True)
@@ -67,7 +69,7 @@ def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
 
 def _read_file(path: str | Path) -> tuple[Volume, Any]:
     if str(path).lower().endswith(NIFTI_SUFFIXES):
-        image = nib.load(path)
+        image = load_nifti(path)
         array = _channels_first(np.asanyarray(image.dataobj))
         return Volume(array, np.array(image.affine, dtype=float)), image
     if is_series_name(path):

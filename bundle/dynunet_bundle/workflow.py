@@ -6,6 +6,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from dynunet_bundle.delivery.config_lint import require_data
 from dynunet_bundle.errors import ConfigError, find_user_error
 from dynunet_bundle.files import read_json
 from dynunet_bundle.preflight import check_overrides, known_ids, top_level
@@ -50,7 +51,8 @@ def load_workflow(
         The initialized workflow; call its ``run``.
 
     Raises:
-        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
+        ConfigError: if an overlay is missing or malformed, names an id that no config has, or lies outside ``configs``
+            and brings code of its own (SECURITY.md).
     """
     configs = Path(bundle_root).resolve() / "configs"
     known = known_ids(configs)
@@ -59,6 +61,7 @@ def load_workflow(
     for overlay in overlays:
         ids = read_json(overlay, ConfigError)
         check_overrides(["--config_file", str(overlay)], known)
+        require_data(overlay, ids, configs)
         content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
     merged = next((key for key in content if key.startswith("+")), None)
     if merged:

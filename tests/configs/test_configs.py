@@ -122,6 +122,10 @@ def test_the_ids_of_train_json_are_frozen():
 
 def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference():
     train, inference = content("train.json"), content("inference.json")
+    load = inference["preprocessing"]["transforms"][0]
+    # MONAI Label asks for every key of a LoadImaged, and a prediction has no label
+    assert load["keys"] == "$[key for key in @case_keys if key != 'label']"
+    load["keys"] = train["preprocessing"]["transforms"][0]["keys"]
     for name in (*PLAN_IDS, "plan", "case_keys", "preprocessing"):
         assert train[name] == inference[name], name
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}

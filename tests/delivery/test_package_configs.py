@@ -66,8 +66,3 @@ def test_a_part_that_is_not_there_is_refused(tmp_path: Path) -> None:
         merged_configs(CONFIGS, [overlay(tmp_path, **{"+train#handlers": []})])
     with pytest.raises(ConfigError, match='did you mean "patch_size"'):
         merged_configs(CONFIGS, [overlay(tmp_path, patch_sise=[1])])
-
-
-def test_inference_loads_images_only_for_monai_label() -> None:
-    steps = merged_configs(CONFIGS, ())["inference.json"]["preprocessing"]["transforms"]
-    assert [step["keys"] for step in steps if step["_target_"] == "LoadImaged"] == ["image"]

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from conftest import BUNDLE, save_nifti
 from scipy import ndimage
 
-from dynunet_bundle.cases import image_files, name_of
+from dynunet_bundle.cases import image_files, list_images, name_of
 from dynunet_bundle.dataset import load_dataset
 from dynunet_bundle.planning.command import PlanRequest, run
 from dynunet_bundle.volumes import read_volume
@@ -100,7 +100,7 @@ def test_nnunets_layout_with_two_channels_in_nrrd_files(tmp_path):
     trained = plan_and_train(data, tmp_path / "run")
     assert trained.plan["channel_names"] == ["T2", "ADC"]
     masks = trained.predict(data / "imagesTs")
-    assert [path.name for path in masks.iterdir()] == ["t.nrrd"]
+    assert [path.name for path in list_images(masks)] == ["t.nrrd"]
     mask, affine = read_volume(masks / "t.nrrd")
     image, reference = read_volume(data / "imagesTs" / "t_0000.nrrd")
     assert mask.shape == image.shape
@@ -126,9 +126,9 @@ def test_pictures_in_plain_folders_with_gaps_in_the_label_values(tmp_path):
     assert trained.plan["channel_names"] == ["R", "G", "B"]
     assert trained.plan["spatial_dims"] == 2
     masks = trained.predict(data / "images")
-    assert sorted(path.name for path in masks.iterdir()) == [f"{i}.png" for i in range(6)]
+    assert [path.name for path in list_images(masks)] == [f"{i}.png" for i in range(6)]
     found = set()
-    for path in masks.iterdir():
+    for path in list_images(masks):
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         assert mask.shape == (40, 52) and mask.dtype == np.uint8
         found |= set(np.unique(mask).tolist())
@@ -175,7 +175,7 @@ def test_a_residual_plan_trains_scores_and_predicts_with_the_same_ids(phantom, t
     trained = plan_and_train(phantom, tmp_path / "run", planner="resenc_m", fold="all")
     assert trained.plan["architecture"].endswith("ResidualEncoderUNet")
     masks = trained.predict(phantom / "imagesTs")
-    assert len(list(masks.iterdir())) == 2
+    assert len(list_images(masks)) == 2
 
 
 REAL = {
@@ -206,7 +206,7 @@ def test_real_data_of_every_kind(name, configuration, real_data, tmp_path):
     images.mkdir()
     for file in image_files(case):
         (images / Path(file).name).symlink_to(file)
-    (mask,) = trained.predict(images).iterdir()
+    (mask,) = list_images(trained.predict(images))
     assert mask.name.startswith(name_of(case))
     found, affine = read_volume(mask)
     expected, reference = read_volume(case["label"])

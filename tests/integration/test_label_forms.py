@@ -13,6 +13,7 @@ from test_bad_input import assert_refused
 from test_commands import run_bundle
 from test_forms import Trained, blobs, plan_and_train
 
+from dynunet_bundle.cases import list_images
 from dynunet_bundle.evaluation.folder import label_ids, score_folders
 from dynunet_bundle.folds import default_folds
 
@@ -148,7 +149,7 @@ def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path
     predict += ("--weights", tmp_path / "models/model.pt", "--config_file", overlay)
     done = run_script("predict", *predict)
     assert done.returncode == 0, done.stderr
-    for path in (tmp_path / "masks").iterdir():
+    for path in list_images(tmp_path / "masks"):
         assert set(np.unique(array_of(path))) <= {0, 2}
     # the same weights do not pass for those of two classes
     overlay.write_text(json.dumps({**model, "regions": None, "regions_class_order": None}))

@@ -24,7 +24,15 @@ def commands() -> list[str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone would hold, at a path with a space in it."""
     target = tmp_path_factory.mktemp("a clone") / "repository"
-    for name in ("bundle", "scripts", "Makefile", "pyproject.toml", "constraints.txt", "README.md"):
+    for name in (
+        "bundle",
+        "scripts",
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "CHANGELOG.md",
+    ):
         source = ROOT / name
         if source.is_dir():
             ignore = shutil.ignore_patterns("__pycache__", "eval", "*.pt", "Task*", "*.egg-info")
@@ -93,5 +101,8 @@ def test_every_other_command_runs(checkout, data):
     masks = sorted(path.name for path in (checkout / "MASKS").glob("*.nii.gz"))
     assert masks == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
     assert (checkout / "MASKS" / "scores.json").is_file()
+    assert (checkout / "MASKS" / "report.html").read_text().count("data:image/png") >= 3
+    (package,) = (checkout / "dist").glob("*.zip")
+    assert package.name.startswith("hippocampus_mr_segmentation_v")
     assert (checkout / "bundle" / "models" / "model.pt").is_file()
     assert sorted(path.name for path in (checkout / "OUT").glob("*.nii.gz")) == masks

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynunet_bundle.benchmark.predict_stages import StandIn, Stages, forget_peak, peak_mib
+from dynunet_bundle.benchmark.predict_stages import Stages, StandIn, forget_peak, peak_mib
 
 SAMPLES = 1000
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -82,7 +82,6 @@ def _our_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.T
     overrides = {**job["plan"], "precision": precision}
     parser = workflow.load_workflow(job["bundle"], "inference.json", (), overrides).parser
     network = parser.get_parsed_content("network")
-    torch.backends.cudnn.benchmark = True
 
     def compute(batch: torch.Tensor) -> Any:
         with torch.no_grad(), _autocast(job["precision"], device):
@@ -103,7 +102,7 @@ def _onnx(job: dict[str, Any], device: torch.device) -> Callable[[torch.Tensor],
     shape = [len(plan["channel_names"]), *plan["patch_size"]]
     with path.open("wb") as file:
         formats.write_onnx(file, network, shape, job["precision"], {})
-    return backends.OnnxNetwork(path)  # type: ignore[no-any-return]
+    return backends.OnnxNetwork(path)
 
 
 def _peer_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.Tensor], Any]:
@@ -166,7 +165,7 @@ def _our_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
         evaluator = workflow.parser.get_parsed_content("evaluator")
         # the handler that loads weights has the real network
         evaluator.network = StandIn(evaluator.network, job["bands"], job["num_real"], stages)
-    return workflow.run  # type: ignore[no-any-return]
+    return workflow.run
 
 
 def _peer_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
@@ -212,9 +211,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     plans, configuration = peer.managers(job["plan"], job["reader"])
     content = peer.dataset_json(job["plan"])
     preprocessor = configuration.preprocessor_class(verbose=False)
-    image, _, properties = preprocessor.run_case(
-        job["images"], None, plans, configuration, content
-    )
+    image, _, properties = preprocessor.run_case(job["images"], None, plans, configuration, content)
     logits = np.load(job["logits"])
     if image.shape[1:] != logits.shape[1:]:
         raise ValueError(f"nnU-Net prepares {image.shape[1:]}, ours is {logits.shape[1:]}")

@@ -137,9 +137,7 @@ def _rows(
     contenders: Sequence[Contender], num_cases: int, rounds: int, core: int
 ) -> list[Measurement]:
     best = [fastest(turns) for turns in take_turns(contenders, rounds, core)]
-    return [
-        _row(one, many, num_cases) for one, many in zip(best[::2], best[1::2], strict=True)
-    ]
+    return [_row(one, many, num_cases) for one, many in zip(best[::2], best[1::2], strict=True)]
 
 
 def _row(one: Measurement, many: Measurement, num_cases: int) -> Measurement:

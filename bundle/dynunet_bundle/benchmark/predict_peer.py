@@ -56,15 +56,10 @@ def plans(plan: dict[str, Any], reader: str = "SimpleITKIO") -> dict[str, Any]:
         functions[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
         own = {"is_seg": is_label, "order": order}
         functions[f"resampling_fn_{kind}_kwargs"] = {**own, **resampling}
+    names = {"mean": "mean", "std": "std", "lower": "percentile_00_5", "upper": "percentile_99_5"}
     statistics = {
-        str(channel): {
-            "mean": found["mean"],
-            "std": found["std"],
-            "percentile_00_5": found["lower"],
-            "percentile_99_5": found["upper"],
-        }
+        str(channel): {theirs: (found or {}).get(ours) for ours, theirs in names.items()}
         for channel, found in enumerate(plan["intensity_statistics"])
-        if found
     }
     configuration = {
         "data_identifier": "made",
@@ -85,7 +80,7 @@ def plans(plan: dict[str, Any], reader: str = "SimpleITKIO") -> dict[str, Any]:
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": statistics or {"0": {}},
+        "foreground_intensity_properties_per_channel": statistics,
         "configurations": {CONFIGURATION: configuration},
     }
 

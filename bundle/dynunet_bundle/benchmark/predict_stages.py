@@ -1,7 +1,7 @@
 """CPU seconds and peak memory of the stages of a prediction. It needs torch and the standard library alone."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -26,7 +26,7 @@ class Stages:
     """
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, float] = {}
         self.calls: Counter[str] = Counter()
         self._open = [START_UP]
@@ -66,9 +66,9 @@ class Stages:
         now = time.process_time()
         self.seconds[stage] += now - self._since
         self._since = now
-        with suppress(OSError, StopIteration):
+        with suppress(OSError):
             self.peaks[stage] = max(self.peaks.get(stage, 0.0), peak_mib())
-            forget_peak()
+        forget_peak()
 
 
 def peak_mib() -> float:
@@ -81,8 +81,9 @@ def peak_mib() -> float:
 
 
 def forget_peak() -> None:
-    """Let the peak start anew at what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    """Let the peak start anew at what is resident now, where the system allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 class StandIn(torch.nn.Module):

@@ -1,8 +1,6 @@
 """Pixels of a stack, decoded by pydicom and rescaled slice by slice, once their size is known to be allowed."""
 
 import hashlib
-import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,9 @@ from dynunet_bundle.clinical.dicom_codestream import coded_shape
 from dynunet_bundle.clinical.dicom_files import convert_values, is_encapsulated, read_dicom
 from dynunet_bundle.clinical.dicom_frames import Frame, num_frames
 from dynunet_bundle.clinical.dicom_start import DamagedError, NotDicomError
-from dynunet_bundle.errors import CaseError, ConfigError
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.limits import require_room as require_memory
 
-GIB = 1 << 30
-MAX_GIB = 2.0
-MAX_GIB_VARIABLE = "DYNUNET_MAX_IMAGE_GIB"
 RESEND = "Send the series again."
 
 PIXEL_TAGS = (
@@ -25,22 +21,6 @@ PIXEL_TAGS = (
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
-
-
-def max_image_bytes() -> int:
-    """Largest image that is read: 2 GiB, or what DYNUNET_MAX_IMAGE_GIB says.
-
-    Raises:
-        ConfigError: if that is no positive number.
-    """
-    text = os.environ.get(MAX_GIB_VARIABLE, str(MAX_GIB))
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = 0.0
-    if not limit > 0:
-        raise ConfigError(f'{MAX_GIB_VARIABLE}="{text}" is no positive number of GiB.')
-    return int(min(limit, float(1 << 30)) * GIB)
 
 
 def stack_type(frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.dtype:
@@ -61,7 +41,8 @@ def require_whole(case: str, file: Path, header: Any, max_bytes: int) -> None:
         CaseError: with the sizes.
     """
     number = num_frames(header)
-    _require_room(case, (header.Columns, header.Rows, number), header.BitsAllocated // 8, max_bytes)
+    shape = header.Columns, header.Rows, number
+    require_memory(case, shape, header.BitsAllocated // 8, max_bytes)
     if not is_encapsulated(header):
         _require_bytes(case, file.stat().st_size, header)
 
@@ -76,18 +57,7 @@ def require_room(
     """
     rows, columns = frames[0].shape
     itemsize = stack_type(frames, headers).itemsize
-    _require_room(case, (columns, rows, len(frames)), itemsize, max_bytes)
-
-
-def _require_room(case: str, shape: tuple[int, int, int], itemsize: int, max_bytes: int) -> None:
-    size = math.prod(map(int, shape)) * itemsize
-    if size > max_bytes:
-        raise CaseError(
-            case,
-            f"its headers promise {'x'.join(map(str, shape))} voxels, {size / GIB:.3g} GiB; "
-            f"{max_bytes / GIB:.3g} GiB are allowed",
-            f"Set {MAX_GIB_VARIABLE} if it really is that large.",
-        )
+    require_memory(case, (columns, rows, len(frames)), itemsize, max_bytes)
 
 
 def _require_bytes(case: str, present: int, header: Any) -> None:

@@ -23,7 +23,6 @@ from dynunet_bundle.clinical.dicom_names import SeriesName, parse_name, short_na
 from dynunet_bundle.clinical.dicom_pixels import (
     PIXEL_TAGS,
     digests,
-    max_image_bytes,
     read_stack,
     require_room,
     require_whole,
@@ -33,6 +32,7 @@ from dynunet_bundle.clinical.dicom_source import Series, scan
 from dynunet_bundle.clinical.dicom_start import DamagedError, NotDicomError
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError
 from dynunet_bundle.files import sha256_of
+from dynunet_bundle.limits import max_image_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ class SaveDicomObjectsd(MapTransform):
 
         series = load_series(source)
         algorithm = Algorithm(self.task_name or "dynunet-bundle", self._version())
-        settings = {
+        settings: dict[str, Any] = {
             "algorithm": algorithm,
             "task_name": self.task_name,
             "codes": self.label_codes,

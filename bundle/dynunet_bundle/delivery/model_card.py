@@ -86,12 +86,16 @@ def _origin(model: Mapping[str, Any]) -> str:
     if model.get("epoch") is not None:
         parts.append(f"of epoch {model['epoch']}")
     if model.get("score") is not None:
-        parts.append(f"with a Dice of {model['score']:.4f} on patches of the held-out cases")
+        parts.append(
+            f"with a Dice of {model['score']:.4f} on the held-out cases at the network's spacing"
+        )
     return " " + " ".join(parts) if parts else ""
 
 
 def _cases(model: Mapping[str, Any] | None) -> str:
-    training = (model or {}).get("training") or {}
+    if model is None:
+        return ""
+    training = model.get("training") or {}
     if "num_cases" not in training:
         return "How many cases the model was trained on was not recorded."
     lines = [f"Trained on {training['num_cases']} cases."]
@@ -111,7 +115,7 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
     if not scores:
         return []
     statistics = scores.get("statistics", {})
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, mean in scores["mean"].items():
         measures = statistics.get(name, {})
         interval = measures.get("dice", {}).get("ci95")

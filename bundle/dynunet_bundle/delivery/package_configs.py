@@ -52,22 +52,7 @@ def merged_configs(
         if "dataset_dir" in config:
             task = configs["train.json"]["task_name"]
             config["dataset_dir"] = f"{DATA_ROOT}/{task}"
-    load_images_only(configs["inference.json"])
     return configs
-
-
-def load_images_only(inference: dict[str, Any]) -> None:
-    """Let the loading of ``inference.json`` name no label.
-
-    A prediction has none, and MONAI Label 0.8.5 asks for every key of a LoadImaged, whatever ``allow_missing_keys``
-    says (monailabel/transform/pre.py).
-
-    Args:
-        inference: content of the config, changed in place.
-    """
-    for step in inference["preprocessing"]["transforms"]:
-        if step["_target_"] == "LoadImaged":
-            step["keys"] = "image"
 
 
 def set_id(config: dict[str, Any], key: str, value: Any) -> None:

@@ -118,6 +118,8 @@ def check_weights(bundle: BundleFolder) -> list[Problem]:
 def check_label(bundle: BundleFolder) -> list[Problem]:
     """What MONAI Label needs (0.8.5): its folder's name, labels that differ, lists and loaders that it replaces."""
     metadata = bundle.config("metadata.json")
+    if bundle.config("inference.json").get("cascade"):
+        raise SkippedCheck("MONAI Label knows no previous masks, which a cascade needs")
     return list(
         _label_faults(
             bundle.path.name, metadata, bundle.config("inference.json"), bundle.config("train.json")

@@ -8,6 +8,7 @@ It imports nothing of this package, so that the bundle's own copy is what is loo
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,10 @@ def attempt(check: Callable[[], list[str]]) -> list[str]:
     try:
         return check()
     except Exception as error:
-        while error.__cause__ is not None:
-            error = error.__cause__
-        return [f"{type(error).__name__}: {error}".splitlines()[0]]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return [f"{type(cause).__name__}: {cause}".splitlines()[0]]
 
 
 def main() -> None:
@@ -147,7 +149,7 @@ def main() -> None:
         "imports": [
             f"configs/{name}: {problem}"
             for name, config in configs.items()
-            for problem in attempt(lambda config=config: unimportable(config))
+            for problem in attempt(partial(unimportable, config))
         ],
         "logging": attempt(refused_logging),
         "inference": attempt(lambda: missing_properties("infer", "inference.json")),

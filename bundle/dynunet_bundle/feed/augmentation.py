@@ -2,7 +2,8 @@
 
 Kinds and order are those of nnU-Net v2 (nnunetv2 2.8.1 ``nnUNetTrainer.get_training_transforms`` and batchgeneratorsv2
 0.3.6), and ``brightness_contrast`` of NVIDIA's nnU-Net example. Whatever order the declaration has, a sample is rotated
-and scaled first, then the intensity kinds follow as listed here, then it is mirrored.
+and scaled first, then the intensity kinds follow as listed here, then it is mirrored. What changes the mask of a
+previous stage is declared apart, so that it stays where a recipe brings an augmentation of its own.
 """
 
 import difflib
@@ -38,20 +39,31 @@ class Augmentation:
         Raises:
             ConfigError: for an unknown kind or setting, a setting that is missing or has an impossible value.
         """
+        return cls._read(config, SETTINGS)
+
+    @classmethod
+    def of_masks(cls, config: Mapping[str, Mapping[str, Any]]) -> "Augmentation":
+        """Read the declaration ``mask_augmentation``, likewise."""
+        return cls._read(config, MASK_SETTINGS)
+
+    @classmethod
+    def _read(
+        cls, config: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, "Check"]]
+    ) -> "Augmentation":
         kinds = {}
         for kind, settings in config.items():
-            _require_known(kind, tuple(SETTINGS), "augmentation")
+            _require_known(kind, tuple(known), "augmentation")
             if not isinstance(settings, Mapping):
                 raise ConfigError(f"augmentation {kind} is {settings!r}, not named settings.")
             for setting in settings:
-                _require_known(setting, tuple(SETTINGS[kind]), f"setting of augmentation {kind}")
+                _require_known(setting, tuple(known[kind]), f"setting of augmentation {kind}")
             complete = {**DEFAULTS.get(kind, {}), **settings}
-            missing = [setting for setting in SETTINGS[kind] if setting not in complete]
+            missing = [setting for setting in known[kind] if setting not in complete]
             if missing:
                 raise ConfigError(f"augmentation {kind} lacks its setting {', '.join(missing)}.")
             kinds[kind] = {
                 setting: check(kind, setting, complete[setting])
-                for setting, check in SETTINGS[kind].items()
+                for setting, check in known[kind].items()
             }
         return cls(kinds)
 
@@ -189,9 +201,28 @@ SETTINGS: dict[str, dict[str, Check]] = {
     "mirror": {"prob": _share, "axes": _axes},
 }
 
+MAX_RADIUS = 64.0
+MASK_SETTINGS: dict[str, dict[str, Check]] = {
+    # dilation, erosion, closing or opening with a ball of so many voxels, each class on its own with class_prob
+    "morphology": {
+        "prob": _share,
+        "radius": _range(0, MAX_RADIUS, open_at_lowest=True),
+        "class_prob": _share,
+    },
+    # one component of a class, below max_share of the patch, becomes background, or with refill_prob another class
+    "removal": {
+        "prob": _share,
+        "max_share": _share,
+        "class_prob": _share,
+        "refill_prob": _share,
+    },
+}
+
 DEFAULTS: dict[str, dict[str, Any]] = {
     "rotation": {"degrees": None},
     "scaling": {"interpolation": "linear"},
     "blur": {"channel_prob": 1.0, "per_axis": True},
     "low_resolution": {"channel_prob": 1.0},
+    "morphology": {"class_prob": 1.0},
+    "removal": {"class_prob": 1.0, "refill_prob": 0.0},
 }

@@ -61,9 +61,12 @@ class FinishedBatches:
     def _memory(self) -> Batch:
         size, patch = self.source.numbering.batch_size, self.source.sampling.patch_size
         return (
-            np.empty((size, self.source.num_channels(), *patch), np.float32),
+            np.empty((size, self._num_channels(), *patch), np.float32),
             np.empty((size, 1, *patch), np.uint8),
         )
+
+    def _num_channels(self) -> int:
+        return self.source.num_channels() + self.source.sampling.num_masks
 
     def _compute(self, batch: Batch, iteration: int, indices: Iterable[int]) -> None:
         for index in indices:
@@ -84,13 +87,14 @@ def finish(source: PatchSource, number: int, image: np.ndarray, label: np.ndarra
     Args:
         source: decides and reads.
         number: global number of the sample.
-        image: where to put the image, ``[C, *patch]`` float32.
+        image: where to put the image, ``[C, *patch]`` float32; in a cascade the masks are its last channels.
         label: where to put the label, ``[1, *patch]`` uint8.
     """
     place = source.place(number)
     pixels, classes = _placed(source, place)
     drawn = source.draw(place, number, len(pixels))
-    pixels, classes = pixels.reshape(image.shape), classes.reshape(label.shape)
+    pixels = pixels.reshape(len(pixels), *image.shape[1:])
+    classes = classes.reshape(label.shape)
     if is_recoloured(drawn):
         # what was read may be a view of the stored volume
         pixels = pixels if place.patch_map.kind != CROP else np.array(pixels, np.float32, order="C")
@@ -99,8 +103,12 @@ def finish(source: PatchSource, number: int, image: np.ndarray, label: np.ndarra
         if zero is not None:
             pixels[zero] = 0
     turn = (slice(None), *(REVERSED if flip else slice(None) for flip in drawn.flips.tolist()))
-    image[...] = pixels[turn]
+    image[: len(pixels)] = pixels[turn]
     label[...] = classes[turn]
+    if source.sampling.num_masks:
+        previous = source.previous(place, number)[turn][0]
+        for value, mask in enumerate(image[len(pixels) :], start=1):
+            np.equal(previous, value, out=mask)
 
 
 def _placed(source: PatchSource, place: Place) -> tuple[np.ndarray, np.ndarray]:

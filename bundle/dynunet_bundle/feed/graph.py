@@ -32,7 +32,7 @@ SAMPLE_TYPES = (
     *(FLAG, REAL),  # gamma
     *(WHOLE, REAL),  # flips, matrix
 )
-"""Types of what the source gives after the image."""
+"""Types of what the source gives after the image; in a cascade the previous mask comes last."""
 
 EPSILON = 1e-7
 
@@ -49,6 +49,7 @@ class Form:
         in_plane: whether they are rotated across the first of three axes only.
         zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
         gpu: whether the dense work is done on the pipeline's GPU; the tests do it on the CPU.
+        num_masks: in a cascade, how many foreground classes the previous stage has; else 0.
     """
 
     channels: int
@@ -58,6 +59,7 @@ class Form:
     in_plane: bool = False
     zero_outside: bool = False
     gpu: bool = False
+    num_masks: int = 0
 
     @property
     def dims(self) -> int:
@@ -85,12 +87,16 @@ def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, A
         parallel: whether worker processes call the source.
 
     Returns:
-        Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample.
+        Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample; in a cascade the masks of the
+        previous stage are the last channels of the image.
     """
     dtypes = [types.FLOAT16 if form.float16 else REAL, *SAMPLE_TYPES]
-    sample = fn.external_source(
+    if form.num_masks:
+        dtypes.append(types.UINT8)
+    given = fn.external_source(
         source=source, num_outputs=len(dtypes), batch=False, parallel=parallel, dtype=dtypes
     )
+    sample, previous = given[: len(SAMPLE_TYPES) + 1], given[-1]
     image, label, kind, start, end = sample[:5]
     flips, matrix = sample[-2:]
     if form.gpu:
@@ -103,7 +109,10 @@ def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, A
     if form.zero_outside:
         image = image * fn.cast(before != 0.0, dtype=REAL)
     flip = {name: flips[axis] for axis, name in enumerate(FLIPS[-form.dims :])}
-    return fn.flip(image, **flip), fn.flip(label, **flip)
+    image = fn.flip(image, **flip)
+    if form.num_masks:
+        image = fn.cat(image, fn.flip(_masks(form, previous), **flip), axis=0)
+    return image, fn.flip(label, **flip)
 
 
 @pipeline_def
@@ -129,6 +138,14 @@ def finished_graph(source: FinishedBatches, parallel: bool, num_workers: int) ->
         **ahead,
     )
     return image, label
+
+
+def _masks(form: Form, previous: Any) -> Any:
+    """The previous mask, finished by the source: class numbers ``[1, *patch]`` -> a channel a foreground class."""
+    classes = fn.squeeze(_placed_like(form, previous), axes=0)
+    channels = fn.one_hot(classes, num_classes=form.num_masks + 1, axis=0)
+    foreground = fn.slice(channels, start=[1], shape=[form.num_masks], axes=[0])
+    return fn.reinterpret(foreground, layout=LAYOUTS[form.dims])
 
 
 def _placed(

@@ -45,6 +45,8 @@ class DaliLoader:
         center_crop: the middle of each volume instead of a drawn place, as NVIDIA's benchmark has it.
         zero_outside: voxels that are zero before the intensities change are zero afterwards, as nnU-Net keeps what
             lies outside the nonzero mask.
+        mask_augmentation: for a cascade, the declaration of what changes the masks of the previous stage, see
+            ``Augmentation.of_masks``; the image then has these masks as its last channels. None where there are none.
 
     Raises:
         DatasetError: if there are no cases.
@@ -69,6 +71,7 @@ class DaliLoader:
         volumes_per_batch: int | None = None,
         center_crop: bool = False,
         zero_outside: bool = False,
+        mask_augmentation: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise DatasetError("there are no cases to train on. Check --dataset_dir and --fold.")
@@ -89,6 +92,8 @@ class DaliLoader:
             _slices_per_volume(patch_size, batch_size, volumes_per_batch),
             center_crop,
             zero_outside,
+            0 if mask_augmentation is None else dataset.num_masks,
+            Augmentation.of_masks(mask_augmentation or {}),
         )
         # else numpy and torch compute on the CPU, which take a third of the time of DALI's CPU kernels
         self.in_graph = self.device.type == "cuda"
@@ -179,6 +184,10 @@ class DaliLoader:
             # another fold may have as many
             "cases": [name_of(case) for case in self.dataset.data],
         }
+        if sampling.num_masks:
+            parts["mask_augmentation"] = {
+                kind: dict(how) for kind, how in sampling.mask_augmentation.kinds.items()
+            }
         return {
             name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
             for name, part in parts.items()
@@ -226,6 +235,7 @@ class DaliLoader:
             in_plane=source.in_plane,
             zero_outside=self.sampling.zero_outside,
             gpu=self.device.type == "cuda",
+            num_masks=self.sampling.num_masks,
         )
         return patch_graph(source=source, form=form, parallel=parallel, **settings)
 

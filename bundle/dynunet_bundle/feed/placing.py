@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import grid_sample
 
 from dynunet_bundle.feed.interpolation import Taps, cubic_taps, linear_taps, resampled, taken
-from dynunet_bundle.feed.spatial import PatchMap, Region
+from dynunet_bundle.feed.spatial import CROP, SCALE, PatchMap, Region
 
 
 def scaled(
@@ -77,6 +77,36 @@ def warped(
     )
     found = np.take(label.reshape(len(label), -1), flat_index.reshape(-1), axis=1)
     return sampled[0].numpy(), found.reshape(len(label), *patch_size)
+
+
+def nearest(
+    label: np.ndarray, patch_map: PatchMap, region: Region, patch_size: tuple[int, ...]
+) -> np.ndarray:
+    """Compute a patch of a label alone, whatever its map; each voxel takes the nearest.
+
+    Args:
+        label: ``[1, D, H, W]`` of the region.
+        patch_map: the map.
+        region: where it lies.
+        patch_size: voxels by axis, three values.
+
+    Returns:
+        ``[1, *patch_size]`` of the type of the label; for a crop the label itself.
+    """
+    if patch_map.kind == CROP:
+        return label
+    matrix = patch_map.matrix
+    if patch_map.kind == SCALE:
+        for axis, length in enumerate(patch_size):
+            positions = region.center[axis] + matrix[axis, axis] * _offsets(length)
+            label = taken(label, np.rint(positions).astype(np.intp), 1 + axis)
+        return label
+    flat_index = np.zeros(patch_size, np.int32)
+    for row in range(3):
+        coordinate = _coordinate(matrix[row], region.center[row], patch_size)
+        flat_index *= region.size[row]
+        flat_index += np.rint(coordinate, out=coordinate).astype(np.int32)
+    return np.take(label.reshape(1, -1), flat_index.reshape(-1), axis=1).reshape(1, *patch_size)
 
 
 def _warped_in_plane(

@@ -39,6 +39,18 @@ class RegionReader:
 
         Both may be views of the maps: not to be written to.
         """
+        image, label = self._parts(case, (case.image, case.label), start, size)
+        return image, label
+
+    def read_previous(
+        self, case: PreparedCase, start: Sequence[int], size: Sequence[int]
+    ) -> np.ndarray:
+        """The previous stage's mask of a region, likewise, ``[1, *size]``."""
+        return self._parts(case, (case.previous,), start, size)[0]
+
+    def _parts(
+        self, case: PreparedCase, paths: Sequence[str], start: Sequence[int], size: Sequence[int]
+    ) -> list[np.ndarray]:
         inner, place = [slice(None)], [slice(None)]
         inside = True
         for first, length, limit in zip(start, size, case.shape, strict=True):
@@ -47,9 +59,8 @@ class RegionReader:
             inner.append(slice(low, high))
             place.append(slice(low - first, high - first))
             inside = inside and high - low == length
-        parts = [self._map(case, path)[tuple(inner)] for path in (case.image, case.label)]
-        image, label = (part if inside else _padded(part, place, size) for part in parts)
-        return image, label
+        parts = [self._map(case, path)[tuple(inner)] for path in paths]
+        return [part if inside else _padded(part, place, size) for part in parts]
 
     def _map(self, case: PreparedCase, path: str) -> np.ndarray:
         found = self._maps.get(path)

@@ -13,6 +13,9 @@ import torch
 
 from dynunet_bundle.feed.augmentation import Augmentation, default_degrees, rotates_in_plane
 from dynunet_bundle.feed.draws import Draw, Numbers, draw
+from dynunet_bundle.feed.mask_draws import draw_mask_changes
+from dynunet_bundle.feed.masks import changed_mask
+from dynunet_bundle.feed.placing import nearest
 from dynunet_bundle.feed.regions import RegionReader
 from dynunet_bundle.feed.spatial import (
     MAP_NUMBERS,
@@ -66,6 +69,8 @@ class Sampling:
             alike but for the noise (NVIDIA's example: batch size over ``nvol``); 1 draws each on its own.
         center_crop: take the middle of each volume, and no foreground, as NVIDIA's benchmark does.
         zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
+        num_masks: in a cascade, how many foreground classes the previous stage has; else 0.
+        mask_augmentation: declaration of what changes its masks.
     """
 
     patch_size: tuple[int, ...]
@@ -75,6 +80,8 @@ class Sampling:
     slices_per_volume: int = 1
     center_crop: bool = False
     zero_outside: bool = False
+    num_masks: int = 0
+    mask_augmentation: Augmentation = Augmentation({})
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class PatchSource:
         Returns:
             image ``[C, *region]`` of the type of the store, label ``[1, *region]`` uint8, kind of the map, start and
             end ``[d]`` of the window to scale, the fields of ``Draw``, and DALI's matrix ``[d, d + 1]``, or that of
-            two axes where the patch is turned in the plane.
+            two axes where the patch is turned in the plane; in a cascade, what ``previous`` gives.
         """
         place = self.place(number)
         region, image, label = self.read(place)
@@ -150,10 +157,32 @@ class PatchSource:
         kind = np.array(place.patch_map.kind, np.int32)
         # DALI takes contiguous arrays only
         arrays = (np.array(image, order="C"), np.array(label, order="C"))
-        return (*arrays, kind, start, end, *vars(drawn).values(), np.ascontiguousarray(matrix))
+        given = (*arrays, kind, start, end, *vars(drawn).values(), np.ascontiguousarray(matrix))
+        if self.sampling.num_masks:
+            return (*given, np.array(self.previous(place, number), order="C"))
+        return given
+
+    def previous(self, place: Place, number: int) -> np.ndarray:
+        """The previous stage's mask of a sample, finished but for the mirroring.
+
+        Args:
+            place: that of the sample.
+            number: its global number.
+
+        Returns:
+            Class numbers ``[1, *patch]`` uint8; it may be a view of the maps.
+        """
+        sampling = self.sampling
+        region = region_for(place.patch_map, place.start, self.patch_size)
+        read = self.reader.read_previous(self.cases[place.index], region.start, region.size)
+        patch = nearest(read, place.patch_map, region, self.patch_size)
+        # neighbouring slices are changed alike
+        rng = np.random.Generator(_bits(sampling.seed, number // sampling.slices_per_volume, 2))
+        changes = draw_mask_changes(sampling.mask_augmentation, sampling.num_masks, rng)
+        return changed_mask(patch.reshape(sampling.patch_size), changes)[np.newaxis]
 
     def num_channels(self) -> int:
-        """Channels of an image."""
+        """Channels of an image, without the masks of a previous stage."""
         return self.reader.num_channels(self.cases[0])
 
     def case(self, number: int) -> PreparedCase:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 
@@ -32,6 +31,7 @@ from dynunet_bundle.inference.probabilities import (
 )
 from dynunet_bundle.inference.region_mask import regions_to_classes
 from dynunet_bundle.inference.restore import save_mask
+from dynunet_bundle.nifti import load_nifti
 from dynunet_bundle.preprocessing.labels import ClassesToValuesd
 from dynunet_bundle.progress import progress
 from dynunet_bundle.volumes import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, corner_shift, read_volume
@@ -195,7 +195,7 @@ def _require_same_grid(file: ProbabilityFile, other: ProbabilityFile, where: str
 
 def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
     if image.name.lower().endswith(NIFTI_SUFFIXES):
-        header = nib.load(image)
+        header = load_nifti(image)
         shape, affine = (*header.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], header.affine
     else:
         volume = read_volume(image)

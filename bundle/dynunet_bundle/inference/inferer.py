@@ -25,6 +25,9 @@ EMPTY_LOGIT = 8.0
 MANY_BATCHES = 20
 """Batches of windows from which on their progress is shown."""
 
+ADD_BYTES = {"cpu": 2**22}
+"""Size of the planes in which a result is added; on a CPU all of it would be a copy that the cache does not hold."""
+
 logger = logging.getLogger(__name__)
 
 Network = Callable[..., torch.Tensor]
@@ -171,11 +174,13 @@ class PatchInferer(SlidingWindowInferer):
             inputs = torch.stack([image[:, *window.region] for window in batch])
             logits = compute(inputs.to(self.sw_device or image.device))
             if len(windows) == 1:
-                return logits[0].to(target)
+                return logits[0].to(target, torch.float32)
             if total is None:
                 total = _zeros((logits.shape[1], *image.shape[1:]), target)
             for window, values in zip(batch, logits, strict=True):
                 _add(total, window, values, rows)
+            # the network needs the memory next
+            del inputs, logits, values
         assert total is not None  # noqa: S101 - there is a window
         for window in skipped:
             _add_background(total, window, rows, self.background)
@@ -188,17 +193,21 @@ class PatchInferer(SlidingWindowInferer):
         return progress(batches, "windows", len(batches)) if shown else batches
 
     def _mirrored(self, batch: torch.Tensor, network: Network) -> torch.Tensor:
-        """Mean of the logits over all combinations of the mirrored axes, float32 ``[windows, outputs, *patch]``."""
+        """Mean of the logits over all combinations of the mirrored axes, ``[windows, outputs, *patch]``.
+
+        It is float32, but without mirroring what the network gives.
+        """
         axes = [axis + 2 for axis in self.mirror_axes]
         flips = [chosen for size in range(1, len(axes) + 1) for chosen in combinations(axes, size)]
         with computing_in(compute_dtype(self.precision, batch.device), batch.device):
-            mean = network(batch).float()
-            if flips:
-                # networks may give the same memory again
-                mean = mean.clone(memory_format=torch.contiguous_format)
+            logits = network(batch)
+            if not flips:
+                return logits
+            # a copy in any case: networks may give the same memory again
+            mean = logits.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
             for chosen in flips:
                 mean += network(batch.flip(chosen)).flip(chosen)
-        return mean.div_(len(flips) + 1) if flips else mean
+        return mean.div_(len(flips) + 1)
 
 
 def _pad(
@@ -259,7 +268,14 @@ def _add(
     total: torch.Tensor, window: Window, values: torch.Tensor, rows: Sequence[torch.Tensor]
 ) -> None:
     share = _share(window, rows, total.device)
-    total[:, *window.region].addcmul_(values.to(total.device, copy=False).contiguous(), share)
+    values = values.to(total.device)
+    target, length = total[:, *window.region], len(share)
+    limit = ADD_BYTES.get(total.device.type)
+    step = length if limit is None else max(limit // (4 * values[:, 0].numel()), 1)
+    for start in range(0, length, step):
+        planes = slice(start, start + step)
+        part = values[:, planes].float().contiguous()
+        target[:, planes].addcmul_(part, share[planes])
 
 
 def _add_background(

@@ -9,7 +9,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 import torch
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
@@ -130,6 +129,9 @@ def _packed(image: nib.Nifti1Image) -> bytes:
 
 
 def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
+    # 90 MiB that a NIfTI file does without
+    import SimpleITK as sitk  # noqa: PLC0415
+
     header = sitk.ImageFileReader()
     header.SetFileName(str(source))
     header.ReadImageInformation()

@@ -11,7 +11,15 @@ from dynunet_bundle.folds import NUM_FOLDS, write_folds
 from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.plan import Plan
-from dynunet_bundle.planning.planner import all_layouts, make_plan, product_text, seed_plan
+from dynunet_bundle.planning.planner import (
+    CASCADE,
+    PREVIOUS_STAGE,
+    all_layouts,
+    layout_of,
+    make_plan,
+    product_text,
+    seed_plan,
+)
 from dynunet_bundle.planning.summary import (
     decided_rows,
     format_rows,
@@ -21,6 +29,8 @@ from dynunet_bundle.planning.summary import (
 )
 
 RGB = 3
+OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
+"""Configurations that the name of an overlay tells; the dimension tells the others."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ def run(request: PlanRequest) -> str:
         fingerprint = extract(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
     plan, decided = _decide(dataset, fingerprint, request)
-    suffix = "3d_lowres" if request.configuration == "3d_lowres" else f"{plan.spatial_dims}d"
+    own_name = request.configuration in OWN_NAMES
+    suffix = request.configuration if own_name else f"{plan.spatial_dims}d"
     out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
     parts = [
         format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),
@@ -80,7 +91,7 @@ def _check_arguments(request: PlanRequest) -> None:
         raise ConfigError("--fingerprint needs --out, and takes no --preset.")
     if request.fingerprint and (request.channel_names or request.label_names):
         raise ConfigError("--fingerprint takes no names; change them in the file.")
-    if request.preset and (request.planner != "plain" or request.configuration == "3d_lowres"):
+    if request.preset and (request.planner != "plain" or request.configuration in OWN_NAMES):
         raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
 
 
@@ -127,7 +138,7 @@ def _decide(
         f"{product_text(plan.spacing)} mm",
         spacing_rule(fingerprint, plan.spacing, configuration),
     )
-    rows = decided_rows(plan, layouts[configuration], layouts, planner)
+    rows = decided_rows(plan, layout_of(configuration, layouts), layouts, planner)
     heading = f"decided for {configuration} by nnU-Net's rules, planner {planner}"
     return plan, format_rows(heading, [*rows[:1], spacing, *rows[1:]])
 

@@ -39,6 +39,7 @@ class Plan:
         regions: None, or by the name of each region the values that make it up, each a list; the network then has one
             sigmoid output a region, and regions may overlap.
         regions_class_order: the value that a mask gets where a region is found, one a region; later ones win.
+        cascade: whether the network gets the mask of a previous stage, too, one channel a foreground class.
     """
 
     task_name: str
@@ -62,6 +63,7 @@ class Plan:
     ignore_value: int | None = None
     regions: dict[str, list[int]] | None = None
     regions_class_order: list[int] | None = None
+    cascade: bool = False
 
     def overlay(self) -> dict[str, Any]:
         """The plan as the content of a task overlay: top-level ids and literals only."""

@@ -21,7 +21,11 @@ from dynunet_bundle.planning.topology import Topology, seed_topology
 from dynunet_bundle.regions import Regions
 
 MIN_LEVELS = 3  # DynUNet's own limit
-CONFIGURATIONS = ("3d_fullres", "2d", "3d_lowres")
+PREVIOUS_STAGE = "3d_lowres"
+CASCADE, CASCADE_LAYOUT = "3d_cascade_fullres", "3d_fullres"
+"""nnU-Net's cascade has the network of its full resolution, which sees the mask of the low resolution, too."""
+
+CONFIGURATIONS = ("3d_fullres", "2d", PREVIOUS_STAGE, CASCADE)
 SPACING_DECIMALS = 6
 STATISTICS_DECIMALS = 4
 MASK_BELOW_RELATIVE_SIZE = 0.75
@@ -60,12 +64,7 @@ def make_plan(
         PlanError: if the configuration does not exist for these data, or no network of three levels fits.
     """
     layouts = all_layouts(fingerprint, dataset.num_entries, gpu_memory_gb, planner)
-    if configuration not in layouts:
-        raise PlanError(
-            f"there is no {configuration} for cases of about {product_text(layouts['2d'].median_shape)} voxels in a "
-            f"slice; these fit: {', '.join(layouts)}. Pass one of them as --configuration."
-        )
-    layout = layouts[configuration]
+    layout = layout_of(configuration, layouts)
     if fingerprint.intensities and len(fingerprint.intensities) != len(dataset.channel_names):
         raise PlanError(
             f"the channels are {', '.join(dataset.channel_names)}, but the images have "
@@ -85,7 +84,27 @@ def make_plan(
         normalization=normalization_of(dataset.channel_names, fingerprint.median_relative_size),
         statistics=statistics,
         architecture=ARCHITECTURES[PLANNERS[planner].residual],
+        cascade=configuration == CASCADE,
     )
+
+
+def layout_of(configuration: str, layouts: Mapping[str, Layout]) -> Layout:
+    """Patch, batch and network of a configuration.
+
+    Args:
+        configuration: one of ``CONFIGURATIONS``.
+        layouts: those that exist for the data, see ``all_layouts``.
+
+    Raises:
+        PlanError: if it does not exist for these data; a cascade needs the low resolution as its previous stage.
+    """
+    names = [*layouts, *([CASCADE] if PREVIOUS_STAGE in layouts else [])]
+    if configuration not in names:
+        raise PlanError(
+            f"there is no {configuration} for cases of about {product_text(layouts['2d'].median_shape)} voxels in a "
+            f"slice; these fit: {', '.join(names)}. Pass one of them as --configuration."
+        )
+    return layouts[CASCADE_LAYOUT if configuration == CASCADE else configuration]
 
 
 def all_layouts(
@@ -188,6 +207,7 @@ def _plan(
     normalization: list[str],
     statistics: list[dict[str, float] | None],
     architecture: str = ARCHITECTURES[False],
+    cascade: bool = False,
 ) -> Plan:
     if len(topology.strides) < MIN_LEVELS:
         raise PlanError(
@@ -215,6 +235,7 @@ def _plan(
         filters=features_of(len(topology.strides), len(spacing)),
         normalization=normalization,
         intensity_statistics=statistics,
+        cascade=cascade,
     )
 
 

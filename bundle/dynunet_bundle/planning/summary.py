@@ -63,7 +63,7 @@ def decided_rows(plan: Plan, layout: Layout, layouts: Iterable[str], planner: st
         planner: key of ``PLANNERS``.
     """
     names = ", ".join(layouts)
-    cascade = ", and a cascade 3d_lowres -> 3d_fullres" if "3d_lowres" in names else ""
+    cascade = ", and 3d_cascade_fullres after 3d_lowres" if "3d_lowres" in names else ""
     batch_rules = {
         "memory": "what the memory holds",
         "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all voxels a batch",
@@ -137,6 +137,7 @@ def _common_rows(plan: Plan) -> list[Row]:
 
 def _network_rows(plan: Plan) -> list[Row]:
     return [
+        *_cascade_rows(plan),
         ("Dice", "over the batch" if plan.batch_dice else "over each patch", ""),
         ("network", _network_text(plan), "features double at each level up to a limit"),
         (
@@ -150,6 +151,13 @@ def _network_rows(plan: Plan) -> list[Row]:
             "1 along an axis until its spacing is below twice the finest",
         ),
     ]
+
+
+def _cascade_rows(plan: Plan) -> list[Row]:
+    if not plan.cascade:
+        return []
+    rule = "masks of the previous stage, 3d_lowres: see --previous_dir"
+    return [("more channels", ", ".join(plan.label_names[1:]), rule)]
 
 
 def _network_text(plan: Plan) -> str:

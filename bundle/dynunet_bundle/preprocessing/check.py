@@ -8,9 +8,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from dynunet_bundle.cascade import HOW_TO_MAKE, PREVIOUS
 from dynunet_bundle.cases import name_of
 from dynunet_bundle.errors import CaseError, PlanError
-from dynunet_bundle.problems import find_problems
+from dynunet_bundle.problems import find_mask_problems, find_problems
 from dynunet_bundle.regions import Regions, require_label_plan
 from dynunet_bundle.volumes import Volume
 
@@ -20,7 +21,8 @@ class CheckCased(MapTransform):
 
     Checked are: three spatial axes, number of channels, finite values, an image that is not constant; and, where
     there is a label, equal shape and geometry (no corner off by more than 0.1 voxel), whole-numbered values from
-    the listed ones. A float label is rounded.
+    the listed ones. A float label is rounded. In a cascade the same holds for the mask of the previous stage, which
+    must be there.
 
     Args:
         channel_names: the plan's channels.
@@ -31,11 +33,16 @@ class CheckCased(MapTransform):
         regions_class_order: for each region the value that masks get.
         image_key: key of the image, a MetaTensor ``[C, X, Y, Z]``.
         label_key: key of the label, ``[1, X, Y, Z]``; it may be absent.
+        cascade: whether the plan is a cascade.
 
     Raises:
         PlanError: if names and values are not as many, or the ignored value or the regions do not fit them.
         CaseError: naming the case, the fault and the remedy.
     """
+
+    # attributes of the class: the key of the prepared store (describe.py) changes only in a cascade
+    cascade: bool = False
+    class_values: Sequence[int] = ()
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class CheckCased(MapTransform):
         regions_class_order: Sequence[int] | None = None,
         image_key: str = "image",
         label_key: str = "label",
+        cascade: bool = False,
     ) -> None:
         super().__init__((image_key, label_key), allow_missing_keys=True)
         self.num_channels = len(channel_names)
@@ -57,6 +65,9 @@ class CheckCased(MapTransform):
                 "it needs one value a name."
             )
         require_label_plan(self.label_values, ignore_value, regions, regions_class_order)
+        if cascade:
+            # a network ignores nothing
+            self.cascade, self.class_values = True, self.label_values
         if ignore_value is not None:
             # sorted as the others are; the key of the prepared store changes only here
             self.label_values = sorted([*self.label_values, ignore_value])
@@ -71,10 +82,19 @@ class CheckCased(MapTransform):
         volumes = _volume(image), None if label is None else _volume(label)
         for problem, remedy in find_problems(*volumes, self.num_channels, self.label_values):
             raise CaseError(case, problem, remedy)
+        if self.cascade:
+            self._check_previous(case, volumes[0], checked.get(PREVIOUS))
         if label is not None:
             small = self.label_values[-1] <= torch.iinfo(torch.uint8).max
             checked[self.label_key] = label.round().to(torch.uint8 if small else torch.int32)
         return checked
+
+    def _check_previous(self, case: str, image: Volume, previous: MetaTensor | None) -> None:
+        if previous is None:
+            raise CaseError(case, "it has no mask of the previous stage", HOW_TO_MAKE)
+        what = "mask of the previous stage"
+        for problem, _ in find_mask_problems(image, _volume(previous), self.class_values, what):
+            raise CaseError(case, problem, HOW_TO_MAKE)
 
 
 def _volume(tensor: MetaTensor) -> Volume:

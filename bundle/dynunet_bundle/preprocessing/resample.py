@@ -18,6 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
+from dynunet_bundle.cases import name_of
+from dynunet_bundle.limits import RESAMPLED_FACTOR, max_image_bytes, require_room
 from dynunet_bundle.preprocessing.axis_matrix import (
     LINEAR,
     axis_blocks,
@@ -54,6 +56,9 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         spacing: mm by array axis; two values leave the first axis as it is.
         is_label: for each key whether it holds labels.
         allow_missing_keys: as in MONAI.
+
+    Raises:
+        CaseError: if the result would be too large.
     """
 
     def __init__(
@@ -92,7 +97,9 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         new_spacing[-len(self.spacing) :] = self.spacing
         old_shape = np.array(tensor.shape[1:])
         # in nnU-Net's order of operations, as it decides which side a half is rounded to
-        new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1).astype(int)
+        new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1)
+        self._require_room(tensor, new_shape)
+        new_shape = new_shape.astype(int)
         coarse_axis = find_coarse_axis(old_spacing, new_spacing)
         array = tensor.as_tensor().numpy()
         if is_label:
@@ -111,6 +118,16 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
             },
         )
         return result
+
+    def _require_room(self, tensor: MetaTensor, shape: np.ndarray) -> None:
+        """Refuse what would be too large, as an image whose header has metres for millimetres."""
+        require_room(
+            name_of({"image": tensor}),
+            (len(tensor), *map(int, shape)),
+            np.dtype(np.float32).itemsize,
+            RESAMPLED_FACTOR * max_image_bytes(),
+            f"at the spacing of the plan, {' x '.join(f'{mm:g}' for mm in self.spacing)} mm, it has",
+        )
 
 
 def _like(tensor: MetaTensor, array: np.ndarray, affine: np.ndarray) -> MetaTensor:

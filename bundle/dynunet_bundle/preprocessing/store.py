@@ -6,6 +6,7 @@ Per case, in one flat folder (``NAME`` is the case's name and a hash of its path
     NAME.label.npy       [1, D, H, W] uint8
     NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on;
                          where the label ignores voxels one row more, of any that it does not ignore
+    NAME.previous.npy    [1, D, H, W] uint8, in a cascade: the mask of the previous stage
     NAME.json            written last: shapes, sizes, what the sources were and how they were prepared
 
 A case whose JSON does not match the sources or the preprocessing is prepared again, alone. All files appear by
@@ -29,6 +30,7 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
+from dynunet_bundle.cascade import PREVIOUS
 from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.extents import class_extents
@@ -39,6 +41,7 @@ from dynunet_bundle.files import (
     remove_leftovers,
     write_json,
 )
+from dynunet_bundle.preprocessing.append_previous import append_masks
 from dynunet_bundle.preprocessing.describe import describe
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
@@ -48,7 +51,6 @@ from dynunet_bundle.preprocessing.positions import (
 from dynunet_bundle.progress import progress
 
 FORMAT_VERSION = 2
-ARRAYS = ("image", "label", "positions")
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class PreparedCase:
         sparse: whether its label ignores some voxels, but not all; the last row of positions is of all others.
         volumes_ml: of each foreground class; empty where a store is older than this.
         components: how many pieces each foreground class is in, likewise.
+        previous: path of ``[1, D, H, W]``, the mask of the previous stage; empty where there is none.
     """
 
     name: str
@@ -78,13 +81,15 @@ class PreparedCase:
     sparse: bool = False
     volumes_ml: tuple[float, ...] = ()
     components: tuple[int, ...] = ()
+    previous: str = ""
 
 
 class PreparedDataset(Dataset):
     """Cases as the network sees them, prepared from raw files on first use.
 
-    As a map-style data set it gives whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors; the
-    training feed reads regions from the files of ``cases()`` instead. MONAI's PersistentDataset pickles whole cases:
+    As a map-style data set it gives whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors, in a
+    cascade with the masks of the previous stage as the last channels of the image; the training feed reads regions from
+    the files of ``cases()`` instead. MONAI's PersistentDataset pickles whole cases:
     no region of them can be read alone, and it keys on the item only, not on the file's content.
 
     Args:
@@ -94,6 +99,7 @@ class PreparedDataset(Dataset):
         num_classes: labels including the background.
         num_workers: threads; the heavy parts of the transforms release the interpreter lock.
         dtype: ``"float32"`` or ``"float16"`` of the stored image.
+        cascade: whether cases have a mask of a previous stage.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class PreparedDataset(Dataset):
         num_classes: int,
         num_workers: int = 2,
         dtype: str = "float32",
+        cascade: bool = False,
     ) -> None:
         self.data = list(data)
         self.transform = transform
@@ -111,6 +118,7 @@ class PreparedDataset(Dataset):
         self.num_classes = num_classes
         self.num_workers = num_workers
         self.dtype = np.dtype(dtype)
+        self.num_masks = num_classes - 1 if cascade else 0
         recipe = {
             "format": FORMAT_VERSION,
             "dtype": dtype,
@@ -130,7 +138,11 @@ class PreparedDataset(Dataset):
         case = self.cases()[index]
         image = np.load(case.image, allow_pickle=False).astype(np.float32, copy=False)
         label = np.load(case.label, allow_pickle=False)
-        return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+        item = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+        if self.num_masks:
+            previous = torch.from_numpy(np.load(case.previous, allow_pickle=False))
+            item["image"] = append_masks(item["image"], previous, self.num_classes)
+        return item
 
     def cases(self) -> list[PreparedCase]:
         """All cases in the order of ``data``, prepared where they were not.
@@ -210,15 +222,17 @@ class PreparedDataset(Dataset):
         if labelled is not None:
             positions = np.concatenate([positions, labelled])
         arrays = {"image": image, "label": label, "positions": positions}
+        if self.num_masks:
+            arrays[PREVIOUS] = transformed[PREVIOUS].as_tensor().numpy().astype(np.uint8)
         sidecar = stem.with_name(stem.name + ".json")
         # without its JSON a case does not exist: first it goes, last it comes
         with suppress(FileNotFoundError):
             sidecar.unlink()
         sizes = {}
-        for array in ARRAYS:
+        for array, content in arrays.items():
             path = stem.with_name(f"{stem.name}.{array}.npy")
             with atomic_write(path) as file:
-                np.save(file, np.ascontiguousarray(arrays[array]), allow_pickle=False)
+                np.save(file, np.ascontiguousarray(content), allow_pickle=False)
             sizes[array] = path.stat().st_size
         facts = {
             "name": name,
@@ -245,7 +259,7 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
-    paths = {array: str(stem.with_name(f"{stem.name}.{array}.npy")) for array in ARRAYS}
+    paths = {array: str(stem.with_name(f"{stem.name}.{array}.npy")) for array in facts["bytes"]}
     depth, height, width = facts["shape"]
     return PreparedCase(
         facts["name"],

@@ -1,0 +1,56 @@
+# dynunet-bundle with the pinned packages of constraints.txt, for a GPU or without one.
+#
+#     docker build --tag dynunet-bundle .
+#
+# The image holds no data and no weights: both are mounted. Run it as yourself, so that what it writes is yours; --init
+# passes signals on, --shm-size is for the processes that load cases, --network none because nothing is fetched:
+#
+#     docker run --rm --init --gpus all --shm-size 8g --network none --user "$(id -u):$(id -g)" \
+#         --mount type=bind,src="$PWD/DATA",dst=/data,readonly --mount type=bind,src="$PWD/OUT",dst=/out \
+#         dynunet-bundle run training --config_file configs/train.json \
+#         --dataset_dir /data/Task04_Hippocampus --ckpt_dir /out/models --output_dir /out/run
+#
+#     docker run --rm --init --gpus all --shm-size 8g --network none --user "$(id -u):$(id -g)" \
+#         --mount type=bind,src="$PWD/DATA",dst=/data,readonly --mount type=bind,src="$PWD/OUT",dst=/out \
+#         dynunet-bundle run inference --config_file configs/inference.json \
+#         --input /data/Task04_Hippocampus/imagesTs --weights_file /out/models/model.pt --output_dir /out/masks
+#
+# Without a GPU leave out --gpus. The scripts, plan.py for example, and torchrun:
+#
+#     docker run ... --entrypoint python dynunet-bundle ../scripts/plan.py \
+#         --dataset_dir /data/Task09_Spleen --out /out/plan.json --cache_dir /out/surveys
+#     docker run ... --entrypoint torchrun dynunet-bundle --standalone --nproc_per_node=8 -m monai.bundle run training ...
+#
+# A bundle of scripts/package.py is mounted over the one in the image:
+#
+#     docker run ... --mount type=bind,src="$PWD/dist/NAME",dst=/opt/dynunet-bundle/bundle,readonly dynunet-bundle run ...
+#
+# "docker stop -t 120" gives a training time to save; it ends with exit code 75 and goes on by the same command.
+# PyPI's torch for Linux is the build for CUDA 13.0: the host needs an NVIDIA driver of series 580 or later and NVIDIA's
+# container toolkit. torch's metadata choose the CUDA libraries; else all is pinned but setuptools and wheel.
+
+FROM python:3.11.15-slim-bookworm
+
+# HOME and USER serve any --user, who need not be in /etc/passwd; torch names its caches by USER
+ENV HOME=/tmp \
+    USER=bundle \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+WORKDIR /opt/dynunet-bundle
+
+# what decides about packages comes first: a change of the code installs none of them again
+COPY LICENSE README.md constraints.txt pyproject.toml ./
+COPY bundle/dynunet_bundle/__init__.py bundle/dynunet_bundle/
+RUN python -m pip install --no-cache-dir --constraint constraints.txt torch \
+    && python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[dicom,export]"
+
+COPY scripts scripts
+COPY bundle bundle
+
+USER 1000:1000
+WORKDIR /opt/dynunet-bundle/bundle
+ENTRYPOINT ["python", "-m", "monai.bundle"]
+CMD ["--help"]

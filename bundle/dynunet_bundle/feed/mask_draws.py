@@ -1,0 +1,110 @@
+"""What is drawn to change the mask of a previous stage, so that a cascade does not trust it more than it should.
+
+Source: ``ApplyRandomBinaryOperatorTransform`` and ``RemoveRandomConnectedComponentFromOneHotEncodingTransform`` of
+batchgeneratorsv2 0.3.6. Where one class grows into another it takes its place, so that of any voxel one class at most
+is left; the mask can be kept as class numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynunet_bundle.feed.augmentation import Augmentation
+from dynunet_bundle.feed.draws import Numbers
+
+OPERATIONS = ("dilation", "erosion", "closing", "opening")
+
+NUMBERS_PER_CLASS = 9
+
+
+@dataclass(frozen=True)
+class Morphology:
+    """Change the shape of a class.
+
+    Attributes:
+        value: the class.
+        operation: one of ``OPERATIONS``.
+        radius: of the ball, voxels.
+    """
+
+    value: int
+    operation: str
+    radius: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Take a component of a class away.
+
+    Attributes:
+        value: the class.
+        max_share: part of the patch that a component must not reach.
+        place: which of those components, from 0 (the first) to 1.
+        refill: class that takes its place; 0 is the background.
+    """
+
+    value: int
+    max_share: float
+    place: float
+    refill: int
+
+
+MaskChange = Morphology | Removal
+
+
+def draw_mask_changes(
+    augmentation: Augmentation, num_masks: int, rng: np.random.Generator
+) -> list[MaskChange]:
+    """Draw what is done to the mask of one sample, in this order.
+
+    Args:
+        augmentation: the declaration.
+        num_masks: number of foreground classes.
+        rng: the sample's own generator for this.
+    """
+    numbers = Numbers(rng, 2 + NUMBERS_PER_CLASS * num_masks)
+    return [
+        *_morphologies(augmentation, num_masks, numbers),
+        *_removals(augmentation, num_masks, numbers),
+    ]
+
+
+def _morphologies(augmentation: Augmentation, num_masks: int, numbers: Numbers) -> list[MaskChange]:
+    drawn = numbers.hit(augmentation.prob("morphology"))
+    order, coins, which, radii = (numbers.take(num_masks) for _ in range(4))
+    if not drawn:
+        return []
+    settings = augmentation.kinds["morphology"]
+    low, high = settings["radius"]
+    return [
+        Morphology(
+            index + 1,
+            OPERATIONS[int(which[index] * len(OPERATIONS))],
+            low + (high - low) * radii[index],
+        )
+        for index in _shuffled(order)
+        if coins[index] < settings["class_prob"]
+    ]
+
+
+def _removals(augmentation: Augmentation, num_masks: int, numbers: Numbers) -> list[MaskChange]:
+    drawn = numbers.hit(augmentation.prob("removal"))
+    order, coins, places, refills, others = (numbers.take(num_masks) for _ in range(5))
+    if not drawn:
+        return []
+    settings = augmentation.kinds["removal"]
+    changes: list[MaskChange] = []
+    for index in _shuffled(order):
+        if coins[index] >= settings["class_prob"]:
+            continue
+        refill = 0
+        if num_masks > 1 and refills[index] < settings["refill_prob"]:
+            # one of the others, counted past this one
+            other = int(others[index] * (num_masks - 1))
+            refill = other + 1 + (other >= index)
+        changes.append(Removal(index + 1, settings["max_share"], places[index], refill))
+    return changes
+
+
+def _shuffled(numbers: list[float]) -> list[int]:
+    return sorted(range(len(numbers)), key=numbers.__getitem__)

@@ -1,0 +1,79 @@
+"""NIfTI files opened for nibabel, once their header is known to be one that can be believed.
+
+What ``nibabel.load`` lacks: it believes the sizes in a header, so that a file of some bytes makes it ask for any amount
+of memory; an extension of negative size makes it read a compressed file to its end; and it parses extensions, of which
+one kind is a DICOM header whose values may be of a patient. Nothing here needs extensions, so they are passed over.
+"""
+
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.openers import ImageOpener
+
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.files import case_name
+from dynunet_bundle.limits import require_place, require_room
+
+GZIP_SUFFIX = ".gz"
+GZIP_RATIO = 1032
+"""Most bytes that deflate makes of one: 258 of two bits (RFC 1951; zlib's technical details say 1032:1)."""
+
+MAX_OFFSET = 1 << 28
+"""Largest start of the voxels, behind the extensions; a compressed file is read up to there."""
+
+SCALED_ITEMSIZE = np.dtype(np.float32).itemsize
+IMAGE_TYPES = (nib.Nifti1Image, nib.Nifti2Image)
+HEAD_BYTES = max(kind.header_class.template_dtype.itemsize for kind in IMAGE_TYPES)
+
+
+def load_nifti(path: str | Path) -> nib.Nifti1Image:
+    """What ``nibabel.load`` gives, without extensions; the voxels are read when they are asked for.
+
+    Sizes are counted in the file's own type, in float32 where the header has a slope: as DICOM's are. nibabel scales in
+    float64, which takes twice that.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file.
+
+    Returns:
+        A ``Nifti1Image`` or a ``Nifti2Image``.
+
+    Raises:
+        CaseError: if the header promises more than is allowed, or than the file can hold.
+        OSError: if it is no NIfTI file; what nibabel raises for a damaged header is of several kinds.
+    """
+    with ImageOpener(str(path)) as file:
+        head = file.read(HEAD_BYTES)
+    for kind in IMAGE_TYPES:
+        size = kind.header_class.template_dtype.itemsize
+        if kind.header_class.may_contain_header(head[:size]):
+            return _open(Path(path), kind, kind.header_class(head[:size]))
+    raise OSError("it has no header of NIfTI")
+
+
+def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> nib.Nifti1Image:
+    _require_sizes(path, header)
+    files = kind.filespec_to_file_map(str(path))
+    voxels = kind.ImageArrayProxy(files["image"].filename, header.copy())
+    affine = header.get_best_affine()
+    require_place(case_name(path), affine)
+    return kind(voxels, affine, header, file_map=files)
+
+
+def _require_sizes(path: Path, header: nib.Nifti1Header) -> None:
+    shape, itemsize = header.get_data_shape(), header.get_data_dtype().itemsize
+    scaled = header.get_slope_inter() not in ((None, None), (1.0, 0.0))
+    require_room(case_name(path), shape, max(itemsize, SCALED_ITEMSIZE if scaled else 0))
+    offset = header.get_data_offset()
+    is_packed = path.name.lower().endswith(GZIP_SUFFIX)
+    most = path.stat().st_size * (GZIP_RATIO if is_packed else 1)
+    needed = offset + abs(math.prod(map(int, shape))) * itemsize
+    if offset > MAX_OFFSET or needed > most:
+        raise CaseError(
+            case_name(path),
+            f"it is cut off, or its header is damaged: it promises {needed} bytes, of which {offset} come before "
+            f"the voxels; the file can hold {most} at most",
+            "Replace the damaged file.",
+        )

@@ -1,0 +1,70 @@
+"""The mask of the previous stage as further channels of the image, for a cascade."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from dynunet_bundle.cascade import PREVIOUS
+
+
+class AppendPreviousd(MapTransform):
+    """Append the previous mask to the preprocessed image, one channel of 0 and 1 for each foreground class.
+
+    It follows the preprocessing where a whole case goes into the network; the prepared store keeps the mask as one
+    byte a voxel instead. MONAI's AsDiscreted and ConcatItemsd do the same in three steps, with a channel for the
+    background that has to be taken out, and two copies.
+
+    Args:
+        keys: key of the image ``[C, D, H, W]``, a MetaTensor.
+        num_classes: classes including the background.
+        previous_key: key of the mask, class numbers ``[1, D, H, W]`` on the same grid; it is taken out of the case.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        num_classes: int,
+        previous_key: str = PREVIOUS,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+        self.previous_key = previous_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Join one case; the image keeps its meta data."""
+        joined = dict(data)
+        classes = _plain(joined.pop(self.previous_key))
+        for key in self.key_iterator(joined):
+            image = joined[key]
+            channels = append_masks(_plain(image), classes, self.num_classes)
+            joined[key] = MetaTensor(channels).copy_meta_from(image)
+        return joined
+
+
+def append_masks(image: torch.Tensor, classes: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Image and one mask a foreground class.
+
+    Args:
+        image: ``[C, *spatial]``, floating point.
+        classes: class numbers, ``[1, *spatial]``.
+        num_classes: classes including the background.
+
+    Returns:
+        ``[C + num_classes - 1, *spatial]`` of the type of the image.
+    """
+    num_channels = len(image)
+    result = image.new_empty((num_channels + num_classes - 1, *image.shape[1:]))
+    result[:num_channels] = image
+    for value in range(1, num_classes):
+        result[num_channels + value - 1] = classes[0] == value
+    return result
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -1,0 +1,153 @@
+"""Headers of NRRD and MetaImage, looked at before SimpleITK reads them.
+
+SimpleITK 2.5.7 believes them: it opens whatever file they name, a device included; it takes the name for a format of
+``printf``; a number of dimensions or of units beyond its arrays makes it write behind them; and it never ends turning
+an axis of length 1e308 into a direction. Tests show each of these.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from dynunet_bundle.files import case_name
+from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
+
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+META_SUFFIXES = (".mha", ".mhd")
+MAX_HEADER_BYTES = 1 << 20
+MAX_DIMENSIONS = 5
+"""What SimpleITK can make an image of, components of a voxel with them."""
+
+MAX_NAME = 255
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
+COUNTED = re.compile(r"[1-9]\d*")
+PATTERN = re.compile(r"[^%]*(?:%0?[1-9]?d[^%]*)?")
+"""Of the names of slices in files of their own: one number of up to 9 digits."""
+
+META_END = re.compile(r"ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)", re.IGNORECASE)
+META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}
+NRRD_SIZES = {"char": 1, "int8": 1, "uint8": 1, "short": 2, "int16": 2, "uint16": 2}
+NRRD_SIZES |= {"int": 4, "int32": 4, "uint32": 4, "float": 4}
+LARGEST = 8
+"""Bytes of a number of any other type."""
+
+NRRD_LISTS = (
+    *("sizes", "spacings", "thicknesses", "kinds", "units", "labels", "centers", "centerings"),
+    *("axis mins", "axismins", "axis maxs", "axismaxs", "space directions", "space units"),
+)
+NRRD_NUMBERS = ("sizes", "spacings", "space directions", "space origin", "measurement frame")
+META_NUMBERS = (
+    *("TransformMatrix", "Rotation", "Orientation", "Offset", "Origin", "Position"),
+    *("CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize", "CompressedDataSize"),
+)
+
+
+def require_sound_header(path: Path) -> None:
+    """Refuse a header that SimpleITK should not see.
+
+    Args:
+        path: an NRRD or MetaImage file.
+
+    Raises:
+        CaseError: if it promises more voxels than are allowed.
+        OSError: if it names a file outside its folder, or numbers that cannot be.
+    """
+    with path.open("rb") as file:
+        text = file.read(MAX_HEADER_BYTES).decode("latin-1")
+    check = _check_nrrd if path.name.lower().endswith(NRRD_SUFFIXES) else _check_meta
+    for name in check(path, text):
+        _require_beside(path, name)
+
+
+def _check_nrrd(path: Path, text: str) -> Iterator[str]:
+    """Check the fields; give the names of files of voxels."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n\n")[0].split("\n")
+    fields: dict[str, str] = {}
+    for number, line in enumerate(lines):
+        name, found, value = line.partition(":")
+        if line.startswith("#") or not found or value.startswith("="):
+            continue
+        name, value = name.strip().lower(), value.strip()
+        if name in fields:
+            raise OSError(f"its header has {name} twice")
+        fields[name] = value
+        if name in ("data file", "datafile"):
+            yield from (lines[number + 1 :] if _is_list(value) else [value])
+    dimensions = _dimensions(fields.get("dimension", ""))
+    for name in NRRD_LISTS:
+        items = re.findall(r'"[^"]*"|\([^)]*\)|[^\s"()]+', fields.get(name, ""))
+        if len(items) > dimensions:
+            raise OSError(f"its header has {len(items)} {name} for {dimensions} dimensions")
+    _require_numbers(" ".join(fields.get(name, "") for name in NRRD_NUMBERS))
+    itemsize = NRRD_SIZES.get(fields.get("type", "").removeprefix("unsigned "), LARGEST)
+    _require_voxels(path, fields.get("sizes", ""), dimensions, itemsize)
+
+
+def _check_meta(path: Path, text: str) -> Iterator[str]:
+    """Check the fields, whose values may stand on lines of their own; give the names of files of voxels."""
+    end = META_END.search(text)
+    if end is None:
+        raise OSError("its header has no end")
+    text, value, rest = text[: end.start()], end[1].strip(), text[end.end() :]
+    dimensions = _dimensions(" ".join(sorted(set(_meta_values(text, "NDims")))))
+    for key in META_NUMBERS:
+        _require_numbers(" ".join(_meta_values(text, key, r"[-+.\deE\s]*")))
+    for size in _meta_values(text, "CompressedDataSize"):
+        if not COUNTED.fullmatch(size) or int(size) > max_image_bytes():
+            raise OSError(f"its header has CompressedDataSize {size}")
+    kinds = [one.upper().removeprefix("MET_") for one in _meta_values(text, "ElementType")]
+    itemsize = max(
+        (META_SIZES.get(kind.removesuffix("_ARRAY"), LARGEST) for kind in kinds), default=1
+    )
+    channels = _meta_values(text, "ElementNumberOfChannels") or ["1"]
+    for sizes in _meta_values(text, "DimSize", r"[^A-Za-z]*"):
+        _require_voxels(path, f"{sizes} {' '.join(channels)}", dimensions + len(channels), itemsize)
+    if value.lower() != "local":
+        yield from (rest.splitlines() if _is_list(value) else [value])
+
+
+def _meta_values(text: str, key: str, value: str = r"\S+") -> list[str]:
+    found = re.findall(rf"(?<![A-Za-z]){key}\s*[=:]\s*({value})", text, re.IGNORECASE)
+    return [str(one).strip() for one in found]
+
+
+def _is_list(value: str) -> bool:
+    return value.upper().split()[:1] == ["LIST"]
+
+
+def _dimensions(text: str) -> int:
+    if not COUNTED.fullmatch(text) or not 1 <= int(text[:9]) <= MAX_DIMENSIONS:
+        raise OSError(f"its header has {text[:9] or 'no'} dimensions")
+    return int(text)
+
+
+def _require_numbers(text: str) -> None:
+    for number in NUMBER.findall(text):
+        if not abs(float(number)) <= MAX_MM:
+            raise OSError(f"its header holds the number {number[:20]}")
+
+
+def _require_voxels(path: Path, sizes: str, dimensions: int, itemsize: int) -> None:
+    items = sizes.split()
+    if len(items) != dimensions or not all(map(COUNTED.fullmatch, items)):
+        raise OSError(f"its header has the sizes {sizes[:40]} for {dimensions} dimensions")
+    require_room(case_name(path), [int(item) for item in items], itemsize)
+
+
+def _require_beside(path: Path, line: str) -> None:
+    """Refuse a name of a file of voxels, or a pattern of such, ``slice_%03d.raw 1 40 1``."""
+    name = line.strip()
+    if not name:
+        return
+    windows = PureWindowsPath(name)
+    if (
+        PurePosixPath(name).is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in windows.parts
+    ):
+        raise OSError("its header names a file of voxels that is not in its folder")
+    if len(name) > MAX_NAME or not PATTERN.fullmatch(name):
+        raise OSError("what its header names as its voxels is no name of a file")
+    target = path.parent / name
+    if target.exists() and not target.is_file():
+        raise OSError("what its header names as its voxels is no file")
