@@ -1,6 +1,7 @@
 """docs/traceability.md names files and tests that exist, and no requirement without a test."""
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -120,3 +121,10 @@ def test_d(): assert 1
 def test_a_row_without_a_test_is_seen():
     rows = rows_of("| Q1 | something | `README.md` | |\n| not a row |\n")
     assert rows == {"Q1": ["something", "`README.md`", ""]}
+
+
+def test_the_options_of_clients_are_those_of_the_config():
+    config = json.loads((ROOT / "bundle" / "configs" / "inference.json").read_text())
+    text = (ROOT / "docs" / "clients.md").read_text()
+    missing = [name for name in config["displayable_configs"] if f"| `{name}` |" not in text]
+    assert missing == []

@@ -55,11 +55,30 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
 
 def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> nib.Nifti1Image:
     _require_sizes(path, header)
+    _forget_unknown_codes(header)
     files = kind.filespec_to_file_map(str(path))
     voxels = kind.ImageArrayProxy(files["image"].filename, header.copy())
     affine = header.get_best_affine()
     require_place(case_name(path), affine)
     return kind(voxels, affine, header, file_map=files)
+
+
+def _forget_unknown_codes(header: nib.Nifti1Header) -> None:
+    """Nibabel opens a file with a code of units that there is none of, and fails where its header is copied."""
+    try:
+        header.get_xyzt_units()
+    except KeyError:
+        header["xyzt_units"] = 0
+    if header["sform_code"] > 0 and not _is_finite_qform(header):
+        # the sform is the place
+        header["qform_code"] = 0
+
+
+def _is_finite_qform(header: nib.Nifti1Header) -> bool:
+    try:
+        return bool(np.isfinite(header.get_qform()).all())
+    except ValueError:
+        return False
 
 
 def _require_sizes(path: Path, header: nib.Nifti1Header) -> None:

@@ -103,6 +103,24 @@ def test_what_is_well_is_opened_as_nibabel_does(tmp_path, kind, suffix, big_endi
     np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
 
 
+@pytest.mark.parametrize(
+    "fields", [{"xyzt_units": 7}, {"quatern_b": np.nan}, {"quatern_b": 2.0, "quatern_c": 2.0}]
+)
+def test_codes_that_nibabel_cannot_copy_are_forgotten(tmp_path, fields):
+    path = nifti(tmp_path / "a.nii.gz", sform_code=1, qform_code=1, srow_x=[1, 0, 0, 5], **fields)
+    header = load_nifti(path).header
+    assert header.get_xyzt_units()[1] in ("unknown", "sec")
+    qform, code = header.get_qform(coded=True)
+    assert code == 0 or np.isfinite(qform).all()
+    assert read_volume(path).affine[0, 3] == 5
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": np.nan}, {"quatern_b": 2.0, "quatern_c": 2.0}])
+def test_a_place_that_only_a_damaged_qform_has_is_refused(tmp_path, fields):
+    with pytest.raises(ValueError, match="case a|w2 should be positive"):
+        read_volume(nifti(tmp_path / "a.nii", sform_code=0, qform_code=1, **fields))
+
+
 # --- the limit
 
 

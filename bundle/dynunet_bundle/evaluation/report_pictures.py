@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynunet_bundle.errors import BundleError
 from dynunet_bundle.evaluation.report_drawing import (
     RGB_CHANNELS,
     Sheet,
@@ -107,7 +108,9 @@ def draw_case(files: CaseFiles, ignore_value: int | None = None) -> CasePictures
     except (
         Exception
     ) as error:  # readers raise errors of many kinds, and the page is worth more than a picture
-        logger.warning("case %s is not drawn: %s: %s", files.name, type(error).__name__, error)
+        # what other errors say holds folders, which may be called after a patient
+        reason = str(error) if isinstance(error, BundleError) else type(error).__name__
+        logger.warning("case %s is not drawn: %s", files.name, reason)
         return CasePictures(note="Not drawn: a file of this case is missing or cannot be read.")
 
 

@@ -195,7 +195,7 @@ class RunRecord:
 
     def _inputs(self, name: str) -> list[dict[str, Any]]:
         roles = all_files(self.cases[name])
-        files = [file for role, file in roles.items() if role.startswith("image")]
+        files = [file for role, file in roles.items() if role != "label"]
         return [_identity(file) for file in files if is_series_name(file) or Path(file).is_file()]
 
     def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:

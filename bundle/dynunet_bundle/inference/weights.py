@@ -198,7 +198,7 @@ class WeightsLoader:
             _require_mirroring(file, self.mirror_axes)
         if isinstance(self.network, ExportedNetwork):
             # its weights are in its file
-            logger.info("weights: %s", self.network.path)
+            logger.info("weights: %s", self.network.path.name)
             return
         load_weights(self.network, self.path, self.plan)
-        logger.info("weights: %s", ", ".join(map(str, weight_files(self.path))))
+        logger.info("weights: %s", ", ".join(path.name for path in weight_files(self.path)))

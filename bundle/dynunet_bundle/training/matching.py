@@ -164,7 +164,7 @@ def _named_axis(
 ) -> _Axis | None:
     """The axis of channels or outputs, if the tensor has one, both plans name them, and nothing else differs."""
     if name in FIRST_CONVOLUTIONS:
-        index, names = 1, [list(plan.get("channel_names", ())) for plan in plans]
+        index, names = 1, [_inputs(plan) for plan in plans]
     elif name.startswith(OUTPUT_PREFIX):
         index, names = 0, [_outputs(plan) for plan in plans]
     else:
@@ -173,6 +173,12 @@ def _named_axis(
     sizes = [shape.pop(index) for shape in shapes]
     is_named = sizes == [len(one) for one in names]
     return _Axis(index, *names) if is_named and shapes[0] == shapes[1] else None
+
+
+def _inputs(plan: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs: the channels of the image, and in a cascade a mask a class."""
+    masks = [f"mask of {name}" for name in plan.get("label_names", ())[1:]]
+    return list(plan.get("channel_names", ())) + (masks if plan.get("cascade") else [])
 
 
 def _outputs(plan: Mapping[str, Any]) -> list[str]:

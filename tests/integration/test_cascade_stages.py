@@ -30,7 +30,7 @@ SCHEDULE = {
     "num_folds": 4,
     "epochs": 1,
     "val_interval": 1,
-    "iterations_per_epoch": 140,
+    "iterations_per_epoch": 200,
     "batch_size": 8,
     "batch_dice": True,
     "oversampling": 0.7,
