@@ -366,3 +366,18 @@ def test_a_training_starts_from_them_and_goes_on_from_its_own(
     assert "copied" not in log.text
     with pytest.raises(WeightsError, match="Pass --pretrained"):
         start("tuned", epochs=2, restart=True, **settings).run()
+
+
+def test_a_cascade_starts_from_a_plain_network_and_only_its_masks_are_fresh() -> None:
+    source, plan = plan_of(), plan_of(cascade=True)
+    theirs = inference_state_dict(network_of(source, 1))
+    # two channels, and masks of two classes
+    network = network_of(plan, 2, in_channels=4)
+    before = copied_state(network)
+    fit = match_weights(network, theirs, plan, source)
+    fit.copy()
+    first = FIRST[DYNUNET]
+    state = network.state_dict()
+    assert torch.equal(state[first][:, :2], theirs[first])
+    assert torch.equal(state[first][:, 2:], before[first][:, 2:])
+    assert fit.matched == [f"{first} (T1, T2; fresh: mask of edema, mask of tumour)"]

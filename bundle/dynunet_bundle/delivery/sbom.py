@@ -1,7 +1,7 @@
-"""A bill of materials: what this project is made of, as CycloneDX 1.5 (ECMA-424) in JSON.
+"""A bill of materials: what this project is made of, as CycloneDX 1.5 in JSON.
 
-Versions, licences and dependencies are those of the installed packages; the same set gives the same bytes, since neither
-a time nor a random number is in it. Weights are a component of their own, with their SHA-256.
+Versions, licences and dependencies are those of the installed packages; the same set gives the same bytes, since
+neither a time nor a random number is in it. Weights are a component of their own, with their SHA-256.
 """
 
 import json
@@ -31,7 +31,7 @@ MAX_LICENCE = 100
 class _Package:
     name: str
     version: str
-    licence: str | None
+    licences: list[dict[str, Any]]
     scope: str
     needs: set[str] = field(default_factory=set)
 
@@ -55,13 +55,11 @@ def make_sbom(weights: Iterable[Path] = (), project: str = PROJECT) -> dict[str,
         ConfigError: if the project is not installed, or a file of weights is missing.
     """
     try:
-        version = metadata.version(project)
+        metadata.version(project)
     except metadata.PackageNotFoundError as error:
         raise ConfigError(f"{project} is not installed. Run make install.") from error
     packages = _packages(project)
-    root = {"type": "application", "name": project, "version": version}
-    root |= {"bom-ref": f"pkg:pypi/{project}@{version}", "purl": f"pkg:pypi/{project}@{version}"}
-    root["licenses"] = [{"expression": "Apache-2.0"}]
+    root = _component(packages[project]) | {"type": "application"}
     models = [_model(path) for path in sorted(weights)]
     listed = [one for name, one in sorted(packages.items()) if name != project]
     document: dict[str, Any] = {
@@ -87,8 +85,7 @@ def _packages(project: str) -> dict[str, _Package]:
     """All that a project needs, with all its extras, by name."""
     extras = set(metadata.metadata(project).get_all("Provides-Extra") or ())
     found: dict[str, _Package] = {}
-    rounds = (("required", set()), ("optional", extras - {DEVELOPMENT}), ("excluded", extras))
-    for scope, wanted in rounds:
+    for scope, wanted in zip(SCOPES, (set(), extras - {DEVELOPMENT}, extras), strict=True):
         todo, seen = [(project, frozenset(wanted))], set()
         while todo:
             name, asked = todo.pop()
@@ -116,12 +113,15 @@ def _requirements(name: str, extras: Iterable[str]) -> list[Requirement]:
 
 def _package(name: str, scope: str) -> _Package:
     facts = metadata.metadata(name)
-    return _Package(name, metadata.version(name), _licence(facts), scope)
+    expression, licence = facts.get("License-Expression"), _licence(facts)
+    licences: list[dict[str, Any]] = [{"license": {"name": licence}}] if licence else []
+    if expression:
+        licences = [{"expression": expression}]
+    return _Package(name, metadata.version(name), licences, scope)
 
 
 def _licence(facts: Any) -> str | None:
-    """Name of the licence: its SPDX expression, its classifier, or what the field says where that is short."""
-    expression = facts.get("License-Expression")
+    """Name of the licence: its classifier, or what the field says where that is short."""
     classified = [
         line.rpartition(" :: ")[2]
         for line in facts.get_all("Classifier") or ()
@@ -129,7 +129,7 @@ def _licence(facts: Any) -> str | None:
     ]
     free = (facts.get("License") or "").strip()
     is_name = 0 < len(free) <= MAX_LICENCE and "\n" not in free and free != "UNKNOWN"
-    return expression or " AND ".join(sorted(classified)) or (free if is_name else None)
+    return " AND ".join(sorted(classified)) or (free if is_name else None)
 
 
 def _component(package: _Package) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _component(package: _Package) -> dict[str, Any]:
         "scope": package.scope,
         "purl": package.purl,
     }
-    if package.licence:
-        facts["licenses"] = [{"license": {"name": package.licence}}]
+    if package.licences:
+        facts["licenses"] = package.licences
     return facts
 
 
