@@ -47,7 +47,7 @@ demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients"
 
 $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_label.sh
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
