@@ -191,7 +191,8 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
     reason = first_line(cause)
     for path in paths:
         # a folder may be called after a patient, and the message goes to run.json
-        reason = reason.replace(f"{path.parent}{os.sep}", "")
+        folder = f"{path.parent}{os.sep}"
+        reason = reason.replace(folder, "").replace(repr(folder)[1:-1], "")
     return CaseError(
         name_of(case),
         f"cannot read {', '.join(path.name for path in paths)} ({type(cause).__name__}: {reason})",

@@ -4,6 +4,7 @@ A file is read as what its suffix says, by that reader alone: by its content, a 
 SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghostscript.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -77,16 +78,30 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
     suffix = Path(path).suffix.lower()
     if suffix in (*NRRD_SUFFIXES, *META_SUFFIXES):
         require_sound_header(Path(path))
+    name = simpleitk_name(path)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(name)
     reader.SetImageIO(READERS[suffix])
     try:
         reader.ReadImageInformation()
         _require_room(path, reader)
         return reader.Execute()
     except RuntimeError as error:
-        # the lines before the last say where in SimpleITK it was found
-        raise OSError(str(error).splitlines()[-1]) from None
+        # the lines before the last say where in SimpleITK it was found; the folder is nobody's business
+        reason = str(error).splitlines()[-1].replace(f"{Path(name).parent}{os.sep}", "")
+        raise OSError(reason) from None
+
+
+def simpleitk_name(path: str | Path) -> str:
+    """A path as SimpleITK takes it: in UTF-8, whatever the locale is; any other name would end the process.
+
+    Raises:
+        OSError: if the name is not valid UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise OSError("its path is not valid UTF-8") from None
 
 
 def _require_room(path: str | Path, reader: sitk.ImageFileReader) -> None:

@@ -188,6 +188,20 @@ def test_expressions_are_single_calls(path):
         assert len(calls) <= 1 or "torch.device" in text, text
 
 
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [("train.json", "training"), ("evaluate.json", "evaluating"), ("inference.json", "inference")],
+)
+def test_the_whole_config_runs_once(name, alias):
+    """3D Slicer has MONAI Label evaluate all ids; a copy of the list would train a second time."""
+    assert content(name)[alias] == "@run"
+    calls = []
+    builtin = {"run": ["$@log.append(1)"], alias: content(name)[alias]}
+    parser = ConfigParser({"log": "$calls", **builtin}, globals={"calls": calls})
+    parser.get_parsed_content("")
+    assert calls == [1]
+
+
 def test_monai_finds_all_training_properties(train_workflow):
     workflow = train_workflow()
     assert workflow.check_properties() == []

@@ -117,3 +117,20 @@ def test_a_file_is_only_what_its_name_says(tmp_path, suffix):
     path = real.rename(tmp_path / f"a.{suffix}")
     with pytest.raises(OSError):
         read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha", "png", "bmp"])
+def test_a_name_that_is_not_utf_8_ends_no_process(tmp_path, suffix):
+    path = tmp_path / os.fsdecode(b"caf\xe9.") / os.fsdecode(f"\xfc.{suffix}".encode("latin-1"))
+    path.parent.mkdir()
+    array = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)[:, :, : 1 if suffix in "png bmp" else 4]
+    plain = tmp_path / f"a.{suffix}"
+    image = sitk.GetImageFromArray(array.T.squeeze() if array.shape[2] == 1 else array.T)
+    sitk.WriteImage(image, str(plain))
+    plain.rename(path)
+    try:
+        found = read_volume(path)
+    except OSError as error:
+        assert str(error) == "its path is not valid UTF-8" and suffix in ("nrrd", "mha", "png")
+    else:
+        np.testing.assert_array_equal(found.array[0], array)

@@ -23,6 +23,9 @@ from dynunet_bundle.errors import BundleError
 CANARY = "Zaphod7531"
 """Stands for a patient's name: in a folder, and wherever a header has room."""
 
+POOR = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""A locale that knows ASCII only, as of a bare container."""
+
 NO_SOCKETS = """
 import socket
 
@@ -96,9 +99,9 @@ def nifti_with_damage(path: Path, array: np.ndarray) -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder called after a patient, with images of every format, weights and an overlay in it."""
-    home = tmp_path_factory.mktemp("home") / f"{CANARY}^1970" / "study"
+    home = tmp_path_factory.mktemp("home") / f"{CANARY}^1970" / "study of Zürich"
     images = home / "images"
-    array = next(iter(save_cases(images, "plain").values()))
+    array = next(iter(save_cases(images, "plain", "größe 1").values()))
     named_nifti(images / "named.nii.gz", array)
     named_nifti(images / "raw.nii", array)
     named_sitk(images / "slices.nrrd", array)
@@ -117,15 +120,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def predict(home: Path, out: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """``scripts/predict.py`` as a user runs it in that folder, without sockets and without HOME."""
+    command = [sys.executable, str(ROOT / "scripts" / "predict.py")]
+    command += ["--input", "images", "--output", out, "--weights", "model.pt", "--device", "cpu"]
+    command += ["--config_file", "overlay.json", "--report", f"{out}/report.html", "--json"]
+    command += ["--save_probabilities", f"{out}/probabilities", "--precision", "float32"]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    environment |= {"PYTHONPATH": str(home / "site"), "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(command, capture_output=True, check=False, cwd=home, env=environment)
+
+
 @pytest.fixture(scope="module")
 def predicted(home: Path) -> subprocess.CompletedProcess[bytes]:
-    """``scripts/predict.py`` as a user runs it in that folder, where no socket can be opened."""
-    command = [sys.executable, str(ROOT / "scripts" / "predict.py")]
-    command += ["--input", "images", "--output", "out", "--weights", "model.pt", "--device", "cpu"]
-    command += ["--config_file", "overlay.json", "--report", "out/report.html", "--json"]
-    command += ["--save_probabilities", "out/probabilities", "--precision", "float32"]
-    environment = {**os.environ, "PYTHONPATH": str(home / "site"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, check=False, cwd=home, env=environment)
+    return predict(home, "out")
+
+
+@pytest.mark.slow
+def test_ascii_is_enough(home, predicted):
+    done = predict(home, "ascii", **POOR)
+    assert done.returncode == 1, done.stderr[-3000:].decode()
+    assert b"Traceback" not in done.stderr
+    assert not found_in(done.stdout + done.stderr)
+    assert {path.name for path in (home / "ascii").iterdir()} == {
+        path.name for path in (home / "out").iterdir()
+    }
+    assert leaks(home / "ascii") == []
 
 
 def test_a_prediction_opens_no_socket(home, predicted):
@@ -134,7 +154,14 @@ def test_a_prediction_opens_no_socket(home, predicted):
     assert b"a socket was opened" not in predicted.stderr + predicted.stdout
     assert b"Traceback" not in predicted.stderr
     masks = {path.name for path in (home / "out").iterdir()}
-    assert masks >= {"plain.nii.gz", "named.nii.gz", "raw.nii.gz", "slices.nrrd", "meta.mha"}
+    assert masks >= {
+        "plain.nii.gz",
+        "größe 1.nii.gz",
+        "named.nii.gz",
+        "raw.nii.gz",
+        "slices.nrrd",
+        "meta.mha",
+    }
 
 
 def test_the_sockets_are_really_closed(home):

@@ -112,7 +112,7 @@ def _requirements(name: str, extras: Iterable[str]) -> list[Requirement]:
 
 
 def _package(name: str, scope: str) -> _Package:
-    facts = metadata.metadata(name)
+    facts: Any = metadata.metadata(name)
     expression, licence = facts.get("License-Expression"), _licence(facts)
     licences: list[dict[str, Any]] = [{"license": {"name": licence}}] if licence else []
     if expression:
