@@ -35,8 +35,11 @@ def class_extents(mask: np.ndarray, affine: np.ndarray, classes: Sequence[int]) 
     pieces, number = cc3d.connected_components(
         np.ascontiguousarray(mask), connectivity=26, return_N=True
     )
+    labels, values = pieces.reshape(-1), mask.reshape(-1)
+    # where a piece begins along the lines of voxels is enough to know its class
+    begins = np.concatenate([[0], np.flatnonzero(labels[1:] != labels[:-1]) + 1])
     class_of = np.zeros(number + 1, mask.dtype)
-    class_of[pieces.reshape(-1)] = mask.reshape(-1)
+    class_of[labels[begins]] = values[begins]
     voxels = [int(np.count_nonzero(mask == value)) for value in classes]
     return Extents(
         [count * voxel_ml for count in voxels],

@@ -53,13 +53,6 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     image = _read_with_sitk(path)
     affine = _affine_of(image)
     require_place(case_name(path), affine)
-    if min(image.GetSpacing()) <= 0:
-        # SimpleITK reads what it refuses to write
-        raise CaseError(
-            case_name(path),
-            f"its spacing is {image.GetSpacing()} mm",
-            "Correct its header: spacing is positive, the rest is for the directions.",
-        )
     return _sitk_array(image), affine
 
 
@@ -84,7 +77,7 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
     reader.SetImageIO(READERS[suffix])
     try:
         reader.ReadImageInformation()
-        _require_room(path, reader)
+        _require_sound(path, reader)
         return reader.Execute()
     except RuntimeError as error:
         # the lines before the last say where in SimpleITK it was found; the folder is nobody's business
@@ -104,7 +97,14 @@ def simpleitk_name(path: str | Path) -> str:
         raise OSError("its path is not valid UTF-8") from None
 
 
-def _require_room(path: str | Path, reader: sitk.ImageFileReader) -> None:
+def _require_sound(path: str | Path, reader: sitk.ImageFileReader) -> None:
+    if not all(step > 0 for step in reader.GetSpacing()):
+        # SimpleITK flips such an axis when it reads, and refuses it when it writes
+        raise CaseError(
+            case_name(path),
+            f"its spacing is {reader.GetSpacing()} mm",
+            "Correct its header: spacing is positive, the rest is for the directions.",
+        )
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     bits = BITS.search(kind)
     if bits is None:

@@ -19,6 +19,8 @@ from dynunet_bundle.nifti import load_nifti
 
 SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
+MAX_AXIS = 32767
+"""MONAI's crops count voxels in int16."""
 
 
 class Volume(NamedTuple):
@@ -71,17 +73,27 @@ def _read_file(path: str | Path) -> tuple[Volume, Any]:
     if str(path).lower().endswith(NIFTI_SUFFIXES):
         image = load_nifti(path)
         array = _channels_first(np.asanyarray(image.dataobj))
-        return Volume(array, np.array(image.affine, dtype=float)), image
+        return _volume(case_name(path), array, np.array(image.affine, dtype=float)), image
     if is_series_name(path):
         # pydicom is an extra
         from dynunet_bundle.clinical.dicom_series import load_series  # noqa: PLC0415
 
         series = load_series(str(path))
-        return Volume(series.array, series.affine), None
+        return _volume(series.name, series.array, series.affine), None
     # SimpleITK takes longer to import than a NIfTI file to read
     from dynunet_bundle.formats import read_foreign  # noqa: PLC0415
 
-    return Volume(*read_foreign(path)), None
+    return _volume(case_name(path), *read_foreign(path)), None
+
+
+def _volume(case: str, array: np.ndarray, affine: np.ndarray) -> Volume:
+    if max(array.shape[1:]) > MAX_AXIS:
+        raise CaseError(
+            case,
+            f"it has {max(array.shape[1:])} voxels along an axis; {MAX_AXIS} are possible",
+            "Cut it into pieces.",
+        )
+    return Volume(array, affine)
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

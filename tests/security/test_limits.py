@@ -121,6 +121,14 @@ def test_a_place_that_only_a_damaged_qform_has_is_refused(tmp_path, fields):
         read_volume(nifti(tmp_path / "a.nii", sform_code=0, qform_code=1, **fields))
 
 
+@pytest.fixture(scope="module")
+def preprocess() -> Callable[[Path], Any]:
+    """The preprocessing of inference.json on one file."""
+    parser = load_workflow(BUNDLE, "inference.json").parser
+    transform = parser.get_parsed_content("preprocessing")
+    return lambda path: apply_to_case({"image": str(path)}, transform)
+
+
 # --- the limit
 
 
@@ -163,6 +171,17 @@ def test_pictures_have_the_limit_too(tmp_path, monkeypatch, suffix):
         read_volume(path)
 
 
+def test_an_axis_that_monai_cannot_count_is_refused(tmp_path, preprocess):
+    array = np.arange(2 * 32767, dtype=np.uint16).reshape(2, -1, 1) % 1000
+    kept = nib.Nifti1Image(array, np.eye(4))
+    nib.save(kept, tmp_path / "a.nii")
+    assert preprocess(tmp_path / "a.nii")["image"].shape[2] > 32000
+    longer = nib.Nifti2Image(np.pad(array, ((0, 0), (0, 1), (0, 0))), np.eye(4))
+    nib.save(longer, tmp_path / "b.nii")
+    with pytest.raises(CaseError, match="case b: it has 32768 voxels along an axis"):
+        preprocess(tmp_path / "b.nii")
+
+
 # --- places that are none
 
 
@@ -171,14 +190,6 @@ def geometry(path: Path, affine: np.ndarray) -> Path:
     image.header.set_sform(affine, code=1)
     path.write_bytes(image.to_bytes())
     return path
-
-
-@pytest.fixture(scope="module")
-def preprocess() -> Callable[[Path], Any]:
-    """The preprocessing of inference.json on one file."""
-    parser = load_workflow(BUNDLE, "inference.json").parser
-    transform = parser.get_parsed_content("preprocessing")
-    return lambda path: apply_to_case({"image": str(path)}, transform)
 
 
 @pytest.mark.parametrize(

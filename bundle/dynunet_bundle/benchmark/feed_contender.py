@@ -156,7 +156,7 @@ def monai(job: dict[str, Any]) -> NextBatch:
 def _memory_maps(job: dict[str, Any]) -> list[tuple[np.ndarray, ...]]:
     arrays = ("image", "label", "positions")
     return [
-        tuple(np.load(f"{stem}.{array}.npy", mmap_mode="r") for array in arrays)
+        tuple(np.load(f"{stem}.{array}.npy", mmap_mode="r", allow_pickle=False) for array in arrays)
         for stem in job["cases"]
     ]
 

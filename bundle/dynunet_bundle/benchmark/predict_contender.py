@@ -212,7 +212,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     content = peer.dataset_json(job["plan"])
     preprocessor = configuration.preprocessor_class(verbose=False)
     image, _, properties = preprocessor.run_case(job["images"], None, plans, configuration, content)
-    logits = np.load(job["logits"])
+    logits = np.load(job["logits"], allow_pickle=False)
     if image.shape[1:] != logits.shape[1:]:
         raise ValueError(f"nnU-Net prepares {image.shape[1:]}, ours is {logits.shape[1:]}")
     before = time.process_time()

@@ -20,6 +20,7 @@ from dynunet_bundle.benchmark.measure import Measurement, measure
 from dynunet_bundle.benchmark.predict_jobs import PEER, contender
 from dynunet_bundle.files import NIFTI_SUFFIXES
 from dynunet_bundle.inference.restore_classes import RestoreClassesd
+from dynunet_bundle.nifti import load_nifti
 from dynunet_bundle.workflow import load_workflow
 
 NUM_CLASSES = 5
@@ -109,7 +110,7 @@ def _compare(
     if done.remark:
         return Measurement(name, remark=done.remark)
     # (z, y, x) -> (x, y, z)
-    theirs = np.load(folder / "mask.npy").T
+    theirs = np.load(folder / "mask.npy", allow_pickle=False).T
     unequal = int((mask != theirs).sum())
     details = {
         "voxels": float(mask.size),
@@ -199,7 +200,7 @@ def _channel_files(path: Path, folder: Path) -> list[str]:
     """The image as nnU-Net takes it: one NIfTI file a channel, or a picture."""
     if not _is_nifti(path):
         return [str(path)]
-    image: Any = nib.load(path)
+    image: Any = load_nifti(path)
     array = np.asanyarray(image.dataobj)
     array = array[..., np.newaxis] if array.ndim == 3 else array  # noqa: PLR2004 - no axis of channels
     files = []

@@ -120,7 +120,7 @@ def make_ct(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 def agreement(ours: Path, other: Path) -> str:
     """How two results compare: labels by the share of equal voxels, images by the largest difference in std."""
-    first, second = (np.load(path, mmap_mode="r") for path in (ours, other))
+    first, second = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (ours, other))
     if first.shape != second.shape:
         return f"shape {second.shape}, ours {first.shape}"
     pairs = [

@@ -18,6 +18,7 @@ from dynunet_bundle.cases import name_of
 from dynunet_bundle.clinical.dicom_names import is_series_name
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
+from dynunet_bundle.nifti import load_nifti
 
 MASK_TYPES = (np.uint8, np.uint16, np.int32)
 SPATIAL_AXES = 3
@@ -117,7 +118,7 @@ def save_mask(
 
 
 def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
-    reference = nib.load(source)
+    reference = load_nifti(source)
     _require_grid(array.shape, (*reference.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], case)
     image = _image_like(array.reshape(reference.shape[:SPATIAL_AXES]), reference)
     return _packed(image)

@@ -159,7 +159,7 @@ class RunRecord:
         mask, saved, quality = outputs["pred"], outputs[SAVED], outputs.get(QUALITY, {})
         affine = np.asarray(mask.affine)
         extents = class_extents(
-            np.asarray(mask[0].as_tensor()).astype(np.int32), affine, self.plan["label_values"][1:]
+            np.asarray(mask[0].as_tensor()), affine, self.plan["label_values"][1:]
         )
         names = self.plan["label_names"][1:]
         facts = {

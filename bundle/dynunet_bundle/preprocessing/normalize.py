@@ -121,4 +121,4 @@ def _zscore(channel: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def _ct(channel: torch.Tensor, statistics: Mapping[str, float]) -> torch.Tensor:
     clipped = channel.clamp(statistics["lower"], statistics["upper"])
-    return (clipped - statistics["mean"]) / max(statistics["std"], MIN_STD)
+    return clipped.sub_(statistics["mean"]).div_(max(statistics["std"], MIN_STD))
