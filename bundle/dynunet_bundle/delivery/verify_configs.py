@@ -9,6 +9,9 @@ from dynunet_bundle.delivery.verify_bundle import BundleFolder, Problem, Skipped
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json, sha256_of
 
+KEYS_WITHOUT_LABEL = "$[key for key in @case_keys if key != 'label']"
+"""What inference.json loads: the image, and in a cascade the previous mask."""
+
 INFERENCE_IDS = (
     "bundle_root",
     "device",
@@ -141,7 +144,8 @@ def _label_faults(
         yield Problem(f'two labels are called "{name}" in lower case.', "It would show one.")
     steps = _part(inference, "preprocessing#transforms") or []
     loaders = [step for step in steps if step.get("_target_") == "LoadImaged"]
-    if [step.get("keys") for step in loaders] not in (["image"], [["image"]]):
+    keys = [step.get("keys") for step in loaders]
+    if keys not in (["image"], [["image"]], [KEYS_WITHOUT_LABEL]):
         yield Problem(
             "inference.json does not load exactly the key image.",
             "preprocessing needs one LoadImaged with that key in its list.",
