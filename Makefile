@@ -10,7 +10,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-clients test-faults test-gpu test-slow lint format clean
+.PHONY: help install peers demo test test-clients test-faults test-gpu test-slow lint format sbom template clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ lint: $(BIN)/.installed ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sbom: $(BIN)/.installed ## write dist/sbom.json, the bill of materials
+	$(BIN)/python scripts/sbom.py --out dist/sbom.json
+
+template: $(BIN)/.installed ## write metadata and model card of bundle/ anew, after a change of what they tell
+	$(BIN)/python scripts/package.py --refresh_template
 
 format: $(BIN)/.installed ## format the code
 	$(BIN)/ruff format .

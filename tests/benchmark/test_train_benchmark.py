@@ -18,6 +18,7 @@ FLAT = Setting("small", 2, (10, 20, 20), 1, (16, 16), 4, 2)
 CORE = choose_core(None)
 
 
+@pytest.mark.slow
 def test_each_feed_trains_and_is_compared_with_the_constant_batch(tmp_path):
     sections = train.run(
         BUNDLE, tmp_path, tmp_path / "no peers", CORE, "cpu", rounds=2, settings=[SOLID]

@@ -206,6 +206,12 @@ def test_a_config_without_an_id_of_monai_is_told(
     assert "property loss is missing" in found
 
 
+def test_a_config_that_calls_something_else_is_told(bundle: Path) -> None:
+    assert problems_of(bundle, "code") == ""
+    edit(bundle, "inference.json", lambda i: i.update(extra="$__import__('os').system('true')"))
+    assert "inference.json: extra" in problems_of(bundle, "code")
+
+
 def test_imports_that_lead_nowhere_are_found() -> None:
     config = {
         "imports": ["$import torch", "$import no_such_thing"],
@@ -298,7 +304,7 @@ def test_results_are_told_with_their_remedy(good: Path) -> None:
         verify_bundle(good, ["fils"])
     with pytest.raises(ConfigError, match="is no folder"):
         verify_bundle(good / "configs.zip")
-    assert len(CHECKS) == 16
+    assert len(CHECKS) == 17
 
 
 def test_a_check_that_lacks_its_file_is_skipped(bundle: Path) -> None:

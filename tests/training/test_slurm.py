@@ -259,6 +259,7 @@ def test_the_documented_array(
     assert (notes.read_text().split() if notes.exists() else []) == ["requeue", "70_3"] * is_queued
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_and_loses_a_process_trains_to_its_end(
     phantom: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from dynunet_bundle.delivery.verify_commands import (
     check_single_process,
 )
 from dynunet_bundle.delivery.verify_configs import (
+    check_code,
     check_imports,
     check_inference,
     check_label,
@@ -42,6 +43,7 @@ CHECKS: dict[str, Callable[[BundleFolder], list[Problem]]] = {
     "logging": check_logging,
     "sums": check_sums,
     "label": check_label,
+    "code": check_code,
     "imports": check_imports,
     "inference": check_inference,
     "train": check_train,

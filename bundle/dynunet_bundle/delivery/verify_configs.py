@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from dynunet_bundle.delivery.config_lint import lint_configs
 from dynunet_bundle.delivery.package import NAME
 from dynunet_bundle.delivery.verify_bundle import BundleFolder, Problem, SkippedCheck
 from dynunet_bundle.errors import ConfigError
@@ -98,6 +99,12 @@ def check_logging(bundle: BundleFolder) -> list[Problem]:
     return [
         Problem(f"configs/logging.conf: {fault}.", remedy) for fault in bundle.probed["logging"]
     ]
+
+
+def check_code(bundle: BundleFolder) -> list[Problem]:
+    """What configs evaluate and call is of the few kinds that the bundle's own configs need."""
+    remedy = "Let the config name classes of MONAI, torch or the bundle, and keep expressions to one line of values."
+    return [Problem(f"configs/{fault}.", remedy) for fault in lint_configs(bundle.path / "configs")]
 
 
 def check_weights(bundle: BundleFolder) -> list[Problem]:

@@ -133,8 +133,10 @@ def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> byte
     # 90 MiB that a NIfTI file does without
     import SimpleITK as sitk  # noqa: PLC0415
 
+    from dynunet_bundle.formats import simpleitk_name  # noqa: PLC0415
+
     header = sitk.ImageFileReader()
-    header.SetFileName(str(source))
+    header.SetFileName(simpleitk_name(source))
     header.ReadImageInformation()
     dims = min(header.GetDimension(), SPATIAL_AXES)
     size = header.GetSize()[:dims]

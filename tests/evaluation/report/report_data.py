@@ -119,7 +119,7 @@ def made_run(cases: list[str]) -> dict[str, Any]:
 
 def parsed(page: Path) -> ET.Element:
     """The page as XML, which is stricter than HTML: every tag is closed, every value quoted and escaped."""
-    return ET.fromstring(page.read_text().removeprefix("<!DOCTYPE html>"))  # noqa: S314 - our own page
+    return ET.fromstring(page.read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>"))  # noqa: S314 - our own page
 
 
 def table_rows(page: Path, section: str) -> list[list[ET.Element]]:
@@ -135,7 +135,7 @@ def text_of(element: ET.Element) -> str:
 
 def data_pictures(page: Path) -> list[Image.Image]:
     """All pictures within a page, decoded to their last row."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text(encoding="utf-8"))
     pictures = [Image.open(io.BytesIO(base64.b64decode(text, validate=True))) for text in found]
     for picture in pictures:
         picture.load()

@@ -78,7 +78,7 @@ def test_a_browser_has_nothing_to_complain_about(browser: str, page: Path):
 def test_a_browser_refuses_every_other_script(browser: str, page: Path):
     spoiled = page.with_name("spoiled.html")
     script = "<script>document.body.dataset.evil = 'yes'</script></body>"
-    spoiled.write_text(page.read_text().replace("</body>", script))
+    spoiled.write_text(page.read_text(encoding="utf-8").replace("</body>", script))
     document, log = dumped(browser, spoiled)
     assert 'data-evil="yes"' not in document
     assert "Content Security Policy" in log
@@ -102,7 +102,7 @@ def test_a_press_on_a_heading_sorts_by_the_full_number(browser: str, page: Path)
 
 def probed(browser: str, page: Path) -> dict[str, Any]:
     """What a script finds in the page, which lies in a frame of 400 pixels."""
-    content = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text())
+    content = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
     text = json.dumps(content).replace("</", "<\\/")
     wrapper = page.with_name("wrapper.html")
     wrapper.write_text(f"<!DOCTYPE html><body>{PROBE.replace('PAGE', text)}</body>")

@@ -42,7 +42,7 @@ def test_the_page_stands_alone(tmp_path: Path, folders: dict[str, Path]):
     page = tmp_path / "report.html"
     assert write_report(page, **folders, scores=made_scores(CASES), run=made_run(CASES)) == page
     parsed(page)
-    content = re.sub(r"base64,[^\"']*", "", page.read_text())
+    content = re.sub(r"base64,[^\"']*", "", page.read_text(encoding="utf-8"))
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<link [^>]*stylesheet", content)
     assert all(
         value.startswith("data:") for value in re.findall(r'\b(?:src|href)="([^"]*)', content)
@@ -123,7 +123,7 @@ def test_predictions_without_labels_show_those_with_most_flags_first(
     shown = [text_of(heading) for heading in parsed(page).findall(".//article/h3")]
     assert shown[:3] == ["case_1 2 flags", "case_8 1 flag", "case_0"]
     assert len(shown) == 6
-    content = page.read_text()
+    content = page.read_text(encoding="utf-8")
     assert 'id="scores"' not in content and 'id="distributions"' not in content
     assert "swatch reference" not in content
     assert "8 cases segmented, 1 not; 2 cases with 3 quality flags." in content
@@ -181,7 +181,7 @@ def test_no_folder_reaches_the_page(tmp_path: Path, folders: dict[str, Path]):
     (folders["images"] / "case_3.nii.gz").write_bytes(b"damaged")
     run = made_run(CASES)
     page = write_report(tmp_path / "r.html", **folders, run=run)
-    content = page.read_text()
+    content = page.read_text(encoding="utf-8")
     assert "Jane" not in content and "/home" not in content
     assert str(tmp_path) not in content
 
@@ -200,12 +200,12 @@ def test_scores_of_older_versions_and_undefined_values_are_fine(
     rows = table_rows(page, "scores")
     assert text_of(rows[0][1]).startswith("0.500") and "n = 9" in text_of(rows[0][1])
     assert text_of(rows[1][1]).startswith("\N{EN DASH}")
-    assert "no value" in page.read_text()
+    assert "no value" in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_of_masks_is_enough(tmp_path: Path, folders: dict[str, Path]):
     page = write_report(tmp_path / "r.html", folders["predictions"], title="Only masks")
-    assert "9 cases segmented." in page.read_text()
+    assert "9 cases segmented." in page.read_text(encoding="utf-8")
     assert parsed(page).findtext(".//h1") == "Only masks"
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -217,7 +217,9 @@ def test_images_are_found_by_channel_by_file_and_by_case(tmp_path: Path):
     (folders["images"] / "a.nii.gz").rename(folders["images"] / "a_0000.nii.gz")
     file = folders["images"] / "a_0000.nii.gz"
     pages = [
-        write_report(tmp_path / "r.html", folders["predictions"], images=images).read_text()
+        write_report(tmp_path / "r.html", folders["predictions"], images=images).read_text(
+            encoding="utf-8"
+        )
         for images in (folders["images"], file, {"a": str(file)}, {"a": [file, file]})
     ]
     assert all(page.count('src="data:image/png') == 3 for page in pages)
@@ -268,7 +270,7 @@ sys.path.insert(0, sys.argv[1])
 from dynunet_bundle.evaluation import report
 root = pathlib.Path(sys.argv[2])
 assert pathlib.Path(report.__file__).is_relative_to(sys.argv[1])
-scores = json.loads((root / "scores.json").read_text())
+scores = json.loads((root / "scores.json").read_text(encoding="utf-8"))
 report.write_report(root / "r.html", root / "predictions", images=root / "images", scores=scores)
 print([name for name in ("torch", "monai", "ignite", "SimpleITK") if name in sys.modules])
 """
