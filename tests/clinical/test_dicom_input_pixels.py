@@ -1,6 +1,8 @@
 """Stored values: types, unused bits, compressed transfer syntaxes, and what is refused before it is decoded."""
 
+import locale
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ def test_compressed_without_loss(tmp_path: Path, syntax: str, dtype: Any, low: i
     np.testing.assert_array_equal(series.array[0], array)
 
 
+@pytest.fixture
+def own_locale() -> Iterator[None]:
+    """GDCM leaves the process in the locale C, in which Python takes all text for ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.usefixtures("own_locale")
 @pytest.mark.parametrize(("dtype", "low"), [(np.int16, -1000), (np.uint16, 0)])
 def test_jpeg_lossless_from_gdcm(tmp_path: Path, dtype: Any, low: int) -> None:
     array = volume((40, 36, 3), low=low, dtype=dtype)
