@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynunet_bundle.cases import MAX_SHOWN, Case, list_images, name_of, require_unique
-from dynunet_bundle.errors import CaseError, ConfigError
+from dynunet_bundle.errors import CaseError, ConfigError, some_of
 from dynunet_bundle.files import case_name
 
 PREVIOUS = "previous"
@@ -55,7 +55,7 @@ def with_previous(
     names = [name_of(case) for case in cases]
     missing = [name for name in names if name not in masks]
     if missing:
-        others = f", nor for {_listed(missing[1:])}" if missing[1:] else ""
+        others = f", nor for {some_of(missing[1:], MAX_SHOWN)}" if missing[1:] else ""
         raise CaseError(
             missing[0],
             f"there is no mask of the previous stage for it in {previous_dir}{others}",
@@ -71,8 +71,3 @@ def _masks_in(folder: Path) -> dict[str, str]:
     files = list_images(folder)
     require_unique([case_name(file) for file in files], str(folder))
     return {case_name(file): str(file.resolve()) for file in files}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MAX_SHOWN
-    return ", ".join(names[:MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
 """Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
@@ -92,6 +92,12 @@ def first_line(error: BaseException) -> str:
     """What an exception says, cut to one line; its type where it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Names for a message: the first ones, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _exit_with(error: BundleError) -> NoReturn:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dynunet_bundle.counts import value_counts
+from dynunet_bundle.errors import some_of
 from dynunet_bundle.volumes import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, Volume, corner_shift
 
 MAX_LABEL_ROUNDING = 1e-3
@@ -124,7 +125,7 @@ def _value_problems(
     ]
     if unexpected:
         yield (
-            f"its {what} has values that are not listed: {_shown(unexpected)}; "
+            f"its {what} has values that are not listed: {some_of(unexpected, MAX_SHOWN_VALUES)}; "
             f"expected are {_listed(label_values)}",
             f'Correct the {what}, or list the value under "labels" in dataset.json and plan again.',
         )
@@ -143,11 +144,6 @@ def _unnamed_value_problems(values: np.ndarray) -> Iterator[Problem]:
             f"its label has {len(values)} different values from {values.min():g} to {values.max():g}",
             "A label map holds a few whole numbers from 0 on: check that it is one, saved without loss.",
         )
-
-
-def _shown(items: Sequence[str]) -> str:
-    more = len(items) - MAX_SHOWN_VALUES
-    return ", ".join(items[:MAX_SHOWN_VALUES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _listed(label_values: Sequence[int]) -> str:

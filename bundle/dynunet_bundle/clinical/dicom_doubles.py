@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dynunet_bundle.clinical.dicom_frames import STACK_TAGS, Frame, as_text
 from dynunet_bundle.clinical.dicom_geometry import by_position
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, some_of
 
 SAME_POSITION_MM = 0.01
 MAX_SHOWN = 6
@@ -120,5 +120,4 @@ def _as_number(text: str) -> tuple[float, str]:
 
 
 def _shown(values: Sequence[str]) -> str:
-    more = len(values) - MAX_SHOWN
-    return ", ".join(values[:MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return some_of(values, MAX_SHOWN)

@@ -1,6 +1,7 @@
 """DICOM objects beside the mask of a DICOM series: segmentation, structure set, report."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class SaveDicomObjectsd(MapTransform):
         from dynunet_bundle.clinical.structured_report import write_measurements  # noqa: PLC0415
 
         series = load_series(source)
-        algorithm = Algorithm(self.task_name or "dynunet-bundle", self._version())
+        algorithm = Algorithm(self.task_name or "dynunet-bundle", self._version)
         settings: dict[str, Any] = {
             "algorithm": algorithm,
             "task_name": self.task_name,
@@ -123,6 +124,7 @@ class SaveDicomObjectsd(MapTransform):
             report.unlink(missing_ok=True)
         return files
 
+    @cached_property
     def _version(self) -> str:
         found = [sha256_of(path)[:VERSION_DIGITS] for path in self.weights if path.is_file()]
         return "+".join(found) or "unknown"

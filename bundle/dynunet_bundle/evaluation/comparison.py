@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval
 from dynunet_bundle.evaluation.tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
@@ -189,6 +189,4 @@ def _common_names(
 
 
 def _shown(names: Sequence[str] | Mapping[str, Any]) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - MAX_SHOWN} more" if len(listed) > MAX_SHOWN else ""
-    return ", ".join(listed[:MAX_SHOWN]) + more
+    return some_of(sorted(names), MAX_SHOWN)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.evaluation.fold_summary import Record, summarize_folds
 from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.locks import exclusive
@@ -105,7 +105,7 @@ def require_same(
             raise ConfigError(
                 f"{where / f'fold_{fold}.json'} is of another plan ({'; '.join(differences)}). {remedy}"
             )
-        fault = _split_difference(record["held_out"], held_out)
+        fault = split_difference(record["held_out"], held_out)
         if fault:
             raise ConfigError(
                 f"{where / f'fold_{fold}.json'} is of another split: {fault}. {remedy}"
@@ -160,13 +160,12 @@ def _checked(record: Any, file: Path) -> Record:
     return record
 
 
-def _split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str | None:
+def split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str | None:
+    """What two splits differ in, each by the names of the held-out cases of every fold; None where nothing does."""
     if len(then) != len(now):
         return f"{len(then)} folds against {len(now)}"
     for fold, (old, new) in enumerate(zip(then, now, strict=True)):
         changed = sorted(set(old) ^ set(new))
         if changed:
-            more = f" and {len(changed) - MAX_SHOWN} more" if len(changed) > MAX_SHOWN else ""
-            shown = ", ".join(changed[:MAX_SHOWN])
-            return f"fold {fold} holds out {shown}{more} in one of them only"
+            return f"fold {fold} holds out {some_of(changed, MAX_SHOWN)} in one of them only"
     return None

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.cases import list_images
-from dynunet_bundle.errors import BundleError, ConfigError
-from dynunet_bundle.evaluation.cross_validation import ResultFolder, require_same
+from dynunet_bundle.errors import BundleError, ConfigError, some_of
+from dynunet_bundle.evaluation.cross_validation import ResultFolder, require_same, split_difference
 from dynunet_bundle.evaluation.fold_summary import summarize_folds
 from dynunet_bundle.files import case_name
 from dynunet_bundle.inference.probabilities import (
@@ -153,24 +153,13 @@ def _require_same_data(one: RunResults, other: RunResults) -> None:
                 f"{pair} are not of the same data: {name} is {values[0]} against {values[1]}. "
                 "Compare runs of one data set."
             )
-    fault = _split_difference(one, other)
+    fault = split_difference(one.held_out, other.held_out)
     if fault:
         raise ConfigError(
             f"{pair} have different splits: {fault}. Train them with the same splits_file and num_folds."
         )
 
 
-def _split_difference(one: RunResults, other: RunResults) -> str | None:
-    if len(one.held_out) != len(other.held_out):
-        return f"{len(one.held_out)} folds against {len(other.held_out)}"
-    for fold, names in enumerate(zip(one.held_out, other.held_out, strict=True)):
-        changed = sorted(set(names[0]) ^ set(names[1]))
-        if changed:
-            return f"fold {fold} holds out {shown(changed)} in one of them only"
-    return None
-
-
 def shown(names: Sequence[str]) -> str:
     """Some names for a message, three and how many more."""
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more
+    return some_of(names, MAX_SHOWN)

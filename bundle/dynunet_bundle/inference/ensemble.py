@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dynunet_bundle.cases import list_images
-from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError
+from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError, some_of
 from dynunet_bundle.files import (
     NIFTI_SUFFIXES,
     case_name,
@@ -168,7 +168,7 @@ def require_alike(members: Members, names: Sequence[str]) -> None:
         lacking = [case for case in every if case not in member]
         if lacking:
             raise DatasetError(
-                f"{name} has no probabilities of {_shown(lacking)}, which another member has. "
+                f"{name} has no probabilities of {some_of(lacking, MAX_SHOWN)}, which another member has. "
                 "Predict the same images with every member."
             )
     first = next(iter(members[0].values()))
@@ -221,7 +221,7 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
     missing = [path.name for path in sources.values() if not path.is_file()]
     if missing:
         raise DatasetError(
-            f"{folder} has no {_shown(missing)}; a mask gets the grid of its image. "
+            f"{folder} has no {some_of(missing, MAX_SHOWN)}; a mask gets the grid of its image. "
             "Pass --images with the folder that was predicted."
         )
     return sources
@@ -253,8 +253,3 @@ def _require_weights(weights: Sequence[float] | None, num_members: int) -> None:
         raise ConfigError(
             f"the weights are {list(weights)} for {num_members} member(s). Give one positive number a member."
         )
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more

@@ -124,9 +124,7 @@ class RunRecord:
             "plan": self.plan,
             "plan_sha256": _hash_of(self.plan),
             "weights": [
-                {"file": path.name, "sha256": sha256_of(path)}
-                for path in self.weights
-                if path.is_file()
+                {"file": path.name, "sha256": digest} for path, digest in self._digests().items()
             ],
             "parameters": self.parameters,
             "made_by": self._made_by(),
@@ -210,8 +208,12 @@ class RunRecord:
 
     def _made_by(self) -> str:
         """A hash of all that decides a mask but its image."""
-        weights = [sha256_of(path) for path in self.weights if path.is_file()]
+        weights = list(self._digests().values())
         return _hash_of([__version__, weights, self.plan, self.parameters])
+
+    def _digests(self) -> dict[Path, str]:
+        """SHA-256 of each file of weights that is there."""
+        return {path: sha256_of(path) for path in self.weights if path.is_file()}
 
     def _complete(self, engine: Engine) -> None:
         failed = bool(getattr(engine.state, "failures", {}))

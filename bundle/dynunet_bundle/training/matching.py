@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynunet_bundle.errors import some_of
 from dynunet_bundle.network import HEADS_PREFIX, unwrapped
 
 FIRST_CONVOLUTIONS = ("input_block.conv1.conv.weight", "stem.conv.weight")
@@ -190,5 +191,4 @@ def _outputs(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(names: Sequence[str]) -> str:
-    more = len(names) - MAX_SHOWN
-    return ", ".join(names[:MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return some_of(names, MAX_SHOWN)
