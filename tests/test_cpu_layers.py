@@ -132,12 +132,29 @@ def test_torchs_own_functions_elsewhere(calls):
     def expected(x):
         return F.leaky_relu(F.instance_norm(x, None, None, layer.weight, layer.bias), 0.2)
 
-    for x in (big.contiguous(), big.bfloat16(), big[..., :8], made((1, 4, 8, 8, 8))):
+    for x in (big.contiguous(), big.half(), big[..., :8], made((1, 4, 8, 8, 8))):
         with torch.no_grad():
             assert torch.equal(layer(x), expected(x))
     assert calls == []
     layer(big)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_computed_in_float32_and_rounded_once(blocks, shape):
+    layer, x = norm_activation(shape[1], len(shape) == 4), made(shape, offset=3.0).bfloat16()
+    with torch.no_grad():
+        exact = plain(layer, x.double())
+        result = layer(x)
+    assert result.dtype == torch.bfloat16 and result.data_ptr() == x.data_ptr()
+    # half of the distance of two neighbours in bfloat16, and what float32 adds
+    torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_bfloat16_with_gradients_is_torchs_own(blocks, calls):
+    layer, x = norm_activation(4, flat=False), made((1, 4, 6, 8, 10)).bfloat16()
+    expected = F.leaky_relu(F.instance_norm(x, None, None, layer.weight, layer.bias), 0.2)
+    assert torch.equal(layer(x), expected) and calls == []
 
 
 def test_without_gradients_the_result_takes_the_place_of_the_input(blocks):

@@ -3,6 +3,7 @@
 Names and parameters stay as they are, and so do results, but for rounding. docs/benchmarks has the figures.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class OneDnnConv3d(nn.Conv3d):
     """A convolution by oneDNN; torch takes slower code of its own for one small patch on one thread."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102
-        if torch.is_grad_enabled() or not is_channels_last_cpu(input):
+        if not _takes_one_dnn(input):
             return super().forward(input)
         padding: Any = self.padding
         return torch.mkldnn_convolution(
@@ -96,6 +97,29 @@ def _exchange(conv: nn.Module, kinds: dict[Any, Any], fits: bool) -> None:
     if fits and type(conv) in kinds:
         # only its forward is another one; a new module would have to take over all that has been set
         conv.__class__ = kinds[type(conv)]
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """A convolution of stride 1 without a bias.
+
+    Args:
+        x: ``[B, C, *spatial]``, channels last.
+        weight: ``[outputs, C, *kernel]``.
+        padding: voxels an axis.
+    """
+    dims = len(padding)
+    if dims == 3 and _takes_one_dnn(x):  # noqa: PLR2004 - axes
+        ones = (1,) * dims
+        return torch.mkldnn_convolution(x, weight, None, padding, ones, ones, 1)
+    function = F.conv3d if dims == 3 else F.conv2d  # noqa: PLR2004
+    return function(x, weight, padding=tuple(padding))
+
+
+def _takes_one_dnn(x: torch.Tensor) -> bool:
+    """Whether oneDNN is to be called by name: autocast does not know this name and would not convert for it."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    return torch.backends.mkldnn.is_available() and is_channels_last_cpu(x)
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

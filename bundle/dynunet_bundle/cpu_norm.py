@@ -26,8 +26,9 @@ SMALLEST = 2**17
 class NormActivation(_InstanceNorm):
     """An affine instance norm and the leaky ReLU behind it, with the norm's parameters and their names.
 
-    On a CPU it computes large float32 tensors in channels-last order by blocks; in all other cases it calls torch's two
-    functions. Without gradients the result takes the place of the input, which a DynUNet has no other use for.
+    On a CPU it computes large tensors in channels-last order by blocks, in bfloat16 only without gradients; in all
+    other cases it calls torch's two functions. Without gradients the result takes the place of the input, which a
+    DynUNet has no other use for.
 
     Args:
         norm: its parameters are shared, not copied.
@@ -46,8 +47,9 @@ class NormActivation(_InstanceNorm):
             if not torch.is_grad_enabled():
                 _normalise(*settings, result=input)
                 return input
-            result: torch.Tensor = _NormActivation.apply(*settings)
-            return result
+            if input.dtype == torch.float32:
+                result: torch.Tensor = _NormActivation.apply(*settings)
+                return result
         return F.leaky_relu(super().forward(input), self.negative_slope, self.inplace)
 
 
@@ -60,10 +62,13 @@ class NormActivation3d(NormActivation, nn.InstanceNorm3d):
 
 
 def is_channels_last_cpu(x: torch.Tensor) -> bool:
-    """Whether the layers here compute it themselves: float32, channels last, on a CPU, neither traced nor compiled."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+    """Whether the layers here compute it themselves.
+
+    It is float32 or bfloat16, in channels-last order, on a CPU, and neither traced nor compiled.
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return x.is_contiguous(memory_format=channels_last(x))
 
@@ -136,10 +141,13 @@ def _normalise(
     negative_slope: float,
     result: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Write the result, which may be ``x``; mean and inverse standard deviation by patch and channel."""
+    """Write the result, which may be ``x``; mean and inverse standard deviation by patch and channel.
+
+    All of it is computed in float32, the type of the weight.
+    """
     patches, results = _rows(x), _rows(result)
-    mean, inverse = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
-    buffer = patches.new_empty(_rows_a_block(patches), patches.shape[2])
+    mean, inverse = weight.new_empty(x.shape[:2]), weight.new_empty(x.shape[:2])
+    buffer = weight.new_empty(_rows_a_block(patches), patches.shape[2])
     for index, (patch, target) in enumerate(zip(patches, results, strict=True)):
         mean[index], variance = _moments(patch, buffer, x.shape[1])
         inverse[index] = (variance + eps).rsqrt()
@@ -147,8 +155,12 @@ def _normalise(
         offset = _to_row(bias - mean[index] * factor, patch)
         factor = _to_row(factor, patch)
         for block, out in zip(_blocks(patch), _blocks(target), strict=True):
-            torch.addcmul(offset, block, factor, out=out)
-            F.leaky_relu_(out, negative_slope)
+            # a narrower type is converted in the cache
+            value = out if out.dtype == buffer.dtype else buffer[: len(block)]
+            torch.addcmul(offset, block, factor, out=value)
+            F.leaky_relu_(value, negative_slope)
+            if value is not out:
+                out.copy_(value)
     return mean, inverse
 
 
@@ -160,7 +172,7 @@ def _moments(
     They are taken about the mean of the first block: squares of the numbers themselves would lose the variance of a
     channel that is far from 0.
     """
-    first = next(iter(_blocks(patch)))
+    first = next(iter(_blocks(patch))).to(buffer.dtype)
     pivot = _to_channels(first.sum(0), num_channels) / (first.numel() // num_channels)
     centre = _to_row(pivot, patch)
     total, square = centre.new_zeros(2, len(centre))

@@ -57,11 +57,9 @@ def test_one_member_alone_decides_as_it_does_by_itself():
         assert torch.equal(ensemble(x).argmax(1), network(0)(x).argmax(1))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_network_on_a_cpu_gives_what_a_plain_one_gives(precision):
-    ours = inference_network(network(0), "cpu", precision=precision)
-    kinds = [type(module) for module in ours.modules()]
-    assert (OneDnnConv3d in kinds) == (precision == "float32")
+def test_a_network_on_a_cpu_gives_what_a_plain_one_gives():
+    ours = inference_network(network(0), "cpu")
+    assert OneDnnConv3d in [type(module) for module in ours.modules()]
     x = image(1, 1, 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), network(0)(x), rtol=1e-4, atol=1e-4)

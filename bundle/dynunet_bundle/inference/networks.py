@@ -8,11 +8,11 @@ from monai.networks.nets import DynUNet
 from torch import nn
 from torch.func import functional_call
 
+from dynunet_bundle.cpu_forward import make_lean
 from dynunet_bundle.cpu_layers import use_cpu_layers
 from dynunet_bundle.cpu_norm import channels_last
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.inference.backends import network_of
-from dynunet_bundle.inference.precision import compute_dtype
 
 SMALLEST_PROBABILITY = 1e-7
 
@@ -67,7 +67,6 @@ def inference_network(
     device: torch.device | str,
     weights_file: str | Sequence[str] = "",
     regions: bool = False,
-    precision: str = "float32",
     plan: Mapping[str, Any] | None = None,
     backend: str = "torch",
     backend_file: str | None = None,
@@ -75,11 +74,11 @@ def inference_network(
     """The network as it predicts fastest on a device, without its weights.
 
     Args:
-        network_def: a plain network of the plan. Its layers may be exchanged for equal ones, see ``use_cpu_layers``.
+        network_def: a plain network of the plan. On a CPU a DynUNet gets the layers of ``cpu_layers`` and the pass of
+            ``cpu_forward``, which compute the same.
         device: where it goes.
         weights_file: a list makes it an ensemble.
         regions: whether its outputs are regions.
-        precision: as the inferer's; in float32 a DynUNet on a CPU takes the layers that are made for that.
         plan: the plan ids, which an exported model must have been made for.
         backend: ``"torch"``, or what runs an exported model, see ``backends.network_of``.
         backend_file: the exported model.
@@ -90,10 +89,10 @@ def inference_network(
     device = torch.device(device)
     if backend != "torch":
         return network_of(network_def, plan or {}, backend, backend_file, weights_file)
-    in_float32 = compute_dtype(precision, device) == torch.float32
     network = network_def.to(device).eval()
-    if device.type == "cpu" and in_float32 and isinstance(network, DynUNet):
+    if device.type == "cpu" and isinstance(network, DynUNet):
         use_cpu_layers(network)
+        make_lean(network)
         dims = next(parameter.ndim for parameter in network.parameters() if parameter.ndim > 1)
         network = network.to(memory_format=channels_last(torch.empty((1,) * dims)))
     if isinstance(weights_file, str):

@@ -1,0 +1,111 @@
+"""A DynUNet's pass in evaluation on a CPU, with little memory.
+
+The finest level decides: of 32 channels at 96x160x160 voxels, bfloat16, each tensor takes 150 MiB. MONAI's
+forward holds the skip, the enlarged features, both of them joined and the result of the convolution at once, which is
+five of these. Here there are two and a slab: skips leave with their only use, and since a convolution of joined
+channels is the sum of the convolutions of the parts, nothing is joined, and of the enlarged features there is
+only a slab at any time. docs/benchmarks/prediction.md has the figures.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from monai.networks.blocks import UnetBasicBlock, UnetUpBlock
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from dynunet_bundle.cpu_layers import UpConv2d, UpConv3d, convolve
+from dynunet_bundle.cpu_norm import channels_last, is_channels_last_cpu
+
+SLAB = 2**24
+"""Numbers of the enlarged features that exist at once; 32 MiB in bfloat16."""
+
+
+class LeanDynUNet(DynUNet):
+    """MONAI's DynUNet but for its forward pass without gradients, which differs by rounding."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, classes, *spatial]`` of ``[B, C, *spatial]``."""
+        if torch.is_grad_enabled() or not is_channels_last_cpu(x):
+            logits: torch.Tensor = super().forward(x)
+            return logits
+        skips = [self.input_block(x)]
+        for downsample in self.downsamples:
+            skips.append(downsample(skips[-1]))
+        features = self.bottleneck(skips[-1])
+        for upsample in self.upsamples:
+            joined = _first_convolution(upsample, features, skips)
+            features = _after_first(upsample.conv_block, joined)
+            # the next level needs the memory
+            del joined
+        logits = self.output_block(features)
+        return logits
+
+
+def make_lean(network: nn.Module) -> None:
+    """Exchange the forward pass of a network in place, if it is a DynUNet with the layers of ``use_cpu_layers``."""
+    if type(network) is DynUNet and all(_fits(block) for block in network.upsamples):
+        # its parameters and their names stay
+        network.__class__ = LeanDynUNet
+
+
+def _fits(upsample: Any) -> bool:
+    if not isinstance(upsample, UnetUpBlock):
+        return False
+    block = upsample.conv_block
+    return (
+        type(block) is UnetBasicBlock
+        and isinstance(upsample.transp_conv.conv, (UpConv2d, UpConv3d))
+        and len(upsample.transp_conv) == 1
+        and len(block.conv1) == 1
+        and block.conv1.conv.bias is None
+    )
+
+
+def _first_convolution(
+    upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]
+) -> torch.Tensor:
+    """The first convolution of a decoder level, of the enlarged features and the last of the skips, which is taken."""
+    conv, enlarge = upsample.conv_block.conv1.conv, upsample.transp_conv
+    factor, width = enlarge.conv.stride[0], enlarge.conv.out_channels
+    order = channels_last(features)
+    of_features, of_skip = (
+        part.contiguous(memory_format=order) for part in conv.weight.tensor_split([width], 1)
+    )
+    result = convolve(skips.pop(), of_skip, conv.padding)
+    depth, margin = features.shape[2], conv.padding[0]
+    halo = -(-margin // factor)
+    rows = max(SLAB // (features[:, 0, 0].numel() * enlarge.conv.weight[0].numel()), 1)
+    for start in range(0, depth, rows):
+        stop = min(start + rows, depth)
+        first, last = max(start - halo, 0), min(stop + halo, depth)
+        slab = _planes(
+            enlarge(features[:, :, first:last]),
+            (start - first) * factor - margin,
+            (stop - first) * factor + margin,
+        )
+        part = slab.contiguous(memory_format=order)
+        del slab
+        planes = slice(start * factor, stop * factor)
+        result[:, :, planes] += convolve(part, of_features, (0, *conv.padding[1:]))
+    return result
+
+
+def _planes(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Planes along the first spatial axis, zeros where there are none."""
+    size = x.shape[2]
+    before, after = max(-start, 0), max(stop - size, 0)
+    inner = x[:, :, max(start, 0) : min(stop, size)]
+    if not before and not after:
+        return inner
+    # F.pad takes the last axis first
+    return F.pad(inner, (*[0, 0] * (x.ndim - 3), before, after))
+
+
+def _after_first(block: Any, x: torch.Tensor) -> torch.Tensor:
+    """The layers of a block behind its first convolution."""
+    activated: torch.Tensor = block.lrelu(block.norm1(x))
+    # the caller's name for it is the last one: the norm works in place
+    result: torch.Tensor = block.lrelu(block.norm2(block.conv2(activated)))
+    return result
