@@ -45,14 +45,13 @@ class LeanDynUNet(DynUNet):
 
 def make_lean(network: nn.Module) -> None:
     """Exchange the forward pass of a network in place, if it is a DynUNet with the layers of ``use_cpu_layers``."""
-    if type(network) is DynUNet and all(_fits(block) for block in network.upsamples):
+    blocks = [block for block in network.modules() if isinstance(block, UnetUpBlock)]
+    if type(network) is DynUNet and all(map(_fits, blocks)):
         # its parameters and their names stay
         network.__class__ = LeanDynUNet
 
 
 def _fits(upsample: Any) -> bool:
-    if not isinstance(upsample, UnetUpBlock):
-        return False
     block = upsample.conv_block
     return (
         type(block) is UnetBasicBlock

@@ -86,14 +86,21 @@ def test_a_gap_is_refused_and_nothing_is_written(tmp_path, weights):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
 
 
-def test_a_run_goes_on_unless_the_series_has_changed(tmp_path, weights):
+def test_a_run_goes_on_unless_the_series_or_what_is_wanted_has_changed(tmp_path, weights):
     make_series(tmp_path / "in", body(), straight())
     prediction(tmp_path / "in", tmp_path / "out", weights).run()
 
-    def remaining():
-        workflow = prediction(tmp_path / "in", tmp_path / "out", weights, resume=True)
+    def remaining(**overrides):
+        workflow = prediction(tmp_path / "in", tmp_path / "out", weights, resume=True, **overrides)
         return len(workflow.parser.get_parsed_content("record").remaining())
 
+    assert remaining() == 0
+    assert remaining(dicom_objects=["seg", "rtstruct"]) == 1
+    codes = {"Anterior": ["1", "99TEST", "a"]}
+    assert remaining(label_codes=codes) == 1
+    next((tmp_path / "out").glob("*.seg.dcm")).unlink()
+    assert remaining() == 1
+    prediction(tmp_path / "in", tmp_path / "out", weights, resume=True).run()
     assert remaining() == 0
     make_series(tmp_path / "in", body() + 1, straight())
     assert remaining() == 1

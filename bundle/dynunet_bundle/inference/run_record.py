@@ -47,9 +47,10 @@ class RunRecord:
         parameters: what else decides the masks; numbers, strings and lists.
         device: where the network is.
         resume: leave out cases whose masks are there, made from the same files with the same weights, plan and
-            parameters.
+            parameters, and whose DICOM objects are there.
         max_entropy: mean entropy in bits from which on a class is flagged.
         max_clipped: share of foreground voxels outside the training's intensities from which on a case is flagged.
+        dicom: what decides the DICOM objects of a case that is a series.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RunRecord:
         resume: bool = False,
         max_entropy: float = 0.5,
         max_clipped: float = 0.1,
+        dicom: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(output_dir) / RUN_NAME
         self.cases = {name_of(case): case for case in cases}
@@ -72,6 +74,7 @@ class RunRecord:
         self.device = str(device)
         self.resume = resume
         self.limits = {"max_entropy": max_entropy, "max_clipped": max_clipped}
+        self.dicom = dict(dicom or {})
         self._content: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self._training: Mapping[str, Any] = {}
@@ -167,7 +170,7 @@ class RunRecord:
             "mask": saved["file"],
             "mask_sha256": saved["sha256"],
             "objects": saved.get("objects", []),
-            "made_by": self._content["made_by"],
+            "made_by": self._of_case(self._content["made_by"], self.cases.get(name)),
             "shape": list(mask.shape[1:]),
             "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],
             "seconds": self._seconds(now, saved["seconds"]),
@@ -197,12 +200,13 @@ class RunRecord:
         return [_identity(file) for file in files if is_series_name(file) or Path(file).is_file()]
 
     def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:
-        if entry.get("status") != "done" or entry.get("made_by") != made_by:
+        if entry.get("status") != "done" or entry.get("made_by") != self._of_case(made_by, case):
             return False
         mask = self.path.parent / entry["mask"]
         return (
             mask.is_file()
             and sha256_of(mask) == entry["mask_sha256"]
+            and all((mask.parent / name).is_file() for name in entry["objects"])
             and entry["inputs"] == self._inputs(name_of(case))
         )
 
@@ -210,6 +214,11 @@ class RunRecord:
         """A hash of all that decides a mask but its image."""
         weights = list(self._digests().values())
         return _hash_of([__version__, weights, self.plan, self.parameters])
+
+    def _of_case(self, made_by: str, case: Case | None) -> str:
+        """The hash for one case: DICOM objects come of series alone."""
+        images = [] if case is None else all_files(case).values()
+        return _hash_of([made_by, self.dicom]) if any(map(is_series_name, images)) else made_by
 
     def _digests(self) -> dict[Path, str]:
         """SHA-256 of each file of weights that is there."""
