@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from monai.networks.nets import DynUNet
+from small_plans import COMMON, FLAT, SOLID
 from torch import nn
 
 from dynunet_bundle import cpu_forward, cpu_norm
@@ -12,24 +13,10 @@ from dynunet_bundle.cpu_forward import LeanDynUNet, make_lean
 from dynunet_bundle.cpu_layers import use_cpu_layers
 from dynunet_bundle.cpu_norm import channels_last
 
-FLAT = {"spatial_dims": 2, "kernel_size": [[3, 3]] * 4, "strides": [[1, 1], [2, 2], [1, 2], [2, 2]]}
-SOLID = {
-    "spatial_dims": 3,
-    "kernel_size": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
-}
 WIDE = {
     "spatial_dims": 3,
     "kernel_size": [[3, 3, 3], [5, 3, 1], [3, 3, 3]],
     "strides": [[1, 1, 1], [3, 2, 2], [2, 1, 2]],
-}
-COMMON = {
-    "in_channels": 2,
-    "out_channels": 3,
-    "filters": [12, 16, 24, 32],
-    "norm_name": ["INSTANCE", {"affine": True}],
-    "act_name": ["leakyrelu", {"inplace": True, "negative_slope": 0.01}],
-    "trans_bias": True,
 }
 PLANS = {
     "2D": (FLAT, (16, 16)),

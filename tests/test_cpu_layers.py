@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.nets import DynUNet
+from small_plans import COMMON, FLAT, SOLID
 from torch import nn
 
 from dynunet_bundle import cpu_norm, network
@@ -21,20 +22,6 @@ from dynunet_bundle.cpu_norm import (
 from dynunet_bundle.network import DeepSupervisedDynUNet
 
 SHAPES = [(2, 12, 9, 7, 5), (3, 8, 16, 4, 8), (2, 3, 10, 12), (2, 1, 4, 6, 8), (1, 16, 6, 5)]
-FLAT = {"spatial_dims": 2, "kernel_size": [[3, 3]] * 4, "strides": [[1, 1], [2, 2], [1, 2], [2, 2]]}
-SOLID = {
-    "spatial_dims": 3,
-    "kernel_size": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
-}
-COMMON = {
-    "in_channels": 2,
-    "out_channels": 3,
-    "filters": [12, 16, 24, 32],
-    "norm_name": ["INSTANCE", {"affine": True}],
-    "act_name": ["leakyrelu", {"inplace": True, "negative_slope": 0.01}],
-    "trans_bias": True,
-}
 PLANS = {"2D": FLAT, "3D": SOLID}
 
 
