@@ -9,8 +9,7 @@ from small_plans import COMMON, FLAT, SOLID
 from torch import nn
 
 from dynunet_bundle import cpu_forward, cpu_norm
-from dynunet_bundle.cpu_forward import LeanDynUNet, make_lean
-from dynunet_bundle.cpu_layers import use_cpu_layers
+from dynunet_bundle.cpu_forward import LeanDynUNet, fit_to_cpu
 from dynunet_bundle.cpu_norm import channels_last
 
 WIDE = {
@@ -38,9 +37,7 @@ def networks(request):
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
     lean = copy.deepcopy(plain)
-    use_cpu_layers(lean)
-    make_lean(lean)
-    lean = lean.to(memory_format=channels_last(torch.empty((1,) * (len(size) + 2))))
+    fit_to_cpu(lean)
     return plain, lean, torch.randn(2, 2, *size)
 
 
@@ -50,11 +47,15 @@ def slabs(request, monkeypatch):
     monkeypatch.setattr(cpu_norm, "SMALLEST", 0)
 
 
+@pytest.mark.parametrize("order", ["contiguous", "channels last"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_it_computes_what_monai_computes(networks, slabs, batch):
+def test_it_computes_what_monai_computes(networks, slabs, batch, order, monkeypatch):
     plain, lean, images = networks
     assert type(lean) is LeanDynUNet
-    x = images[:batch].contiguous(memory_format=channels_last(images))
+    x = images[:batch]
+    if order == "channels last":
+        x = x.contiguous(memory_format=channels_last(images))
+    monkeypatch.setattr(lean, "skip_layers", None)  # MONAI's pass needs it
     with torch.no_grad():
         torch.testing.assert_close(lean(x), plain(x), rtol=1e-4, atol=1e-4)
 
@@ -114,7 +115,22 @@ def test_other_blocks_compute_what_they_did(own):
     x = torch.randn(1, 2, 8, 16, 16)
     with torch.no_grad():
         before = network(x)
-        use_cpu_layers(network)
-        make_lean(network)
+        fit_to_cpu(network)
         torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-4)
     assert isinstance(network, LeanDynUNet) == ("dropout" not in own)
+
+
+def test_it_is_done_once(networks):
+    _, lean, _ = networks
+    kinds = [type(module) for module in lean.modules()]
+    kept = {name: value.data_ptr() for name, value in lean.named_parameters()}
+    fit_to_cpu(nn.ModuleList([lean]))
+    assert [type(module) for module in lean.modules()] == kinds
+    assert {name: value.data_ptr() for name, value in lean.named_parameters()} == kept
+
+
+def test_a_network_elsewhere_is_left_alone(networks):
+    plain, _, _ = networks
+    kinds = [type(module) for module in plain.modules()]
+    fit_to_cpu(plain.to("meta"))
+    assert [type(module) for module in plain.modules()] == kinds

@@ -15,8 +15,8 @@ from monai.networks.blocks import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from dynunet_bundle.cpu_layers import UpConv2d, UpConv3d, convolve
-from dynunet_bundle.cpu_norm import channels_last, is_channels_last_cpu
+from dynunet_bundle.cpu_layers import UpConv2d, UpConv3d, convolve, use_cpu_layers
+from dynunet_bundle.cpu_norm import channels_last, is_plain_cpu
 
 SLAB = 2**24
 """Numbers of the enlarged features that exist at once; 32 MiB in bfloat16."""
@@ -27,10 +27,10 @@ class LeanDynUNet(DynUNet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, classes, *spatial]`` of ``[B, C, *spatial]``."""
-        if torch.is_grad_enabled() or not is_channels_last_cpu(x):
+        if torch.is_grad_enabled() or not is_plain_cpu(x):
             logits: torch.Tensor = super().forward(x)
             return logits
-        skips = [self.input_block(x)]
+        skips = [self.input_block(x.contiguous(memory_format=channels_last(x)))]
         for downsample in self.downsamples:
             skips.append(downsample(skips[-1]))
         features = self.bottleneck(skips[-1])
@@ -43,12 +43,27 @@ class LeanDynUNet(DynUNet):
         return logits
 
 
-def make_lean(network: nn.Module) -> None:
-    """Exchange the forward pass of a network in place, if it is a DynUNet with the layers of ``use_cpu_layers``."""
-    blocks = [block for block in network.modules() if isinstance(block, UnetUpBlock)]
-    if type(network) is DynUNet and all(map(_fits, blocks)):
-        # its parameters and their names stay
-        network.__class__ = LeanDynUNet
+def fit_to_cpu(network: nn.Module) -> None:
+    """Let the DynUNets in a network predict as it costs least on a CPU, in place; nothing happens a second time.
+
+    They get the layers of ``cpu_layers``, weights in channels-last order, and the forward pass of ``LeanDynUNet``, if
+    their blocks are those that it knows. What they compute stays the same but for rounding, and so do their parameters
+    and the names of these. Networks elsewhere are left alone.
+
+    Args:
+        network: a DynUNet, or a module that has some.
+    """
+    part: Any  # mypy does not know all that Module.to takes
+    for part in network.modules():
+        if type(part) is not DynUNet or next(part.parameters()).device.type != "cpu":
+            continue
+        use_cpu_layers(part)
+        largest = max(parameter.ndim for parameter in part.parameters())
+        part.to(memory_format=channels_last(torch.empty((1,) * largest)))
+        blocks = [block for block in part.modules() if isinstance(block, UnetUpBlock)]
+        # else it keeps its pass, and is looked at again
+        if all(map(_fits, blocks)):
+            part.__class__ = LeanDynUNet
 
 
 def _fits(upsample: Any) -> bool:

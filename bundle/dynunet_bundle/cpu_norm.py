@@ -62,15 +62,15 @@ class NormActivation3d(NormActivation, nn.InstanceNorm3d):
 
 
 def is_channels_last_cpu(x: torch.Tensor) -> bool:
-    """Whether the layers here compute it themselves.
+    """Whether the layers here compute it themselves: what ``is_plain_cpu`` says, in channels-last order."""
+    return is_plain_cpu(x) and x.is_contiguous(memory_format=channels_last(x))
 
-    It is float32 or bfloat16, in channels-last order, on a CPU, and neither traced nor compiled.
-    """
+
+def is_plain_cpu(x: torch.Tensor) -> bool:
+    """Whether it is float32 or bfloat16, on a CPU, and neither traced nor compiled."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return x.is_contiguous(memory_format=channels_last(x))
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def channels_last(x: torch.Tensor) -> torch.memory_format:

@@ -82,6 +82,7 @@ def _our_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.T
     overrides = {**job["plan"], "precision": precision}
     parser = workflow.load_workflow(job["bundle"], "inference.json", (), overrides).parser
     network = parser.get_parsed_content("network")
+    importlib.import_module("dynunet_bundle.cpu_forward").fit_to_cpu(network)
 
     def compute(batch: torch.Tensor) -> Any:
         with torch.no_grad(), _autocast(job["precision"], device):

@@ -13,7 +13,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
+from torch import nn
 
+from dynunet_bundle.cpu_forward import fit_to_cpu
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.inference.precision import compute_dtype, computing_in
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
@@ -123,13 +125,17 @@ class PatchInferer(SlidingWindowInferer):
 
         Args:
             inputs: ``[B, C, *spatial]``.
-            network: from ``[windows, C, *patch]`` to logits of the same spatial size.
+            network: from ``[windows, C, *patch]`` to logits of the same spatial size. A DynUNet on a CPU is changed in
+                place, see ``fit_to_cpu``.
             *args: further arguments of the network.
             **kwargs: further arguments of the network.
 
         Returns:
             ``[B, outputs, *spatial]`` float32.
         """
+        if isinstance(network, nn.Module):
+            # here, so that a server that asks for the bare network of the bundle gets the same masks
+            fit_to_cpu(network)
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         by_slice = len(self.roi_size) < volume.ndim - 2
         roi = (*([1] * by_slice), *fall_back_tuple(self.roi_size, volume.shape[2 + by_slice :]))

@@ -4,13 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.networks.nets import DynUNet
 from torch import nn
 from torch.func import functional_call
 
-from dynunet_bundle.cpu_forward import make_lean
-from dynunet_bundle.cpu_layers import use_cpu_layers
-from dynunet_bundle.cpu_norm import channels_last
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.inference.backends import network_of
 
@@ -71,11 +67,10 @@ def inference_network(
     backend: str = "torch",
     backend_file: str | None = None,
 ) -> nn.Module:
-    """The network as it predicts fastest on a device, without its weights.
+    """The network that predicts on a device, without its weights.
 
     Args:
-        network_def: a plain network of the plan. On a CPU a DynUNet gets the layers of ``cpu_layers`` and the pass of
-            ``cpu_forward``, which compute the same.
+        network_def: a plain network of the plan.
         device: where it goes.
         weights_file: a list makes it an ensemble.
         regions: whether its outputs are regions.
@@ -90,11 +85,6 @@ def inference_network(
     if backend != "torch":
         return network_of(network_def, plan or {}, backend, backend_file, weights_file)
     network = network_def.to(device).eval()
-    if device.type == "cpu" and isinstance(network, DynUNet):
-        use_cpu_layers(network)
-        make_lean(network)
-        dims = next(parameter.ndim for parameter in network.parameters() if parameter.ndim > 1)
-        network = network.to(memory_format=channels_last(torch.empty((1,) * dims)))
     if isinstance(weights_file, str):
         return network
     return FoldEnsemble(network, regions)
