@@ -126,4 +126,4 @@ def test_predict_takes_the_overlay_too(bundle, phantom, tmp_path):
     workflow = load_workflow(bundle, "inference.json", [overlay], overrides)
     workflow.run()
     assert list(tmp_path.glob("*.nii.gz"))
-    assert type(workflow.parser.get_parsed_content("network")) is DynUNet
+    assert isinstance(workflow.parser.get_parsed_content("network"), DynUNet)
