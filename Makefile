@@ -19,6 +19,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@# the DICOM standard as data, for tests; what it depends on would only read the standard's web pages
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt dicom-standard
 	@touch $@
 
 install: $(BIN)/.installed ## create .venv with the pinned packages

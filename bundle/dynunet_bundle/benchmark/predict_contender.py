@@ -164,6 +164,8 @@ def _our_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
         stages.wrap(getattr(found, owner), name, stage)
     if job["bands"]:
         evaluator = workflow.parser.get_parsed_content("evaluator")
+        # the inferer does it too, but then StandIn has the forward of before
+        importlib.import_module("dynunet_bundle.cpu_forward").fit_to_cpu(evaluator.network)
         # the handler that loads weights has the real network
         evaluator.network = StandIn(evaluator.network, job["bands"], job["num_real"], stages)
     return workflow.run

@@ -202,7 +202,7 @@ def _write(
             specific_character_set=character_set(headers[0], [*names, algorithm.name]),
             coding_schemes=private_schemes(found.type.scheme for found, _ in present),
         )
-        # type 2 of PS3.3 table 10-12, which highdicom leaves out where no person is named; nobody drew this
+        # type 2 in PS3.3 of 2020, type 3 now, as highdicom has it; empty is right in both: nobody drew this
         dataset.ContentCreatorName = ""
         if is_multi_frame(headers[0]):
             _refer_to_frames(dataset, series)
