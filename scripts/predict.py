@@ -72,13 +72,9 @@ def series_rules(text: str | None) -> dict[str, Any] | None:
     return rules
 
 
-def main() -> None:
-    arguments = parse()
-
-    from dynunet_bundle.cases import name_of  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.files import read_json  # noqa: PLC0415
-    from dynunet_bundle.inference.weights import learnt_mirroring  # noqa: PLC0415
-    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Values by id for inference.json."""
+    from dynunet_bundle.inference.weights import learnt_mirroring  # noqa: PLC0415 - imports torch
 
     given = {
         "input": arguments.input,
@@ -90,6 +86,7 @@ def main() -> None:
         "previous_dir": arguments.previous,
         "series_rules": series_rules(arguments.series),
         "dicom_objects": arguments.dicom,
+        "resume": arguments.resume or None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.weights and len(arguments.weights) == 1:
@@ -99,24 +96,51 @@ def main() -> None:
         # none at all: asked for all of them, the config says what is wrong
         overrides["displayable_configs#mirroring"] = True
         overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights)) else {}
-    if arguments.resume:
-        overrides["resume"] = True
+    return overrides
+
+
+def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
+    """Print run.json and write the report, as far as they are wanted."""
+    from dynunet_bundle.cases import name_of  # noqa: PLC0415
+    from dynunet_bundle.files import read_json  # noqa: PLC0415
+
+    if arguments.json and run_file.is_file():
+        print(run_file.read_text(encoding="utf-8"), end="")
+    if arguments.report and run_file.is_file():
+        from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
+
+        cases = workflow.parser.get_parsed_content("cases")
+        images = {name_of(case): case["image"] for case in cases}
+        run = read_json(run_file, ConfigError)
+        write_report(arguments.report, Path(arguments.output), images=images, run=run)
+
+
+def main() -> None:
+    arguments = parse()
+
+    from dynunet_bundle.files import ensure_writable  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+
+    overrides = overrides_of(arguments)
     workflow = load_workflow(BUNDLE, "inference.json", arguments.config_file, overrides)
+    if arguments.report:
+        ensure_writable(arguments.report.parent)
     run_file = Path(arguments.output) / "run.json"
+    before = content_of(run_file)
     try:
         workflow.run()
-    finally:
-        if arguments.json and run_file.is_file():
-            print(run_file.read_text(encoding="utf-8"), end="")
-        if arguments.report and run_file.is_file():
-            from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
-
-            cases = workflow.parser.get_parsed_content("cases")
-            images = {name_of(case): case["image"] for case in cases}
-            run = read_json(run_file, ConfigError)
-            write_report(arguments.report, Path(arguments.output), images=images, run=run)
+    except BaseException:
+        # a run that has not begun leaves an earlier one's file as it was
+        if content_of(run_file) != before:
+            publish(arguments, workflow, run_file)
+        raise
+    publish(arguments, workflow, run_file)
     if not arguments.json:
         print(f"masks are in {arguments.output}")
+
+
+def content_of(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 if __name__ == "__main__":

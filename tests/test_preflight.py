@@ -6,6 +6,7 @@ from conftest import BUNDLE
 
 import dynunet_bundle
 from dynunet_bundle.errors import ConfigError, OutputError
+from dynunet_bundle.files import read_json
 from dynunet_bundle.preflight import check_overrides, known_ids, preflight, require_own_package
 
 KNOWN = {"epochs", "train", "patch_size", "dataset_dir"}
@@ -61,6 +62,20 @@ def test_torchrun_without_an_overlay_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match="8 processes"):
         preflight(str(BUNDLE))
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"), [("cuda:99", "cuda:99.*--device cpu"), ("gpu", 'as "cuda:0"')]
+)
+def test_a_device_that_is_not_there_is_refused(device, problem):
+    with pytest.raises(ConfigError, match=problem):
+        preflight(str(BUNDLE), device=device)
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json", "evaluate.json"])
+def test_every_config_has_its_device_checked(config):
+    content = read_json(BUNDLE / "configs" / config, ConfigError)
+    assert content["preflight"]["device"] == "@device"
 
 
 def test_the_hook_is_left_alone_in_a_server(monkeypatch):

@@ -188,6 +188,11 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
     """The error for a case of which a file could not be read, told by what was raised first, without its folders."""
     cause = _first_cause(error)
     paths = [Path(path) for path in all_files(case).values()]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        return CaseError(
+            name_of(case), f"there is no file {', '.join(missing)}", "Correct its name."
+        )
     reason = first_line(cause)
     for path in paths:
         # a folder may be called after a patient, and the message goes to run.json

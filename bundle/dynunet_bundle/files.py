@@ -198,6 +198,7 @@ def ensure_writable(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise OutputError(
             f"cannot write to {folder}: {error.strerror or error}. "
-            "Choose another folder (--output_dir, --ckpt_dir, --prepared_dir, --cache_dir) or change its permissions."
+            "Choose another folder (--output, --output_dir, --ckpt_dir, --prepared_dir, --cache_dir) or change its "
+            "permissions."
         ) from error
     return folder

@@ -44,11 +44,11 @@ def preflight(
         folders: folders that results go to; they are created.
         world_size: number of processes that the config is made for.
         amp: whether it trains in mixed precision.
-        device: where it trains.
+        device: where the network is.
 
     Raises:
         ConfigError: for an override of an unknown id, another copy of the package in this process, torchrun without
-            the multi-GPU overlay, or mixed precision on a CPU.
+            the multi-GPU overlay, a GPU that is not there, or mixed precision on a CPU.
         OutputError: if a folder cannot be written to.
     """
     if _runs_as_command(sys.argv):
@@ -62,12 +62,31 @@ def preflight(
             "overwrite the others' files. To train, pass --config_file "
             "\"['configs/train.json','configs/multi_gpu_train.json']\"; else run it without torchrun."
         )
+    require_device(device)
     if amp and torch.device(device).type != "cuda":
         raise ConfigError(
             "mixed precision (amp) is for GPUs; MONAI would train in float32 without a word. Pass --amp False."
         )
     for folder in folders:
         ensure_writable(folder)
+
+
+def require_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine lacks; torch does so with a page of its own calls.
+
+    Raises:
+        ConfigError: for a name that torch does not know, or a GPU that is not there.
+    """
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f'device is "{device}". Pass "cpu", or a GPU as "cuda:0".') from error
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+        raise ConfigError(
+            f'device is "{wanted}", but this machine has {found} GPUs that torch can use. Pass --device cpu, or '
+            "another GPU."
+        )
 
 
 def _runs_as_command(arguments: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import save_nifti
+from conftest import run_script, save_nifti
 from predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
 
 from dynunet_bundle import __version__
@@ -77,7 +77,39 @@ def test_a_single_bad_case_is_bad_input(tmp_path, weights):
     assert caught.value.exit_code == 2
     run = run_of(tmp_path / "out")
     assert (run["status"], run["exit_code"]) == ("failed", 2)
-    assert run["cases"]["b"]["status"] == "failed"
+    assert run["cases"]["b"]["status"] == "failed" and run["error"] == str(caught.value)
+
+
+def test_all_cases_bad_leaves_no_others(tmp_path, weights):
+    for name in "ab":
+        save_nifti(
+            tmp_path / "in" / f"{name}.nii.gz", np.full((9, 9, 9), np.nan, np.float32), AFFINE
+        )
+    with pytest.raises(PredictionError, match="2 of 2 cases failed:"):
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+
+
+def test_a_listed_file_that_is_not_there_is_not_called_damaged(tmp_path, weights):
+    save_cases(tmp_path, "a")
+    (tmp_path / "list.json").write_text('["a.nii.gz", "b.nii.gz"]')
+    with pytest.raises(PredictionError, match="case b: there is no file b.nii.gz"):
+        prediction(tmp_path / "list.json", tmp_path / "out", weights).run()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_cannot_begin_leaves_the_record_of_the_one_before(tmp_path, weights, resume):
+    save_cases(tmp_path / "in", "a")
+    out = tmp_path / "out"
+    prediction(tmp_path / "in", out, weights).run()
+    before = (out / "run.json").read_bytes()
+    with pytest.raises(WeightsError, match="no weights at"):
+        prediction(tmp_path / "in", out, tmp_path / "nix.pt", resume=resume).run()
+    (tmp_path / "broken.pt").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="no file of weights"):
+        prediction(tmp_path / "in", out, tmp_path / "broken.pt", resume=resume).run()
+    assert (out / "run.json").read_bytes() == before
+    workflow = prediction(tmp_path / "in", out, weights, resume=True)
+    assert workflow.parser.get_parsed_content("record").remaining() == []
 
 
 def test_too_little_memory_for_one_case_leaves_the_others(tmp_path, weights, monkeypatch):
@@ -214,3 +246,16 @@ def test_mirroring_that_was_not_learnt_is_refused(tmp_path, weights):
         prediction(tmp_path / "in", tmp_path / "out", weights, **mirroring).run()
     prediction(tmp_path / "in", tmp_path / "out", weights, mirror_axes=[1]).run()
     assert run_of(tmp_path / "out")["parameters"]["mirror_axes"] == [1]
+
+
+def test_the_script_tells_of_a_run_that_cannot_begin_in_one_line(tmp_path, weights):
+    save_cases(tmp_path / "in", "a")
+    arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu")
+    report = tmp_path / "report.html"
+    done = run_script("predict", *arguments, "--weights", tmp_path / "nix.pt", "--report", report)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr and not report.exists()
+    (tmp_path / "file").write_text("")
+    done = run_script("predict", *arguments, "--report", tmp_path / "file" / "report.html")
+    assert done.returncode == 2 and "cannot write to" in done.stderr
+    assert not (tmp_path / "out" / "run.json").exists()

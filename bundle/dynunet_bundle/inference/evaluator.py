@@ -63,8 +63,9 @@ class CaseEvaluator(SupervisedEvaluator):
         if failures:
             shown = [f"  {message}" for message in list(failures.values())[:MAX_SHOWN]]
             more = f"\n  and {len(failures) - MAX_SHOWN} more" * (len(failures) > MAX_SHOWN)
+            others = ", the others are done" * (len(failures) < self.state.epoch_length)
             raise PredictionError(
-                f"{len(failures)} of {self.state.epoch_length} cases failed, the others are done:\n"
+                f"{len(failures)} of {self.state.epoch_length} cases failed{others}:\n"
                 + "\n".join(shown)
                 + more
             )

@@ -119,6 +119,7 @@ class RunRecord:
             "format": FORMAT,
             "status": "running",
             "exit_code": None,
+            "error": None,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
             "task_name": self.plan["task_name"],
@@ -229,6 +230,9 @@ class RunRecord:
         self._finish("failed" if failed else "finished", EXIT_FAILED if failed else 0)
 
     def _fail(self, error: BaseException) -> None:
+        if not self._content:
+            # it has not begun: the weights do not fit, and run.json tells of an earlier run
+            raise error
         if isinstance(error, SystemExit):
             self._finish("stopped", EXIT_STOPPED)
         else:
@@ -237,11 +241,14 @@ class RunRecord:
                 self._content["cases"][user_error.case] = self._failed(
                     user_error.case, str(user_error)
                 )
-            self._finish("failed", EXIT_FAILED if user_error is None else user_error.exit_code)
+            code = EXIT_FAILED if user_error is None else user_error.exit_code
+            # messages of other kinds hold folders, which may be called after patients
+            told = str(user_error) if isinstance(user_error, CaseError) else type(error).__name__
+            self._finish("failed", code, told)
         raise error
 
-    def _finish(self, status: str, exit_code: int) -> None:
-        self._content |= {"status": status, "exit_code": exit_code}
+    def _finish(self, status: str, exit_code: int, error: str | None = None) -> None:
+        self._content |= {"status": status, "exit_code": exit_code, "error": error}
         self._write()
 
     def _write(self) -> None:
