@@ -7,6 +7,7 @@ channels is the sum of the convolutions of the parts, nothing is joined, and of 
 only a slab at any time. docs/benchmarks/prediction.md has the figures.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from dynunet_bundle.cpu_norm import channels_last, is_plain_cpu
 
 SLAB = 2**24
 """Numbers of the enlarged features that exist at once; 32 MiB in bfloat16."""
+
+_FITTING = threading.Lock()
 
 
 class LeanDynUNet(DynUNet):
@@ -53,17 +56,21 @@ def fit_to_cpu(network: nn.Module) -> None:
     Args:
         network: a DynUNet, or a module that has some.
     """
-    part: Any  # mypy does not know all that Module.to takes
-    for part in network.modules():
-        if type(part) is not DynUNet or next(part.parameters()).device.type != "cpu":
-            continue
-        use_cpu_layers(part)
-        largest = max(parameter.ndim for parameter in part.parameters())
-        part.to(memory_format=channels_last(torch.empty((1,) * largest)))
-        blocks = [block for block in part.modules() if isinstance(block, UnetUpBlock)]
-        # else it keeps its pass, and is looked at again
-        if all(map(_fits, blocks)):
-            part.__class__ = LeanDynUNet
+    # a server may have several threads: all of them wait here until the layers of a block belong together
+    with _FITTING:
+        for part in network.modules():
+            if type(part) is DynUNet and next(part.parameters()).device.type == "cpu":
+                _fit(part)
+
+
+def _fit(network: Any) -> None:
+    use_cpu_layers(network)
+    largest = max(parameter.ndim for parameter in network.parameters())
+    network.to(memory_format=channels_last(torch.empty((1,) * largest)))
+    blocks = [block for block in network.modules() if isinstance(block, UnetUpBlock)]
+    # else it keeps its pass, and is looked at again
+    if all(map(_fits, blocks)):
+        network.__class__ = LeanDynUNet
 
 
 def _fits(upsample: Any) -> bool:
