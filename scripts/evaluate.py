@@ -4,8 +4,9 @@
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --report OUT.html --images DATA/imagesTs
 
-A task overlay tells the names and values of the labels, its regions, and the value of voxels to leave out. What each
-measure means is in docs/evaluation.md.
+Names and values of the classes are those of the options, else of a task overlay, which also tells regions and the value
+of voxels to leave out, else of the run.json that a prediction leaves beside its masks. What each measure means is in
+docs/evaluation.md.
 """
 
 import argparse
@@ -23,7 +24,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--predictions", required=True, help="folder of predicted masks")
     parser.add_argument("--labels", required=True, help="folder of reference masks")
-    parser.add_argument("--label_names", nargs="+", help="one name a class, background first")
+    parser.add_argument(
+        "--label_names", nargs="+", help="one name a class, background first (default: of run.json)"
+    )
     parser.add_argument("--label_values", nargs="+", type=int, help="if not 0, 1, 2, ...")
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays of the task"
@@ -45,20 +48,22 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.evaluation.folder import label_ids, measure_folders  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.evaluation.folder import find_masks, measure_masks  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.evaluation.label_source import find_label_source  # noqa: PLC0415
+    from dynunet_bundle.evaluation.measures import require_tolerance  # noqa: PLC0415
     from dynunet_bundle.evaluation.output import Outputs, write_outputs  # noqa: PLC0415
     from dynunet_bundle.evaluation.scores import format_scores, summarize_measures  # noqa: PLC0415
 
-    predictions, labels = arguments.predictions, arguments.labels
-    ids = label_ids(arguments.config_file, BUNDLE / "configs")
-    given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
-    ids |= {name: value for name, value in given.items() if value is not None}
+    predictions, labels = Path(arguments.predictions), Path(arguments.labels)
     tolerance_mm = arguments.nsd_tolerance_mm
-    measures, names = measure_folders(predictions, labels, tolerance_mm, **ids)
-    summary = summarize_measures(measures, names, tolerance_mm)
+    require_tolerance(tolerance_mm)
+    given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
+    source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions)
+    masks = find_masks(str(predictions), str(labels), **source.ids)
+    summary = summarize_measures(measure_masks(masks, tolerance_mm), masks.names, tolerance_mm)
     outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.images)
-    written = write_outputs(summary, Path(predictions), Path(labels), outputs)
-    print(f"{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
+    written = write_outputs(summary, predictions, labels, outputs, masks.class_names)
+    print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

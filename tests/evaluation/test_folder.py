@@ -53,8 +53,19 @@ def test_different_grids_are_an_error(folders, affine):
 
 
 def test_values_without_a_name_are_an_error(folders):
-    with pytest.raises(DatasetError, match=r"have the values \[0, 1, 2\], but .* \[0, 1\]"):
+    message = "case x: the prediction has the value 2, but background, head stand for 0, 1"
+    with pytest.raises(CaseError, match=message):
         score_folders(str(folders / "predictions"), str(folders / "labels"), NAMES[:2])
+
+
+def test_a_value_without_a_name_is_found_on_its_side(folders):
+    save_nifti(folders / "predictions" / "y.nii.gz", np.ones((5, 5, 5), np.uint8))
+    reference = np.ones((5, 5, 5), np.uint8)
+    reference[0, 0, 0] = 7
+    save_nifti(folders / "labels" / "y.nii.gz", reference)
+    message = "case y: the reference has the value 7, but background, head, tail stand for 0, 1, 2"
+    with pytest.raises(CaseError, match=f"{message}.*--label_names and --label_values"):
+        score(folders, NAMES)
 
 
 # --- values with gaps
@@ -103,7 +114,9 @@ def test_classes_with_gaps_are_named_by_the_values_that_occur(gaps):
     ],
 )
 def test_tables_that_do_not_fit_the_masks(gaps, names, values):
-    with pytest.raises(DatasetError, match=r"\[0, 128, 255\].*--label_names and --label_values"):
+    problem = r"(case x: the prediction has the value \d+|\d names|lack the background)"
+    message = f"{problem}.*--label_names and --label_values"
+    with pytest.raises(DatasetError, match=message):
         score(gaps, names, values)
 
 
@@ -116,7 +129,7 @@ def test_values_in_any_other_order_would_be_mixed_up(gaps, values):
 
 def test_negative_values_are_no_classes(folders):
     save_nifti(folders / "predictions" / "x.nii.gz", np.full((5, 5, 5), -1, np.int16))
-    with pytest.raises(DatasetError, match=r"the values \[-1, 0, 1, 2\]"):
+    with pytest.raises(DatasetError, match="case x: the prediction has the value -1"):
         score(folders)
 
 
@@ -155,7 +168,7 @@ def test_ignored_voxels_are_left_out(gaps):
     assert score(gaps, *arguments)[0] == {"x": [1.0, 1.0]}
     # a network is never asked to find it
     save_picture(gaps / "predictions" / "x.png", reference)
-    with pytest.raises(DatasetError, match=r"the values \[0, 7, 128, 255\]"):
+    with pytest.raises(DatasetError, match="case x: the prediction has the value 7"):
         score(gaps, *arguments)
 
 
@@ -279,8 +292,13 @@ def test_the_script_prints_and_saves(folders):
     assert not (folders / "predictions" / "scores.json").exists()
 
 
-def test_the_script_answers_bad_input_in_one_line(folders):
-    result = run_script("evaluate", "--predictions", folders / "none", "--labels", folders)
+@pytest.mark.parametrize("missing", ["predictions", "labels"])
+def test_the_script_answers_bad_input_in_one_line(folders, missing):
+    paths = {name: folders / name for name in ("predictions", "labels")}
+    paths[missing] = folders / "none"
+    options = [part for name, path in paths.items() for part in (f"--{name}", path)]
+    result = run_script("evaluate", *options)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and "does not exist" in result.stderr
+    message = f"error: {paths[missing]} does not exist. Pass --{missing} with a folder of masks.\n"
+    assert result.stderr == message
     assert "Traceback" not in result.stderr

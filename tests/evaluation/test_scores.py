@@ -127,7 +127,7 @@ def test_the_page_gets_scores_and_run(page, tmp_path):
     assert write_outputs(summary, masks, labels, outputs) == [masks / "scores.json", outputs.report]
     assert page == {
         **{"path": outputs.report, "predictions": masks, "images": tmp_path, "labels": labels},
-        **{"scores": summary, "run": None},
+        **{"scores": summary, "run": None, "class_names": {}},
     }
     assert outputs.report.parent.is_dir()
     write_json(masks / "run.json", {"format": 1})

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from dynunet_bundle.errors import ConfigError, some_of
+from dynunet_bundle.evaluation.report_text import counted
 from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval
 from dynunet_bundle.evaluation.tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
@@ -121,7 +122,7 @@ def paired_difference(
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """A block a class: a row a measure, and the cases whose Dice changed most."""
-    lines = [f"B - A, paired by case: {comparison['num_cases']} cases in both"]
+    lines = [f"B - A, paired by case: {counted(comparison['num_cases'], 'case')} in both"]
     for letter in "ab":
         others = comparison[f"only_in_{letter}"]
         if others:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dynunet_bundle.cases import find_images, image_files, unreadable
-from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, some_of
 from dynunet_bundle.evaluation.measures import (
     NSD_TOLERANCE_MM,
     grid_of,
@@ -29,6 +29,7 @@ from dynunet_bundle.regions import Regions, require_label_plan, target_classes, 
 from dynunet_bundle.volumes import Volume, read_volume
 
 AFFINE_TOLERANCE_MM = 1e-2
+MAX_SHOWN = 10
 LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
 
 
@@ -56,6 +57,7 @@ class MaskFolders:
         names: names of the classes or regions, the background first.
         targets: class numbers of each of them without the background.
         ignore_value: value of what is left out, or None.
+        class_names: name of each value, also where regions are scored.
     """
 
     files: Mapping[str, tuple[str, str]]
@@ -63,6 +65,7 @@ class MaskFolders:
     names: Sequence[str]
     targets: Sequence[Sequence[int]]
     ignore_value: int | None
+    class_names: Mapping[int, str]
 
     def pairs(self) -> Iterator[tuple[str, Pair]]:
         """Name and masks of each case, as class numbers; ``IGNORE_CLASS`` in the reference is what is left out."""
@@ -116,11 +119,12 @@ def find_masks(
         regions_class_order: as in the plan; it is only checked.
 
     Raises:
-        DatasetError: if a prediction has no label, or the masks have values that are not listed.
+        DatasetError: if a folder or a label is missing, or names and values do not belong together.
         PlanError: if the ignored value or the regions do not fit the classes.
-        CaseError: if a file cannot be read, or a pair lies on different grids.
+        CaseError: if a file cannot be read, a pair lies on different grids, or a mask has a value that is not listed.
     """
-    found, references = _files_by_name(predictions), _files_by_name(labels)
+    found = _files_by_name(predictions, "--predictions")
+    references = _files_by_name(labels, "--labels")
     lacking = sorted(set(found) - set(references))
     if lacking:
         raise DatasetError(
@@ -131,7 +135,12 @@ def find_masks(
     values, names = _classes(occurring, label_names, label_values, regions)
     require_label_plan(values, ignore_value, regions, regions_class_order)
     return MaskFolders(
-        files, values, target_names(names, regions), target_classes(values, regions), ignore_value
+        files,
+        values,
+        target_names(names, regions),
+        target_classes(values, regions),
+        ignore_value,
+        dict(zip(values, names, strict=True)),
     )
 
 
@@ -177,7 +186,20 @@ def measure_folders(
     """
     require_tolerance(nsd_tolerance_mm)
     masks = find_masks(predictions, labels, **ids)
-    measures = {
+    return measure_masks(masks, nsd_tolerance_mm), list(masks.names)
+
+
+def measure_masks(
+    masks: MaskFolders, nsd_tolerance_mm: float = NSD_TOLERANCE_MM
+) -> dict[str, list[Measures]]:
+    """All measures of pairs that were found before, by class or region for each case.
+
+    Raises:
+        ConfigError: if the tolerance is no distance.
+        CaseError: if the voxels of a case have no volume.
+    """
+    require_tolerance(nsd_tolerance_mm)
+    return {
         name: measure_case(
             pair.prediction,
             pair.reference,
@@ -187,27 +209,44 @@ def measure_folders(
         )
         for name, pair in masks.pairs()
     }
-    return measures, list(masks.names)
 
 
 def _classes(
-    found: Sequence[int],
+    found: Mapping[int, tuple[str, str]],
     label_names: Sequence[str] | None,
     label_values: Sequence[int] | None,
     regions: Regions | None,
 ) -> tuple[list[int], list[str]]:
-    """Values and names of the classes, those that occur where they are not given."""
+    """Values and names of the classes, those that occur where they are not given.
+
+    Args:
+        found: values that occur, each with the case and the side where it was found first.
+        label_names: as in ``find_masks``, as are the others.
+        label_values: likewise.
+        regions: likewise.
+    """
     if label_values is None:
         in_regions = {value for values in (regions or {}).values() for value in values}
         label_values = (
             list(range(len(label_names))) if label_names else sorted(in_regions | set(found))
         )
     names = list(label_names or ["background", *map(str, label_values[1:])])
-    unlisted = [value for value in found if value < 0 or value not in label_values]
-    if unlisted or len(names) != len(label_values):
+    if 0 not in label_values:
         raise DatasetError(
-            f"the masks have the values {found}, but {names} stand for {list(label_values)}. "
-            "Pass --label_names and --label_values that list all of them."
+            f"the label values {_shown(label_values)} lack the background's 0. "
+            "Pass --label_names and --label_values that begin with it."
+        )
+    for value, (case, side) in found.items():
+        if value < 0 or value not in label_values:
+            raise CaseError(
+                case,
+                f"the {side} has the value {value}, but {_shown(names)} stand for {_shown(label_values)}",
+                "Pass --label_names and --label_values that list all values.",
+            )
+    if len(names) != len(label_values):
+        raise DatasetError(
+            f"there are {len(names)} names ({_shown(names)}) for {len(label_values)} values "
+            f"({_shown(label_values)}). Pass --label_names and --label_values of one length."
         )
     if list(label_values) != sorted(set(label_values)):
         raise DatasetError(f"the label values must ascend, not {list(label_values)}.")
@@ -219,19 +258,33 @@ def _classes(
     return list(label_values), names
 
 
-def _files_by_name(folder: str) -> dict[str, str]:
+def _shown(items: Sequence[object]) -> str:
+    return some_of(list(map(str, items)), MAX_SHOWN)
+
+
+def _files_by_name(folder: str, option: str) -> dict[str, str]:
+    if not Path(folder).exists():
+        raise DatasetError(f"{folder} does not exist. Pass {option} with a folder of masks.")
     files = [file for case in find_images(folder) for file in image_files(case)]
     return {case_name(file): file for file in files}
 
 
-def _occurring_values(files: Mapping[str, tuple[str, str]], ignore_value: int | None) -> list[int]:
-    """All values of the masks, the background's always, what is ignored only where it was predicted."""
-    predicted, expected = {0}, set()
+def _occurring_values(
+    files: Mapping[str, tuple[str, str]], ignore_value: int | None
+) -> dict[int, tuple[str, str]]:
+    """All values of the masks, ascending, with the case and the side that had it first.
+
+    The background's is always there, what is ignored only where it was predicted.
+    """
+    found: dict[int, tuple[str, str]] = {0: ("", "")}
     for name, paths in progress(files.items(), "check", total=len(files)):
-        prediction, reference, _ = _load_pair(name, *paths)
-        predicted.update(np.unique(prediction).tolist())
-        expected.update(np.unique(reference).tolist())
-    return sorted(predicted | (expected - {ignore_value}))
+        pair = _load_pair(name, *paths)
+        for value in np.unique(pair.prediction).tolist():
+            found.setdefault(value, (name, "prediction"))
+        for value in np.unique(pair.reference).tolist():
+            if value != ignore_value:
+                found.setdefault(value, (name, "reference"))
+    return dict(sorted(found.items()))
 
 
 def _load_pair(name: str, prediction: str, reference: str) -> Pair:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.label_source import RUN_NAME, with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
 from dynunet_bundle.evaluation.tables import measures_csv
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
-
-RUN_NAME = "run.json"
 
 
 class Outputs(NamedTuple):
@@ -29,7 +28,11 @@ class Outputs(NamedTuple):
 
 
 def write_outputs(
-    summary: Mapping[str, Any], predictions: Path, labels: Path, outputs: Outputs
+    summary: Mapping[str, Any],
+    predictions: Path,
+    labels: Path,
+    outputs: Outputs,
+    class_names: Mapping[int, str] | None = None,
 ) -> list[Path]:
     """Write scores, table and page; the page also tells what the ``run.json`` beside the masks does.
 
@@ -38,6 +41,7 @@ def write_outputs(
         predictions: folder of the masks.
         labels: folder of the references.
         outputs: what to write.
+        class_names: name of each label value in the scores, which the page calls the run's classes by, too.
 
     Returns:
         The files that were written.
@@ -55,24 +59,30 @@ def write_outputs(
         with atomic_write(outputs.csv) as file:
             file.write(measures_csv(summary))
     if outputs.report:
-        _write_page(summary, predictions, labels, outputs.report, outputs.images)
+        _write_page(summary, predictions, labels, outputs, class_names or {})
     return written
 
 
 def _write_page(
-    summary: Mapping[str, Any], predictions: Path, labels: Path, page: Path, images: Path | None
+    summary: Mapping[str, Any],
+    predictions: Path,
+    labels: Path,
+    outputs: Outputs,
+    class_names: Mapping[int, str],
 ) -> None:
     # jinja2 and the drawing take longer to import than a small evaluation
     from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
 
+    images = outputs.images
     if images and not images.is_dir():
         raise ConfigError(f"{images} is no folder. Pass --images with the folder of the images.")
     run = predictions / RUN_NAME
     write_report(
-        page,
+        outputs.report or Path(),
         predictions,
         images=images,
         labels=labels,
         scores=summary,
-        run=read_json(run, ConfigError) if run.is_file() else None,
+        run=with_names(read_json(run, ConfigError), class_names) if run.is_file() else None,
+        class_names=class_names,
     )

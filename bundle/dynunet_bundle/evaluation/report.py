@@ -16,14 +16,13 @@ from typing import Any
 import jinja2
 
 from dynunet_bundle.evaluation.report_charts import Strip, strip_chart
+from dynunet_bundle.evaluation.report_colours import ClassColours
 from dynunet_bundle.evaluation.report_content import (
     Content,
-    Flag,
     files_by_case,
     find_file,
     masks_of,
 )
-from dynunet_bundle.evaluation.report_drawing import PREDICTION_COLOUR, REFERENCE_COLOUR
 from dynunet_bundle.evaluation.report_pictures import CaseFiles, CasePictures, draw_case
 from dynunet_bundle.evaluation.report_tables import (
     CHART_MEASURES,
@@ -39,17 +38,20 @@ from dynunet_bundle.files import atomic_write
 
 TEMPLATE_FOLDER = Path(__file__).parent / "report_template"
 NUM_WORST, NUM_BEST = 4, 2
+MAX_RANKED_SHARE = 3
+"""At most one case in three is called worst, and one in three best: of five cases no four are the worst."""
+
 REPORT_NAME = "report.html"
 
 
 @dataclass(frozen=True)
 class ShownCase:
-    """One case with pictures: why it is shown, its scores in a line, its flags."""
+    """One case with pictures: ``worst``, ``best`` or nothing, its scores in a line, how many flags it has."""
 
     name: str
     rank: str
     scores: str
-    flags: Sequence[Flag]
+    num_flags: int
     pictures: CasePictures
 
 
@@ -62,6 +64,7 @@ def write_report(
     scores: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     title: str | None = None,
+    class_names: Mapping[int, str] | None = None,
 ) -> Path:
     """Write the page; what an absent input would tell is left out.
 
@@ -73,6 +76,7 @@ def write_report(
         scores: content of scores.json.
         run: content of run.json.
         title: heading of the page; by default the name of the task.
+        class_names: name of each label value, the background first; by default those of ``run``.
 
     Returns:
         ``path``.
@@ -83,7 +87,9 @@ def write_report(
     run = run or {}
     content = Content(scores or {}, run, masks_of(predictions, run))
     files = {"images": files_by_case(images), "labels": files_by_case(labels)}
-    shown = _shown_cases(content, files)
+    colours = _colours(run, class_names)
+    shown = _shown_cases(content, files, colours)
+    drawn = {value for case in shown for value in case.pictures.values}
     page = _render(
         title=clean(title or run.get("task_name") or "Segmentation"),
         verdict=verdict(content),
@@ -91,11 +97,12 @@ def write_report(
         summary=summary_table(content),
         charts=_charts(content),
         shown=shown,
-        pictures_title=_pictures_title(shown),
+        pictures_title=_pictures_title(shown, len(_drawable(content))),
+        classes=colours.legend(sorted(drawn)),
         has_planes=any(panel.caption for case in shown for panel in case.pictures.panels),
         has_labels=bool(files["labels"]),
-        colours={"reference": REFERENCE_COLOUR, "prediction": PREDICTION_COLOUR},
         cases=case_table(content),
+        failures=content.failures,
         flags=[flag for case in content.cases for flag in content.flags(case)],
         has_run=bool(run),
         facts=run_facts(run),
@@ -119,6 +126,7 @@ def _render(**context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["clean"] = clean
+    environment.globals["counted"] = counted
     script = environment.get_template("sort.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(script_sha256=digest, **context)
@@ -137,36 +145,60 @@ def _charts(content: Content) -> list[Strip]:
     return charts
 
 
-def _pictures_title(shown: Sequence[ShownCase]) -> str:
-    ranks = {case.rank for case in shown}
-    if ranks == {"worst", "best"}:
-        return "Worst and best cases"
-    return "Worst cases" if ranks == {"worst"} else "Cases to look at" if any(ranks) else "Pictures"
+def _colours(run: Mapping[str, Any], class_names: Mapping[int, str] | None) -> ClassColours:
+    named = class_names or dict(
+        zip(run.get("label_values") or (), run.get("label_names") or (), strict=False)
+    )
+    return ClassColours({value: name for value, name in named.items() if value != 0})
 
 
-def _shown_cases(content: Content, files: Mapping[str, Mapping[str, Path]]) -> list[ShownCase]:
-    """The worst and the best cases by mean Dice; without scores those with the most flags."""
+def _pictures_title(shown: Sequence[ShownCase], num_cases: int) -> str:
+    if any(case.rank for case in shown):
+        all_shown = len(shown) == num_cases
+        return "Cases, lowest Dice first" if all_shown else "Cases with the lowest and highest Dice"
+    return "Cases to look at" if any(case.num_flags for case in shown) else "Pictures"
+
+
+def _shown_cases(
+    content: Content, files: Mapping[str, Mapping[str, Path]], colours: ClassColours
+) -> list[ShownCase]:
+    """Cases from the lowest to the highest mean Dice, of many only both ends; without scores most flags first."""
     if not files["images"]:
         return []
-    drawable = [case for case in content.cases if find_file(content.masks, case) is not None]
+    drawable = _drawable(content)
     scored = {case: content.mean_dice(case) for case in drawable}
     known = {case: dice for case, dice in scored.items() if dice is not None}
-    if known:
-        ranked = sorted(known, key=lambda case: known[case])
-        worst = ranked[:NUM_WORST]
-        best = ranked[NUM_WORST:][::-1][:NUM_BEST]
-        chosen = [(case, "worst") for case in worst] + [(case, "best") for case in best]
-    else:
-        ranked = sorted(drawable, key=lambda case: -len(content.flags(case)))
-        chosen = [
-            (case, counted(len(content.flags(case)), "flag") if content.flags(case) else "")
-            for case in ranked[: NUM_WORST + NUM_BEST]
-        ]
-    return [_shown_case(content, files, case, rank) for case, rank in chosen]
+    chosen = _ranked(known)
+    if not known:
+        flagged = sorted(drawable, key=lambda case: -len(content.flags(case)))
+        chosen = dict.fromkeys(flagged[: NUM_WORST + NUM_BEST], "")
+    return [_shown_case(content, files, case, rank, colours) for case, rank in chosen.items()]
+
+
+def _drawable(content: Content) -> list[str]:
+    return [case for case in content.cases if find_file(content.masks, case) is not None]
+
+
+def _ranked(scores: Mapping[str, float]) -> dict[str, str]:
+    """Which cases are shown, in the order of their scores, and what each is called: worst, best or nothing."""
+    ranked = sorted(scores, key=lambda case: scores[case])
+    shown = ranked if len(ranked) <= NUM_WORST + NUM_BEST else ranked[:NUM_WORST]
+    shown = shown + [case for case in ranked[-NUM_BEST:] if case not in shown]
+    differ = len(set(scores.values())) > 1
+    most = len(ranked) // MAX_RANKED_SHARE if differ else 0
+    worst, best = min(NUM_WORST, most), min(NUM_BEST, most)
+    ranks = dict.fromkeys(ranked[:worst], "worst") | dict.fromkeys(
+        ranked[len(ranked) - best :], "best"
+    )
+    return {case: ranks.get(case, "") for case in shown}
 
 
 def _shown_case(
-    content: Content, files: Mapping[str, Mapping[str, Path]], case: str, rank: str
+    content: Content,
+    files: Mapping[str, Mapping[str, Path]],
+    case: str,
+    rank: str,
+    colours: ClassColours,
 ) -> ShownCase:
     image = find_file(files["images"], case)
     if image is None:
@@ -175,7 +207,8 @@ def _shown_case(
         reference = find_file(files["labels"], case)
         ignored = (content.run.get("plan") or {}).get("ignore_value")
         prediction = find_file(content.masks, case) or Path()
-        pictures = draw_case(CaseFiles(case, image, prediction, reference), ignored)
+        pictures = draw_case(CaseFiles(case, image, prediction, reference), ignored, colours)
     values = ((name, content.value(case, name, "dice")) for name in content.scored)
     dice = ", ".join(f"{name} {number(value)}" for name, value in values)
-    return ShownCase(case, rank, f"Dice {dice}" if dice else "", content.flags(case), pictures)
+    num_flags = len(content.flags(case))
+    return ShownCase(case, rank, f"Dice {dice}" if dice else "", num_flags, pictures)

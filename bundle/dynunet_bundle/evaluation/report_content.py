@@ -27,6 +27,14 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """One case that was not segmented, and why."""
+
+    case: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Content:
     """Scores and run of one set of cases.
 
@@ -92,18 +100,25 @@ class Content:
         return float(np.mean(known)) if known else None
 
     def flags(self, case: str) -> list[Flag]:
-        """Quality flags of a case, its failure first."""
+        """Quality flags of a case."""
         facts = self.run_of(case)
         found = []
-        if facts.get("status", "done") != "done":
-            message = facts.get("error") or facts["status"]
-            found.append(Flag(case, str(facts["status"]), "", clean(message)))
         for flag in facts.get("flags", ()):
             label, message = flag.get("label"), clean(flag.get("message", ""))
             found.append(
                 Flag(case, str(flag["kind"]), "" if label is None else str(label), message)
             )
         return found
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Cases that run.json calls neither done nor nothing, each with its error."""
+        statuses = {case: self.run_of(case).get("status", "done") for case in self.cases}
+        return [
+            Failure(case, clean(self.run_of(case).get("error") or status))
+            for case, status in statuses.items()
+            if status != "done"
+        ]
 
 
 def files_by_case(source: Path | Mapping[str, Any] | None) -> dict[str, Path]:

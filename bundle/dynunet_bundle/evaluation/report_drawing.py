@@ -7,24 +7,28 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
+from dynunet_bundle.evaluation.report_colours import COLOURS, ClassColours
 from dynunet_bundle.pictures import font
 
-REFERENCE_COLOUR, PREDICTION_COLOUR = "#ffd60a", "#1f8fff"
-"""Yellow and blue differ in hue and in lightness, also for those who cannot tell red from green."""
+LINE_PIXELS, THIN_LINE_PIXELS = (2, 4), (1, 3)
+"""Of the reference, which is drawn last and narrower, and of the prediction: where both agree one sees both."""
 
-LINE_PIXELS, THIN_LINE_PIXELS = (5, 3), (4, 2)
-"""Of the reference, which is drawn first and wider, and of the prediction: where both agree one sees it within."""
+DASH_PIXELS = 6
+"""A reference's line changes between the colour of its class and black, so that it is dashed on bright ground, on dark
+ground, and on a prediction's line."""
 
 THIN_BELOW_PIXELS = 4
 """Where voxels are smaller than that, wide lines would cover what they enclose."""
 
-GREY_LEVELS = 254
+GREY_LEVELS = 256 - len(COLOURS)
 """Of a palette's 256 entries; a palette keeps a file at a third of the size that colours would need."""
 
 RGB_CHANNELS = 3
 LETTER_PIXELS, SCALE_TEXT_PIXELS = 19, 14
 LETTER_MARGIN, SCALE_MARGIN = 6, 10
 WHITE, BLACK = 255, 0
+NO_INK, BLACK_INK = 0, -1
+"""Other inks are places in ``COLOURS``, counted from 1."""
 
 
 @dataclass(frozen=True)
@@ -50,68 +54,102 @@ def draw_plane(
     reference: np.ndarray | None,
     prediction: np.ndarray,
     sheet: Sheet,
+    colours: ClassColours | None = None,
 ) -> Image.Image:
-    """Draw a slice with the contours of its masks.
+    """Draw a slice with the contours of its masks, each class in its colour.
 
     Args:
         image: ``[rows, columns]``, or ``[rows, columns, 3]`` for colours.
         window: values that are shown black and white.
-        reference: ``[rows, columns]`` label values, or None.
-        prediction: likewise.
+        reference: ``[rows, columns]`` label values, or None; its contours are dashed.
+        prediction: likewise; its contours are solid.
         sheet: size, letters and scale.
+        colours: of the classes; where None, by their values.
 
     Returns:
         A picture with a palette, or in RGB.
     """
+    colours = colours or ClassColours()
     shade = (np.nan_to_num(image.astype(np.float32)) - window[0]) / (window[1] - window[0])
     levels = (np.clip(shade, 0, 1) * WHITE).round().astype(np.uint8)
     picture = Image.fromarray(levels).resize(sheet.size, Image.Resampling.BICUBIC)
     _write(ImageDraw.Draw(picture), sheet, WHITE, BLACK)
-    texts, lines = Image.new("L", sheet.size), Image.new("L", sheet.size)
+    texts = Image.new("L", sheet.size)
     _write(ImageDraw.Draw(texts), sheet, WHITE, WHITE)
-    canvas = ImageDraw.Draw(lines)
     pixels_a_voxel = min(sheet.size[0] / image.shape[1], sheet.size[1] / image.shape[0])
-    widths = LINE_PIXELS if pixels_a_voxel >= THIN_BELOW_PIXELS else THIN_LINE_PIXELS
-    for number, (classes, width) in enumerate(zip((reference, prediction), widths, strict=True)):
-        if classes is not None:
-            _draw_borders(canvas, classes, sheet.size, number + 1, width)
+    thin, wide = LINE_PIXELS if pixels_a_voxel >= THIN_BELOW_PIXELS else THIN_LINE_PIXELS
+    inks = _solid(_borders(prediction, sheet.size, wide, colours))
+    if reference is not None:
+        dashed = _dashed(_borders(reference, sheet.size, thin, colours))
+        inks = np.where(dashed != NO_INK, dashed, inks)
     # letters stay readable where a contour runs through them
-    visible = np.where(np.asarray(texts) > 0, 0, np.asarray(lines))
-    colours = [ImageColor.getrgb(name) for name in (REFERENCE_COLOUR, PREDICTION_COLOUR)]
+    inks[np.asarray(texts) > 0] = NO_INK
     if picture.mode == "L":
-        return _with_palette(np.asarray(picture), visible, colours)
+        return _with_palette(np.asarray(picture), inks)
     shown = np.array(picture)
-    for number, colour in enumerate(colours):
-        shown[visible == number + 1] = colour
+    shown[inks == BLACK_INK] = BLACK
+    for number, colour in enumerate(COLOURS):
+        shown[inks == number + 1] = ImageColor.getrgb(colour)
     return Image.fromarray(shown)
 
 
-def _with_palette(
-    grey: np.ndarray, lines: np.ndarray, colours: Sequence[tuple[int, ...]]
-) -> Image.Image:
-    """Grey levels and numbers of lines, both ``[height, width]``, as a picture with a palette."""
+def _with_palette(grey: np.ndarray, inks: np.ndarray) -> Image.Image:
+    """Grey levels and inks, both ``[height, width]``, as a picture with a palette."""
     levels = grey.astype(np.uint16) * (GREY_LEVELS - 1) // WHITE
-    entries = np.where(lines > 0, GREY_LEVELS - 1 + lines, levels).astype(np.uint8)
-    picture = Image.frombytes("P", grey.shape[::-1], entries.tobytes())
+    entries = np.where(inks > 0, GREY_LEVELS - 1 + inks, levels)
+    entries[inks == BLACK_INK] = 0
+    picture = Image.frombytes("P", grey.shape[::-1], entries.astype(np.uint8).tobytes())
     greys = np.linspace(BLACK, WHITE, GREY_LEVELS).round().astype(int).repeat(RGB_CHANNELS)
-    picture.putpalette([*greys.tolist(), *(level for colour in colours for level in colour)])
+    inked = (level for colour in COLOURS for level in ImageColor.getrgb(colour))
+    picture.putpalette([*greys.tolist(), *inked])
     return picture
 
 
-def _draw_borders(
-    canvas: ImageDraw.ImageDraw, classes: np.ndarray, size: tuple[int, int], ink: int, width: int
-) -> None:
-    """Lines wherever two neighbours differ in their class, and about what reaches the edge of the slice."""
+def _borders(
+    classes: np.ndarray, size: tuple[int, int], width: int, colours: ClassColours
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inks ``[height, width]`` of upright and of level lines; 0 where there is none.
+
+    There are lines wherever two neighbours differ in their class, in the colour of the higher one, and about what
+    reaches the edge of the slice.
+    """
     rows, columns = classes.shape
     padded = np.pad(np.rint(classes).astype(np.int64), 1)
+    values = np.unique(padded).tolist()
+    ink_of = {value: COLOURS.index(colours.colour(value)) + 1 for value in values if value}
     xs, ys = (
         np.round(np.arange(count + 1) * length / count).astype(int)
         for count, length in ((columns, size[0]), (rows, size[1]))
     )
-    for row, column in np.argwhere(np.diff(padded[1:-1], axis=1)).tolist():
-        _line(canvas, size, (xs[column], ys[row], xs[column], ys[row + 1]), ink, width)
-    for row, column in np.argwhere(np.diff(padded[:, 1:-1], axis=0)).tolist():
-        _line(canvas, size, (xs[column], ys[row], xs[column + 1], ys[row]), ink, width)
+    upright, level = (Image.new("L", size) for _ in range(2))
+    canvas = ImageDraw.Draw(upright)
+    inner = padded[1:-1]
+    for row, column in np.argwhere(np.diff(inner, axis=1)).tolist():
+        ends = (xs[column], ys[row], xs[column], ys[row + 1])
+        value = int(inner[row, column : column + 2].max())
+        _line(canvas, size, ends, ink_of.get(value, 1), width)
+    canvas = ImageDraw.Draw(level)
+    inner = padded[:, 1:-1]
+    for row, column in np.argwhere(np.diff(inner, axis=0)).tolist():
+        ends = (xs[column], ys[row], xs[column + 1], ys[row])
+        value = int(inner[row : row + 2, column].max())
+        _line(canvas, size, ends, ink_of.get(value, 1), width)
+    return np.asarray(upright).astype(np.int16), np.asarray(level).astype(np.int16)
+
+
+def _solid(lines: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    upright, level = lines
+    inks = np.where(upright > 0, upright, level)
+    return np.where(inks > 0, inks, NO_INK)
+
+
+def _dashed(lines: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Black in every other stretch of a line, told by its place in the picture."""
+    inks = []
+    for axis, line in enumerate(lines):
+        is_black = np.expand_dims(np.arange(line.shape[axis]) // DASH_PIXELS % 2 > 0, 1 - axis)
+        inks.append(np.where(line > 0, np.where(is_black, BLACK_INK, line), NO_INK))
+    return np.where(inks[0] != NO_INK, inks[0], inks[1])
 
 
 def _line(

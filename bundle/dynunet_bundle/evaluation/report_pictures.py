@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dynunet_bundle.errors import BundleError
+from dynunet_bundle.evaluation.report_colours import ClassColours
 from dynunet_bundle.evaluation.report_drawing import (
     RGB_CHANNELS,
     Sheet,
@@ -79,10 +80,17 @@ class Panel:
 
 @dataclass(frozen=True)
 class CasePictures:
-    """All planes of one case; none, and a note that says why, where they cannot be drawn."""
+    """All planes of one case; none, and a note that says why, where they cannot be drawn.
+
+    Attributes:
+        panels: the planes.
+        note: why there are none.
+        values: label values with a contour.
+    """
 
     panels: tuple[Panel, ...] = ()
     note: str = ""
+    values: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,9 @@ class _Slice:
     masks: tuple[np.ndarray, ...]
 
 
-def draw_case(files: CaseFiles, ignore_value: int | None = None) -> CasePictures:
+def draw_case(
+    files: CaseFiles, ignore_value: int | None = None, colours: ClassColours | None = None
+) -> CasePictures:
     """Draw the planes of one case, all at one scale.
 
     Masks are let go before the image is read, and nothing else is as large as they are.
@@ -102,9 +112,10 @@ def draw_case(files: CaseFiles, ignore_value: int | None = None) -> CasePictures
     Args:
         files: the files of the case.
         ignore_value: value in the reference of voxels that nobody labelled; shown as background.
+        colours: of the classes; where None, by their values.
     """
     try:
-        return _draw(files, ignore_value)
+        return _draw(files, ignore_value, colours or ClassColours())
     except (
         Exception
     ) as error:  # readers raise errors of many kinds, and the page is worth more than a picture
@@ -114,7 +125,7 @@ def draw_case(files: CaseFiles, ignore_value: int | None = None) -> CasePictures
         return CasePictures(note="Not drawn: a file of this case is missing or cannot be read.")
 
 
-def _draw(files: CaseFiles, ignore_value: int | None) -> CasePictures:
+def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> CasePictures:
     masks = [read_volume(path) for path in (files.prediction, files.reference) if path is not None]
     shape, affine = masks[0].array.shape[1:], masks[0].affine
     if not all(_on_grid(mask, shape, affine) for mask in masks):
@@ -136,7 +147,11 @@ def _draw(files: CaseFiles, ignore_value: int | None) -> CasePictures:
     image = read_volume(files.image)
     if not _on_grid(image, shape, affine):
         return CasePictures(note="Not drawn: image and prediction lie on different grids.")
-    return CasePictures(_panels(files, image, frame, slices, (box, field)))
+    drawn = {
+        round(value) for part in slices for mask in part.masks for value in np.unique(mask).tolist()
+    }
+    panels = _panels(files, image, frame, slices, (box, field), colours)
+    return CasePictures(panels, values=frozenset(drawn - {0}))
 
 
 def _on_grid(volume: Volume, shape: Sequence[int], affine: np.ndarray) -> bool:
@@ -163,6 +178,7 @@ def _panels(
     frame: Frame,
     slices: Sequence[_Slice],
     boxes: tuple[Box, Box],
+    colours: ClassColours,
 ) -> tuple[Panel, ...]:
     box, field = boxes
     is_photograph = files.image.name.lower().endswith(PICTURE_SUFFIXES)
@@ -190,7 +206,8 @@ def _panels(
         )
         pixels = section(view, plane, part.index)[_within(plane, field)]
         prediction, *reference = part.masks
-        picture = draw_plane(pixels, window, reference[0] if reference else None, prediction, sheet)
+        expected = reference[0] if reference else None
+        picture = draw_plane(pixels, window, expected, prediction, sheet, colours)
         source = f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
         caption = _caption(plane, frame, part.index, view.shape[plane.across], is_photograph)
         panels.append(Panel(source, width, height, caption))

@@ -52,11 +52,12 @@ class SummaryTable:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case: its cells in the order of the columns, and the kinds of its flags."""
+    """One case: its cells in the order of the columns, how many flags it has, and whether it failed."""
 
     name: str
     cells: tuple[Cell, ...]
-    flags: tuple[str, ...]
+    num_flags: int
+    failed: bool
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def case_table(content: Content) -> CaseTable:
                 columns.append((name, measure))
         if known:
             groups.append((name, tuple(known)))
+    failed = {failure.case for failure in content.failures}
     rows = [
         CaseRow(
             case,
@@ -135,7 +137,8 @@ def case_table(content: Content) -> CaseTable:
                 cell(content.value(case, name, measure.key), measure.digits)
                 for name, measure in columns
             ),
-            tuple(dict.fromkeys(flag.kind for flag in content.flags(case))),
+            len(content.flags(case)),
+            case in failed,
         )
         for case in content.cases
     ]
@@ -147,6 +150,7 @@ def run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("Task", run.get("task_name")),
         ("Status", _status(run)),
+        ("Error", run.get("error")),
         ("Started", run.get("started")),
         ("Duration", duration(run["seconds"]) if "seconds" in run else None),
         ("Device", run.get("device")),
@@ -184,14 +188,31 @@ def stage_times(run: Mapping[str, Any]) -> list[StageTime]:
 
 
 def verdict(content: Content) -> str:
-    """The page in one sentence: how good, where worst, what to look at."""
-    parts = [_score_part(content) or _run_part(content)]
+    """The page in one sentence: how good, where worst, what failed, what to look at."""
+    parts = [_score_part(content) or _segmented_part(content)]
+    if content.failures:
+        parts.append(f"{counted(len(content.failures), 'case')} failed")
+    if outcome := _outcome(content):
+        parts.append(outcome)
     flagged = [case for case in content.cases if content.flags(case)]
     if content.run:
         total = sum(len(content.flags(case)) for case in flagged)
         flags = f"{counted(len(flagged), 'case')} with {counted(total, 'quality flag')}"
         parts.append(flags if flagged else "no quality flag")
     return "; ".join(parts) + "."
+
+
+def _outcome(content: Content) -> str:
+    """How the run ended, where it is not finished; a run whose cases failed one by one is told by them."""
+    status = content.run.get("status", "finished")
+    if status == "finished" or (status == "failed" and content.failures):
+        return ""
+    told = {
+        "failed": "the run failed",
+        "stopped": "the run was stopped before its end",
+        "running": "the run has not ended yet",
+    }
+    return told.get(status, f"status of the run: {clean(status)}")
 
 
 def _score_part(content: Content) -> str:
@@ -208,10 +229,5 @@ def _score_part(content: Content) -> str:
     return f"{text} and {counted(len(known), 'class')}; lowest for {worst}, {known[worst]:.3f}"
 
 
-def _run_part(content: Content) -> str:
-    done = [case for case in content.cases if content.run_of(case).get("status", "done") == "done"]
-    text = f"{counted(len(done), 'case')} segmented"
-    if len(done) < len(content.cases):
-        text += f", {len(content.cases) - len(done)} not"
-    status = content.run.get("status", "finished")
-    return text if status == "finished" else f"{text}; the run is {clean(status)}"
+def _segmented_part(content: Content) -> str:
+    return f"{counted(len(content.cases) - len(content.failures), 'case')} segmented"

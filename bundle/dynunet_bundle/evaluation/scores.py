@@ -19,6 +19,7 @@ from dynunet_bundle.evaluation.measures import (
     measure_case,
     require_tolerance,
 )
+from dynunet_bundle.evaluation.report_text import counted
 from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_statistics
 from dynunet_bundle.evaluation.tables import format_measures
 from dynunet_bundle.files import write_json
@@ -97,7 +98,9 @@ def format_table(summary: Mapping[str, Any]) -> str:
         (case, [*row.values(), mean_of(list(row.values()))])
         for case, row in summary["cases"].items()
     ]
-    rows.append((f"mean of {len(rows)} cases", [*summary["mean"].values(), summary["mean_dice"]]))
+    rows.append(
+        (f"mean of {counted(len(rows), 'case')}", [*summary["mean"].values(), summary["mean_dice"]])
+    )
     first = max(len(name) for name, _ in [*rows, ("case", [])])
     widths = [max(len(name), 6) for name in [*names, "mean"]]
     lines = [_row("case", [*names, "mean"], first, widths)]

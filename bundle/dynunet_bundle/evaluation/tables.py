@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynunet_bundle.evaluation.report_text import counted
 from dynunet_bundle.evaluation.statistics import MEASURES
 
 MAX_WIDTH = 100
@@ -86,7 +87,7 @@ def _cell(statistics: Mapping[str, Any]) -> str:
 def _notes(statistics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     undefined = {name: rows["hd95_mm"]["num_undefined"] for name, rows in statistics.items()}
     return [
-        f"{name}: no distances in {count} of {statistics[name]['dice']['num_cases']} cases, "
+        f"{name}: no distances in {count} of {counted(statistics[name]['dice']['num_cases'], 'case')}, "
         "where only one of the masks has it"
         for name, count in undefined.items()
         if count

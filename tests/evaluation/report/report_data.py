@@ -12,15 +12,13 @@ import numpy as np
 from conftest import save_nifti
 from PIL import Image
 
-from dynunet_bundle.evaluation.report_drawing import PREDICTION_COLOUR, REFERENCE_COLOUR
+from dynunet_bundle.evaluation.report_colours import COLOURS
 from dynunet_bundle.evaluation.report_pictures import CaseFiles, CasePictures, Panel
 
 NAMES = ("head", "tail")
 SHAPE = (20, 24, 16)
-COLOURS = {
-    name: tuple(int(code[place : place + 2], 16) for place in (1, 3, 5))
-    for name, code in (("reference", REFERENCE_COLOUR), ("prediction", PREDICTION_COLOUR))
-}
+LEVELS = [tuple(int(code[place : place + 2], 16) for place in (1, 3, 5)) for code in COLOURS]
+"""Of each class, the first one's first."""
 
 
 def body(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -148,9 +146,14 @@ def pixels(panel: Panel) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def extent(picture: np.ndarray, colour: str) -> tuple[int, int]:
-    """Width and height of what a colour's contour encloses."""
-    rows, columns = np.nonzero((picture == COLOURS[colour]).all(axis=-1))
+def inked(picture: np.ndarray, *values: int) -> np.ndarray:
+    """Where a picture has the colour of one of the classes ``[height, width]``."""
+    return np.any([(picture == LEVELS[value - 1]).all(axis=-1) for value in values], axis=0)
+
+
+def extent(picture: np.ndarray, *values: int) -> tuple[int, int]:
+    """Width and height of what the contours of some classes enclose."""
+    rows, columns = np.nonzero(inked(picture, *values))
     return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 

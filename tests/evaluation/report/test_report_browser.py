@@ -17,7 +17,7 @@ CASES = [f"case_{number}" for number in range(7)]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PROBE = """<script>
 const frame = document.createElement("iframe");
-frame.style.cssText = "border: 0; width: 400px; height: 900px";
+frame.style.cssText = "border: 0; width: WIDTHpx; height: 900px";
 frame.onload = () => {
   const page = frame.contentDocument;
   const images = Array.from(page.images, (image) => image.naturalWidth);
@@ -30,6 +30,8 @@ frame.onload = () => {
     images, ascending, descending: order(), sorted: column.getAttribute("aria-sort"),
     width: frame.contentWindow.innerWidth, content: page.documentElement.scrollWidth,
     body: page.body.scrollWidth,
+    panels: Array.from(page.querySelectorAll(".case .frame"), (panel) => panel.offsetHeight),
+    scores: [page.querySelector("#scores .scroll").scrollWidth, page.querySelector("#scores .scroll").clientWidth],
   });
 };
 frame.srcdoc = PAGE;
@@ -50,6 +52,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     folders = save_cases(folder, CASES)
     scores, run = made_scores(CASES), made_run(CASES)
+    for statistics in scores["statistics"].values():
+        # all ten measures, with a sign and as many digits as a large organ needs
+        for key in ("iou", "sensitivity", "precision", "assd_mm"):
+            statistics[key] = dict(statistics["dice"])
+        for key in ("volume_ml", "reference_volume_ml"):
+            statistics[key] |= {"mean": 1523.4, "median": 1498.2, "ci95": [1401.25, 1633.75]}
+        statistics["volume_difference_ml"] |= {"mean": -12.3, "ci95": [-110.25, 44.75]}
     run["plan"]["a_long_setting"] = list(range(200))
     run["cases"][CASES[0]]["flags"] = [
         {"kind": "volume", "label": "head", "message": "without_any_blank" * 20, "value": 1}
@@ -100,12 +109,23 @@ def test_a_press_on_a_heading_sorts_by_the_full_number(browser: str, page: Path)
     assert found["sorted"] == "descending"
 
 
-def probed(browser: str, page: Path) -> dict[str, Any]:
-    """What a script finds in the page, which lies in a frame of 400 pixels."""
+def test_all_scores_and_equally_high_planes_fit_a_window_of_1100_pixels(browser: str, page: Path):
+    found = probed(browser, page, 1100)
+    needed, there = found["scores"]
+    assert needed <= there < 1100
+    planes = found["panels"]
+    assert len(planes) == 18
+    for first in range(0, 18, 3):
+        assert len(set(planes[first : first + 3])) == 1
+
+
+def probed(browser: str, page: Path, width: int = 400) -> dict[str, Any]:
+    """What a script finds in the page, which lies in a frame of so many pixels."""
     content = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
     text = json.dumps(content).replace("</", "<\\/")
+    probe = PROBE.replace("WIDTH", str(width)).replace("PAGE", text)
     wrapper = page.with_name("wrapper.html")
-    wrapper.write_text(f"<!DOCTYPE html><body>{PROBE.replace('PAGE', text)}</body>")
+    wrapper.write_text(f"<!DOCTYPE html><body>{probe}</body>")
     document, log = dumped(browser, wrapper, "--virtual-time-budget=5000")
     match = re.search(r'data-found="([^"]*)"', document)
     assert match, log

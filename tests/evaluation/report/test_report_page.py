@@ -45,7 +45,8 @@ def test_the_page_stands_alone(tmp_path: Path, folders: dict[str, Path]):
     content = re.sub(r"base64,[^\"']*", "", page.read_text(encoding="utf-8"))
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<link [^>]*stylesheet", content)
     assert all(
-        value.startswith("data:") for value in re.findall(r'\b(?:src|href)="([^"]*)', content)
+        value.startswith(("data:", "#"))
+        for value in re.findall(r'\b(?:src|href)="([^"]*)', content)
     )
     assert len(data_pictures(page)) == (4 + 2) * 3
     assert content.count("Research software. Not a medical device.") == 2
@@ -89,7 +90,7 @@ def test_the_case_table_holds_scores_volumes_and_flags(tmp_path: Path, folders: 
         found = [cell.attrib["data-key"] for cell in row[1:-1]]
         assert [float(text) if text else None for text in found] == expected
     assert text_of(rows[4][2]) == "\N{EN DASH}"
-    assert text_of(rows[1][-1]) == "components intensity"
+    assert text_of(rows[1][-1]) == rows[1][-1].attrib["data-key"] == "2"
     assert text_of(rows[-1][-1]) == "failed"
     assert text_of(rows[0][-1]) == ""
 
@@ -102,15 +103,18 @@ def test_worst_cases_come_before_best_and_the_verdict_is_one_sentence(
     ranked = sorted(means, key=lambda case: means[case])
     page = write_report(tmp_path / "r.html", **folders, scores=scores, run=made_run(CASES))
     shown = [text_of(heading) for heading in parsed(page).findall(".//article/h3")]
-    assert shown == [f"{case} worst" for case in ranked[:4]] + [
-        f"{case} best" for case in (ranked[-1], ranked[-2])
+    flagged = {"case_1": " 2 flags"}
+    ranks = [" worst"] * 3 + [""] + [" best"] * 2
+    assert shown == [
+        f"{case}{rank}{flagged.get(case, '')}"
+        for case, rank in zip([*ranked[:4], *ranked[-2:]], ranks, strict=True)
     ]
     worst = min(NAMES, key=lambda name: scores["mean"][name])
     verdict = parsed(page).find(".//p[@class='verdict']")
     assert verdict is not None
     assert text_of(verdict) == (
         f"Mean Dice {scores['mean_dice']:.3f} in 9 cases and 2 classes; lowest for {worst}, "
-        f"{scores['mean'][worst]:.3f}; 2 cases with 3 quality flags."
+        f"{scores['mean'][worst]:.3f}; 1 case failed; 1 case with 2 quality flags."
     )
 
 
@@ -121,12 +125,12 @@ def test_predictions_without_labels_show_those_with_most_flags_first(
     images, predictions = folders["images"], folders["predictions"]
     page = write_report(tmp_path / "r.html", predictions, images=images, run=run)
     shown = [text_of(heading) for heading in parsed(page).findall(".//article/h3")]
-    assert shown[:3] == ["case_1 2 flags", "case_8 1 flag", "case_0"]
+    assert shown[:3] == ["case_1 2 flags", "case_0", "case_2"]
     assert len(shown) == 6
     content = page.read_text(encoding="utf-8")
     assert 'id="scores"' not in content and 'id="distributions"' not in content
     assert "swatch reference" not in content
-    assert "8 cases segmented, 1 not; 2 cases with 3 quality flags." in content
+    assert "8 cases segmented; 1 case failed; 1 case with 2 quality flags." in content
     volumes = [float(row[1].attrib["data-key"]) for row in table_rows(page, "cases")]
     assert volumes == [1.25 + number for number in range(9)]
 
@@ -152,7 +156,9 @@ def test_the_facts_of_the_run_are_there(tmp_path: Path, folders: dict[str, Path]
     ]
     flags = [[text_of(cell) for cell in row] for row in table_rows(page, "flags")]
     assert flags[0] == ["case_1", "components", "head", "3 parts, not 1"]
-    assert flags[2][:2] == ["case_8", "failed"]
+    assert [row[0] for row in flags] == ["case_1"] * 2
+    failures = [[text_of(cell) for cell in row] for row in table_rows(page, "failures")]
+    assert failures == [["case_8", "cannot read x.nii (OSError)"]]
 
 
 def test_names_are_escaped_wherever_they_stand(tmp_path: Path):

@@ -1,15 +1,16 @@
 """Pictures of a report: the same patient looks the same however he is stored, in true proportion, right on the left."""
 
-import colorsys
 import tracemalloc
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import save_picture
-from report_data import COLOURS, SHAPE, body, by_plane, extent, pixels, saved_case
+from report_data import LEVELS, SHAPE, body, by_plane, extent, inked, pixels, saved_case
 
+from dynunet_bundle.evaluation.report_colours import BASE_COLOURS, COLOURS, ClassColours
 from dynunet_bundle.evaluation.report_drawing import Sheet, draw_plane, round_below
 from dynunet_bundle.evaluation.report_pictures import (
     LONGEST_SIDE_PIXELS,
@@ -101,7 +102,7 @@ def test_a_cube_in_millimetres_is_a_square_in_every_plane(tmp_path: Path):
     planes = draw_case(files).panels
     assert {(panel.width, panel.height) for panel in planes} == {(LONGEST_SIDE_PIXELS,) * 2}
     for panel in planes:
-        width, height = extent(pixels(panel), "prediction")
+        width, height = extent(pixels(panel), 1)
         assert abs(width - height) <= 1
         assert width == pytest.approx(16 / 40 * LONGEST_SIDE_PIXELS, abs=4)
 
@@ -113,7 +114,7 @@ def test_contours_lie_on_the_borders_of_voxels_and_both_show_where_they_agree(tm
     axial = by_plane(draw_case(files))["axial"]
     voxel = LONGEST_SIDE_PIXELS / 20
     # RAS: x runs to the picture's left, y to its top
-    rows, columns = np.nonzero((axial == COLOURS["prediction"]).all(axis=-1))
+    rows, columns = np.nonzero(inked(axial, 1))
     for found, border in (
         (columns.min(), 20 - 10),
         (columns.max(), 20 - 5),
@@ -121,8 +122,49 @@ def test_contours_lie_on_the_borders_of_voxels_and_both_show_where_they_agree(tm
         (rows.max(), 20 - 6),
     ):
         assert abs(found - border * voxel) <= 2
-    inner, outer = extent(axial, "prediction"), extent(axial, "reference")
-    assert outer[0] > inner[0] and outer[1] > inner[1]
+    # the slice is black: of another colour is only the line
+    row = rows.min() + 2
+    beads = inked(axial, 1)[row, columns.min() : columns.max()]
+    assert 0.3 < beads.mean() < 0.7 and not inked(axial, 1)[row + 4].all()
+    alone = saved_case(tmp_path / "alone", np.zeros(mask.shape, np.uint8), mask)
+    solid = inked(by_plane(draw_case(alone))["axial"], 1)
+    assert solid[row, columns.min() : columns.max()].all()
+    assert np.array_equal(solid & inked(axial, 1), inked(axial, 1))
+
+
+def test_a_reference_is_dashed_black_and_in_the_colour_of_its_class():
+    empty, mask = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    mask[5:15, 4:16] = 2
+    white, sheet = np.ones((20, 20)), Sheet((200, 200), (), 0, "")
+    shown = np.asarray(draw_plane(white, (0, 1), mask, empty, sheet).convert("RGB"))
+    line = shown[50, 40:160]
+    colour, black = (line == LEVELS[1]).all(axis=-1), (line == 0).all(axis=-1)
+    assert (colour | black).all()
+    assert 0.4 < colour.mean() < 0.6
+    photograph = np.repeat(white[..., np.newaxis], 3, axis=-1) * 255
+    drawn = np.asarray(draw_plane(photograph, (0, 255), mask, empty, sheet))
+    assert np.array_equal(drawn[50, 40:160], line)
+
+
+def test_every_class_has_a_colour_of_its_own_in_every_picture():
+    names = {9: "a", 4: "b", 255: "c"}
+    colours = ClassColours(names)
+    assert [colours.colour(value) for value in names] == list(COLOURS[:3])
+    assert colours.legend([255, 9, 7]) == [
+        ("a", COLOURS[0]),
+        ("c", COLOURS[2]),
+        ("7", colours.colour(7)),
+    ]
+    assert colours.colour(7) not in COLOURS[:3]
+    assert len(set(COLOURS)) == 3 * len(BASE_COLOURS)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[4:8, 4:16], mask[10:16, 4:8], mask[10:16, 12:16] = 9, 4, 255
+    sheet = Sheet((200, 200), (), 0, "")
+    shown = np.asarray(
+        draw_plane(np.zeros((20, 20)), (0, 1), None, mask, sheet, colours).convert("RGB")
+    )
+    for value, (row, column) in ((1, (40, 60)), (2, (130, 40)), (3, (130, 120))):
+        assert inked(shown, value)[row, column]
 
 
 def test_a_border_between_two_classes_is_drawn_and_ignored_voxels_are_not(tmp_path: Path):
@@ -130,31 +172,36 @@ def test_a_border_between_two_classes_is_drawn_and_ignored_voxels_are_not(tmp_pa
     reference[reference == 2] = 9
     files = saved_case(tmp_path, np.zeros(SHAPE, np.uint8), np.zeros_like(both), reference)
     whole, part = (
-        extent(by_plane(draw_case(files, ignore))["axial"], "reference") for ignore in (None, 9)
+        extent(by_plane(draw_case(files, ignore))["axial"], 1, 9) for ignore in (None, 9)
     )
-    assert whole[0] == part[0] and whole[1] > 1.5 * part[1]
+    # a dash may end at a corner
+    assert abs(whole[0] - part[0]) <= 8 and whole[1] > 1.5 * part[1]
     one = saved_case(tmp_path / "one", np.zeros(SHAPE, np.uint8), (both > 0).astype(np.uint8))
     two = saved_case(tmp_path / "two", np.zeros(SHAPE, np.uint8), both)
-    inside = [
-        (by_plane(draw_case(case))["axial"] == COLOURS["prediction"]).all(axis=-1).sum()
-        for case in (one, two)
-    ]
-    assert inside[1] > inside[0]
+    drawn = [by_plane(draw_case(case))["axial"] for case in (one, two)]
+    assert inked(drawn[1], 1, 2).sum() > inked(drawn[0], 1, 2).sum()
+    assert inked(drawn[1], 1).any() and inked(drawn[1], 2).any() and not inked(drawn[0], 2).any()
 
 
-def test_the_colours_differ_in_hue_and_lightness():
-    (hue, light, _), (other, dark, _) = (
-        colorsys.rgb_to_hls(*(level / 255 for level in COLOURS[name]))
-        for name in ("reference", "prediction")
-    )
-    assert 0.3 < abs(hue - other) < 0.7
-    weights = (0.2126, 0.7152, 0.0722)
-    luminance = [
-        sum(w * (level / 255) ** 2.2 for w, level in zip(weights, COLOURS[name], strict=True))
-        for name in ("reference", "prediction")
-    ]
-    assert luminance[0] > 2 * luminance[1]
-    assert light != dark
+def seen_by(code: str, matrix: list[list[float]]) -> np.ndarray:
+    """Linear RGB of a colour as people with a colour deficiency see it."""
+    linear = (np.array([int(code[place : place + 2], 16) for place in (1, 3, 5)]) / 255) ** 2.2
+    return np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    ],
+    ids=["protanopia", "deuteranopia"],
+)
+def test_the_colours_differ_for_the_colour_blind(matrix: list[list[float]]):
+    """Matrices of Machado, Oliveira and Fernandes (IEEE TVCG 15(6), 2009), severity 1."""
+    seen = [seen_by(code, matrix) for code in BASE_COLOURS]
+    apart = [np.abs(one - other).max() for one, other in combinations(seen, 2)]
+    assert min(apart) > 0.1
 
 
 def test_letters_stand_at_their_borders_and_over_the_contours():
@@ -242,7 +289,7 @@ def test_photographs_keep_their_colours_and_have_no_letters(tmp_path: Path):
     assert tuple(shown[320, 180]) == (0, 240, 0)
     assert tuple(shown[320, 420]) == (0, 0, 230)
     # upright: the mask lies on the left
-    rows, columns = np.nonzero((shown == COLOURS["prediction"]).all(axis=-1))
+    rows, columns = np.nonzero(inked(shown, (255 - 1) % len(LEVELS) + 1))
     assert abs(columns.min() - 55) <= 2 and abs(rows.min() - 110) <= 2
     grey = save_picture(tmp_path / "grey.png", colours[..., 0])
     (panel,) = draw_case(CaseFiles("a", grey, label)).panels

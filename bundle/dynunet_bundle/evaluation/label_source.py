@@ -1,0 +1,116 @@
+"""Where the names and values of classes come from: options, task overlays, or the run that made the masks."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.folder import label_ids
+from dynunet_bundle.files import read_json
+
+RUN_NAME = "run.json"
+BY_VALUE = "classes are named by their values"
+
+
+class LabelSource(NamedTuple):
+    """What is known of labels.
+
+    Attributes:
+        ids: keywords of ``find_masks``.
+        told: where the names come from, in a line.
+    """
+
+    ids: dict[str, Any]
+    told: str
+
+
+def find_label_source(
+    given: Mapping[str, Any],
+    overlays: Sequence[str],
+    config_dir: str | Path,
+    predictions: str | Path,
+) -> LabelSource:
+    """Names and values of the classes: as given, else of the overlays, else of the run that made the masks.
+
+    The run is only asked where nobody names the classes. Then it also tells the regions and the ignored value, as far
+    as no overlay does. Values that were given and are not the run's take no names from it.
+
+    Args:
+        given: ``label_names`` and ``label_values`` of the command line, None where they are not given.
+        overlays: config files of the task, later ones over earlier ones.
+        config_dir: folder of the bundle's configs.
+        predictions: folder of masks; a prediction leaves its ``run.json`` there.
+
+    Raises:
+        ConfigError: if an overlay or ``run.json`` is malformed.
+    """
+    of_overlays = label_ids(overlays, config_dir)
+    options = {name: value for name, value in given.items() if value is not None}
+    ids = of_overlays | options
+    if "label_names" in ids:
+        source = "--label_names" if "label_names" in options else "--config_file"
+        return LabelSource(ids, f"class names: from {source}")
+    file = Path(predictions) / RUN_NAME
+    of_run = _ids_of_run(file)
+    if of_run and ids.get("label_values", of_run["label_values"]) == of_run["label_values"]:
+        if {"regions", "regions_class_order"} & set(ids):
+            of_run = {name: value for name, value in of_run.items() if "regions" not in name}
+        return LabelSource(of_run | ids, f"class names and values: from {file}")
+    remedy = "--label_names or --config_file names them"
+    return LabelSource(ids, f"{BY_VALUE}; {remedy}")
+
+
+def _ids_of_run(file: Path) -> dict[str, Any]:
+    """What a ``run.json`` says of labels; nothing where there is none, or where it is of another form."""
+    if not file.is_file():
+        return {}
+    run = read_json(file, ConfigError)
+    names, values = (
+        run.get(key) if isinstance(run, dict) else None for key in ("label_names", "label_values")
+    )
+    if not (isinstance(names, list) and isinstance(values, list) and len(names) == len(values)):
+        return {}
+    plan = run.get("plan") or {}
+    rest = ("ignore_value", "regions", "regions_class_order")
+    return {
+        "label_names": names,
+        "label_values": values,
+        **{key: plan[key] for key in rest if plan.get(key) is not None},
+    }
+
+
+def with_names(run: Mapping[str, Any], class_names: Mapping[int, str]) -> dict[str, Any]:
+    """A run that calls its classes as the scores do, so that a page has one name for each.
+
+    Args:
+        run: content of ``run.json``.
+        class_names: name of each label value; other values keep the name that the run has for them.
+    """
+    pairs = zip(run.get("label_values") or (), run.get("label_names") or (), strict=False)
+    new = {old: class_names.get(value, old) for value, old in pairs}
+    if all(old == name for old, name in new.items()):
+        return dict(run)
+    cases = {case: _renamed_case(facts, new) for case, facts in run.get("cases", {}).items()}
+    return {**run, "label_names": list(new.values()), "cases": cases}
+
+
+def _renamed_case(facts: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    by_class = ("volumes_ml", "components", "entropy")
+    renamed = {
+        key: {new.get(name, name): value for name, value in facts[key].items()}
+        for key in by_class
+        if facts.get(key)
+    }
+    flags = [_renamed_flag(flag, new) for flag in facts.get("flags", ())]
+    return {**facts, **renamed, "flags": flags}
+
+
+def _renamed_flag(flag: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    """The flag with the new name of its class, which its message holds as a word."""
+    old = flag.get("label")
+    if not isinstance(old, str) or old not in new:
+        return dict(flag)
+    word = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
+    message = word.sub(lambda _: new[old], str(flag.get("message", "")))
+    return {**flag, "label": new[old], "message": message}
