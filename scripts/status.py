@@ -1,7 +1,7 @@
-r"""Say where a training stands, from its files alone; give the --output_dir of one, or of several such as the folds.
+r"""Say where a training stands, from its files alone; give the --output_dir of one or several, or train.py's --out.
 
     python scripts/status.py bundle/eval --ckpt_dir bundle/models
-    python scripts/status.py RUNS/fold_*
+    python scripts/status.py RUNS
     python scripts/status.py bundle/eval --json
 
 Exit code 2 if a folder holds no training.
@@ -21,23 +21,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="its --output_dir")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="its --output_dir, or a folder of folds",
+    )
     parser.add_argument(
         "--ckpt_dir", nargs="+", type=Path, help="its --ckpt_dir, to see the checkpoint; one a DIR"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list for machines")
     arguments = parser.parse_args()
-    ckpt_dirs = arguments.ckpt_dir or [None] * len(arguments.folders)
-    if len(ckpt_dirs) != len(arguments.folders):
-        parser.error(f"{len(ckpt_dirs)} --ckpt_dir for {len(arguments.folders)} folders")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     from dynunet_bundle.errors import ConfigError  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.training.status import read_status  # noqa: PLC0415
+    from dynunet_bundle.training.status import find_runs, read_status  # noqa: PLC0415
     from dynunet_bundle.training.status_text import describe, table  # noqa: PLC0415
 
+    folders = [run for folder in arguments.folders for run in find_runs(folder)]
+    ckpt_dirs = arguments.ckpt_dir or [None] * len(folders)
+    if len(ckpt_dirs) != len(folders):
+        parser.error(f"{len(ckpt_dirs)} --ckpt_dir for {len(folders)} folders")
     found, faults = [], []
-    for folder, ckpt_dir in zip(arguments.folders, ckpt_dirs, strict=True):
+    for folder, ckpt_dir in zip(folders, ckpt_dirs, strict=True):
         try:
             found.append(read_status(folder, time.time(), ckpt_dir))
         except ConfigError as error:

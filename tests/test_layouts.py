@@ -93,6 +93,14 @@ def test_names_that_end_like_channels_stay_whole(make_dataset: MakeDataset, numb
     assert dataset.training[0]["image"] == str(root / entries[0]["image"])
 
 
+def test_a_folder_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(DatasetError, match=rf"{tmp_path}/DATA does not exist.*--dataset_dir") as e:
+        load_dataset(tmp_path / "DATA")
+    assert "has no dataset.json" not in str(e.value)
+    with pytest.raises(DatasetError, match=r"a\.zip is a file"):
+        load_dataset(touch(tmp_path, "a.zip"))
+
+
 def test_a_folder_that_is_laid_out_in_no_known_way(tmp_path: Path):
     with pytest.raises(DatasetError, match=rf"{tmp_path} has no dataset\.json.*--dataset_dir"):
         load_dataset(tmp_path)

@@ -92,8 +92,15 @@ def read_layout(root: Path) -> DatasetDescription:
         root: absolute path of its folder.
 
     Raises:
-        DatasetError: if it is laid out in no known way, malformed, or lists files that are missing.
+        DatasetError: if there is no such folder, it is laid out in no known way, is malformed, or lists files that are
+            missing.
     """
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "does not exist"
+        raise DatasetError(
+            f"{root} {what}. Pass --dataset_dir with a folder that has {LAYOUTS}; a path that does not begin with / "
+            "starts at the folder that the command runs in."
+        )
     source = root / "dataset.json"
     if source.is_file():
         content = read_json(source, DatasetError)

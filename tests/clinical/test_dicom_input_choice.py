@@ -78,7 +78,9 @@ def test_ambiguity_lists_what_can_be_passed(study: Path, log: pytest.LogCaptureF
     assert "holds 3 series that fit" in message
     assert f"{short_name(T1)} (number 2, MR, axial, 5 images)" in message
     assert f"{short_name(CORONAL)} (number 4, MR, coronal, 5 images)" in message
-    assert "by the rules series, series_number, plane, image_type, description" in message
+    first = short_name(T1)
+    assert f'Choose one with --series {first} (in a config: "series_rules": {{"series": ' in message
+    assert message.endswith("or by the rules series_number, plane, image_type, description.")
     with pytest.raises(DatasetError, match="no series of the DICOM input fits the rules"):
         find_cases(study, {"modality": "PT"})
     for text in (message, log.text):
@@ -88,7 +90,12 @@ def test_ambiguity_lists_what_can_be_passed(study: Path, log: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ({"modalty": "MR"}, "no DICOM rule is named 'modalty'; there are series"),
+        (
+            {"modalty": "MR"},
+            "no DICOM rule is named 'modalty'; there are series, .*, channels, all",
+        ),
+        ({"channels": [{"all": True}]}, '"all" cannot stand within "channels"'),
+        ({"series": 5}, "series=5 is no text"),
         ({"description": "("}, "no regular expression"),
         ({"plane": "transversal"}, "none of sagittal, coronal, axial"),
         ({"min_slices": "many"}, "no whole number"),
@@ -143,6 +150,71 @@ def test_one_case_a_study(tmp_path: Path, log: pytest.LogCaptureFixture) -> None
     cases = find_cases(tmp_path, {"modality": "MR"})
     assert {case["name"] for case in cases} == {short_name("1.3.1"), short_name("1.3.2")}
     assert "no series fits the rules; left out" in log.text
+
+
+def test_a_name_that_no_series_has_is_told_with_those_that_there_are(study: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        find_cases(study, {"series": "hcrop"})
+    message = str(caught.value)
+    assert message.startswith("no series of the DICOM input is named hcrop; there are: ")
+    assert all(short_name(uid) in message for uid in (T1, T2, CORONAL, CT))
+    with pytest.raises(DatasetError) as caught:
+        find_cases(f"{study}::1.2.99")
+    assert f"is named {short_name('1.2.99')};" in str(caught.value)
+    assert "1.2.99" not in str(caught.value)
+    with pytest.raises(DatasetError, match="fits the rules"):
+        find_cases(study, {"series": short_name(T1), "modality": "CT"})
+
+
+def make_studies(folder: Path, counts: dict[str, int]) -> None:
+    """Studies by their UIDs, each with so many series that differ in nothing but the number."""
+    for uid, count in counts.items():
+        for number in range(1, count + 1):
+            series_uid = f"{uid}.{number}"
+            make_series(
+                folder / series_uid,
+                volume(),
+                straight(),
+                series_uid=series_uid,
+                study_uid=uid,
+                tags={"SeriesNumber": number},
+            )
+
+
+def test_all_studies_are_listed_that_have_something_to_choose(tmp_path: Path) -> None:
+    make_studies(tmp_path, {"1.5": 2, "1.6": 1, "1.7": 2})
+    with pytest.raises(DatasetError) as caught:
+        find_cases(tmp_path)
+    message = str(caught.value)
+    assert "holds 2 studies with several series that fit" in message
+    for uid in ("1.5", "1.7"):
+        assert (
+            f"{short_name(uid).replace('series', 'study')}: {short_name(f'{uid}.1')} (" in message
+        )
+        assert short_name(f"{uid}.2") in message
+    assert short_name("1.6.1") not in message
+    assert message.endswith("or one in each study by the rules series_number.")
+    # what the message says works
+    assert len(find_cases(tmp_path, {"series_number": 1})) == 3
+    assert [case["name"] for case in find_cases(tmp_path, {"series": short_name("1.5.1")})] == [
+        short_name("1.5.1")
+    ]
+
+
+def test_a_channel_that_no_study_has_beside_another_is_not_called_ambiguous(tmp_path: Path) -> None:
+    make_studies(tmp_path, {"1.5": 1, "1.6": 1, "1.7": 1})
+    make_series(tmp_path / "ct", volume(), straight(), modality="CT", study_uid="1.8")
+    with pytest.raises(DatasetError, match="no study of the DICOM input has a series for each"):
+        find_cases(tmp_path, {"channels": [{"modality": "MR"}, {"modality": "CT"}]})
+
+
+def test_the_log_names_what_was_chosen_once(study: Path, log: pytest.LogCaptureFixture) -> None:
+    find_cases(study, {"series": T1})
+    (line,) = {record.getMessage() for record in log.records if "chosen" in record.getMessage()}
+    assert line == f"chosen: {short_name(T1)} (number 2, MR, axial, 5 images)"
+    log.clear()
+    find_cases(study, {"channels": [{"series": T2}, {"series": T1}]})
+    assert f"5 images), as {short_name(T2)}" in log.text
 
 
 def test_name_of_one_series_is_a_source(study: Path) -> None:

@@ -1,6 +1,8 @@
 """Files as they come: other names, other kinds, bad preambles, damage; and nothing of a patient in any message."""
 
+import re
 import sys
+import tomllib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from dynunet_bundle.errors import BundleError, DatasetError
 
@@ -180,5 +183,9 @@ def test_missing_input(tmp_path: Path) -> None:
 
 def test_missing_pydicom_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(BundleError, match=r'pip install "dynunet-bundle\[dicom\]"'):
+    with pytest.raises(BundleError, match=r'pip install -e "\.\[dicom\]"') as caught:
         load_series(str(folder))
+    # and what to install where there is no clone, by the same list
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages = [re.split("[>=]", one)[0] for one in project["optional-dependencies"]["dicom"]]
+    assert f"pip install {' '.join(packages)}." in str(caught.value)

@@ -219,8 +219,8 @@ def test_requests_that_cannot_work_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("form", "device", "package", "command"),
     [
-        ("onnx", "cpu", "onnxscript", 'pip install "dynunet-bundle[export]"'),
-        ("onnx", "cpu", "onnxruntime", 'pip install "dynunet-bundle[export]"'),
+        ("onnx", "cpu", "onnxscript", 'pip install -e ".[export]"'),
+        ("onnx", "cpu", "onnxruntime", 'pip install -e ".[export]"'),
         ("tensorrt", "cuda:0", "tensorrt", "pip install tensorrt polygraphy onnx onnxscript"),
     ],
 )

@@ -231,6 +231,6 @@ def test_an_export_of_other_weights_is_refused(exported, backend, tmp_path):
 
 def test_a_missing_onnxruntime_says_what_to_install(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BundleError, match=r'pip install "dynunet-bundle\[export\]"'):
+    with pytest.raises(BundleError, match=r"pip install onnxruntime"):
         choose(exported, "onnx")
     choose(exported, "torchscript")

@@ -168,33 +168,6 @@ def test_regions_are_the_channels_of_the_output(tmp_path: Path) -> None:
     assert "2 channel(s): whole, core" in (made.folder / "docs" / "README.md").read_text()
 
 
-def test_the_card_tells_of_the_training_and_the_exports(tmp_path: Path) -> None:
-    training = {"num_cases": 4, "volumes_ml": {"head": [0.5, 1.25]}}
-    exports, curves = tmp_path / "export.json", tmp_path / "curves.png"
-    rows = [
-        {"format": "torch", "precision": "fp32", "wall_ms": 10.0},
-        {"format": "tensorrt", "precision": "fp16", "wall_ms": 4.0},
-        {"format": "onnx", "precision": "fp16", "wall_ms": None},
-    ]
-    machine = {"device": "cuda:0", "processor": "a fast one"}
-    exports.write_text(json.dumps({"machine": machine, "models": rows}))
-    curves.write_bytes(b"PNG")
-    model = {"epoch": 7, "score": 0.876543, "training": training}
-    made = make_package(request_for(tmp_path, model=model, exports=exports, curves=curves))
-    card = (made.folder / "docs" / "README.md").read_text()
-    for text in (
-        "of epoch 7 with a Dice of 0.8765",
-        "Trained on 4 cases.",
-        "| head | 0.5 to 1.25 |",
-        "| tensorrt | fp16 | 4.0 | 2.50 |",
-        "cuda:0 of a machine with a fast one",
-        "](progress.png)",
-    ):
-        assert text in card, text
-    assert "| onnx |" not in card
-    assert (made.folder / "docs" / "progress.png").read_bytes() == b"PNG"
-
-
 def test_the_facts_of_a_file_win_over_those_that_are_known(tmp_path: Path) -> None:
     facts = tmp_path / "facts.json"
     facts.write_text(

@@ -1,4 +1,4 @@
-"""Every command of the README runs as it stands there, in a copy of the repository."""
+"""Every command of the README runs as it stands there, paths and order included, in a copy of the repository."""
 
 import json
 import os
@@ -12,6 +12,10 @@ import pytest
 from conftest import ROOT
 
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+COPIED = (
+    *("bundle", "scripts", "Makefile", "pyproject.toml", "constraints.txt"),
+    *("README.md", "CHANGELOG.md", ".gitignore"),
+)
 SHORT = "--epochs 1 --iterations_per_epoch 1 --val_interval 1 --num_folds 3 --device cpu"
 
 
@@ -24,36 +28,40 @@ def commands() -> list[str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone would hold, at a path with a space in it."""
     target = tmp_path_factory.mktemp("a clone") / "repository"
-    for name in (
-        "bundle",
-        "scripts",
-        "Makefile",
-        "pyproject.toml",
-        "constraints.txt",
-        "README.md",
-        "CHANGELOG.md",
-    ):
+    for name in COPIED:
         source = ROOT / name
         if source.is_dir():
             ignore = shutil.ignore_patterns("__pycache__", "eval", "*.pt", "Task*", "*.egg-info")
             shutil.copytree(source, target / name, ignore=ignore)
         else:
             shutil.copy(source, target / name)
+    git(target, "init", "--quiet")
+    git(target, "add", ".")
     return target
 
 
 @pytest.fixture(scope="module")
 def data(checkout: Path, phantom: Path) -> Path:
-    """The phantom under the names of the README: two tasks with labelled test cases."""
+    """The phantom under the names of the README, as the Decathlon has it: test cases without labels."""
     for task, names in (
         ("Task09_Spleen", ["background", "head", "tail"]),
         ("Task04_Hippocampus", ["background", "Anterior", "Posterior"]),
     ):
-        folder = Path(shutil.copytree(phantom, checkout / "DATA" / task))
+        ignore = shutil.ignore_patterns("labelsTs")
+        folder = Path(shutil.copytree(phantom, checkout / "DATA" / task, ignore=ignore))
         content = json.loads((folder / "dataset.json").read_text())
         content["labels"] = {str(value): name for value, name in enumerate(names)}
         (folder / "dataset.json").write_text(json.dumps(content))
     return checkout / "DATA"
+
+
+@pytest.fixture(scope="module")
+def environment(checkout: Path) -> Path:
+    """What ``source .venv/bin/activate`` finds: this Python."""
+    script = checkout / ".venv" / "bin" / "activate"
+    script.parent.mkdir(parents=True)
+    script.write_text(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"\n")
+    return script
 
 
 def test_the_make_targets_exist():
@@ -64,45 +72,57 @@ def test_the_make_targets_exist():
             assert done.returncode == 0, done.stderr
 
 
-def test_every_other_command_runs(checkout, data):
-    script = []
-    for command in commands():
-        if command.startswith(("make ", "source ")):
-            continue
-        line = command
-        for word in ("DATA", "OUT", "QUICK", "MASKS", "EIGHT", "RUNS"):
-            line = re.sub(rf"\b{word}\b", f"'{checkout / word}'", line)
-        if "monai.bundle run training" in line or "run evaluating" in line:
-            line += f" {SHORT if 'training' in line else '--num_folds 3 --device cpu'}"
-        if "train.py" in line:
-            line += f" {SHORT}"
-        # two processes on a CPU stand in for eight GPUs
-        line = line.replace("nproc_per_node=8", "nproc_per_node=2").replace("gpus 8", "gpus 2")
-        # a small network and patch stand in for the spleen's
-        if "Task09" in line and ("monai.bundle" in line or "train.py" in line):
-            line += ' --patch_size "[16,64,64]" --filters "[4,8,8,8,8,8,8]"'
-        script.append(f"cd '{checkout / 'bundle'}'" if line == "cd bundle" else line)
-        if "--output_dir" in line or "QUICK" in line:  # the last command in that folder
-            script.append(f"cd '{checkout}'")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
+def shortened(command: str) -> str:
+    """A command that ends soon and needs no GPU; its paths stay as they are, for they are what is tested."""
+    line = command
+    if "monai.bundle run training" in line or "run evaluating" in line:
+        line += f" {SHORT if 'training' in line else '--num_folds 3 --device cpu'}"
+    if "train.py" in line:
+        line += f" {SHORT}"
+    # two processes on a CPU stand in for eight GPUs
+    line = line.replace("nproc_per_node=8", "nproc_per_node=2").replace("gpus 8", "gpus 2")
+    # a small network and patch stand in for the spleen's
+    if "Task09" in line and ("monai.bundle" in line or "train.py" in line):
+        line += ' --patch_size "[16,64,64]" --filters "[4,8,8,8,8,8,8]"'
+    return line
+
+
+def test_every_other_command_runs(checkout, data, environment):
+    """Pasted from top to bottom into one shell that starts in the folder of the README."""
+    script = [shortened(command) for command in commands() if not command.startswith("make ")]
     done = subprocess.run(
-        ["bash", "-euxc", "\n".join(script)],
+        ["bash", "-euxc", "\n".join([*script, "pwd"])],
         cwd=checkout,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    assert done.stdout.splitlines()[-1] == str(checkout)
     masks = sorted(path.name for path in (checkout / "MASKS").glob("*.nii.gz"))
     assert masks == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
-    assert (checkout / "MASKS" / "scores.json").is_file()
+    assert sorted(path.name for path in (checkout / "OUT").glob("*.nii.gz")) == masks
     assert (checkout / "MASKS" / "report.html").read_text().count("data:image/png") >= 3
+    # all six training cases by models that have not seen them, two cases of one fold
+    for scores, num_cases in (("RUNS/cross_validation/predictions", 6), ("QUICK", 2)):
+        content = json.loads((checkout / scores / "scores.json").read_text())
+        assert len(content["cases"]) == num_cases
+    assert (checkout / "RUNS" / "scores.csv").is_file()
     (package,) = (checkout / "dist").glob("*.zip")
     assert package.name.startswith("hippocampus_mr_segmentation_v")
     assert (checkout / "bundle" / "models" / "model.pt").is_file()
-    assert sorted(path.name for path in (checkout / "OUT").glob("*.nii.gz")) == masks
+    require_ignored(checkout)
+
+
+def git(checkout: Path, *arguments: str) -> list[str]:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def require_ignored(checkout: Path) -> None:
+    """What the commands leave behind is nothing that git would add."""
+    lines = git(checkout, "status", "--porcelain", "--untracked-files=all")
+    # the first letter is that of the clone's files, which were added before
+    assert [line for line in lines if not line.startswith("A  ")] == []

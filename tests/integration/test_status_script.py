@@ -163,6 +163,24 @@ def test_five_folds_are_a_table(tmp_path):
     assert mean == "mean of the best Dice: 0.6500 (5 of them)"
 
 
+def test_the_trainings_of_a_run_folder_are_found(tmp_path):
+    """As scripts/train.py makes it: OUT/fold_N/run."""
+    folders = [make_run(tmp_path / f"fold_{fold}" / "run") for fold in (1, 0)]
+    (tmp_path / "fold_2" / "models").mkdir(parents=True)
+    make_run(tmp_path / "cross_validation")
+
+    def found(*given):
+        done = run_script("status", *given, "--json")
+        assert done.returncode == 0, done.stderr
+        return [status["folder"] for status in json.loads(done.stdout)]
+
+    assert found(tmp_path) == sorted(map(str, folders))
+    assert found(tmp_path / "fold_1") == found(folders[0]) == [str(folders[0])]
+    # a training's own folder counts first
+    make_run(tmp_path)
+    assert found(tmp_path) == [str(tmp_path)]
+
+
 @pytest.mark.parametrize("json_wanted", [False, True])
 def test_a_folder_without_a_training_is_bad_input_but_hides_no_other(tmp_path, json_wanted):
     (tmp_path / "empty").mkdir()

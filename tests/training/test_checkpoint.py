@@ -123,6 +123,7 @@ def test_the_sidecar_describes_the_model(start: Start, tmp_path: Path) -> None:
     assert facts["plan"] == part(workflow, "plan")
     assert facts["sha256"] == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
     assert (facts["epoch"], facts["val_mean_dice"]) == (state.best_metric_epoch, state.best_metric)
+    assert (facts["epochs"], facts["iterations_per_epoch"]) == (3, 2)
 
 
 @pytest.mark.parametrize("best", [1, 2, 3])

@@ -11,6 +11,12 @@ from typing import Any
 from dynunet_bundle.clinical.dicom_start import DamagedError, NotDicomError, start_of
 from dynunet_bundle.errors import BundleError
 
+INSTALL = (
+    'Run pip install -e ".[dicom]" in a clone of the repository; elsewhere, as beside a packaged bundle, '
+    "pip install pydicom highdicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
+)
+"""What brings all that DICOM needs; pyproject.toml lists the same packages. The project itself is in no index."""
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -23,9 +29,7 @@ def require_pydicom() -> None:
     try:
         import pydicom  # noqa: F401, PLC0415
     except ImportError:
-        raise BundleError(
-            'DICOM needs pydicom, which is not installed: pip install "dynunet-bundle[dicom]"'
-        ) from None
+        raise BundleError(f"DICOM needs pydicom, which is not installed. {INSTALL}.") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.clinical.codes import PRIVATE_SCHEME, Code
-from dynunet_bundle.clinical.dicom_files import quiet_pydicom
+from dynunet_bundle.clinical.dicom_files import INSTALL, quiet_pydicom
 from dynunet_bundle.clinical.dicom_headers import derived_uid
 from dynunet_bundle.errors import BundleError, OutputError
 from dynunet_bundle.files import atomic_write
@@ -52,7 +52,7 @@ def require_highdicom() -> None:
         import highdicom  # noqa: F401, PLC0415
     except ImportError:
         raise BundleError(
-            'DICOM output needs highdicom, which is not installed: pip install "dynunet-bundle[dicom]"'
+            f"DICOM output needs highdicom, which is not installed. {INSTALL}."
         ) from None
 
 

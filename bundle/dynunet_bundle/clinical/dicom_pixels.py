@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.clinical.dicom_codestream import coded_shape
-from dynunet_bundle.clinical.dicom_files import convert_values, is_encapsulated, read_dicom
+from dynunet_bundle.clinical.dicom_files import INSTALL, convert_values, is_encapsulated, read_dicom
 from dynunet_bundle.clinical.dicom_frames import Frame, num_frames
 from dynunet_bundle.clinical.dicom_start import DamagedError, NotDicomError
 from dynunet_bundle.errors import CaseError
@@ -140,7 +140,7 @@ def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
         raise CaseError(
             case,
             f"no installed decoder reads its transfer syntax {syntax.name}",
-            'Run pip install "dynunet-bundle[dicom]", or have it sent uncompressed.',
+            f"{INSTALL}. Or have it sent uncompressed.",
         )
     try:
         yield from iter_pixels(image, raw=True)

@@ -1,18 +1,20 @@
 """The cases of a DICOM source: one a study, its series chosen by rules."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.cases import Case
 from dynunet_bundle.clinical.dicom_choice import (
     Rules,
+    ambiguous,
     choose,
     fits,
     parse_rules,
     skipped_note,
     study_name,
+    usable_of,
 )
 from dynunet_bundle.clinical.dicom_frames import as_text
 from dynunet_bundle.clinical.dicom_names import SeriesName, parse_name, short_name
@@ -83,11 +85,22 @@ def _of_studies(
         logger.warning("%s: no series fits the rules; left out", study_name(uid))
     if not fitting:
         for rules in sets:
-            choose(series, rules, skipped)
+            if not usable_of(series, rules):
+                choose(series, rules, skipped)
         raise DatasetError(
             "no study of the DICOM input has a series for each channel. Change the rules."
         )
+    _require_one_each(list(fitting.values()), sets)
     return [tuple(choose(found, rules, skipped) for rules in sets) for found in fitting.values()]
+
+
+def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[Rules]) -> None:
+    """Refuse all studies in which something is left to choose at once, not one after the other."""
+    for rules in sets:
+        found = [usable_of(study, rules) for study in studies]
+        crowded = [usable for usable in found if len(usable) > 1]
+        if crowded:
+            raise ambiguous(crowded)
 
 
 def _case(source: Path, series: tuple[Series, ...], sets: list[Rules]) -> Case:
@@ -96,6 +109,8 @@ def _case(source: Path, series: tuple[Series, ...], sets: list[Rules]) -> Case:
         select = {tag: as_text(value) for tag, value in rules.select.items()}
         names.append(SeriesName(source, one.uid, select))
     name = short_name(names[0].uid or "", names[0].select)
-    logger.info("%s: chosen as %s", " and ".join(map(str, series)), name)
+    # a whole series is shown by the name of its case
+    alias = "" if len(names) == 1 and not names[0].select else f", as {name}"
+    logger.info("chosen: %s%s", " and ".join(map(str, series)), alias)
     images = [str(one) for one in names]
     return {"image": images[0] if len(images) == 1 else images, "name": name}

@@ -50,7 +50,7 @@ def unavailable(name: str, precision: str, device: str) -> str:
             return "no CUDA device"
         _require("tensorrt", "polygraphy", install="tensorrt polygraphy onnx onnxscript")
     if name == "onnx":
-        _require("onnx", "onnxscript", "onnxruntime", install='"dynunet-bundle[export]"')
+        _require("onnx", "onnxscript", "onnxruntime", install='-e ".[export]"')
         if precision == "bf16":
             return "onnxruntime has no convolution in bfloat16"
     return ""

@@ -67,6 +67,7 @@ def make_metadata(
             'Write a section "## VERSION" (--changelog), or pass another --version.'
         )
     targets = list(plan["regions"] or plan["label_names"])
+    versions = package_versions()
     channels = ", ".join(plan["channel_names"])
     labels = ", ".join(
         f"{value} {label}"
@@ -76,12 +77,10 @@ def make_metadata(
         "schema": SCHEMA_URL,
         "version": bundle_version,
         "changelog": dict(changelog),
-        "monai_version": installed_version("monai"),
-        "pytorch_version": installed_version("torch"),
-        "numpy_version": installed_version("numpy"),
-        "required_packages_version": {
-            package: installed_version(package) for package in REQUIRED_PACKAGES
-        },
+        "monai_version": versions["monai"],
+        "pytorch_version": versions["torch"],
+        "numpy_version": versions["numpy"],
+        "required_packages_version": {package: versions[package] for package in REQUIRED_PACKAGES},
         "supported_apps": {},
         "name": name,
         "task": f"Segmentation of {facts.subject}",
@@ -113,6 +112,17 @@ def make_metadata(
                 }
             },
         },
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """All that a bundle imports, by the names and versions that pip knows: MONAI, torch and numpy first.
+
+    Raises:
+        ConfigError: if one is not installed.
+    """
+    return {
+        name: installed_version(name) for name in ("monai", "torch", "numpy", *REQUIRED_PACKAGES)
     }
 
 

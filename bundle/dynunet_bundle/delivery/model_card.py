@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from dynunet_bundle.delivery.metadata import METHOD_REFERENCE, describe
+from dynunet_bundle.delivery.metadata import METHOD_REFERENCE, describe, package_versions
 from dynunet_bundle.delivery.model_card_recipe import recipe_texts
 from dynunet_bundle.delivery.package_facts import Facts
 
@@ -54,6 +54,8 @@ def model_card(content: CardContent) -> str:
             recipe=content.recipe,
             description=describe(facts),
             has_weights=content.model is not None,
+            packages=_packages(),
+            length=_length(content.recipe, content.model),
             version=content.version,
             origin=_origin(content.model or {}),
             intended_use=f"Intended use: {facts.intended_use}",
@@ -85,11 +87,26 @@ def _origin(model: Mapping[str, Any]) -> str:
     parts = []
     if model.get("epoch") is not None:
         parts.append(f"of epoch {model['epoch']}")
-    if model.get("score") is not None:
-        parts.append(
-            f"with a Dice of {model['score']:.4f} on the held-out cases at the network's spacing"
-        )
+    dice = model.get("val_mean_dice")
+    if dice is not None:
+        parts.append(f"with a Dice of {dice:.4f} on the held-out cases at the network's spacing")
     return " " + " ".join(parts) if parts else ""
+
+
+def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
+    """Length of the training that made the weights, which its command line may have set; else that of the recipe."""
+    source = recipe if model is None else model
+    if source.get("epochs") is None:
+        return "not recorded by the training"
+    text = f"{source['epochs']} epochs of {source['iterations_per_epoch']} iterations"
+    if model is not None and model.get("epoch") not in (None, source["epochs"]):
+        text += f"; the weights are those of epoch {model['epoch']}"
+    return text
+
+
+def _packages() -> list[str]:
+    """What to install for the bundle, as pip takes it."""
+    return [f"{name}=={number}" for name, number in package_versions().items()]
 
 
 def _cases(model: Mapping[str, Any] | None) -> str:

@@ -256,7 +256,5 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError(
-            'onnxruntime is not installed. Run: pip install "dynunet-bundle[export]"'
-        ) from error
+        raise ConfigError("onnxruntime is not installed. Run: pip install onnxruntime") from error
     return onnxruntime

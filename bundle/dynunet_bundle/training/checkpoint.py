@@ -345,6 +345,6 @@ class CheckpointHandler:
         facts = {
             "epoch": engine.state.epoch,
             "val_mean_dice": None if score is None else float(score),
-            **training_facts(self.loader, self.plan["label_names"]),
+            **training_facts(engine, self.loader, self.plan["label_names"]),
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)

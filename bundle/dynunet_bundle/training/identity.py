@@ -41,10 +41,20 @@ def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
     }
 
 
-def training_facts(loader: DaliLoader, label_names: Sequence[str]) -> dict[str, Any]:
-    """What a prediction asks of a training: the axes it mirrored over, and what its cases look like."""
+def training_facts(
+    engine: Engine, loader: DaliLoader, label_names: Sequence[str]
+) -> dict[str, Any]:
+    """What a prediction and a model card ask of a training: its length, its mirroring, and what its cases look like.
+
+    Args:
+        engine: the trainer, which knows the length that was really set, also on the command line.
+        loader: the feed.
+        label_names: of the plan.
+    """
     kinds = loader.sampling.augmentation.kinds
     return {
+        "epochs": engine.state.max_epochs,
+        "iterations_per_epoch": engine.state.epoch_length,
         "mirror_axes": list(kinds["mirror"]["axes"]) if "mirror" in kinds else [],
         "training": training_ranges(loader, label_names),
     }

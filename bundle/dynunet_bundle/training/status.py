@@ -160,6 +160,27 @@ def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunSt
     )
 
 
+def find_runs(folder: Path) -> list[Path]:
+    """The ``output_dir`` of each training in a folder: itself, else those of ``scripts/train.py``.
+
+    Args:
+        folder: an ``output_dir``; or a fold's folder, which has it as ``run``; or one with such folds.
+
+    Returns:
+        At least one; ``folder`` itself where nothing is found.
+    """
+    if _is_run(folder):
+        return [folder]
+    if _is_run(folder / "run"):
+        return [folder / "run"]
+    found = [fold / "run" for fold in sorted(folder.glob("fold_*")) if _is_run(fold / "run")]
+    return found or [folder]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / STATUS_NAME).is_file() or (folder / LOG_NAME).is_file()
+
+
 def _time_of(written: Mapping[str, Any]) -> float | None:
     try:
         return datetime.fromisoformat(written["updated"]).timestamp()
