@@ -97,7 +97,7 @@ def test_the_table_shows_means_and_intervals():
     assert "nsd at 0.5 mm" in cells
     assert lines[-2:] == [
         "liver: no distances in 1 of 3 cases, where only one of the masks has it",
-        "tumour: no distances in 1 of 1 cases, where only one of the masks has it",
+        "tumour: no distances in 1 of 1 case, where only one of the masks has it",
     ]
 
 
