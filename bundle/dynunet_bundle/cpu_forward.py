@@ -127,6 +127,5 @@ def _planes(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 def _after_first(block: Any, x: torch.Tensor) -> torch.Tensor:
     """The layers of a block behind its first convolution."""
     activated: torch.Tensor = block.lrelu(block.norm1(x))
-    # the caller's name for it is the last one: the norm works in place
     result: torch.Tensor = block.lrelu(block.norm2(block.conv2(activated)))
     return result
