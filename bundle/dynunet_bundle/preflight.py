@@ -34,7 +34,6 @@ def preflight(
     bundle_root: str,
     folders: Sequence[str] = (),
     world_size: int = 1,
-    amp: bool = False,
     device: torch.device | str = "cpu",
 ) -> None:
     """Check what would otherwise fail late or silently; the first step of every ``run`` list.
@@ -43,12 +42,11 @@ def preflight(
         bundle_root: the bundle folder.
         folders: folders that results go to; they are created.
         world_size: number of processes that the config is made for.
-        amp: whether it trains in mixed precision.
         device: where the network is.
 
     Raises:
         ConfigError: for an override of an unknown id, another copy of the package in this process, torchrun without
-            the multi-GPU overlay, a GPU that is not there, or mixed precision on a CPU.
+            the multi-GPU overlay, or a GPU that is not there.
         OutputError: if a folder cannot be written to.
     """
     if _runs_as_command(sys.argv):
@@ -63,10 +61,6 @@ def preflight(
             "\"['configs/train.json','configs/multi_gpu_train.json']\"; else run it without torchrun."
         )
     require_device(device)
-    if amp and torch.device(device).type != "cuda":
-        raise ConfigError(
-            "mixed precision (amp) is for GPUs; MONAI would train in float32 without a word. Pass --amp False."
-        )
     for folder in folders:
         ensure_writable(folder)
 

@@ -131,7 +131,8 @@ def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference(
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
     # a validation is quick: as declared, without mirroring
     settings = {key: inference["inferer"][key] for key in ("_target_", "roi_size", "mode")}
-    assert train["validate"]["inferer"] == {**settings, "sw_batch_size": 2, "overlap": 0.5}
+    own = {"sw_batch_size": 2, "overlap": 0.5, "precision": "@train#precision"}
+    assert train["validate"]["inferer"] == {**settings, **own}
 
 
 def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network():

@@ -1,7 +1,6 @@
 """Options of train.json that belong to no part of ours, each by what it does to a real training."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -161,30 +160,31 @@ def test_averaged_weights_are_validated_and_delivered(
         torch.testing.assert_close(validated[0][f"module.{name}"], value)
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_mixed_precision_takes_the_declared_type(
-    train_workflow: Workflow, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize(("amp", "name"), [(True, "bfloat16"), (True, "auto"), (False, "auto")])
+def test_mixed_precision_computes_in_the_declared_type(
+    train_workflow: Workflow, monkeypatch: pytest.MonkeyPatch, amp: bool, name: str, bfloat16: bool
 ) -> None:
-    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("dynunet_bundle.inference.precision.has_bfloat16", lambda: bfloat16)
+    workflow = train_workflow(
+        device="cpu", amp=amp, amp_dtype=name, epochs=1, iterations_per_epoch=1
+    )
+    found: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
 
-    def autocast(device: str, **settings: Any) -> AbstractContextManager[None]:
-        asked.append((device, settings.get("dtype")))
-        return nullcontext()
+    def note(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        found[module.training].add(output.dtype)
 
-    workflow = train_workflow(amp_dtype=name, epochs=1, iterations_per_epoch=1)
-    trainer, evaluator = (part(workflow, i) for i in ("train#trainer", "validate#evaluator"))
-    trainer.amp = evaluator.amp = True
-    monkeypatch.setattr(torch, "autocast", autocast)
-    trainer.run()
-    # a step, and at least one validated case; the loss asks for float32 on its own
-    found = [dtype for device, dtype in asked if device == "cuda"]
-    assert len(found) > 1
-    assert set(found) == {getattr(torch, name)}
+    part(workflow, "network").bottleneck.conv1.conv.register_forward_hook(note)
+    workflow.run()
+    half = amp and (name == "bfloat16" or bfloat16)
+    wanted = {torch.bfloat16} if half else {torch.float32}
+    assert found == {True: wanted, False: wanted}
+    assert {value.dtype for value in part(workflow, "network").parameters()} == {torch.float32}
 
 
-def test_mixed_precision_on_a_cpu_is_refused(train_workflow: Workflow) -> None:
-    with pytest.raises(ConfigError, match="--amp False"):
-        train_workflow(amp=True).run()
+def test_float16_on_a_cpu_is_refused(train_workflow: Workflow) -> None:
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        train_workflow(device="cpu", amp=True, amp_dtype="float16").run()
 
 
 @pytest.mark.parametrize("dims", [2, 3])

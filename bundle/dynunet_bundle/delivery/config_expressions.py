@@ -21,7 +21,6 @@ MODULE_NAMES = frozenset(
     (
         *("torch.device", "torch.cuda.is_available", "torch.cuda.device_count"),
         *("torch.channels_last", "torch.channels_last_3d", "torch.contiguous_format"),
-        *("torch.float16", "torch.bfloat16", "torch.float32"),
         "monai.utils.set_determinism",
     )
 )
@@ -30,9 +29,6 @@ BUILTINS = frozenset(
 )
 METHODS = frozenset(("remaining", "run", "to", "type"))
 """Attributes of anything else: of components that the configs declare, and ``type`` of a device."""
-
-DTYPES = ("float16", "bfloat16", "float32")
-"""What ``getattr(torch, @id)`` may get."""
 
 NODES = (
     *(ast.Expression, ast.Constant, ast.Load, ast.Store, ast.keyword, ast.BoolOp, ast.And, ast.Or),
@@ -118,21 +114,9 @@ class _Reader(ast.NodeVisitor):
         self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:  # noqa: N802 - likewise
-        """A call; getattr is one of its own."""
-        if isinstance(node.func, ast.Name) and node.func.id == "getattr":
-            if not self._is_dtype(node):
-                self.faults.append(
-                    f"getattr is for torch and an id that is one of {', '.join(DTYPES)}"
-                )
-            return
+        """A call: what is called and what it is given."""
         for part in (node.func, *node.args, *(keyword.value for keyword in node.keywords)):
             self.visit(part)
-
-    def _is_dtype(self, node: ast.Call) -> bool:
-        match node.args:
-            case [ast.Name(id="torch"), ast.Subscript() as named] if not node.keywords:
-                return self._ids.get(_reference(named) or "") in DTYPES
-        return False
 
 
 def _reference(node: ast.Subscript) -> str | None:

@@ -25,10 +25,18 @@ def recipe_texts(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
         "loss": _loss(plan, recipe),
         "optimizer": _optimizer(recipe),
         "learning_rate": _learning_rate(recipe),
-        "amp": "off" if recipe["amp"] is False else f"on a GPU, {recipe['amp_dtype']}",
+        "amp": _precision(recipe),
         "augmentation": ", ".join(name.replace("_", " ") for name in recipe["augmentation"])
         or "none",
     }
+
+
+def _precision(recipe: Mapping[str, Any]) -> str:
+    if recipe["amp"] is False:
+        return "off"
+    where = "on" if recipe["amp"] is True else "on a GPU"
+    dtype = recipe["amp_dtype"]
+    return where if dtype == "auto" else f"{where}, {dtype}"
 
 
 def sizes(values: Sequence[float]) -> str:

@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from monai.inferers import SimpleInferer
+from torch import nn
 
 from dynunet_bundle.errors import ConfigError
 
@@ -28,7 +30,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
             return torch.float16
         return torch.bfloat16 if device.type == "cpu" and has_bfloat16() else torch.float32
     if precision == "float16" and device.type == "cpu":
-        raise ConfigError('float16 is for GPUs. On a CPU pass --precision "bfloat16" or "float32".')
+        raise ConfigError('float16 needs a GPU. On a CPU choose "bfloat16" or "float32".')
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
 
@@ -42,3 +44,44 @@ def has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); elsewhere it is slower than float32."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def training_precision(amp: bool, amp_dtype: str, device: torch.device | str) -> str:
+    """The name of the type in which a training computes its convolutions; ``train#precision`` of train.json.
+
+    Args:
+        amp: whether it trains in mixed precision; without it the type is float32.
+        amp_dtype: a type's name, or ``"auto"``, see ``compute_dtype``.
+        device: where the network is.
+
+    Raises:
+        ConfigError: as ``compute_dtype``.
+    """
+    dtype = compute_dtype(amp_dtype if amp else "float32", torch.device(device))
+    return str(dtype).removeprefix("torch.")
+
+
+class AutocastInferer(SimpleInferer):
+    """MONAI's SimpleInferer under torch's autocast; ``train#inferer`` of train.json.
+
+    MONAI's trainer has autocast for CUDA only, in a type of its own argument. Here the type is chosen once for all
+    devices; the trainer adds the scaling of gradients on a GPU. bfloat16 has the exponent range of float32, so a CPU
+    needs no scaling.
+
+    Args:
+        precision: what ``training_precision`` gave.
+        device: where the network is.
+    """
+
+    def __init__(self, precision: str, device: torch.device | str) -> None:
+        super().__init__()
+        self.device = torch.device(device)
+        self.dtype = compute_dtype(precision, self.device)
+
+    def __call__(
+        self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Logits of ``[B, C, *spatial]``, in the type of the convolutions."""
+        with computing_in(self.dtype, self.device):
+            logits: torch.Tensor = super().__call__(inputs, network, *args, **kwargs)
+            return logits
