@@ -19,7 +19,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 10
-SPATIAL = {"rotation": {"prob": 0.2, "degrees": None}, "scaling": {"prob": 0.2, "factor": [0.7, 1.4]}}
+SPATIAL = {
+    "rotation": {"prob": 0.2, "degrees": None},
+    "scaling": {"prob": 0.2, "factor": [0.7, 1.4]},
+}
 LIGHT = {
     "noise": {"prob": 0.15, "std": [0.0, 0.3]},
     "brightness": {"prob": 0.3, "factor": [0.75, 1.25]},
@@ -93,7 +96,9 @@ def cpu_seconds(arguments: list[str]) -> float:
     # interrupted or failed runs raise here, and the next start of this program goes on with them
     subprocess.run(arguments, cwd=ROOT / "bundle", check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def step_seconds(data: Path, folder: Path, settings: dict[str, Any]) -> float:
@@ -123,14 +128,20 @@ def run(name: str, seed: int, data: Path, out: Path, minutes: float) -> dict[str
         iterations = int(minutes * 60 / seconds / EPOCHS)
         plan_file.write_text(json.dumps({"step_s": seconds, "iterations": iterations}))
     budget = json.loads(plan_file.read_text())
-    length = {"epochs": EPOCHS, "iterations_per_epoch": budget["iterations"], "val_interval": EPOCHS}
+    length = {
+        "epochs": EPOCHS,
+        "iterations_per_epoch": budget["iterations"],
+        "val_interval": EPOCHS,
+    }
     seconds = cpu_seconds(command("training", data, folder, {**settings, **length}))
     log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     return {"recipe": name, "seed": seed, **budget, "cpu_s": seconds, "last": log[-1]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes a run")
@@ -140,7 +151,9 @@ def main() -> None:
     arguments = parser.parse_args()
     results = arguments.out / "results.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    rows = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
     if not arguments.show:
         done = {(row["recipe"], row["seed"]) for row in rows}
         for seed in arguments.seeds:
