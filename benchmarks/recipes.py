@@ -5,8 +5,8 @@
 
 Each recipe is quick.json with the overrides of ``RECIPES``. The cost of a step is measured first, in CPU seconds of
 the whole process; the number of iterations is what the budget pays for. The score is the mean Dice of the held-out
-cases after the last epoch, so no epoch is chosen by its score. Results go to ``OUT/results.jsonl``, one line a run; the same
-command goes on where it was stopped. Run it under ``taskset -c 1`` to give it one core.
+cases after the last epoch, so no epoch is chosen by its score. Results go to ``OUT/results.jsonl``, one line a run;
+the same command goes on where it was stopped. Run it under ``taskset -c 1`` to give it one core.
 """
 
 import argparse
@@ -139,6 +139,7 @@ def run(name: str, seed: int, data: Path, out: Path, minutes: float) -> dict[str
 
 
 def main() -> None:
+    """Run what is missing, then print all results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -4,8 +4,8 @@
     python benchmarks/same_results.py --repository AFTER --data DATA --out after.json --compare before.json
 
 ``DATA`` holds Task04_Hippocampus and extra/prostatex_t2_adc. Compared are plan overlays of both, a prepared store, a
-training of a few iterations with its evaluation (in float32 on one thread, so that the bits repeat), masks, scores, and the
-files of a package. Times, versions, host names and module paths are left out of the comparison, nothing else.
+training of a few iterations with its evaluation (in float32 on one thread, so that the bits repeat), masks, scores,
+and the files of a package. Times, versions, host names and module paths are left out of the comparison, nothing else.
 """
 
 import argparse
@@ -43,6 +43,7 @@ TRAIN = {
 
 
 def main() -> None:
+    """Collect the digests, and compare them with those of another run if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

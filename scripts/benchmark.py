@@ -15,6 +15,7 @@ failed. A further subcommand is a function that gives tables by title, and a lin
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,29 +23,30 @@ from typing import Any
 from dynunet_bundle.errors import user_errors_exit
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for benchmarks/, which is not installed
 
 
 def resample(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import resample  # noqa: PLC0415 - keeps --help fast
+    from benchmarks import resample
 
     return resample.run(arguments.shape, work_dir, arguments.peers, arguments.core)
 
 
 def prepare(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import prepare  # noqa: PLC0415
+    from benchmarks import prepare
 
     return prepare.run(arguments.dataset_dir, work_dir, ROOT, arguments.peers, arguments.core)
 
 
 def feed(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import feed  # noqa: PLC0415
+    from benchmarks import feed
 
     configs = ROOT / "bundle" / "configs"
     return feed.run(configs, work_dir, arguments.peers, arguments.core, arguments.num_batches)
 
 
 def train(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import train  # noqa: PLC0415
+    from benchmarks import train
 
     return train.run(
         ROOT / "bundle",
@@ -61,7 +63,7 @@ def train(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
 
 
 def scaling(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import scaling  # noqa: PLC0415
+    from benchmarks import scaling
 
     return scaling.run(
         ROOT / "bundle",
@@ -74,7 +76,10 @@ def scaling(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
 
 
 def predict(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import predict, predict_forward  # noqa: PLC0415
+    from benchmarks import (
+        predict,
+        predict_forward,
+    )
 
     return predict.run(
         ROOT / "bundle",
@@ -92,7 +97,7 @@ def predict(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
 
 
 def parity(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
-    from dynunet_bundle.benchmark import predict_parity  # noqa: PLC0415
+    from benchmarks import predict_parity
 
     data = arguments.data.resolve()
     return predict_parity.run(ROOT / "bundle", work_dir, data, arguments.peers, arguments.core)
@@ -180,8 +185,8 @@ def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
 def main() -> int:
     arguments = parse_arguments()
 
-    from dynunet_bundle.benchmark.measure import choose_core, markdown, report, table  # noqa: PLC0415
-    from dynunet_bundle.files import atomic_write, ensure_writable, write_json  # noqa: PLC0415
+    from benchmarks.measure import choose_core, markdown, report, table
+    from dynunet_bundle.files import atomic_write, ensure_writable, write_json
 
     arguments.core = choose_core(arguments.core)
     for path in filter(None, (arguments.json, arguments.markdown)):

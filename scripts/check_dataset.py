@@ -24,9 +24,9 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.dataset import load_dataset  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.dataset_check import format_findings  # noqa: PLC0415
-    from dynunet_bundle.survey import all_findings, survey_dataset  # noqa: PLC0415
+    from dynunet_bundle.dataset.select import load_dataset
+    from dynunet_bundle.survey.findings import format_findings
+    from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
     surveys = survey_dataset(load_dataset(arguments.dataset_dir), arguments.num_workers)
     findings = all_findings(surveys)

@@ -21,9 +21,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON to write")
     arguments = parser.parse_args()
 
-    from dynunet_bundle.evaluation.comparison import compare_files, format_comparison  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.evaluation.statistics import SCORES_NAME  # noqa: PLC0415
-    from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
+    from dynunet_bundle.evaluation.comparison import compare_files, format_comparison
+    from dynunet_bundle.evaluation.statistics import SCORES_NAME
+    from dynunet_bundle.files import ensure_writable, write_json
 
     first, second = (
         path / SCORES_NAME if path.is_dir() else path for path in (arguments.a, arguments.b)

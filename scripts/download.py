@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.download import LICENCE, download_task  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.dataset.download import LICENCE, download_task
 
     folder = download_task(arguments.task, arguments.out, arguments.keep_archive)
     print(f"the data set is in {folder}")

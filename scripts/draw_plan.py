@@ -28,14 +28,14 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    import numpy as np  # noqa: PLC0415 - keeps --help fast
+    import numpy as np
 
-    from dynunet_bundle.dataset import apply_to_case, load_dataset  # noqa: PLC0415
-    from dynunet_bundle.pictures import save_png  # noqa: PLC0415
-    from dynunet_bundle.planning.fingerprint import extract  # noqa: PLC0415
-    from dynunet_bundle.planning.picture import draw_plan  # noqa: PLC0415
-    from dynunet_bundle.planning.plan import plan_from  # noqa: PLC0415
-    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.dataset.select import apply_to_case, load_dataset
+    from dynunet_bundle.drawing.slices import save_png
+    from dynunet_bundle.planning.fingerprint import extract
+    from dynunet_bundle.planning.picture import draw_plan
+    from dynunet_bundle.planning.plan import plan_from
 
     dataset = load_dataset(arguments.dataset_dir)
     facts = extract(dataset, cache_dir=arguments.cache_dir)

@@ -48,11 +48,11 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.evaluation.folder import find_masks, measure_masks  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.evaluation.label_source import find_label_source  # noqa: PLC0415
-    from dynunet_bundle.evaluation.measures import require_tolerance  # noqa: PLC0415
-    from dynunet_bundle.evaluation.output import Outputs, write_outputs  # noqa: PLC0415
-    from dynunet_bundle.evaluation.scores import format_scores, summarize_measures  # noqa: PLC0415
+    from dynunet_bundle.evaluation.case_measures import require_tolerance
+    from dynunet_bundle.evaluation.label_source import find_label_source
+    from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
+    from dynunet_bundle.evaluation.output import Outputs, write_outputs
+    from dynunet_bundle.evaluation.scores import format_scores, summarize_measures
 
     predictions, labels = Path(arguments.predictions), Path(arguments.labels)
     tolerance_mm = arguments.nsd_tolerance_mm

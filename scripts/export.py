@@ -48,10 +48,10 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    import torch  # noqa: PLC0415 - keeps --help fast
+    import torch
 
-    from dynunet_bundle.delivery.export import ExportRequest, export_models, require_parity  # noqa: PLC0415
-    from dynunet_bundle.delivery.export_table import format_table  # noqa: PLC0415
+    from dynunet_bundle.delivery.export.export import ExportRequest, export_models, require_parity
+    from dynunet_bundle.delivery.export.table import format_table
 
     request = ExportRequest(
         bundle=BUNDLE,

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.evaluation.best_configuration import (  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.best_configuration.decide import (
         BestRequest,
         format_best,
         run,

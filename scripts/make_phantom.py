@@ -28,7 +28,7 @@ def make_case(rng: np.random.Generator) -> tuple[nib.Nifti1Image, nib.Nifti1Imag
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing - centre
     label = _body(grid, rng)
     tissue = 0.35 + 0.05 * ndimage.gaussian_filter(rng.standard_normal(shape), 2 / spacing) * 6
-    image = np.where(label == 1, 0.9, np.where(label == 2, 0.72, tissue))  # noqa: PLR2004
+    image = np.where(label == 1, 0.9, np.where(label == 2, 0.72, tissue))
     for _ in range(4):
         blob = (
             np.linalg.norm(

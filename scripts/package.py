@@ -59,8 +59,8 @@ def main() -> None:
     if not arguments.refresh_template and None in (arguments.weights, arguments.name):
         raise ConfigError("a package needs --weights MODEL.pt and --name organ_modality_task.")
 
-    from dynunet_bundle.delivery.package import PackageRequest, make_package  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.delivery.package_template import refresh_template  # noqa: PLC0415
+    from dynunet_bundle.delivery.package.make import PackageRequest, make_package
+    from dynunet_bundle.delivery.package.template import refresh_template
 
     if arguments.refresh_template:
         for path in refresh_template(BUNDLE, arguments.changelog):

@@ -61,7 +61,7 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.planning.command import PlanRequest, run  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.planning.command import PlanRequest, run
 
     print(run(PlanRequest(tasks_dir=TASKS_DIR, **vars(arguments))))
 

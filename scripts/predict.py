@@ -74,7 +74,7 @@ def series_rules(text: str | None) -> dict[str, Any] | None:
 
 def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Values by id for inference.json."""
-    from dynunet_bundle.inference.weights import learnt_mirroring  # noqa: PLC0415 - imports torch
+    from dynunet_bundle.networks.weights import learnt_mirroring
 
     given = {
         "input": arguments.input,
@@ -101,13 +101,13 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
     """Print run.json and write the report, as far as they are wanted."""
-    from dynunet_bundle.cases import name_of  # noqa: PLC0415
-    from dynunet_bundle.files import read_json  # noqa: PLC0415
+    from dynunet_bundle.dataset.cases import name_of
+    from dynunet_bundle.files import read_json
 
     if arguments.json and run_file.is_file():
         print(run_file.read_text(encoding="utf-8"), end="")
     if arguments.report and run_file.is_file():
-        from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
+        from dynunet_bundle.report.page import write_report
 
         cases = workflow.parser.get_parsed_content("cases")
         images = {name_of(case): case["image"] for case in cases}
@@ -118,8 +118,8 @@ def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> Non
 def main() -> None:
     arguments = parse()
 
-    from dynunet_bundle.files import ensure_writable  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.files import ensure_writable
 
     overrides = overrides_of(arguments)
     workflow = load_workflow(BUNDLE, "inference.json", arguments.config_file, overrides)

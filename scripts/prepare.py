@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--prepared_dir", help="the store (default: eval/prepared in the bundle)")
     arguments = parser.parse_args()
 
-    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.configs.workflow import load_workflow
 
     overrides = {"dataset_dir": arguments.dataset_dir}
     if arguments.prepared_dir:

@@ -28,9 +28,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.feed.preview import preview  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.pictures import save_png  # noqa: PLC0415
-    from dynunet_bundle.workflow import load_workflow  # noqa: PLC0415
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.drawing.slices import save_png
+    from dynunet_bundle.feed.preview import preview
 
     overrides = {"dataset_dir": arguments.dataset_dir, "seed": arguments.seed}
     if arguments.prepared_dir:

@@ -29,9 +29,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
 
-    from dynunet_bundle.delivery.sbom import differences, make_sbom  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.errors import ConfigError  # noqa: PLC0415
-    from dynunet_bundle.files import ensure_writable, write_json  # noqa: PLC0415
+    from dynunet_bundle.delivery.sbom import differences, make_sbom
+    from dynunet_bundle.errors import ConfigError
+    from dynunet_bundle.files import ensure_writable, write_json
 
     document = make_sbom(arguments.weights)
     found = differences(document, ROOT / "constraints.txt")

@@ -52,11 +52,11 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.errors import ConfigError  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.files import ensure_writable, read_json  # noqa: PLC0415
-    from dynunet_bundle.preflight import known_ids  # noqa: PLC0415
-    from dynunet_bundle.training.fold_request import parse_overrides  # noqa: PLC0415
-    from dynunet_bundle.training.slurm import OWN_IDS, SlurmJob, sbatch_script  # noqa: PLC0415
+    from dynunet_bundle.configs.preflight import known_ids
+    from dynunet_bundle.cross_validation.request import parse_overrides
+    from dynunet_bundle.cross_validation.slurm import OWN_IDS, SlurmJob, sbatch_script
+    from dynunet_bundle.errors import ConfigError
+    from dynunet_bundle.files import ensure_writable, read_json
 
     parse_overrides(overrides, known_ids(BUNDLE / "configs"), OWN_IDS)
     for overlay in arguments.task_config:

@@ -35,9 +35,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
-    from dynunet_bundle.errors import ConfigError  # noqa: PLC0415 - keeps --help fast
-    from dynunet_bundle.training.status import find_runs, read_status  # noqa: PLC0415
-    from dynunet_bundle.training.status_text import describe, table  # noqa: PLC0415
+    from dynunet_bundle.errors import ConfigError
+    from dynunet_bundle.training.watching.status import find_runs, read_status
+    from dynunet_bundle.training.watching.status_text import describe, table
 
     folders = [run for folder in arguments.folders for run in find_runs(folder)]
     ckpt_dirs = arguments.ckpt_dir or [None] * len(folders)

@@ -64,7 +64,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.training.fold_runs import FoldsRequest, run  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.cross_validation.runs import FoldsRequest, run
 
     settings = {
         "num_folds": arguments.num_folds,

@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
 
-    from dynunet_bundle.delivery.verify import format_result, require_passed, verify_bundle  # noqa: PLC0415 - keeps --help fast
+    from dynunet_bundle.delivery.verify.checks import format_result, require_passed, verify_bundle
 
     def tell(result) -> None:
         print(format_result(result), flush=True)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 
-from dynunet_bundle.workflow import load_workflow
+from dynunet_bundle.configs.workflow import load_workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from helpers.predictions import save_cases, threshold_weights
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from predictions import save_cases, threshold_weights
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 IMAGE = "dynunet-bundle"
@@ -149,7 +149,7 @@ def test_packages_are_installed_as_the_makefile_does():
 
 
 def test_pip_knows_the_options():
-    from pip._internal.commands import create_command  # noqa: PLC0415 - pip's own parser
+    from pip._internal.commands import create_command
 
     for words in run_commands():
         options, arguments = create_command("install").parse_args(words[4:])

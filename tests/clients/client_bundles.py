@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, TINY, tiny_plan
+from conftest import TINY, tiny_plan
+from helpers import package_cases
 
-sys.path.insert(0, str(ROOT / "tests" / "delivery"))
-import package_cases  # noqa: E402
-
-from dynunet_bundle.delivery.package import make_package  # noqa: E402
+from dynunet_bundle.delivery.package.make import make_package
 
 HEAD_TAIL, FRONT_BACK = "phantom_mr_segmentation", "body_mr_segmentation"
 PLANS: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ from conftest import BUNDLE, TINY, run_script, tiny_plan
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import optional_import
 
+from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.planning.plan import PLAN_IDS
-from dynunet_bundle.workflow import load_workflow
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 OVERLAYS = (

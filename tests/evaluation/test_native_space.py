@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TINY
 
-from dynunet_bundle.evaluation.folder import measure_folders
+from dynunet_bundle.evaluation.mask_folders import measure_folders
 
 AFFINE = np.array([[0, 0, 2.5, 3], [-0.9, 0.3, 0, 40], [0.3, 0.9, 0, -7], [0, 0, 0, 1.0]])
 """Voxels of 0.95 x 0.95 x 2.5 mm, stored P, S, R and turned by 18 degrees."""

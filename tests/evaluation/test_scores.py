@@ -113,7 +113,7 @@ def page(monkeypatch):
     """What ``write_report`` is called with."""
     seen = {}
     monkeypatch.setattr(
-        "dynunet_bundle.evaluation.report.write_report",
+        "dynunet_bundle.report.page.write_report",
         lambda path, predictions, **given: seen.update(given, path=path, predictions=predictions),
     )
     return seen

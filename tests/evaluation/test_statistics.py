@@ -8,7 +8,7 @@ import pytest
 
 from dynunet_bundle.evaluation.scores import summarize_measures
 from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval, measure_statistics
-from dynunet_bundle.evaluation.tables import columns_text, format_measures, measures_csv
+from dynunet_bundle.evaluation.text_tables import columns_text, format_measures, measures_csv
 
 
 def row(**values):

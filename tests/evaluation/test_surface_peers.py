@@ -11,8 +11,8 @@ from monai.metrics import (
 from monai.metrics.utils import get_edge_surface_distance
 from scipy import ndimage
 
-from dynunet_bundle.evaluation.measures import grid_of, measure_case
-from dynunet_bundle.volumes import read_volume
+from dynunet_bundle.evaluation.case_measures import grid_of, measure_case
+from dynunet_bundle.images.read import read_volume
 
 surface_distance = pytest.importorskip("surface_distance")
 

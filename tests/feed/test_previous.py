@@ -22,8 +22,8 @@ from feed_cases import (
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.feed.mask_draws import draw_mask_changes
-from dynunet_bundle.feed.masks import changed_mask
+from dynunet_bundle.feed.previous_mask import changed_mask
+from dynunet_bundle.feed.previous_mask_draws import draw_mask_changes
 from dynunet_bundle.feed.source import Numbering
 from dynunet_bundle.preprocessing.store import PreparedDataset
 

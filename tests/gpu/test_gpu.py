@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import BUNDLE, TINY
 
+from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.workflow import load_workflow
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,11 +11,11 @@ from conftest import ROOT, save_nifti, save_picture
 from probability_cases import LABELS, REGIONS, one_hot, random_probabilities, save_case
 
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, OutputError
-from dynunet_bundle.evaluation.metrics import dice_by_class
+from dynunet_bundle.evaluation.dice import dice_by_class
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference import ensemble as module
 from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, run
 from dynunet_bundle.inference.probabilities import read_probabilities
-from dynunet_bundle.volumes import read_volume
 
 SHAPE = (9, 7, 5)
 AFFINE = np.array([[0, 2, 0, 5], [-1.5, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1.0]])

@@ -15,8 +15,8 @@ import torch
 from conftest import BUNDLE, save_nifti, save_picture
 from scipy import ndimage
 
-from dynunet_bundle.volumes import read_volume
-from dynunet_bundle.workflow import load_workflow
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.images.read import read_volume
 
 SHAPE = (44, 38, 30)
 

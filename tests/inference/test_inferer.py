@@ -11,7 +11,7 @@ from torch import nn
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.inference.inferer import EMPTY_LOGIT, PatchInferer
-from dynunet_bundle.inference.precision import compute_dtype, has_bfloat16
+from dynunet_bundle.networks.precision import compute_dtype, has_bfloat16
 
 PATCH = (8, 12, 10)
 

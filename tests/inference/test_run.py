@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_script, save_nifti
-from predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
+from helpers.predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
 
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import CaseError, OutputError, PredictionError, WeightsError
-from dynunet_bundle.inference.restore import SaveMaskd
+from dynunet_bundle.inference.save_mask import SaveMaskd
 
 
 def digest(path: Path) -> str:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import BUNDLE, run_script, save_nifti
 
+from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import CaseError, WeightsError
-from dynunet_bundle.workflow import load_workflow
 
 SHAPE = (10, 10, 36)
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])

@@ -12,11 +12,11 @@ import SimpleITK as sitk
 from conftest import BUNDLE, save_nifti
 from scipy import ndimage
 
-from dynunet_bundle.cases import image_files, list_images, name_of
-from dynunet_bundle.dataset import load_dataset
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.cases import image_files, list_images, name_of
+from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.planning.command import PlanRequest, run
-from dynunet_bundle.volumes import read_volume
-from dynunet_bundle.workflow import load_workflow
 
 SMALL = {"filters": [4, 8, 8, 8, 8, 8, 8, 8], "batch_size": 2}
 SHORT = {"epochs": 1, "iterations_per_epoch": 2, "val_interval": 1, "num_workers": 1}

@@ -13,9 +13,9 @@ from test_bad_input import assert_refused
 from test_commands import run_bundle
 from test_forms import Trained, blobs, plan_and_train
 
-from dynunet_bundle.cases import list_images
-from dynunet_bundle.evaluation.folder import label_ids, score_folders
-from dynunet_bundle.folds import default_folds
+from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.dataset.folds import default_folds
+from dynunet_bundle.evaluation.mask_folders import label_ids, score_folders
 
 IGNORED = 4
 TUMOUR = {"background": 0, "whole": [1, 2, 3], "inner": 3}

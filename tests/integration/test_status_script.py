@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import run_script
 
-from dynunet_bundle.training import status_file
-from dynunet_bundle.training.status import LOG_NAME, STATUS_NAME, read_log, read_status
-from dynunet_bundle.training.status_text import ago, clock
+from dynunet_bundle.training.watching import status_file
+from dynunet_bundle.training.watching.status import LOG_NAME, STATUS_NAME, read_log, read_status
+from dynunet_bundle.training.watching.status_text import ago, clock
 
 
 def records(count: int, seconds: float = 30.0) -> list[dict[str, Any]]:

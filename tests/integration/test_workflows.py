@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TINY, save_nifti
 
-from dynunet_bundle.dataset import load_dataset
-from dynunet_bundle.evaluation.metrics import dice_by_class
-from dynunet_bundle.workflow import load_workflow
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.evaluation.dice import dice_by_class
 
 
 def predict(tmp_path, dataset_dir, **plan):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import save_nifti, save_picture
 
-from dynunet_bundle import volumes as volumes_module
-from dynunet_bundle.dataset import select_cases
+from dynunet_bundle.dataset.folds import default_folds
+from dynunet_bundle.dataset.select import select_cases
 from dynunet_bundle.errors import ConfigError, DatasetError, PlanError
-from dynunet_bundle.folds import default_folds
+from dynunet_bundle.images import read as volumes_module
 from dynunet_bundle.planning.command import PlanRequest, run
 from dynunet_bundle.planning.plan import PLAN_IDS
 
@@ -116,7 +116,7 @@ def test_an_own_place_for_the_overlay(volumes: Path, tmp_path: Path):
 def test_residual_planners_name_their_network(volumes: Path, tmp_path: Path, planner: str):
     text = run(request_for(volumes, tmp_path, planner=planner))
     architecture = overlay_of(tmp_path / "tasks", "Own_3d")["architecture"]
-    assert architecture == "dynunet_bundle.residual.ResidualEncoderUNet"
+    assert architecture == "dynunet_bundle.networks.residual.ResidualEncoderUNet"
     assert f"planner {planner}" in text
     assert "residual encoder" in text
 

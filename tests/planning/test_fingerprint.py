@@ -12,10 +12,10 @@ import pytest
 from conftest import save_nifti, save_picture
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from dynunet_bundle.cases import Case
-from dynunet_bundle.dataset import load_dataset
+from dynunet_bundle.dataset.cases import Case
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
-from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 
 SHAPE = (20, 30, 12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.picture import CASES, HEIGHT, PLANNED, WIDTH, draw_plan
 from dynunet_bundle.planning.planner import make_plan

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, save_nifti
 
-from dynunet_bundle.dataset import load_dataset
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.nnunet_rules import PLANNERS
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.planner import all_layouts, make_plan, seed_plan
 from dynunet_bundle.planning.summary import (

@@ -10,7 +10,7 @@ from conftest import save_nifti
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from dynunet_bundle.dataset import apply_to_case
+from dynunet_bundle.dataset.select import apply_to_case
 from dynunet_bundle.errors import CaseError, PlanError
 from dynunet_bundle.preprocessing.check import CheckCased
 from dynunet_bundle.preprocessing.reader import ImageFileReader

@@ -1,6 +1,6 @@
 """The same cases planned and prepared by nnU-Net v2 2.8.1 and by this project: figures and voxels must agree.
 
-The references in parity/ are nnU-Net's own results (scripts/make_parity_references). nnU-Net keeps the order and the
+The references in parity/ are nnU-Net's own results (tests/preprocessing/parity/make). nnU-Net keeps the order and the
 direction of the axes in the file, here they follow the plan's axcodes: arrays are turned to nnU-Net's to be compared.
 """
 
@@ -18,9 +18,9 @@ import pytest
 from conftest import save_nifti
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-from dynunet_bundle.dataset import apply_to_case, load_dataset
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.select import apply_to_case, load_dataset
 from dynunet_bundle.files import write_json
-from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint, extract
 from dynunet_bundle.planning.planner import make_plan
 

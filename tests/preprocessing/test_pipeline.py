@@ -14,9 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from dynunet_bundle.dataset import Case, apply_to_case
-from dynunet_bundle.preprocessing.labels import ClassesToValuesd
-from dynunet_bundle.volumes import read_volume
+from dynunet_bundle.dataset.select import Case, apply_to_case
+from dynunet_bundle.images.read import read_volume
+from dynunet_bundle.labels.classes import ClassesToValuesd
 
 SHAPE = (22, 18, 14)
 SPACING = (0.9, 1.1, 1.8)  # right, anterior, superior

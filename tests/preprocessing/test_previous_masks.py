@@ -13,10 +13,10 @@ from conftest import save_nifti
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from dynunet_bundle.cases import Case, apply_to_case, name_of
+from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.preprocessing.append_previous import AppendPreviousd
-from dynunet_bundle.preprocessing.describe import describe
+from dynunet_bundle.preprocessing.recipe import describe
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 SHAPE = (14, 16, 12)

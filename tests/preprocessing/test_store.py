@@ -19,15 +19,15 @@ import torch
 from conftest import BUNDLE, save_nifti
 from monai.transforms import Compose, Transform
 
-from dynunet_bundle.dataset import Case
+from dynunet_bundle.dataset.select import Case
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.preprocessing.crop import is_nonzero
-from dynunet_bundle.preprocessing.describe import describe
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
     sample_labelled,
     sample_positions,
 )
+from dynunet_bundle.preprocessing.recipe import describe
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 NUM_CASES = 4
@@ -317,7 +317,7 @@ KILLED = """
 import sys, time
 import numpy as np
 from dynunet_bundle.preprocessing.store import PreparedDataset
-from dynunet_bundle.workflow import load_workflow
+from dynunet_bundle.configs.workflow import load_workflow
 import json
 
 bundle, store, request = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -459,8 +459,8 @@ def test_positions_follow_from_the_name():
 
 DESCRIBED = """
 import json, sys
-from dynunet_bundle.preprocessing.describe import describe
-from dynunet_bundle.workflow import load_workflow
+from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.configs.workflow import load_workflow
 
 workflow = load_workflow(sys.argv[1], "train.json", (), {"device": "cpu"})
 print(json.dumps(describe(workflow.parser.get_parsed_content("preprocessing")), sort_keys=True))

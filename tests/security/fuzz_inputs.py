@@ -20,9 +20,11 @@ import numpy as np
 import SimpleITK as sitk
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "clinical"))
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # fuzz_probe.py imports this file outside of pytest
 
-import made_dicom  # noqa: E402 - of the tests of clinical/
+from helpers import made_dicom  # noqa: E402
 
 Input = dict[str, bytes]
 """Content by file name; more than one file, or a DICOM file, is an input of a folder."""

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from fuzz_inputs import Input, seeds, spoil
 
-from dynunet_bundle.cases import apply_to_case
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.errors import BundleError
-from dynunet_bundle.inputs import find_inputs
-from dynunet_bundle.workflow import load_workflow
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CHUNK = 64

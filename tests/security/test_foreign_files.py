@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from spoiled_files import meta, nrrd
 
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.volumes import read_volume
+from dynunet_bundle.images.read import read_volume
 
 # --- files that lead to others
 

@@ -12,7 +12,7 @@ pytest.importorskip("pydicom")
 
 import numpy as np
 from fuzz_inputs import seeds, spoil
-from predictions import prediction, run_of, threshold_weights
+from helpers.predictions import prediction, run_of, threshold_weights
 
 from dynunet_bundle.errors import BundleError
 

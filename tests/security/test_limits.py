@@ -12,19 +12,19 @@ import pytest
 from conftest import BUNDLE, save_nifti, save_picture
 from spoiled_files import extension_bomb, gzip_bomb, meta, nifti, nrrd, png
 
-from dynunet_bundle.cases import apply_to_case
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.cases import apply_to_case
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
+from dynunet_bundle.images.nifti import load_nifti
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.limits import max_image_bytes, require_room
-from dynunet_bundle.nifti import load_nifti
-from dynunet_bundle.volumes import read_volume
-from dynunet_bundle.workflow import load_workflow
 
 READ = """
 import resource, sys
 from pathlib import Path
-import dynunet_bundle.formats
+import dynunet_bundle.images.simpleitk
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.volumes import read_volume
+from dynunet_bundle.images.read import read_volume
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE, TINY
+from helpers.predictions import prediction, save_cases, threshold_weights
 from monai.bundle import ConfigWorkflow
-from predictions import prediction, save_cases, threshold_weights
 
+from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError, WeightsError
 from dynunet_bundle.files import sha256_of
 from dynunet_bundle.inference.ensemble import EnsembleRequest, run
-from dynunet_bundle.inputs import find_inputs
-from dynunet_bundle.planning.case_facts import CaseFacts
-from dynunet_bundle.training.generations import load_generation
-from dynunet_bundle.training.status import read_status
+from dynunet_bundle.survey.case_facts import CaseFacts
+from dynunet_bundle.training.handlers.generations import load_generation
+from dynunet_bundle.training.watching.status import read_status
 
 
 class Payload:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
+from helpers.predictions import AFFINE, prediction, save_cases, threshold_weights
 from PIL import Image
-from predictions import AFFINE, prediction, save_cases, threshold_weights
 
 from dynunet_bundle.errors import BundleError
 

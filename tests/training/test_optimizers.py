@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.network import DeepSupervisedDynUNet
+from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
 from dynunet_bundle.training.optimizers import make_optimizer
 
 Arrays = list[np.ndarray]

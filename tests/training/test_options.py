@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.training.numerics import set_numerics
+from dynunet_bundle.training.process.numerics import set_numerics
 
 Workflow = Callable[..., ConfigWorkflow]
 
@@ -165,7 +165,7 @@ def test_averaged_weights_are_validated_and_delivered(
 def test_mixed_precision_computes_in_the_declared_type(
     train_workflow: Workflow, monkeypatch: pytest.MonkeyPatch, amp: bool, name: str, bfloat16: bool
 ) -> None:
-    monkeypatch.setattr("dynunet_bundle.inference.precision.has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr("dynunet_bundle.networks.precision.has_bfloat16", lambda: bfloat16)
     workflow = train_workflow(
         device="cpu", amp=amp, amp_dtype=name, epochs=1, iterations_per_epoch=1
     )

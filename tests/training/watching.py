@@ -6,7 +6,7 @@ from typing import Any
 from conftest import BUNDLE
 
 NAMES = {
-    "_target_": "dynunet_bundle.regions.target_names",
+    "_target_": "dynunet_bundle.labels.scheme.target_names",
     "label_names": "@label_names",
     "regions": "@regions",
 }
@@ -17,7 +17,7 @@ WRITER = {
 }
 TRAINING: list[dict[str, Any]] = [
     {
-        "_target_": "dynunet_bundle.training.progress.ProgressHandler",
+        "_target_": "dynunet_bundle.training.watching.progress.ProgressHandler",
         "_disabled_": "$@rank > 0",
         "output_dir": "@output_dir",
         "evaluator": "@validate#evaluator",
@@ -32,28 +32,28 @@ TRAINING: list[dict[str, Any]] = [
         "summary_writer": "@train#summary_writer",
         "iteration_log": False,
         "epoch_event_writer": {
-            "_target_": "dynunet_bundle.training.tensorboard.write_epoch",
+            "_target_": "dynunet_bundle.training.watching.tensorboard.write_epoch",
             "_mode_": "callable",
         },
     },
     {
-        "_target_": "dynunet_bundle.training.curves.CurvesHandler",
+        "_target_": "dynunet_bundle.training.watching.curves.CurvesHandler",
         "_disabled_": "$@rank > 0",
         "output_dir": "@output_dir",
         "label_names": "@train#target_names",
     },
     {
-        "_target_": "dynunet_bundle.training.tracking.EpochTracking",
+        "_target_": "dynunet_bundle.training.watching.tracking.EpochTracking",
         "_disabled_": "$@rank > 0",
     },
 ]
 VALIDATION: list[dict[str, Any]] = [
     {
-        "_target_": "dynunet_bundle.training.tracking.NamedScores",
+        "_target_": "dynunet_bundle.training.watching.tracking.NamedScores",
         "label_names": "@train#target_names",
     },
     {
-        "_target_": "dynunet_bundle.training.tensorboard.ExampleSlices",
+        "_target_": "dynunet_bundle.training.watching.tensorboard.ExampleSlices",
         "_disabled_": "$@rank > 0",
         "summary_writer": "@train#summary_writer",
         "spacing": "@spacing",

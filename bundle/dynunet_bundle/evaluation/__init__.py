@@ -1,1 +1,1 @@
-"""Scores of predicted masks in native space, and the table they are shown in."""
+"""Masks to numbers: measures in native space, their statistics and tables."""

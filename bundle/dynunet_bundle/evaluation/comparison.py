@@ -8,10 +8,10 @@ import numpy as np
 from scipy import stats
 
 from dynunet_bundle.errors import ConfigError, some_of
-from dynunet_bundle.evaluation.report_text import counted
 from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval
-from dynunet_bundle.evaluation.tables import columns_text, interval_text
+from dynunet_bundle.evaluation.text_tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
+from dynunet_bundle.report.text import counted
 
 NUM_CHANGED = 5
 MAX_SHOWN = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.evaluation.folder import label_ids
+from dynunet_bundle.evaluation.mask_folders import label_ids
 from dynunet_bundle.files import read_json
 
 RUN_NAME = "run.json"

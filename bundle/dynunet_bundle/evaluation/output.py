@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.label_source import RUN_NAME, with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
-from dynunet_bundle.evaluation.tables import measures_csv
+from dynunet_bundle.evaluation.text_tables import measures_csv
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
 
 
@@ -71,7 +71,7 @@ def _write_page(
     class_names: Mapping[int, str],
 ) -> None:
     # jinja2 and the drawing take longer to import than a small evaluation
-    from dynunet_bundle.evaluation.report import write_report  # noqa: PLC0415
+    from dynunet_bundle.report.page import write_report
 
     images = outputs.images
     if images and not images.is_dir():

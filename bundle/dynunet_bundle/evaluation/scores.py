@@ -12,18 +12,18 @@ from ignite import distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from dynunet_bundle.cases import name_of
-from dynunet_bundle.evaluation.measures import (
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
     grid_of,
     measure_case,
     require_tolerance,
 )
-from dynunet_bundle.evaluation.report_text import counted
 from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_statistics
-from dynunet_bundle.evaluation.tables import format_measures
+from dynunet_bundle.evaluation.text_tables import format_measures
 from dynunet_bundle.files import write_json
-from dynunet_bundle.regions import Regions, target_classes, target_names
+from dynunet_bundle.labels.scheme import Regions, target_classes, target_names
+from dynunet_bundle.report.text import counted
 
 Scores = Mapping[str, Sequence[float | None]]
 """Dice by foreground class or region, by case name."""

@@ -81,7 +81,7 @@ def rotates_in_plane(patch_size: Sequence[int]) -> bool:
 
     Source: nnunetv2 ``configure_rotation_dummyDA_mirroring_and_inital_patch_size``.
     """
-    flat = len(patch_size) == 2  # noqa: PLR2004 - a 2D plan
+    flat = len(patch_size) == 2
     return flat or max(patch_size) / patch_size[0] > MAX_ANISOTROPY
 
 
@@ -89,7 +89,7 @@ def default_degrees(patch_size: Sequence[int]) -> tuple[float, float]:
     """Range of rotation for a patch, by the same source."""
     if not rotates_in_plane(patch_size):
         return -30.0, 30.0
-    flat = len(patch_size) == 2  # noqa: PLR2004 - a 2D plan
+    flat = len(patch_size) == 2
     if flat and max(patch_size) / min(patch_size) > MAX_ELONGATION:
         return -15.0, 15.0
     return -180.0, 180.0
@@ -120,7 +120,7 @@ def _range(lowest: float, highest: float, open_at_lowest: bool = False) -> Check
     """A check for a pair low, high within limits."""
 
     def check(kind: str, setting: str, value: Any) -> tuple[float, float]:
-        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))  # noqa: PLR2004
+        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
         if not pair or not value[0] <= value[1]:
             raise ConfigError(f"augmentation {kind}: {setting} is {value!r}, not a pair low, high.")
         if value[0] < lowest or value[1] > highest or (open_at_lowest and value[0] == lowest):

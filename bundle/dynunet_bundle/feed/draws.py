@@ -238,7 +238,7 @@ def _low_resolution(
         return {}
     zooms = [stretched(place, settings["zoom"]) for place in places]
     size = np.array([[max(round(zoom * voxels), 1) for voxels in spatial] for zoom in zooms])
-    if in_plane and len(spatial) == 3:  # noqa: PLR2004 - a 2D patch is all plane
+    if in_plane and len(spatial) == 3:
         size[:, 0] = spatial[0]
     return {
         "has_low_resolution": YES,

@@ -9,7 +9,7 @@ from typing import Any
 
 from nvidia.dali import fn, math, pipeline_def, types
 
-from dynunet_bundle.feed.finished import FinishedBatches
+from dynunet_bundle.feed.cpu_batches import FinishedBatches
 from dynunet_bundle.feed.source import PatchSource
 from dynunet_bundle.feed.spatial import AFFINE, SCALE
 
@@ -172,7 +172,7 @@ def _warped(form: Form, volume: Any, matrix: Any, is_image: bool) -> Any:
     interpolation = types.INTERP_LINEAR if is_image else types.INTERP_NN
     channels = form.channels if is_image else 1
     dims, size = form.dims, form.size
-    if form.in_plane and dims == 3:  # noqa: PLR2004 - slices are frames, too
+    if form.in_plane and dims == 3:
         dims, size = 2, size[1:]
         volume = fn.reshape(volume, rel_shape=[-1.0, 1.0, 1.0], src_dims=[-1, 2, 3])
     frames = fn.reinterpret(fn.expand_dims(volume, axes=dims + 1), layout=WARP_LAYOUTS[dims])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
@@ -200,7 +200,7 @@ class DaliLoader:
 
     def _build(self) -> Any:
         # imported here: inference and evaluation run where DALI cannot be installed
-        from nvidia.dali.plugin.pytorch import DALIGenericIterator  # noqa: PLC0415
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         pipeline = self._graph(
             batch_size=self.batch_size,
@@ -216,8 +216,8 @@ class DaliLoader:
         return DALIGenericIterator([pipeline], ["image", "label"], size=-1)
 
     def _graph(self, **settings: Any) -> Any:
-        from dynunet_bundle.feed.finished import FinishedBatches  # noqa: PLC0415
-        from dynunet_bundle.feed.graph import Form, finished_graph, patch_graph  # noqa: PLC0415
+        from dynunet_bundle.feed.cpu_batches import FinishedBatches
+        from dynunet_bundle.feed.graph import Form, finished_graph, patch_graph
 
         source = self._source()
         parallel = self.num_workers > 0
@@ -245,7 +245,7 @@ def _slices_per_volume(
 ) -> int:
     if volumes_per_batch is None:
         return 1
-    if len(patch_size) != 2:  # noqa: PLR2004 - a 2D plan
+    if len(patch_size) != 2:
         raise ConfigError("volumes_per_batch is for 2D plans only. Leave it null.")
     if volumes_per_batch < 1 or batch_size % volumes_per_batch:
         raise ConfigError(

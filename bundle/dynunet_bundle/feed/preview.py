@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dynunet_bundle.drawing.slices import grey_limits, grid_picture, side_by_side, slice_picture
 from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.pictures import grey_limits, grid_picture, side_by_side, slice_picture
 
 TILE_PIXELS = 140
 
@@ -54,7 +54,7 @@ def _batch(settings: Mapping[str, Any], count: int) -> tuple[np.ndarray, np.ndar
     (batch,) = loader
     loader.close()
     image, label = (batch[key][:, 0].cpu().numpy() for key in ("image", "label"))
-    if image.ndim == 3:  # noqa: PLR2004 - 2D patches
+    if image.ndim == 3:
         image, label = image[:, np.newaxis], label[:, np.newaxis]
     return image, label
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from dynunet_bundle.feed.augmentation import Augmentation, default_degrees, rotates_in_plane
+from dynunet_bundle.feed.cpu_spatial import nearest
 from dynunet_bundle.feed.draws import Draw, Numbers, draw
-from dynunet_bundle.feed.mask_draws import draw_mask_changes
-from dynunet_bundle.feed.masks import changed_mask
-from dynunet_bundle.feed.placing import nearest
-from dynunet_bundle.feed.regions import RegionReader
+from dynunet_bundle.feed.previous_mask import changed_mask
+from dynunet_bundle.feed.previous_mask_draws import draw_mask_changes
+from dynunet_bundle.feed.region_reader import RegionReader
 from dynunet_bundle.feed.spatial import (
     MAP_NUMBERS,
     PatchMap,
@@ -122,7 +122,7 @@ class PatchSource:
         self.sampling = sampling
         self.numbering = numbering
         size = sampling.patch_size
-        self.flat = len(size) == 2  # noqa: PLR2004 - a 2D plan
+        self.flat = len(size) == 2
         self.patch_size = (1, *size)[-3:]
         self.in_plane = rotates_in_plane(size)
         augmentation = sampling.augmentation

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynunet_bundle.cases import list_images
+from dynunet_bundle.dataset.cases import list_images
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError, some_of
 from dynunet_bundle.files import (
     NIFTI_SUFFIXES,
@@ -23,18 +23,23 @@ from dynunet_bundle.files import (
     read_json,
     write_json,
 )
-from dynunet_bundle.inference.components import KeepLargestd, Rules, require_rules
+from dynunet_bundle.images.nifti import load_nifti
+from dynunet_bundle.images.read import (
+    MAX_CORNER_SHIFT_VOXELS,
+    SPATIAL_AXES,
+    corner_shift,
+    read_volume,
+)
 from dynunet_bundle.inference.probabilities import (
     ProbabilityFile,
     label_differences,
     read_probabilities,
 )
-from dynunet_bundle.inference.region_mask import regions_to_classes
-from dynunet_bundle.inference.restore import save_mask
-from dynunet_bundle.nifti import load_nifti
-from dynunet_bundle.preprocessing.labels import ClassesToValuesd
+from dynunet_bundle.inference.save_mask import save_mask
+from dynunet_bundle.labels.classes import ClassesToValuesd
+from dynunet_bundle.labels.largest_component import KeepLargestd, Rules, require_rules
+from dynunet_bundle.labels.regions_to_classes import regions_to_classes
 from dynunet_bundle.progress import progress
-from dynunet_bundle.volumes import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, corner_shift, read_volume
 
 CHUNK_BYTES = 64 * 2**20
 """Of the means of one chunk, float32; what is taken at a time, whatever the size of a case."""

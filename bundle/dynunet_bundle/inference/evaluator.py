@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
     BundleError,
@@ -21,7 +21,7 @@ from dynunet_bundle.errors import (
     find_user_error,
     first_line,
 )
-from dynunet_bundle.raw_dataset import FAILURE
+from dynunet_bundle.preprocessing.raw_dataset import FAILURE
 
 MAX_SHOWN = 5
 

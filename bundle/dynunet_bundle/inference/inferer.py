@@ -15,10 +15,10 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
 from torch import nn
 
-from dynunet_bundle.cpu_forward import fit_to_cpu
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.inference.precision import compute_dtype, computing_in
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
+from dynunet_bundle.networks.cpu.forward import fit_to_cpu
+from dynunet_bundle.networks.precision import compute_dtype, computing_in
 from dynunet_bundle.progress import progress
 
 EMPTY_LOGIT = 8.0

@@ -5,7 +5,7 @@ import time
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from dynunet_bundle.inference.region_mask import regions_to_classes
-from dynunet_bundle.regions import Regions, target_names
+from dynunet_bundle.labels.regions_to_classes import regions_to_classes
+from dynunet_bundle.labels.scheme import Regions, target_names
 
 QUALITY = "quality"
 MAX_VOXELS = 2**21

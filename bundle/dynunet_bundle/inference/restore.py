@@ -1,173 +1,144 @@
-"""Write masks that lie on the very voxels of their source files, in the format of those."""
+"""From the outputs of the network to a mask on the grid of the file."""
 
-import gzip
-import tempfile
-import time
-from collections.abc import Hashable, Mapping
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import SaveImaged
-from monai.utils import ImageMetaKey
+from monai.data import MetaTensor
+from monai.transforms import Compose, InvertibleTransform, MapTransform
+from monai.utils.enums import TraceKeys
 
-from dynunet_bundle.cases import name_of
-from dynunet_bundle.clinical.dicom_names import is_series_name
-from dynunet_bundle.errors import CaseError, OutputError
-from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
-from dynunet_bundle.nifti import load_nifti
+from dynunet_bundle.inference.planes import resized_planes
+from dynunet_bundle.labels.regions_to_classes import regions_to_classes
+from dynunet_bundle.labels.scheme import Regions, require_label_plan
+from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
-MASK_TYPES = (np.uint8, np.uint16, np.int32)
-SPATIAL_AXES = 3
-SAVED = "saved"
-"""Key of what was written for a case: ``file``, ``sha256`` and ``seconds``."""
-
-GZIP_LEVEL = 6
-"""A seventh of the time of the highest level, which is the default, for masks a seventh larger."""
-
-MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", ".bmp": ".png"}
-"""Masks are one file each, and SimpleITK would read a grey BMP back as RGB."""
+CLASS_TYPE = torch.uint8
+"""Enough for the 255 classes that a plan may have."""
 
 
-class SaveMaskd(SaveImaged):
-    """Save each mask as ``output_dir/CASE.nii.gz`` with the geometry of the image it was computed from.
+class RestoreClassesd(MapTransform):
+    """Undo the preprocessing and decide on a class for each voxel of the file.
 
-    The mask of an image in another format gets that format: ``CASE.nrrd``, ``CASE.png``, ... What MONAI's SaveImaged
-    lacks: it writes in place, so that a crash leaves half a file; it writes the affine that came out of the inverse
-    transforms, which may differ from the file's in the last digits; and it drops the sform and qform codes. Nothing
-    of the source's header but its geometry is copied.
+    Logits are resampled, then the largest counts (for regions: what is above 0, see ``regions_to_classes``), as in
+    nnU-Net's export. What lies outside the crop is background.
+
+    MONAI's Invertd and AsDiscreted keep all classes at the resolution of the file, several times over; here that exists
+    a few planes at a time, and everything after it works on class numbers of one byte.
 
     Args:
-        keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.
-        output_dir: folder of the results.
+        keys: keys of the outputs ``[C, D, H, W]`` on the preprocessed grid, logits.
+        transform: the preprocessing, as Invertd takes it. What comes before its resampling is undone by its own
+            inverse.
+        label_values: value of each class, the background's first.
+        regions: the plan's regions, or None.
+        regions_class_order: the value to write for each region.
+        orig_keys: key of the image that the outputs were computed from; it knows what was done to it.
+        probability_key: where to put the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file; None, and
+            there are none. They need the memory that this class saves.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        CaseError: if a mask is not on the grid of its source file.
-        OutputError: if the result would replace the source file, or cannot be written.
+        PlanError: if regions and values do not belong together.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        transform: Compose,
+        label_values: Sequence[int],
+        regions: Regions | None = None,
+        regions_class_order: Sequence[int] | None = None,
+        orig_keys: str = "image",
+        probability_key: str | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys=keys, output_dir=output_dir, allow_missing_keys=allow_missing_keys)
-        self.output_dir = Path(output_dir)
+        super().__init__(keys, allow_missing_keys)
+        require_label_plan(label_values, None, regions, regions_class_order)
+        self.transform = transform
+        self.written = [list(label_values).index(value) for value in regions_class_order or ()]
+        self.orig_keys = orig_keys
+        self.probability_key = probability_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Save the masks of one case; the data is passed on as it came."""
-        saved = dict(data)
-        for key in self.key_iterator(saved):
-            mask = saved[key]
-            begun = time.monotonic()
-            file = save_mask(
-                mask[0].as_tensor() if hasattr(mask, "as_tensor") else mask[0],
-                Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
-                self.output_dir,
-                name_of({**saved, "image": mask}),
-                np.asarray(mask.affine, dtype=float),
-            )
-            seconds = time.monotonic() - begun
-            saved[SAVED] = {"file": file.name, "sha256": sha256_of(file), "seconds": seconds}
-        return saved
+        """Restore one case; masks are class numbers ``[1, X, Y, Z]`` uint8 on the CPU, with the file's meta data."""
+        restored = dict(data)
+        for key in self.key_iterator(restored):
+            outputs = restored[key]
+            logits = outputs.as_tensor() if isinstance(outputs, MetaTensor) else outputs
+            restored[key], probabilities = self._restore(logits, restored[self.orig_keys])
+            if probabilities is not None:
+                restored[self.probability_key] = probabilities
+        return restored
+
+    def _restore(
+        self, logits: torch.Tensor, image: MetaTensor
+    ) -> tuple[MetaTensor, MetaTensor | None]:
+        resample, *others = self._steps()
+        shape, coarse_axis, trace, affine = _before(resample, image)
+        classes = torch.empty((1, *shape), dtype=CLASS_TYPE, device=logits.device)
+        shares = None
+        if self.probability_key is not None:
+            shares = torch.empty((len(logits), *shape), dtype=torch.float16)
+        for planes, chunk in resized_planes(logits, shape, coarse_axis):
+            classes[0, planes] = self._decide(chunk)
+            if shares is not None:
+                shares[:, planes] = self._probabilities(chunk).to(shares)
+        mask = self._undo(classes.cpu(), image, trace, affine, others)
+        if shares is None:
+            return mask, None
+        probabilities = self._undo(shares, image, trace, affine, others)
+        if not self.written:
+            # padding outside the crop has zeros in all classes
+            probabilities[0][probabilities.sum(0) == 0] = 1
+        return mask, probabilities
+
+    def _steps(self) -> list[InvertibleTransform]:
+        """What has to be undone, the last step first."""
+        steps = [
+            step
+            for step in reversed(self.transform.flatten().transforms)
+            if isinstance(step, InvertibleTransform)
+        ]
+        if not steps or not isinstance(steps[0], ResampleToSpacingd):
+            raise ValueError("the preprocessing must end with ResampleToSpacingd")
+        return steps
+
+    def _decide(self, chunk: torch.Tensor) -> torch.Tensor:
+        if self.written:
+            return regions_to_classes(chunk, self.written, threshold=0.0).to(CLASS_TYPE)
+        # torch.argmax takes five times as long along the first axis
+        return torch.max(chunk, dim=0).indices.to(CLASS_TYPE)
+
+    def _probabilities(self, chunk: torch.Tensor) -> torch.Tensor:
+        return chunk.sigmoid() if self.written else chunk.softmax(0)
+
+    def _undo(
+        self,
+        array: torch.Tensor,
+        image: MetaTensor,
+        trace: list[Any],
+        affine: torch.Tensor,
+        steps: Sequence[InvertibleTransform],
+    ) -> MetaTensor:
+        """Undo all steps but the resampling, on an array that lies on the grid before it."""
+        # MONAI takes parts out of the trace while it goes back
+        tensor = MetaTensor(array, meta=dict(image.meta), applied_operations=deepcopy(trace))
+        tensor.affine = affine
+        work: dict[Hashable, Any] = {self.orig_keys: tensor}
+        for step in steps:
+            work = step.inverse(work)
+        result: MetaTensor = work[self.orig_keys]
+        return result
 
 
-def save_mask(
-    mask: torch.Tensor,
-    source: Path,
-    output_dir: Path,
-    case: str,
-    affine: np.ndarray | None = None,
-) -> Path:
-    """Write one mask with the geometry of an image file; that of a DICOM series becomes a NIfTI file.
-
-    Args:
-        mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
-        source: the image that the mask belongs to.
-        output_dir: where the mask goes.
-        case: name of the case.
-        affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM.
-
-    Returns:
-        Path of the result.
-
-    Raises:
-        CaseError: if the mask is not on the grid of the file.
-        OutputError: if it would replace the file, or cannot be written.
-    """
-    is_dicom = is_series_name(source)
-    is_nifti = is_dicom or source.name.lower().endswith(NIFTI_SUFFIXES)
-    suffix = ".nii.gz" if is_nifti else source.suffix.lower()
-    target = ensure_writable(output_dir) / f"{case}{MASK_SUFFIXES.get(suffix, suffix)}"
-    if target.resolve() == source.resolve():
-        raise OutputError(
-            f"the mask of {case} would replace the image itself. Choose another output folder."
-        )
-    array = mask.cpu().numpy()
-    largest = array.max(initial=0)
-    array = array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
-    if is_dicom:
-        content = _packed(nib.Nifti1Image(array, affine))
-    else:
-        content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
-    with atomic_write(target) as file:
-        file.write(content)
-    return target
-
-
-def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
-    reference = load_nifti(source)
-    _require_grid(array.shape, (*reference.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], case)
-    image = _image_like(array.reshape(reference.shape[:SPATIAL_AXES]), reference)
-    return _packed(image)
-
-
-def _packed(image: nib.Nifti1Image) -> bytes:
-    # without a time stamp the same mask gives the same bytes
-    return gzip.compress(image.to_bytes(), compresslevel=GZIP_LEVEL, mtime=0)
-
-
-def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
-    # 90 MiB that a NIfTI file does without
-    import SimpleITK as sitk  # noqa: PLC0415
-
-    from dynunet_bundle.formats import simpleitk_name  # noqa: PLC0415
-
-    header = sitk.ImageFileReader()
-    header.SetFileName(simpleitk_name(source))
-    header.ReadImageInformation()
-    dims = min(header.GetDimension(), SPATIAL_AXES)
-    size = header.GetSize()[:dims]
-    _require_grid(array.shape, (*size, 1)[:SPATIAL_AXES], case)
-    image = sitk.GetImageFromArray(array.reshape(size).T)
-    image.SetSpacing(header.GetSpacing()[:dims])
-    image.SetOrigin(header.GetOrigin()[:dims])
-    full = np.array(header.GetDirection()).reshape(header.GetDimension(), -1)
-    image.SetDirection(full[:dims, :dims].ravel().tolist())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"mask{suffix}"
-        sitk.WriteImage(image, str(path), useCompression=True)
-        return path.read_bytes()
-
-
-def _require_grid(found: tuple[int, ...], expected: tuple[int, ...], case: str) -> None:
-    if tuple(found) != tuple(expected):
-        raise CaseError(
-            case,
-            f"its mask has shape {tuple(found)}, the file {tuple(expected)}",
-            "Report this as a fault of the preprocessing.",
-        )
-
-
-def _image_like(array: np.ndarray, reference: Any) -> nib.Nifti1Image:
-    """A NIfTI image of ``array`` with the affine, the form codes and the units of ``reference``, no more."""
-    image = nib.Nifti1Image(array, reference.affine)
-    header = reference.header
-    if isinstance(header, nib.Nifti1Header):
-        image.header.set_xyzt_units(*header.get_xyzt_units())
-        image.header.set_zooms(header.get_zooms()[:3])
-        image.set_qform(*header.get_qform(coded=True))
-        image.set_sform(*header.get_sform(coded=True))
-    return image
+def _before(
+    resample: InvertibleTransform, image: MetaTensor
+) -> tuple[list[int], int | None, list[Any], torch.Tensor]:
+    """Shape, coarse axis, trace and affine that the image had before it was resampled."""
+    probe = MetaTensor(torch.empty(0), meta={}, applied_operations=list(image.applied_operations))
+    info = resample.pop_transform(probe)[TraceKeys.EXTRA_INFO]
+    affine = torch.tensor(info["affine"], dtype=torch.float64)
+    return info["shape"], info["coarse_axis"], list(probe.applied_operations), affine

@@ -21,14 +21,14 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from dynunet_bundle import __version__
-from dynunet_bundle.cases import Case, all_files, name_of
-from dynunet_bundle.clinical.dicom_names import is_series_name
+from dynunet_bundle.dataset.cases import Case, all_files, name_of
+from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, ConfigError, find_user_error
-from dynunet_bundle.extents import class_extents
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.inference.quality import QUALITY, find_flags
-from dynunet_bundle.inference.restore import SAVED
-from dynunet_bundle.inference.weights import weight_files
+from dynunet_bundle.inference.save_mask import SAVED
+from dynunet_bundle.labels.extents import class_extents
+from dynunet_bundle.networks.weights import weight_files
 
 RUN_NAME = "run.json"
 FORMAT = 1
@@ -271,7 +271,7 @@ def versions() -> dict[str, str]:
 def _identity(file: str) -> dict[str, Any]:
     if is_series_name(file):
         # pydicom is an extra
-        from dynunet_bundle.clinical.dicom_series import series_identity  # noqa: PLC0415
+        from dynunet_bundle.dicom_input.series import series_identity
 
         return series_identity(file)
     path = Path(file)

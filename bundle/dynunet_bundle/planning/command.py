@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynunet_bundle.cases import name_of
-from dynunet_bundle.dataset import load_dataset, names_for
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.folds import NUM_FOLDS, write_folds
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError
 from dynunet_bundle.files import ensure_writable, read_json, write_json
-from dynunet_bundle.folds import NUM_FOLDS, write_folds
-from dynunet_bundle.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (

@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 
 from dynunet_bundle import __version__
-from dynunet_bundle.dataset_check import require_usable
+from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import DatasetError, PlanError
-from dynunet_bundle.layouts import DatasetDescription
-from dynunet_bundle.planning.case_facts import CaseFacts
-from dynunet_bundle.planning.intensities import merged
-from dynunet_bundle.survey import all_findings, survey_dataset
+from dynunet_bundle.survey.case_facts import CaseFacts
+from dynunet_bundle.survey.findings import require_usable
+from dynunet_bundle.survey.histogram import merged
+from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
 CANONICAL_AXES = "RAS"
 
@@ -78,7 +78,7 @@ class Fingerprint:
             voxels = {int(value): int(count) for value, count in label_voxels.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"the fingerprint is incomplete or malformed ({error!r}).") from error
-        if spacings.shape != shapes.shape or spacings.ndim != 2 or spacings.shape[1] != 3:  # noqa: PLR2004
+        if spacings.shape != shapes.shape or spacings.ndim != 2 or spacings.shape[1] != 3:
             raise PlanError(
                 f"the fingerprint has spacings of shape {spacings.shape} and shapes of shape {shapes.shape}; "
                 "both must be [cases, 3]."

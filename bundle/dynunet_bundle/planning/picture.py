@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dynunet_bundle.pictures import INK, font, grey_limits, slice_picture
+from dynunet_bundle.drawing.slices import INK, font, grey_limits, slice_picture
 from dynunet_bundle.planning.plan import Plan
 
 WIDTH, HEIGHT = 1200, 460

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.labels.scheme import Regions
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
@@ -18,7 +19,6 @@ from dynunet_bundle.planning.nnunet_rules import (
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.presets import BATCH_SIZE, Preset, preset_for
 from dynunet_bundle.planning.topology import Topology, seed_topology
-from dynunet_bundle.regions import Regions
 
 MIN_LEVELS = 3  # DynUNet's own limit
 PREVIOUS_STAGE = "3d_lowres"
@@ -40,7 +40,7 @@ SCHEME_BY_CHANNEL = {
 }
 """Channel names that ask for a normalisation, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
 
-ARCHITECTURES = {False: "DynUNet", True: "dynunet_bundle.residual.ResidualEncoderUNet"}
+ARCHITECTURES = {False: "DynUNet", True: "dynunet_bundle.networks.residual.ResidualEncoderUNet"}
 """Network of a planner by whether its encoder is residual."""
 
 
@@ -144,7 +144,7 @@ def seed_plan(dataset: DatasetDescription, spatial_dims: int = 3) -> Plan:
         raise PlanError(
             f"the seed has no table for {dataset.name}. Leave --preset out to plan it from its data."
         )
-    in_3d = spatial_dims == 3  # noqa: PLR2004
+    in_3d = spatial_dims == 3
     spacing = list(preset.spacing_3d if in_3d else preset.spacing_2d)
     statistics = None
     if preset.ct is not None:

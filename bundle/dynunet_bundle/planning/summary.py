@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dynunet_bundle.layouts import DatasetDescription
+from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, Layout
 from dynunet_bundle.planning.plan import Plan

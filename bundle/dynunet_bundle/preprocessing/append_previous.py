@@ -8,7 +8,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from dynunet_bundle.cascade import PREVIOUS
+from dynunet_bundle.dataset.previous_stage import PREVIOUS
 
 
 class AppendPreviousd(MapTransform):

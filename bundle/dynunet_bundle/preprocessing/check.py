@@ -8,12 +8,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from dynunet_bundle.cascade import HOW_TO_MAKE, PREVIOUS
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.previous_stage import HOW_TO_MAKE, PREVIOUS
 from dynunet_bundle.errors import CaseError, PlanError
-from dynunet_bundle.problems import find_mask_problems, find_problems
-from dynunet_bundle.regions import Regions, require_label_plan
-from dynunet_bundle.volumes import Volume
+from dynunet_bundle.images.read import Volume
+from dynunet_bundle.labels.scheme import Regions, require_label_plan
+from dynunet_bundle.survey.problems import find_mask_problems, find_problems
 
 
 class CheckCased(MapTransform):

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import CaseError, PlanError
 
 SCHEMES = ("zscore", "zscore_nonzero", "ct", "none", "rescale_to_0_1", "rgb_to_0_1")

@@ -7,9 +7,9 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
-from dynunet_bundle.clinical.dicom_names import is_series_name
+from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.files import IMAGE_SUFFIXES
-from dynunet_bundle.volumes import read_channels
+from dynunet_bundle.images.read import read_channels
 
 
 class ImageFileReader(ImageReader):

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
-from dynunet_bundle.cases import name_of
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.limits import RESAMPLED_FACTOR, max_image_bytes, require_room
 from dynunet_bundle.preprocessing.axis_matrix import (
     LINEAR,

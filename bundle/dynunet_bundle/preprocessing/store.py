@@ -30,10 +30,9 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-from dynunet_bundle.cascade import PREVIOUS
-from dynunet_bundle.cases import Case, apply_to_case, file_identity, name_of, unique_stem
+from dynunet_bundle.dataset.cases import Case, apply_to_case, file_identity, name_of, unique_stem
+from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.extents import class_extents
 from dynunet_bundle.files import (
     TEMPORARY_SUFFIX,
     atomic_write,
@@ -41,13 +40,14 @@ from dynunet_bundle.files import (
     remove_leftovers,
     write_json,
 )
+from dynunet_bundle.labels.extents import class_extents
 from dynunet_bundle.preprocessing.append_previous import append_masks
-from dynunet_bundle.preprocessing.describe import describe
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
     sample_labelled,
     sample_positions,
 )
+from dynunet_bundle.preprocessing.recipe import describe
 from dynunet_bundle.progress import progress
 
 FORMAT_VERSION = 2

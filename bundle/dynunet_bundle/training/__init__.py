@@ -1,1 +1,1 @@
-"""Ignite handlers for training: checkpoints, gradient clipping, progress."""
+"""What a training computes: loss, optimizer, schedule; handlers, processes and watching have rooms of their own."""

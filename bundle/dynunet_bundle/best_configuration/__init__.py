@@ -1,0 +1,1 @@
+"""nnU-Net's choice among plans, pairs of plans and component rules."""

@@ -1,0 +1,246 @@
+"""Single runs and pairs of them: their out-of-fold masks, and the Dice of these, kept from one call to the next."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.best_configuration.run_results import RunResults
+from dynunet_bundle.dataset.cases import unreadable
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError
+from dynunet_bundle.evaluation.dice import dice_by_target
+from dynunet_bundle.files import ensure_writable, read_json, write_json
+from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, corner_shift, read_volume
+from dynunet_bundle.inference.ensemble import average_classes, require_alike
+from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import target_classes
+from dynunet_bundle.progress import progress
+
+TOLERANCE = 1e-6
+"""Of Dice; what is written as JSON comes back exactly, so this only spares those who round."""
+
+MAX_DIFFERENT = 0.01
+"""Part of the foreground in which a mask may differ from its probabilities: float16 rounds them."""
+
+SAME_DATA = "Pass the --dataset_dir that the runs were trained on."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The references of all cases.
+
+    Attributes:
+        files: path of each label.
+        plan: whose label ids count.
+    """
+
+    files: Mapping[str, Path]
+    plan: Mapping[str, Any]
+
+    @property
+    def targets(self) -> list[list[int]]:
+        """Class numbers of each class or region that is scored."""
+        return target_classes(self.plan["label_values"], self.plan.get("regions"))
+
+    def read(self, case: str) -> tuple[np.ndarray, np.ndarray]:
+        """Class numbers ``[X, Y, Z]`` uint8 of a label, and its affine."""
+        return read_classes(self.files[case], case, self.plan)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run alone, or several whose probabilities are averaged.
+
+    Attributes:
+        members: its runs.
+    """
+
+    members: tuple[RunResults, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of its runs."""
+        return " + ".join(run.name for run in self.members)
+
+    def files(self, case: str) -> list[Path]:
+        """What its mask of a case is made of."""
+        if len(self.members) == 1:
+            return [self.members[0].masks[case]]
+        return [(run.probabilities or {})[case].path for run in self.members]
+
+    def compare(self, case: str, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+        """Its mask of a case and the label, class numbers ``[X, Y, Z]`` uint8 on the same grid.
+
+        Raises:
+            CaseError: if they are on different grids, or a file cannot be read.
+        """
+        reference, affine = labels.read(case)
+        if len(self.members) == 1:
+            found, own_affine = read_classes(self.members[0].masks[case], case, labels.plan)
+        else:
+            files = [(run.probabilities or {})[case] for run in self.members]
+            found, own_affine = average_classes(files), files[0].affine
+        shift = 0.0
+        if found.shape == reference.shape and np.linalg.det(affine):
+            shift = corner_shift(affine, own_affine, found.shape)
+        if found.shape != reference.shape or shift > MAX_CORNER_SHIFT_VOXELS:
+            raise CaseError(
+                case,
+                f"the prediction of {self.name} is not on the grid of its label: shapes {found.shape} and "
+                f"{reference.shape}, {shift:.1f} voxels apart at a corner",
+                SAME_DATA,
+            )
+        return found, reference
+
+
+def candidates_of(
+    runs: Sequence[RunResults], labels: Labels, pairs: bool = True
+) -> tuple[list[Candidate], dict[str, str]]:
+    """All single runs in their order, then all pairs that can be averaged: the simpler come first.
+
+    Args:
+        runs: runs of the same data.
+        labels: the references.
+        pairs: whether pairs are wanted.
+
+    Returns:
+        The candidates, and by the name of each run that is in no pair the reason.
+    """
+    singles = [Candidate((run,)) for run in runs]
+    if not pairs or len(runs) == 1:
+        return singles, {}
+    left_out = {}
+    for run in runs:
+        reason = run.lacking or _find_strange(run, labels)
+        if reason:
+            left_out[run.name] = reason
+    usable = [run for run in runs if run.name not in left_out]
+    for one, other in combinations(usable, 2):
+        require_alike(
+            [one.probabilities or {}, other.probabilities or {}], [str(one.path), str(other.path)]
+        )
+    return singles + [Candidate(pair) for pair in combinations(usable, 2)], left_out
+
+
+def _find_strange(run: RunResults, labels: Labels) -> str | None:
+    """Why probabilities are not those of the masks beside them, as after a longer training that saved masks only."""
+    for case in run.first_cases:
+        mask, _ = read_classes(run.masks[case], case, labels.plan)
+        own = average_classes([(run.probabilities or {})[case]])
+        if own.shape != mask.shape:
+            return f"its probabilities of {case} have another shape than the mask"
+        foreground = int(((own > 0) | (mask > 0)).sum())
+        different = int((own != mask).sum())
+        if different > MAX_DIFFERENT * foreground + 1:
+            return (
+                f"its probabilities of {case} belong to another mask: {different} of {foreground} voxels differ "
+                "(other weights, or masks with keep_largest); save both again"
+            )
+    return None
+
+
+def score(candidate: Candidate, labels: Labels, cache_dir: Path) -> dict[str, list[float | None]]:
+    """Dice of a candidate's masks; those of an earlier call are taken where the files are the same.
+
+    Args:
+        candidate: what to score.
+        labels: the references.
+        cache_dir: where scores are kept, a file a candidate; written after each case.
+
+    Returns:
+        Dice by class or region, by case.
+
+    Raises:
+        ConfigError: if a run's masks do not have the scores that it recorded.
+    """
+    path = ensure_writable(cache_dir) / f"{candidate.name}.json"
+    kept = _read_cache(path)
+    cases = list(candidate.members[0].scores)
+    keys = {case: _key(candidate, labels, case) for case in cases}
+    known = {case: kept[case] for case in cases if kept.get(case, {}).get("key") == keys[case]}
+    todo = [case for case in cases if case not in known]
+    for case in progress(todo, f"score {candidate.name}", total=len(todo)):
+        dice = dice_by_target(*candidate.compare(case, labels), labels.targets)
+        known[case] = {"key": keys[case], "dice": dice}
+        write_json(path, known)
+    scores = {case: known[case]["dice"] for case in cases}
+    if len(candidate.members) == 1:
+        _require_recorded(candidate.members[0], scores)
+    return scores
+
+
+def _require_recorded(run: RunResults, scores: Mapping[str, Sequence[float | None]]) -> None:
+    for case, row in scores.items():
+        for now, then in zip(row, run.scores[case], strict=True):
+            same = now == then if now is None or then is None else abs(now - then) <= TOLERANCE
+            if not same:
+                raise ConfigError(
+                    f"{run.path} recorded a Dice of {then} for {case}, but its mask now has {now}: the label or the "
+                    "mask has changed since. Delete its cross_validation/fold_*.json and run scripts/train.py "
+                    "--collect again."
+                )
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = read_json(path, ConfigError)
+    except ConfigError as error:
+        logger.warning("%s Scoring again.", error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _key(candidate: Candidate, labels: Labels, case: str) -> str:
+    """A hash of all that the score of a case depends on."""
+    files = [labels.files[case], *candidate.files(case)]
+    status = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    ids = ("label_values", "ignore_value", "regions", "regions_class_order")
+    return hashlib.sha256(
+        json.dumps([status, [labels.plan.get(name) for name in ids]]).encode()
+    ).hexdigest()
+
+
+def read_classes(path: Path, case: str, plan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers of a mask or a label.
+
+    Args:
+        path: the file.
+        case: name of the case, for messages.
+        plan: with ``label_values`` and ``ignore_value``.
+
+    Returns:
+        ``[X, Y, Z]`` uint8 with ``IGNORE_CLASS`` where nobody labelled, and the affine ``[4, 4]``.
+
+    Raises:
+        CaseError: if the file cannot be read, or has a value that is not listed.
+    """
+    try:
+        volume = read_volume(path)
+    except BundleError:
+        raise
+    except Exception as error:  # what nibabel raises is of several kinds
+        raise unreadable({"image": str(path), "name": case}, error) from error
+    values = np.rint(volume.array[0]).astype(np.int32)
+    listed, ignored = np.array(plan["label_values"]), plan.get("ignore_value")
+    classes = np.searchsorted(listed, values).clip(max=len(listed) - 1).astype(np.uint8)
+    is_listed = listed[classes] == values
+    if ignored is not None:
+        is_listed |= values == ignored
+        classes[values == ignored] = IGNORE_CLASS
+    if not is_listed.all():
+        raise CaseError(
+            case,
+            f"{path.name} has the value {values[~is_listed][0]}, the classes have {listed.tolist()}",
+            SAME_DATA,
+        )
+    return classes, volume.affine

@@ -1,0 +1,235 @@
+"""Decide from out-of-fold masks whether to keep only the largest component of what, as nnU-Net decides it.
+
+First all foreground as one: it is kept to its largest component if the mean Dice gets better and that of no class gets
+worse. Then each class in turn, or each region in the plan's order, on masks that the rules so far were applied to: if
+its own Dice gets better. A plan with one class has nothing to decide after the first step. This is
+``determine_postprocessing`` of nnunetv2 2.8.1.
+
+Dice is that of ``metrics``: a class in neither mask does not count, one in only one of them counts 0. The same
+case-by-case mean is nnU-Net's; where a class has no value in any case, nnU-Net's mean over classes has none either and
+no first rule is found, while here the other classes decide.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.evaluation.dice import dice_by_target
+from dynunet_bundle.evaluation.scores import mean_of, summarize
+from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.largest_component import bounding_box, keep_largest
+from dynunet_bundle.labels.scheme import Regions, target_classes, target_names
+from dynunet_bundle.progress import progress
+
+ALL_FOREGROUND = "all foreground"
+
+Row = list[float | None]
+"""Dice by class or region of one case."""
+
+
+class PackedPair:
+    """Prediction and reference of a case, cut to where either has foreground and compressed.
+
+    All cases are looked at once for each rule; so packed, those of a large data set fit into memory, and what is cut
+    away counts for no Dice.
+
+    Args:
+        prediction: class numbers ``[X, Y, Z]`` uint8.
+        reference: likewise; ``IGNORE_CLASS`` where nobody labelled.
+    """
+
+    def __init__(self, prediction: np.ndarray, reference: np.ndarray) -> None:
+        foreground = (reference > 0) & (reference != IGNORE_CLASS)
+        box = bounding_box((prediction > 0) | foreground) or (slice(0, 1),) * prediction.ndim
+        self._shape = prediction[box].shape
+        self._reference = _packed(reference[box])
+        self._prediction = _packed(prediction[box])
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of prediction and reference, cut."""
+        return (
+            self._unpacked(self._prediction).copy(),
+            self._unpacked(self._reference),
+        )
+
+    def replace(self, prediction: np.ndarray) -> None:
+        """Take another prediction of the same shape for the old one."""
+        self._prediction = _packed(prediction)
+
+    def _unpacked(self, content: bytes) -> np.ndarray:
+        return np.frombuffer(zlib.decompress(content), np.uint8).reshape(self._shape)
+
+
+def _packed(array: np.ndarray) -> bytes:
+    return zlib.compress(array.astype(np.uint8).tobytes(), level=1)
+
+
+@dataclass
+class _Task:
+    """What the cases are scored by.
+
+    Attributes:
+        names: names of classes or regions, the background first.
+        targets: class numbers of each.
+        values: label value of each class.
+    """
+
+    names: list[str]
+    targets: list[list[int]]
+    values: Sequence[int]
+
+    @property
+    def foreground(self) -> list[int]:
+        """Class numbers of all of it."""
+        return list(range(1, len(self.values)))
+
+    def label_values(self, classes: Sequence[int]) -> list[int]:
+        """Values of some classes."""
+        return [self.values[number] for number in classes]
+
+
+def decide_rules(
+    cases: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    label_names: Sequence[str],
+    label_values: Sequence[int],
+    regions: Regions | None = None,
+) -> dict[str, Any]:
+    """Decide which rules make out-of-fold masks better.
+
+    Args:
+        cases: name, prediction and reference of each case: class numbers ``[X, Y, Z]`` uint8, the prediction by a model
+            that has not seen the case, the reference with ``IGNORE_CLASS`` where nobody labelled.
+        label_names: one name a class, the background first.
+        label_values: value of each class.
+        regions: the plan's regions, or None.
+
+    Returns:
+        JSON data: ``keep_largest``, the rules in label values as ``KeepLargestd`` takes them; ``steps``, each rule that
+        was tried with what it names, Dice before and after, in how many cases it changed something and whether it is
+        ``kept``; ``before`` and ``after`` all kept rules, each with ``mean`` by class and ``mean_dice``; ``num_cases``.
+    """
+    task = _Task(
+        target_names(label_names, regions), target_classes(label_values, regions), label_values
+    )
+    pairs = {name: PackedPair(prediction, reference) for name, prediction, reference in cases}
+    before = _score(pairs, task)
+    steps = [_try_all(pairs, task, before)]
+    if len(task.targets) > 1:
+        # classes do not overlap, so that no rule of one changes the Dice of another: one look at each case is enough
+        numbers = range(len(task.targets))
+        groups = [list(numbers)] if regions is None else [[number] for number in numbers]
+        for group in groups:
+            steps += _try_targets(pairs, task, group)
+    return {
+        "keep_largest": [step["values"] for step in steps if step["kept"]],
+        "num_cases": len(pairs),
+        "before": _means(before),
+        "after": _means(_score(pairs, task)),
+        "steps": steps,
+    }
+
+
+def format_rules(decision: Mapping[str, Any]) -> str:
+    """What was decided, for a terminal: a line for each rule that was tried, and one for the result."""
+    lines = [f"keep only the largest component, by Dice of {decision['num_cases']} cases?"]
+    width = max(len(step["target"]) for step in decision["steps"])
+    for step in decision["steps"]:
+        old, new = (_shown(step[part]["mean_dice"]) for part in ("before", "after"))
+        verdict = "yes" if step["kept"] else "no"
+        worse = f", worse: {', '.join(step['worse'])}" if step["worse"] else ""
+        lines.append(f"{step['target'].ljust(width)}  {old} -> {new}  {verdict}{worse}")
+    old, new = (_shown(decision[part]["mean_dice"]) for part in ("before", "after"))
+    lines.append(f"mean Dice {old} -> {new} with keep_largest {decision['keep_largest']}")
+    return "\n".join(lines)
+
+
+def _try_all(
+    pairs: Mapping[str, PackedPair], task: _Task, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All foreground as one, with the means of all targets before and after."""
+    rows: dict[str, Row] = {}
+    num_changed = 0
+    for name, pair in _each(pairs, ALL_FOREGROUND):
+        prediction, reference = pair.arrays()
+        num_changed += bool(keep_largest(prediction, task.foreground))
+        rows[name] = dice_by_target(prediction, reference, task.targets)
+    after = summarize(rows, task.names)
+    worse = [name for name, mean in after["mean"].items() if _less(mean, before["mean"][name])]
+    kept = _less(before["mean_dice"], after["mean_dice"]) and not worse
+    if kept:
+        _apply(pairs, task.foreground)
+    return {
+        "target": ALL_FOREGROUND,
+        "values": task.label_values(task.foreground),
+        "kept": kept,
+        "num_changed": num_changed,
+        "before": _means(before),
+        "after": _means(after),
+        "worse": worse,
+    }
+
+
+def _try_targets(
+    pairs: Mapping[str, PackedPair], task: _Task, group: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Each of some targets alone, by its own Dice."""
+    scores: dict[int, list[tuple[float | None, float | None]]] = {number: [] for number in group}
+    changed = dict.fromkeys(group, 0)
+    for _, pair in _each(pairs, task.names[group[0] + 1] if len(group) == 1 else "each class"):
+        prediction, reference = pair.arrays()
+        old = dice_by_target(prediction, reference, [task.targets[number] for number in group])
+        for number, score in zip(group, old, strict=True):
+            classes, candidate, new = task.targets[number], prediction.copy(), score
+            if keep_largest(candidate, classes):
+                changed[number] += 1
+                new = dice_by_target(candidate, reference, [classes])[0]
+            scores[number].append((score, new))
+    steps = []
+    for number in group:
+        means = [mean_of(column) for column in zip(*scores[number], strict=True)]
+        kept = _less(*means)
+        if kept:
+            _apply(pairs, task.targets[number])
+        steps.append(
+            {
+                "target": task.names[number + 1],
+                "values": task.label_values(task.targets[number]),
+                "kept": kept,
+                "num_changed": changed[number],
+                "before": {"mean_dice": means[0]},
+                "after": {"mean_dice": means[1]},
+                "worse": [],
+            }
+        )
+    return steps
+
+
+def _each(pairs: Mapping[str, PackedPair], what: str) -> Iterator[tuple[str, PackedPair]]:
+    return progress(pairs.items(), f"largest component of {what}", total=len(pairs))
+
+
+def _apply(pairs: Mapping[str, PackedPair], classes: Sequence[int]) -> None:
+    for pair in pairs.values():
+        prediction, _ = pair.arrays()
+        if keep_largest(prediction, classes):
+            pair.replace(prediction)
+
+
+def _score(pairs: Mapping[str, PackedPair], task: _Task) -> dict[str, Any]:
+    rows = {name: dice_by_target(*pair.arrays(), task.targets) for name, pair in pairs.items()}
+    return summarize(rows, task.names)
+
+
+def _means(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: summary[key] for key in ("mean_dice", "mean")}
+
+
+def _less(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and one < other
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

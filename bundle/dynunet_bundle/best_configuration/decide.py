@@ -1,0 +1,207 @@
+"""Which configuration, or which two together, segments a data set best: nnU-Net's rule.
+
+Each run of ``scripts/train.py`` and each pair of them, averaged in probability, is scored on the cases that its models
+have not seen. The highest mean foreground Dice wins; of equal ones the first, and single runs come before pairs, so it
+is the simpler (``find_best_configuration.py`` of nnunetv2 2.8.1). Then ``component_rules`` decides what else to do to
+the masks of the winner.
+"""
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.best_configuration.candidates import Candidate, Labels, candidates_of, score
+from dynunet_bundle.best_configuration.component_rules import decide_rules, format_rules
+from dynunet_bundle.best_configuration.run_results import RunResults, read_runs, shown
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.scores import summarize
+from dynunet_bundle.files import ensure_writable, write_json
+from dynunet_bundle.labels.scheme import target_names
+from dynunet_bundle.planning.plan import plan_from
+from dynunet_bundle.progress import progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BestRequest:
+    """What is to be compared.
+
+    Attributes:
+        runs: run folders, the simpler ones first.
+        dataset_dir: the data set with the labels.
+        out: the JSON to write; overlays and the scores of each candidate go beside it.
+        pairs: whether pairs are tried.
+    """
+
+    runs: tuple[Path, ...]
+    dataset_dir: Path
+    out: Path
+    pairs: bool = True
+
+
+def run(request: BestRequest) -> dict[str, Any]:
+    """Compare, decide, and write ``best.json``, ``best_overlay.json`` and ``best_member_RUN.json`` of each winner.
+
+    Returns:
+        The content of ``best.json``.
+
+    Raises:
+        BundleError: if the runs cannot be compared, or the data set is not theirs.
+    """
+    runs = read_runs(request.runs)
+    labels = _labels(request.dataset_dir, runs[0])
+    ensure_writable(request.out.parent)
+    names = target_names(labels.plan["label_names"], labels.plan.get("regions"))
+    candidates, left_out = candidates_of(runs, labels, request.pairs)
+    cache_dir = request.out.with_name(f"{request.out.stem}_scores")
+    summaries = [summarize(score(candidate, labels, cache_dir), names) for candidate in candidates]
+    best = choose([summary["mean_dice"] for summary in summaries])
+    winner = candidates[best]
+    rules = _decide_rules(winner, labels)
+    content = {
+        "metric": "Dice",
+        "task_name": labels.plan.get("task_name"),
+        "num_cases": len(runs[0].scores),
+        "best": winner.name,
+        "members": [_member(member) for member in winner.members],
+        "keep_largest": rules["keep_largest"],
+        "mean_dice": summaries[best]["mean_dice"],
+        "mean_dice_with_rules": rules["after"]["mean_dice"],
+        "candidates": [
+            {
+                "name": candidate.name,
+                "mean_dice": summary["mean_dice"],
+                "mean": summary["mean"],
+                "num_cases": summary["num_cases"],
+            }
+            for candidate, summary in zip(candidates, summaries, strict=True)
+        ],
+        "left_out_of_pairs": left_out,
+        "component_rules": rules,
+    }
+    write_json(request.out, content)
+    write_json(overlay_path(request.out), {"keep_largest": rules["keep_largest"]})
+    for member in winner.members:
+        write_json(member_path(request.out, member.name), _member_overlay(member))
+    return content
+
+
+def choose(means: Sequence[float | None]) -> int:
+    """Index of the highest mean Dice, the first of equal ones.
+
+    Raises:
+        ConfigError: if none has a value.
+    """
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        raise ConfigError(
+            "no candidate has a Dice: no class is in any mask or label. Check the labels."
+        )
+    return list(means).index(max(known))
+
+
+def overlay_path(out: Path) -> Path:
+    """Where the overlay with the rules lies: ``best_overlay.json`` beside ``best.json``."""
+    return out.with_name(f"{out.stem}_overlay.json")
+
+
+def member_path(out: Path, name: str) -> Path:
+    """Where the overlay with plan and weights of a member of the winner lies."""
+    return out.with_name(f"{out.stem}_member_{name}.json")
+
+
+def _labels(dataset_dir: Path, first: RunResults) -> Labels:
+    cases = {name_of(case): case for case in load_dataset(dataset_dir).training}
+    lacking = sorted(set(first.scores) - set(cases))
+    if lacking:
+        raise ConfigError(
+            f"{dataset_dir} has no label of {shown(lacking)}, which {first.path} was scored on. "
+            "Pass the --dataset_dir that the runs were trained on."
+        )
+    return Labels({case: Path(cases[case]["label"]) for case in first.scores}, first.plan)
+
+
+def _decide_rules(winner: Candidate, labels: Labels) -> dict[str, Any]:
+    cases = list(winner.members[0].scores)
+    pairs = (
+        (case, *winner.compare(case, labels))
+        for case in progress(cases, f"read {winner.name}", total=len(cases))
+    )
+    plan = labels.plan
+    return decide_rules(pairs, plan["label_names"], plan["label_values"], plan.get("regions"))
+
+
+def _member(member: RunResults) -> dict[str, Any]:
+    weights = list(map(str, member.weights))
+    return {"name": member.name, "run": str(member.path), "weights_file": weights}
+
+
+def _member_overlay(member: RunResults) -> dict[str, Any]:
+    """The plan and the weights of all folds, as inference takes them."""
+    weights = list(map(str, member.weights))
+    plan = plan_from(member.plan).overlay()
+    if not weights:
+        logger.warning("%s has no model left; name its weights when you predict.", member.path)
+        return plan
+    return {**plan, "weights_file": weights}
+
+
+def format_best(content: Mapping[str, Any], out: Path) -> str:
+    """A table of all candidates, the rules, and how to predict with the winner, for a terminal.
+
+    Args:
+        content: of ``best.json``.
+        out: its path.
+    """
+    candidates = content["candidates"]
+    names = [*candidates[0]["mean"], "mean"]
+    first = max(len(candidate["name"]) for candidate in candidates)
+    widths = [max(len(name), 6) for name in names]
+    lines = [f"Dice in native space, out of fold, {content['num_cases']} cases"]
+    lines.append(_row("", names, first, widths))
+    for candidate in candidates:
+        values = [*candidate["mean"].values(), candidate["mean_dice"]]
+        cells = ["-" if value is None else f"{value:.4f}" for value in values]
+        mark = "  best" if candidate["name"] == content["best"] else ""
+        lines.append(_row(candidate["name"], cells, first, widths) + mark)
+    lines += [
+        f"not in pairs: {name}: {reason}" for name, reason in content["left_out_of_pairs"].items()
+    ]
+    lines += ["", format_rules(content["component_rules"]), "", "predict with it:"]
+    return "\n".join([*lines, *_commands(content, out)])
+
+
+def _commands(content: Mapping[str, Any], out: Path) -> list[str]:
+    rules = _quoted(overlay_path(out))
+    overlays = {member["name"]: member_path(out, member["name"]) for member in content["members"]}
+    predict = "    python scripts/predict.py --input IMAGES"
+    if len(overlays) == 1:
+        (overlay,) = overlays.values()
+        return [f"{predict} --output MASKS --config_file {_quoted(overlay)} {rules}"]
+    folders = {name: Path("OUT") / name for name in overlays}
+    commands = [
+        f"{predict} --output {_quoted(folder)} --config_file {_quoted(overlays[name])} "
+        f"--save_probabilities {_quoted(folder / 'probabilities')}"
+        for name, folder in folders.items()
+    ]
+    members = " ".join(_quoted(folder / "probabilities") for folder in folders.values())
+    commands.append(
+        f"    python scripts/ensemble.py --members {members} --images IMAGES --output MASKS "
+        f"--config_file {rules}"
+    )
+    return commands
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    columns = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return f"{name.ljust(first)}  {columns}"

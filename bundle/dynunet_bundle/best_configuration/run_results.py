@@ -1,0 +1,165 @@
+"""Cross-validations of one data set with different plans, as ``scripts/train.py`` leaves them, ready to be compared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.cross_validation.results import ResultFolder, require_same, split_difference
+from dynunet_bundle.cross_validation.summary import summarize_folds
+from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.errors import BundleError, ConfigError, some_of
+from dynunet_bundle.files import case_name
+from dynunet_bundle.inference.probabilities import (
+    LABEL_IDS,
+    ProbabilityFile,
+    label_differences,
+    read_probabilities,
+)
+
+PROBABILITIES_DIR = "probabilities"
+SAME_IDS = ("task_name", "ignore_value", *LABEL_IDS)
+MAX_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What one run left of its cross-validation.
+
+    Attributes:
+        name: name of its folder.
+        path: the folder.
+        plan: the plan of its models.
+        held_out: names of the held-out cases of each fold.
+        scores: Dice by class or region of each case, as the run recorded it.
+        masks: the out-of-fold mask of each case.
+        probabilities: the out-of-fold probabilities of each case, or None where it can be in no ensemble.
+        lacking: why not; None where it can.
+    """
+
+    name: str
+    path: Path
+    plan: Mapping[str, Any]
+    held_out: Sequence[Sequence[str]]
+    scores: Mapping[str, Sequence[float | None]]
+    masks: Mapping[str, Path]
+    probabilities: Mapping[str, ProbabilityFile] | None
+    lacking: str | None
+
+    @property
+    def weights(self) -> list[Path]:
+        """The models of all folds that are there."""
+        models = (self.path / f"fold_{fold}" / "models" / "model.pt" for fold in self._folds)
+        return [model for model in models if model.is_file()]
+
+    @property
+    def first_cases(self) -> list[str]:
+        """A case of each fold, to look at models by."""
+        return [min(names) for names in self.held_out if names]
+
+    @property
+    def _folds(self) -> range:
+        return range(len(self.held_out))
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunResults]:
+    """Read runs that can be compared.
+
+    Args:
+        paths: run folders, the ``--out`` of ``scripts/train.py``.
+
+    Raises:
+        ConfigError: if a run is not finished, or two are not of the same data set, labels and split, or bear one name.
+    """
+    runs = [read_run(path) for path in paths]
+    names = [run.name for run in runs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double:
+        raise ConfigError(f'two runs are called "{double}". Give their folders different names.')
+    for run in runs[1:]:
+        _require_same_data(runs[0], run)
+    return runs
+
+
+def read_run(path: Path) -> RunResults:
+    """Read one run.
+
+    Raises:
+        ConfigError: if folds or masks are missing, or folds do not belong together.
+    """
+    folder = ResultFolder(path / "cross_validation")
+    records = folder.records() if folder.path.is_dir() else {}
+    if not records:
+        raise ConfigError(
+            f"{path} holds no cross-validation. Pass --runs with folders that scripts/train.py wrote (its --out)."
+        )
+    first = next(iter(records.values()))
+    require_same(records, first["plan"], first["held_out"], folder.path)
+    summary = summarize_folds(records)
+    if summary["missing_folds"]:
+        missing = ", ".join(map(str, summary["missing_folds"]))
+        raise ConfigError(f"{path} lacks fold(s) {missing}. Train all folds of a run first.")
+    scores = {case: list(entry["dice"].values()) for case, entry in summary["cases"].items()}
+    masks = _masks(folder.predictions)
+    lacking = sorted(set(scores) - set(masks))
+    if lacking:
+        raise ConfigError(
+            f"{folder.predictions} has no mask of {shown(lacking)}. Run scripts/train.py --collect again."
+        )
+    probabilities, reason = _probabilities(folder.path / PROBABILITIES_DIR, first["plan"], scores)
+    return RunResults(
+        name=path.resolve().name,
+        path=path.resolve(),
+        plan=first["plan"],
+        held_out=first["held_out"],
+        scores=scores,
+        masks={case: masks[case] for case in scores},
+        probabilities=probabilities,
+        lacking=reason,
+    )
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    return {case_name(file): file for file in list_images(folder)} if folder.is_dir() else {}
+
+
+def _probabilities(
+    folder: Path, plan: Mapping[str, Any], cases: Mapping[str, Any]
+) -> tuple[dict[str, ProbabilityFile] | None, str | None]:
+    """The probabilities of all cases, or why there are none."""
+    if not folder.is_dir():
+        return None, f"{folder} does not exist"
+    try:
+        found = read_probabilities(folder)
+    except BundleError as error:
+        return None, str(error)
+    lacking = sorted(set(cases) - set(found))
+    if lacking:
+        return None, f"{folder} has none of {shown(lacking)}"
+    differences = [text for case in cases for text in label_differences(found[case].labels, plan)]
+    if differences:
+        return None, f"{folder} is of another plan ({differences[0]})"
+    return {case: found[case] for case in cases}, None
+
+
+def _require_same_data(one: RunResults, other: RunResults) -> None:
+    pair = f"{one.path} and {other.path}"
+    for name in SAME_IDS:
+        values = [run.plan.get(name) for run in (one, other)]
+        # regions in another order are other channels
+        ordered = [list(v.items()) if isinstance(v, Mapping) else v for v in values]
+        if ordered[0] != ordered[1]:
+            raise ConfigError(
+                f"{pair} are not of the same data: {name} is {values[0]} against {values[1]}. "
+                "Compare runs of one data set."
+            )
+    fault = split_difference(one.held_out, other.held_out)
+    if fault:
+        raise ConfigError(
+            f"{pair} have different splits: {fault}. Train them with the same splits_file and num_folds."
+        )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some names for a message, three and how many more."""
+    return some_of(names, MAX_SHOWN)

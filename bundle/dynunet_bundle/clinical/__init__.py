@@ -1,1 +1,0 @@
-"""DICOM as a hospital sends it: series in, segmentations out."""

@@ -1,0 +1,1 @@
+"""How JSON configs are loaded, overlaid, overridden and checked."""

@@ -1,0 +1,106 @@
+"""Configs of one task that need no overlay: those of the bundle with the values of the overlays in them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.configs.preflight import check_overrides, known_ids, top_level
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json
+
+MERGED = ("train.json", "evaluate.json", "inference.json")
+COPIED = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "inference_trt.json", "logging.conf")
+"""These come last on a command line, after the task's overlay, and win over it."""
+
+DATA_ROOT = "/workspace/data"
+"""Where the Model Zoo's configs look for data."""
+
+
+def merged_configs(
+    config_dir: str | Path, overlays: Sequence[str | Path]
+) -> dict[str, dict[str, Any]]:
+    """Content of the configs that an overlay changes.
+
+    MONAI merges when it runs a config; here the result is written down, so that a reader, MONAI Label (which opens
+    one file only) and ``verify_net_in_out`` find the task in each file.
+
+    Args:
+        config_dir: the bundle's ``configs``.
+        overlays: config files, later ones win.
+
+    Returns:
+        The content by file name. An id goes to every config that has it; an id that none has is refused.
+
+    Raises:
+        ConfigError: if an overlay is missing or malformed, names an id that no config has, or merges into a list.
+    """
+    folder = Path(config_dir)
+    configs = {name: read_json(folder / name, ConfigError) for name in MERGED}
+    known = known_ids(folder)
+    for overlay in overlays:
+        content = read_json(overlay, ConfigError)
+        check_overrides(["--config_file", str(overlay)], known)
+        for key, value in content.items():
+            if key.startswith("+"):
+                raise ConfigError(
+                    f'{overlay} sets "{key}", which only "python -m monai.bundle run" can merge. Write the whole value.'
+                )
+            for config in configs.values():
+                set_id(config, key, value)
+    for config in configs.values():
+        if "dataset_dir" in config:
+            task = configs["train.json"]["task_name"]
+            config["dataset_dir"] = f"{DATA_ROOT}/{task}"
+    return configs
+
+
+def set_id(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set an id of a config where the config has it, as a file after it on the command line would.
+
+    Args:
+        config: content of a config, changed in place. Its own keys may name parts (``validate#inferer``).
+        key: an id, e.g. ``overlap`` or ``optimizer#momentum``.
+        value: its new value.
+
+    Raises:
+        ConfigError: if the id names a part of a section that has no such part.
+    """
+    key = key.replace("::", "#")
+    owner = next((own for own in _starts(key) if own in config), None)
+    if owner is not None:
+        _set_part(config, [owner, *key[len(owner) + 1 :].split("#")], key, value)
+        return
+    # the section is replaced as a whole: what this config says of its parts no longer counts
+    parts = [own for own in config if own.startswith(f"{key}#")]
+    for own in parts:
+        del config[own]
+    if parts:
+        config[key] = value
+
+
+def _starts(key: str) -> list[str]:
+    """The id itself and the sections that it is in, the longest first: ``a#b#c``, ``a#b``, ``a``."""
+    names = key.split("#")
+    return ["#".join(names[:count]) for count in range(len(names), 0, -1)]
+
+
+def _set_part(config: dict[str, Any], path: Sequence[str], key: str, value: Any) -> None:
+    steps = [step for step in path if step]
+    part: Any = config
+    try:
+        for step in steps[:-1]:
+            part = part[int(step)] if isinstance(part, list) else part[step]
+        if isinstance(part, list):
+            part[int(steps[-1])] = value
+        else:
+            part[steps[-1]] = value
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f'an overlay sets "{key}", but {top_level(key)} has no such part.'
+        ) from error
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON as the Model Zoo's hooks want it."""
+    return (json.dumps(content, indent=4) + "\n").encode()

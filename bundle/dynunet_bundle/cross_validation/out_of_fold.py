@@ -1,0 +1,102 @@
+"""Masks and scores of the cases that a fold holds out, by its best model; made again when something has changed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.cross_validation.results import ResultFolder, fold_record
+from dynunet_bundle.dataset.cases import Case, file_identity, name_of
+from dynunet_bundle.errors import ConfigError, WeightsError
+from dynunet_bundle.evaluation.scores import SCORES_NAME
+from dynunet_bundle.files import case_name, ensure_writable, read_json, sha256_of, write_json
+from dynunet_bundle.planning.plan import plan_differences
+
+
+def score_basis(weights: Path, cases: Sequence[Case]) -> dict[str, Any]:
+    """What the scores of a fold depend on, besides plan and split.
+
+    Args:
+        weights: the fold's ``model.pt``, with ``model.json`` beside it.
+        cases: the cases that it holds out.
+
+    Raises:
+        WeightsError: if there is no model.
+    """
+    if not weights.is_file():
+        raise WeightsError(
+            f"the training has finished but left no {weights}. Train with --checkpoint last_and_best."
+        )
+    facts = read_json(weights.with_suffix(".json"), WeightsError)
+    files = json.dumps([[name_of(case), file_identity(case)] for case in cases])
+    return {
+        "weights_sha256": sha256_of(weights),
+        "epoch": facts.get("epoch"),
+        "files_sha256": hashlib.sha256(files.encode()).hexdigest(),
+    }
+
+
+def is_scored(
+    folder: ResultFolder,
+    fold: int,
+    basis: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    held_out: Sequence[Sequence[str]],
+) -> bool:
+    """Whether the fold's scores and masks are there and still hold."""
+    file = folder.fold_file(fold)
+    if not file.is_file():
+        return False
+    try:
+        record = read_json(file, ConfigError)
+    except ConfigError:
+        return False
+    return (
+        isinstance(record, dict)
+        and record.get("basis") == basis
+        and record.get("held_out") == [list(names) for names in held_out]
+        and not plan_differences(record.get("plan", {}), plan)
+        and set(held_out[fold]) <= _mask_names(folder.predictions)
+    )
+
+
+def score_fold(
+    folder: ResultFolder,
+    fold: int,
+    basis: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    held_out: Sequence[Sequence[str]],
+    evaluate: Callable[[Path], int],
+    run_dir: Path,
+) -> int:
+    """Have the held-out cases evaluated, and keep their scores.
+
+    Args:
+        folder: where masks and scores go.
+        fold: number of the fold.
+        basis: what ``score_basis`` gave.
+        plan: the plan of the weights.
+        held_out: names of the held-out cases of every fold.
+        evaluate: runs evaluate.json, masks into the folder it is given, scores into ``run_dir``; gives the exit code.
+        run_dir: the fold's output folder.
+
+    Returns:
+        The exit code; the scores are only kept where it is 0.
+    """
+    folder.fold_file(fold).unlink(missing_ok=True)
+    code = evaluate(ensure_writable(folder.predictions))
+    if code:
+        return code
+    scores = read_json(run_dir / SCORES_NAME, ConfigError)
+    if set(scores["cases"]) != set(held_out[fold]):
+        raise ConfigError(
+            f"fold {fold} was to be scored on {len(held_out[fold])} case(s), but {run_dir / SCORES_NAME} has "
+            f"{len(scores['cases'])}. Leave validate#dataset as it is."
+        )
+    write_json(folder.fold_file(fold), fold_record(fold, scores, plan, held_out, basis))
+    return 0
+
+
+def _mask_names(folder: Path) -> set[str]:
+    return {case_name(file) for file in folder.iterdir()} if folder.is_dir() else set()

@@ -1,0 +1,118 @@
+"""What a command line of scripts/train.py asks for, checked before anything runs."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.configs.preflight import check_overrides
+from dynunet_bundle.errors import ConfigError
+
+ALL = "all"
+OWN_IDS = {
+    "bundle_root": "the bundle beside scripts/",
+    "ckpt_dir": "--out",
+    "config_file": "--task_config",
+    "fold": "--fold or --folds",
+    "masks_dir": "--out",
+    "output_dir": "--out",
+    "rank": "--gpus",
+    "weights_file": "--out",
+    "world_size": "--gpus",
+}
+"""Ids that the folds set themselves, and the option of scripts/train.py that decides them."""
+
+
+@dataclass(frozen=True)
+class FoldsRequest:
+    """What the command line asks for.
+
+    Attributes:
+        bundle: the bundle folder.
+        dataset_dir: folder of the data set.
+        out: the run folder.
+        overlays: task overlay and recipes, later ones over earlier ones.
+        folds: numbers of folds, ``["all"]`` for each of them.
+        fold: one number, or ``"all"`` to train on every case; wins over ``folds``.
+        num_processes: GPUs, or processes on a CPU, that train as one.
+        settings: ids given by options of their own, where they were given.
+        overrides: further ``--id value`` pairs, as on the command line.
+        collect_only: train nothing; score what has finished and sum up.
+    """
+
+    bundle: Path
+    dataset_dir: Path
+    out: Path
+    overlays: tuple[Path, ...] = ()
+    folds: tuple[str, ...] = (ALL,)
+    fold: str | None = None
+    num_processes: int = 1
+    settings: Mapping[str, Any] | None = None
+    overrides: tuple[str, ...] = ()
+    collect_only: bool = False
+
+
+def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list[int]:
+    """Numbers of the folds to train.
+
+    Args:
+        fold: one number, or None.
+        folds: numbers, or ``["all"]``; not used where ``fold`` is given.
+        num_folds: how many there are.
+
+    Raises:
+        ConfigError: for a fold that does not exist.
+    """
+    wanted = list(folds) if fold is None else [fold]
+    if wanted == [ALL]:
+        return list(range(num_folds))
+    numbers = sorted({int(text) for text in wanted if text.isdecimal()})
+    unknown = [text for text in wanted if not text.isdecimal() or int(text) >= num_folds]
+    if unknown:
+        raise ConfigError(
+            f"there is no fold {unknown[0]}: there are {num_folds} folds. "
+            f"Pass numbers from 0 to {num_folds - 1}, or all."
+        )
+    return numbers
+
+
+def parse_overrides(
+    arguments: Sequence[str], known: set[str], own: Mapping[str, str] = OWN_IDS
+) -> dict[str, Any]:
+    """``--id value`` pairs as MONAI's command line understands them.
+
+    Args:
+        arguments: ``["--epochs", "3", "--amp=False", ...]``.
+        known: top-level ids of the configs.
+        own: ids that are set otherwise, and by what.
+
+    Returns:
+        Values by id; what is no Python literal is text.
+
+    Raises:
+        ConfigError: for an unknown id, one of ``own``, or a value without an id.
+    """
+    check_overrides(arguments, known)
+    values: dict[str, Any] = {}
+    name = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, has_value, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in own:
+                raise ConfigError(f"{name} is set by {own[name]}, not as --{name}.")
+            values[name] = _literal(value) if has_value else True
+            name = None if has_value else name
+        elif name is None:
+            raise ConfigError(f'"{argument}" belongs to no option. Pass ids as --id value.')
+        else:
+            values[name], name = _literal(argument), None
+    return values
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,231 @@
+"""The folds of a cross-validation, one after the other or one at a time: train, predict what is held out, sum up.
+
+In the run folder:
+
+    fold_0/models, fold_0/run ...   ckpt_dir and output_dir of each training
+    prepared                        the prepared cases, shared by all folds
+    cross_validation                see cross_validation/results.py
+
+Each step is skipped where it is done, so that running the same command again goes on where it stopped, and each fold
+may be a job of its own.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.configs.preflight import known_ids
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.cross_validation.commands import (
+    ProcessRunner,
+    bundle_command,
+    read_status,
+    training_command,
+)
+from dynunet_bundle.cross_validation.out_of_fold import is_scored, score_basis, score_fold
+from dynunet_bundle.cross_validation.request import ALL, FoldsRequest, chosen_folds, parse_overrides
+from dynunet_bundle.cross_validation.results import (
+    ResultFolder,
+    collect,
+    require_disjoint,
+    require_same,
+)
+from dynunet_bundle.cross_validation.summary import format_folds
+from dynunet_bundle.dataset.cases import Case, name_of
+from dynunet_bundle.dataset.folds import Folds, default_folds, read_folds
+from dynunet_bundle.dataset.previous_stage import with_previous
+from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
+from dynunet_bundle.files import ensure_writable, read_json
+from dynunet_bundle.locks import exclusive
+from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.training.watching.status import STATUS_NAME
+
+logger = logging.getLogger(__name__)
+
+
+def run(request: FoldsRequest) -> int:
+    """Train, score and sum up the folds that are asked for.
+
+    Returns:
+        0; 75 where a signal stopped it; else the exit code of the first command that failed.
+
+    Raises:
+        BundleError: for bad input.
+    """
+    with ProcessRunner() as runner:
+        runs = FoldRuns(request, runner)
+        if request.fold == ALL:
+            return runs.train(ALL)
+        folds = chosen_folds(request.fold, request.folds, len(runs.folds))
+        for fold in folds:
+            code = runs.complete(fold)
+            if code:
+                return code
+            if runner.signal is not None:
+                return EXIT_STOPPED
+        print(f"Dice in native space, out of fold\n{format_folds(collect(runs.results))}")
+        print(f"saved to {runs.results.path / 'summary.json'}")
+    return 0
+
+
+class FoldRuns:
+    """The folds of one request.
+
+    Args:
+        request: what is asked for.
+        runner: runs the commands.
+
+    Raises:
+        BundleError: if the configs or the data set are wrong, or the run folder belongs to another plan or split.
+    """
+
+    def __init__(self, request: FoldsRequest, runner: ProcessRunner) -> None:
+        self.request = request
+        self.runner = runner
+        given = parse_overrides(request.overrides, known_ids(request.bundle / "configs"))
+        self.settings = {
+            "dataset_dir": str(request.dataset_dir),
+            "prepared_dir": str(request.out / "prepared"),
+            **(request.settings or {}),
+        }
+        self._overrides = {**self.settings, **given}
+        parser = self._parser()
+        self.plan: dict[str, Any] = parser.get_parsed_content("plan")
+        self.epochs: int = parser.get_parsed_content("epochs")
+        cases = load_dataset(request.dataset_dir).training
+        self.cases: dict[str, Case] = {name_of(case): case for case in cases}
+        self.previous_dir: str | None = parser.get_parsed_content("previous_dir")
+        splits_file = parser.get_parsed_content("splits_file")
+        num_folds = parser.get_parsed_content("num_folds")
+        self.folds = _find_folds(splits_file, list(self.cases), num_folds)
+        self.held_out = [fold["val"] for fold in self.folds]
+        self.results = ResultFolder(request.out / "cross_validation")
+        if request.fold != ALL:
+            require_disjoint(self.held_out)
+            require_same(self.results.records(), self.plan, self.held_out, self.results.path)
+
+    def complete(self, fold: int) -> int:
+        """Train a fold and score it, where that is not done; then sum up what is there.
+
+        Returns:
+            The exit code.
+        """
+        if self.request.collect_only:
+            if not self._is_finished(fold):
+                logger.info("fold %d: not finished", fold)
+                return 0
+        else:
+            code = self.train(fold)
+            if code or self.runner.signal is not None:
+                return code or EXIT_STOPPED
+        code = self.score(fold)
+        if code == 0:
+            collect(self.results)
+        return code
+
+    def train(self, fold: int | str) -> int:
+        """Train a fold, or ``"all"`` cases; go on with a training that was stopped.
+
+        Returns:
+            The exit code.
+        """
+        if self._is_finished(fold):
+            logger.info("fold %s: the training has finished", fold)
+            return 0
+        self.prepare(fold)
+        logger.info("fold %s of %d: training", fold, len(self.folds))
+        processes = self.request.num_processes
+        options = ["--standalone", f"--nproc_per_node={processes}"]
+        command = training_command(
+            self.request.bundle,
+            self.request.overlays,
+            self._fold_settings(fold),
+            self.request.overrides,
+            options if processes > 1 else None,
+        )
+        return self.runner.run(command, self._status_file(fold))
+
+    def prepare(self, fold: int | str) -> None:
+        """Prepare the cases of a fold, one process at a time: jobs of other folds share the folder.
+
+        Raises:
+            BundleError: for a case that cannot be prepared.
+        """
+        parts = self.folds if fold == ALL else [self.folds[int(fold)]]
+        names = {name for part in parts for name in (*part["train"], *part["val"])}
+        if fold == ALL:
+            names = set(self.cases)
+        folder = ensure_writable(self.settings["prepared_dir"])
+        data = self._cases_of(names)
+        dataset = self._parser({"train#dataset#data": data}).get_parsed_content("train#dataset")
+        with exclusive(folder / ".lock", f"prepares cases in {folder}"):
+            dataset.cases()
+
+    def score(self, fold: int) -> int:
+        """Predict and score what a fold holds out, unless that is done with these weights.
+
+        Returns:
+            The exit code.
+        """
+        cases = self._cases_of(self.held_out[fold])
+        basis = score_basis(self._fold_dir(fold) / "models" / "model.pt", cases)
+        if is_scored(self.results, fold, basis, self.plan, self.held_out):
+            logger.info("fold %d: the held-out cases have been scored", fold)
+            return 0
+        logger.info("fold %d of %d: predicting %d cases", fold, len(self.folds), len(cases))
+
+        def evaluate(masks_dir: Path) -> int:
+            settings = {**self._fold_settings(fold), "masks_dir": masks_dir}
+            configs: list[str | Path] = ["train.json", "evaluate.json", *self.request.overlays]
+            bundle, overrides = self.request.bundle, self.request.overrides
+            return self.runner.run(
+                bundle_command("evaluating", bundle, configs, settings, overrides)
+            )
+
+        run_dir = self._fold_dir(fold) / "run"
+        return score_fold(self.results, fold, basis, self.plan, self.held_out, evaluate, run_dir)
+
+    def _cases_of(self, names: Iterable[str]) -> list[Case]:
+        """Cases by name, in a cascade each with the mask of the previous stage."""
+        cases = [self.cases[name] for name in sorted(names)]
+        return with_previous(cases, self.previous_dir, self.plan["cascade"])
+
+    def _is_finished(self, fold: int | str) -> bool:
+        """Whether the training has finished; a longer one, or one that starts over, has not."""
+        if self._overrides.get("restart"):
+            return False
+        facts = self._fold_dir(fold) / "models" / "model.json"
+        if facts.is_file():
+            differences = plan_differences(read_json(facts, ConfigError).get("plan", {}), self.plan)
+            if differences:
+                raise ConfigError(
+                    f"{facts.parent} holds a training of another plan ({'; '.join(differences)}). "
+                    "Choose another --out, or start over with --restart True."
+                )
+        status = read_status(self._status_file(fold))
+        return status.get("state") == "finished" and status.get("epochs", 0) >= self.epochs
+
+    def _parser(self, overrides: Mapping[str, Any] | None = None) -> Any:
+        overlays = [str(overlay) for overlay in self.request.overlays]
+        settings = {**self._overrides, **(overrides or {})}
+        return load_workflow(self.request.bundle, "train.json", overlays, settings).parser
+
+    def _fold_settings(self, fold: int | str) -> dict[str, Any]:
+        folder = self._fold_dir(fold)
+        own = {"fold": fold, "ckpt_dir": folder / "models", "output_dir": folder / "run"}
+        return {**self.settings, **own}
+
+    def _fold_dir(self, fold: int | str) -> Path:
+        return self.request.out / f"fold_{fold}"
+
+    def _status_file(self, fold: int | str) -> Path:
+        return self._fold_dir(fold) / "run" / STATUS_NAME
+
+
+def _find_folds(splits_file: str | None, names: list[str], num_folds: int) -> Folds:
+    """The folds that ``select_cases`` will find."""
+    if splits_file and Path(splits_file).is_file():
+        return read_folds(Path(splits_file), names)
+    return default_folds(names, num_folds)

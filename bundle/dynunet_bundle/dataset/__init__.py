@@ -1,0 +1,1 @@
+"""Which cases a data set has, and which of them are used."""

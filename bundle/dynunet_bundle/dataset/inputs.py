@@ -1,0 +1,97 @@
+"""What a user wants predicted -> cases: an image, a folder, a list, DICOM."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.dataset.cases import Case, find_images, name_of, require_unique
+from dynunet_bundle.dicom_input.names import is_dicom_input
+from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.files import read_json
+
+LIST_IDS = ("test", "testing")
+"""Where the lists of MONAI and of the Medical Segmentation Decathlon keep images without labels."""
+
+Rules = Mapping[str, Any]
+
+
+def find_inputs(
+    source: str | Path, num_channels: int = 1, series_rules: Rules | None = None
+) -> list[Case]:
+    """Find the cases to predict.
+
+    Args:
+        source: an image file; a folder of them, see ``find_images``; a JSON list; or DICOM: a folder or a zip.
+        num_channels: channels of the plan.
+        series_rules: which series of a DICOM study to take, see ``clinical.dicom_reader.find_cases``.
+
+    Returns:
+        Unlabelled cases.
+
+    Raises:
+        DatasetError: if nothing is there, a name occurs twice, or a list is malformed.
+        CaseError: if a file is no image.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() == ".json":
+        return read_list(path)
+    if is_dicom_input(path):
+        # pydicom is an extra
+        from dynunet_bundle.dataset.dicom_cases import find_cases
+
+        return find_cases(str(source), series_rules)
+    return find_images(path, num_channels)
+
+
+def read_list(path: Path) -> list[Case]:
+    """Read a list of images: ``["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"], {"image": ..., "name": ...}]``.
+
+    An item is a file, a list of files with one channel each, or an object with such an ``image`` and maybe a ``name``;
+    paths are relative to the list. A dataset.json with such a list under ``test`` will do as well.
+
+    Args:
+        path: the JSON file.
+
+    Raises:
+        DatasetError: if it is malformed, or a name occurs twice.
+    """
+    content = read_json(path, DatasetError)
+    if isinstance(content, dict):
+        content = next((content[key] for key in LIST_IDS if key in content), None)
+    if not isinstance(content, list) or not content:
+        raise DatasetError(
+            f'{path} holds no list of images. Give it the form ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"]].'
+        )
+    cases = [
+        _case(item, path.parent, f"item {index} of {path}") for index, item in enumerate(content)
+    ]
+    require_unique([name_of(case) for case in cases], str(path))
+    return cases
+
+
+def _case(item: Any, folder: Path, where: str) -> Case:
+    image: Any = item.get("image") if isinstance(item, dict) else item
+    files: list[Any] = image if isinstance(image, list) else [image]
+    if not files or not all(isinstance(file, str) and file and "\0" not in file for file in files):
+        raise DatasetError(
+            f"{where} is {item!r}. Give it a file, a list with one file a channel, or an object with an image."
+        )
+    paths = [str((folder / file).resolve()) for file in files]
+    case: Case = {"image": paths if isinstance(image, list) else paths[0]}
+    if isinstance(item, dict) and "name" in item:
+        name = item["name"]
+        if not _is_file_name(name):
+            raise DatasetError(
+                f"{where} has the name {name!r}; it becomes a file name, so it can be no path, and nothing hidden."
+            )
+        case["name"] = name
+    return case
+
+
+def _is_file_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and Path(name).name == name != ""
+        and name.isprintable()
+        and not name.startswith(".")
+    )

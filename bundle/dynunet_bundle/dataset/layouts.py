@@ -1,0 +1,288 @@
+"""The layouts in which a data set may lie on disk: the Decathlon's, nnU-Net's, and two plain folders.
+
+All become one ``DatasetDescription``; nothing is ever written into a user's data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.dataset.cases import (
+    Case,
+    group_channels,
+    list_images,
+    name_of,
+    require_files,
+    require_unique,
+)
+from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
+from dynunet_bundle.labels.dataset_json import LabelTable, read_labels
+from dynunet_bundle.labels.scheme import Regions
+
+LAYOUTS = (
+    "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
+    "or two folders images and labels with files of the same names"
+)
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What is known of a data set before an image is read.
+
+    Attributes:
+        name: folder name of the data set, e.g. ``Task04_Hippocampus``.
+        channel_names: one name a channel of the images, e.g. ``("FLAIR", "T1w")``; empty where nothing names them.
+        label_names: one name a class, the background first; empty where nothing names them.
+        training: labelled cases, sorted by name.
+        test: unlabelled cases, sorted by name.
+        label_values: value of each class in the files; 0, 1, 2, ... where not given.
+        ignore_value: value of voxels that nobody labelled, or None.
+        regions: values by the name of each region, or None; see ``LabelTable``.
+        regions_class_order: for each region the value that masks get.
+    """
+
+    name: str
+    channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+    label_values: tuple[int, ...] = ()
+    ignore_value: int | None = None
+    regions: Regions | None = None
+    regions_class_order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Number the classes where the files' values are not given."""
+        if not self.label_values:
+            object.__setattr__(self, "label_values", tuple(range(len(self.label_names))))
+
+    @property
+    def file_values(self) -> tuple[int, ...]:
+        """Values that files of labels may have: those of the classes, and the ignored one."""
+        ignored = () if self.ignore_value is None else (self.ignore_value,)
+        return tuple(sorted(self.label_values + ignored))
+
+    @property
+    def num_entries(self) -> int:
+        """Labels as nnU-Net counts them to plan memory: background, classes or regions, and the ignored value.
+
+        Its planners take the length of ``labels`` in dataset.json.
+        """
+        named = len(self.label_names) if self.regions is None else 1 + len(self.regions)
+        return named + (self.ignore_value is not None)
+
+    def named(
+        self, channel_names: Sequence[str], label_values: Sequence[int], label_names: Sequence[str]
+    ) -> "DatasetDescription":
+        """The same data set with names, for a layout that tells none."""
+        return replace(
+            self,
+            channel_names=tuple(channel_names),
+            label_values=tuple(label_values),
+            label_names=tuple(label_names),
+        )
+
+
+def read_layout(root: Path) -> DatasetDescription:
+    """Find out how a data set is laid out, and read it.
+
+    Args:
+        root: absolute path of its folder.
+
+    Raises:
+        DatasetError: if there is no such folder, it is laid out in no known way, is malformed, or lists files that are
+            missing.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "does not exist"
+        raise DatasetError(
+            f"{root} {what}. Pass --dataset_dir with a folder that has {LAYOUTS}; a path that does not begin with / "
+            "starts at the folder that the command runs in."
+        )
+    source = root / "dataset.json"
+    if source.is_file():
+        content = read_json(source, DatasetError)
+        if not isinstance(content, dict):
+            raise DatasetError(f"{source} must hold a JSON object, not {type(content).__name__}.")
+        reader = _read_msd if "training" in content or "modality" in content else _read_nnunet
+        dataset = reader(root, source, content)
+    else:
+        dataset = _read_plain(root)
+    if not dataset.training:
+        raise DatasetError(f"{source if source.is_file() else root} lists no training cases.")
+    require_files(dataset.training + dataset.test)
+    return dataset
+
+
+def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
+    """``training`` holds pairs of paths, ``test`` paths; ``image`` may be a list of files, one a channel."""
+    return _described(
+        root.name,
+        _channel_names(content, source),
+        read_labels(content, source),
+        _msd_cases(content.get("training"), root, source, "training", ("image", "label")),
+        _msd_cases(content.get("test", []), root, source, "test", ("image",)),
+    )
+
+
+def _msd_cases(
+    entries: Any, root: Path, source: Path, section: str, keys: tuple[str, ...]
+) -> tuple[Case, ...]:
+    if not isinstance(entries, list):
+        raise DatasetError(f'{source} needs "{section}", a list of cases; it has {entries!r}.')
+    cases: list[Case] = []
+    for entry in entries:
+        files = {"image": entry} if isinstance(entry, str) else entry
+        if not isinstance(files, dict) or not all(_is_path(files.get(key), key) for key in keys):
+            raise DatasetError(
+                f'{source}: each "{section}" case needs {" and ".join(keys)} as paths, not {entry!r}.'
+            )
+        cases.append(
+            {
+                key: [str(root / path) for path in files[key]]
+                if isinstance(files[key], list)
+                else str(root / files[key])
+                for key in keys
+            }
+        )
+    return _sorted(cases, f'{source}: "{section}"')
+
+
+def _is_path(value: Any, key: str) -> bool:
+    if key == "image" and isinstance(value, list):
+        return bool(value) and all(isinstance(path, str) for path in value)
+    return isinstance(value, str)
+
+
+def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
+    """``imagesTr/CASE_0000.END``, ``labelsTr/CASE.END``, or the files of each case under ``dataset``."""
+    labels = read_labels(content, source)
+    channel_names = _channel_names(content, source)
+    ending = content.get("file_ending")
+    if not isinstance(ending, str):
+        raise DatasetError(
+            f'{source} needs "training" (Decathlon) or "file_ending" (nnU-Net), e.g. ".nii.gz".'
+        )
+    listed = content.get("dataset")
+    if isinstance(listed, dict):
+        training = [_listed_case(name, files, root, source) for name, files in listed.items()]
+    else:
+        training = [
+            {**case, "label": str(root / "labelsTr" / f"{case['name']}{ending}")}
+            for case in _nnunet_cases(root / "imagesTr", ending, len(channel_names))
+        ]
+    test = _nnunet_cases(root / "imagesTs", ending, len(channel_names))
+    return _described(
+        root.name,
+        channel_names,
+        labels,
+        _sorted(training, f"{source}"),
+        _sorted(test, f"{source}"),
+    )
+
+
+def _described(
+    name: str,
+    channel_names: tuple[str, ...],
+    labels: LabelTable,
+    training: tuple[Case, ...],
+    test: tuple[Case, ...],
+) -> DatasetDescription:
+    return DatasetDescription(
+        name,
+        channel_names,
+        labels.names,
+        training,
+        test,
+        labels.values,
+        labels.ignore_value,
+        labels.regions,
+        labels.regions_class_order,
+    )
+
+
+def _listed_case(name: str, files: Any, root: Path, source: Path) -> Case:
+    if (
+        not isinstance(files, dict)
+        or not _is_path(files.get("images"), "image")
+        or not _is_path(files.get("label"), "label")
+    ):
+        raise DatasetError(
+            f'{source}: "dataset" must give each case its "images", a list, and its "label"; '
+            f"{name} has {files!r}."
+        )
+    images = files["images"] if isinstance(files["images"], list) else [files["images"]]
+    return {
+        "image": [str(root / path) for path in images],
+        "label": str(root / files["label"]),
+        "name": name,
+    }
+
+
+def _nnunet_cases(folder: Path, ending: str, num_channels: int) -> list[Case]:
+    if not folder.is_dir():
+        return []
+    files = [file for file in list_images(folder) if file.name.endswith(ending)]
+    groups = group_channels(files)
+    if files and not groups:
+        raise DatasetError(
+            f"the images in {folder} are not named CASE_0000{ending}, CASE_0001{ending}, ... without gaps."
+        )
+    for name, group in groups.items():
+        # a picture holds all its colours: nnU-Net names R, G and B, and has CASE_0000.png alone
+        if len(group) != num_channels and not (ending in PICTURE_SUFFIXES and len(group) == 1):
+            raise DatasetError(
+                f"case {name} has {len(group)} image file(s) in {folder}, dataset.json names {num_channels} channel(s)."
+            )
+    return [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
+
+
+def _read_plain(root: Path) -> DatasetDescription:
+    """Two folders with files of the same names; channels and labels have no names until the data are read."""
+    images, labels = root / "images", root / "labels"
+    if images.is_dir() and labels.is_dir():
+        return DatasetDescription(root.name, (), (), _plain_pairs(images, labels), ())
+    raise DatasetError(
+        f"{root} has no dataset.json. Pass --dataset_dir with a folder that has {LAYOUTS}."
+    )
+
+
+def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
+    files, label_files = list_images(images), list_images(labels)
+    require_unique([case_name(file) for file in label_files], str(labels))
+    masks = {case_name(file): str(file) for file in label_files}
+    groups = group_channels(files)
+    cases: list[Case] = [{"image": str(file)} for file in files]
+    # frame_0000, frame_0001, ... are channels of one case only if there is a mask called frame
+    if not groups.keys().isdisjoint(masks):
+        cases = [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
+    lacking = sorted({name_of(case) for case in cases} ^ set(masks))
+    if lacking:
+        raise DatasetError(
+            f"{len(lacking)} file(s) in {images} and {labels} have no partner of the same name: "
+            f"{', '.join(lacking[:5])}. Add the missing ones, or move these away."
+        )
+    return _sorted([{**case, "label": masks[name_of(case)]} for case in cases], str(images))
+
+
+def _sorted(cases: Sequence[Case], where: str) -> tuple[Case, ...]:
+    require_unique([name_of(case) for case in cases], where)
+    return tuple(sorted(cases, key=name_of))
+
+
+def _channel_names(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+    key = "channel_names" if "channel_names" in content else "modality"
+    table = content.get(key)
+    if not isinstance(table, dict) or not table:
+        raise DatasetError(
+            f'{source} needs "{key}", an object such as {{"0": "name"}}; it has {table!r}.'
+        )
+    expected = [str(index) for index in range(len(table))]
+    if sorted(table, key=lambda index: (len(index), index)) != expected:
+        raise DatasetError(
+            f'{source}: "{key}" must be numbered {expected[0]}..{expected[-1]} without gaps, '
+            f"not {sorted(table)}."
+        )
+    return tuple(str(table[index]) for index in expected)

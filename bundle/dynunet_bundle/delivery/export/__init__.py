@@ -1,0 +1,1 @@
+"""TorchScript, ONNX and TensorRT, each compared with the weights."""

@@ -1,0 +1,261 @@
+"""Export a trained model, and let no file out that does not compute what the weights compute.
+
+NVIDIA's example documents such a mode, ``nav``, and lacks it.
+"""
+
+import copy
+import datetime
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from torch import nn
+
+from benchmarks.measure import machine
+from dynunet_bundle import __version__
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.select import find_images
+from dynunet_bundle.delivery.export.formats import (
+    DTYPES,
+    SUFFIXES,
+    WRITERS,
+    tensorrt_network,
+    unavailable,
+)
+from dynunet_bundle.delivery.export.parity import (
+    Times,
+    compare,
+    image_patches,
+    run_on,
+    synthetic_patches,
+    time_patch,
+)
+from dynunet_bundle.delivery.export.table import REPORT_NAME, Row
+from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
+from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, write_json
+from dynunet_bundle.networks.exported import BACKENDS, computes, sidecar_of
+from dynunet_bundle.networks.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+class ParityError(BundleError):
+    """An exported model does not compute what the weights compute."""
+
+    exit_code = EXIT_FAILED
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        bundle: the bundle folder.
+        weights: ``model.pt``.
+        output: folder of the files.
+        overlays: config files that the weights were trained with.
+        formats: of ``torchscript``, ``onnx`` and ``tensorrt``.
+        precisions: of ``fp32``, ``fp16`` and ``bf16``.
+        images: an image or a folder of them to take patches from; None for made-up patches.
+        num_patches: patches that results are compared on.
+        repeats: runs that a time is the median of.
+        device: where the exported models are run.
+    """
+
+    bundle: Path
+    weights: Path
+    output: Path
+    overlays: Sequence[str] = ()
+    formats: Sequence[str] = ("torchscript", "onnx")
+    precisions: Sequence[str] = ("fp32",)
+    images: str | None = None
+    num_patches: int = 4
+    repeats: int = 10
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the device.
+
+        Raises:
+            ConfigError: if one is of no use.
+        """
+        if min(self.num_patches, self.repeats) < 1:
+            raise ConfigError(
+                f"--num_patches is {self.num_patches}, --repeats is {self.repeats}; both must be 1 or more."
+            )
+        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                f"--device is {self.device}, but torch finds no CUDA device. Pass cpu."
+            )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The network that is exported, and what it computes.
+
+    Attributes:
+        network: of inference.json, with the weights; in float32 on the CPU.
+        patches: ``[B, C, *patch]`` on the device.
+        logits: of these patches, on the CPU.
+        times: of one patch.
+        facts: what the JSON beside each file says of its origin.
+        regions: whether outputs are regions.
+        shape: ``[C, *patch]``.
+    """
+
+    network: nn.Module
+    patches: torch.Tensor
+    logits: torch.Tensor
+    times: Times
+    facts: Mapping[str, Any]
+    regions: bool
+    shape: Sequence[int]
+
+
+def export_models(request: ExportRequest) -> list[Row]:
+    """Write, check and time each format in each precision.
+
+    A file takes its place when its check has passed; one that fails it leaves what was there before.
+
+    Args:
+        request: what.
+
+    Returns:
+        A row for the weights themselves and one a file, also in ``export.json`` beside the files. See
+        ``require_parity``.
+
+    Raises:
+        ConfigError: if a package is missing.
+        WeightsError: if the weights are missing or belong to another plan.
+        OutputError: if the folder cannot be written to.
+    """
+    wanted = [(name, precision) for name in request.formats for precision in request.precisions]
+    reasons = {pair: unavailable(*pair, request.device) for pair in wanted}
+    ensure_writable(request.output)
+    reference = _reference(request)
+    rows = [Row("torch", "fp32", "ok", **asdict(reference.times))]
+    for name, precision in wanted:
+        reason = reasons[name, precision]
+        if reason:
+            rows.append(Row(name, precision, f"not available: {reason}"))
+            continue
+        logger.info("exporting %s %s", name, precision)
+        rows.append(_export(request, reference, name, precision))
+    write_json(request.output / REPORT_NAME, _report(request, reference, rows))
+    return rows
+
+
+def require_parity(rows: Sequence[Row]) -> None:
+    """Refuse the whole where a check failed.
+
+    Raises:
+        ParityError: naming the formats.
+    """
+    failed = [f"{row.format} {row.precision}: {row.status}" for row in rows if row.has_failed]
+    if failed:
+        raise ParityError(f"not the model that the weights are: {'; '.join(failed)}.")
+
+
+def _reference(request: ExportRequest) -> Reference:
+    overrides = {"weights_file": str(request.weights), "device": "cpu"}
+    workflow = load_workflow(request.bundle, "inference.json", request.overlays, overrides)
+    parsed = workflow.parser.get_parsed_content
+    plan = parsed("plan")
+    network = parsed("network_def").eval()
+    load_weights(network, request.weights, plan)
+    # a cascade has more channels than the image
+    shape = [_in_channels(network), *plan["patch_size"]]
+    if request.images is None:
+        patches = synthetic_patches(shape, request.num_patches)
+    else:
+        num_channels = len(plan["channel_names"])
+        if num_channels != shape[0]:
+            raise ConfigError(
+                "this network sees the mask of a previous stage, too, which --images cannot give. Leave --images out."
+            )
+        cases = find_images(request.images, num_channels)
+        patches = image_patches(cases, parsed("preprocessing"), shape, request.num_patches)
+    patches = patches.to(request.device)
+    versions = {"dynunet_bundle": __version__, "monai": monai.__version__}
+    network.to(request.device)
+    logits, times = run_on(network, patches), time_patch(network, patches[:1], request.repeats)
+    return Reference(
+        network=network.cpu(),
+        patches=patches,
+        logits=logits,
+        times=times,
+        facts={
+            "plan": plan,
+            "weights_sha256": sha256_of(request.weights),
+            "versions": {**versions, "torch": torch.__version__},
+        },
+        regions=plan["regions"] is not None,
+        shape=shape,
+    )
+
+
+def _in_channels(network: nn.Module) -> int:
+    """Channels of the input: those of the first convolution's weight ``[outputs, C, *kernel]``."""
+    return next(weight.shape[1] for weight in network.parameters() if weight.ndim > 1)
+
+
+def _export(request: ExportRequest, reference: Reference, name: str, precision: str) -> Row:
+    path = request.output / f"model_{precision}{SUFFIXES[name]}"
+    facts = {**reference.facts, "format": name, "precision": precision}
+    with tempfile.TemporaryDirectory() as folder:
+        # MONAI opens engines by a name of this suffix
+        draft = Path(folder) / f"model{SUFFIXES[name]}"
+        with draft.open("wb") as file:
+            WRITERS[name](file, reference.network, reference.shape, precision, facts)
+        try:
+            row = _checked(request, reference, Row(name, precision, "ok", path.name), draft)
+        except ParityError as error:
+            return Row(name, precision, f"failed: {error}")
+        with atomic_write(path) as file, draft.open("rb") as content:
+            shutil.copyfileobj(content, file)
+            # from here on the old JSON describes another file
+            sidecar_of(path).unlink(missing_ok=True)
+    row = replace(row, mib=path.stat().st_size / 2**20, sha256=sha256_of(path))
+    write_json(sidecar_of(path), {"sha256": row.sha256, **facts})
+    return row
+
+
+def _checked(request: ExportRequest, reference: Reference, row: Row, draft: Path) -> Row:
+    """The row with what the written file computes, and how fast."""
+    device = torch.device(request.device)
+    if row.format == "tensorrt":
+        # its first patch opens the engine
+        network = tensorrt_network(
+            copy.deepcopy(reference.network), draft.with_suffix(""), row.precision
+        )
+    else:
+        network = BACKENDS[row.format](draft)
+    parity = compare(reference.logits, run_on(network, reference.patches), reference.regions)
+    problem = parity.problem(row.precision)
+    if problem:
+        raise ParityError(problem)
+    row = replace(row, max_difference=parity.max_difference, dice=parity.dice)
+    if row.format == "torchscript" and not computes(DTYPES[row.precision], device):
+        return replace(row, remark=f"checked in fp32: this CPU has no {row.precision} arithmetic")
+    times = time_patch(network, reference.patches[:1], request.repeats)
+    return replace(row, **asdict(times))
+
+
+def _report(request: ExportRequest, reference: Reference, rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {**machine(), "threads": torch.get_num_threads(), "device": request.device},
+        **reference.facts,
+        "patches": {
+            "source": "made up" if request.images is None else "images",
+            "number": len(reference.patches),
+            "shape": list(reference.shape),
+        },
+        "models": [asdict(row) for row in rows],
+    }

@@ -1,0 +1,1 @@
+"""A bundle of its own made from a trained model."""

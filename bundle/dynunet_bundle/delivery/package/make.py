@@ -1,0 +1,216 @@
+"""A trained model as a bundle of its own: one task, literal configs, weights, model card; a folder and a zip.
+
+The same inputs give the same bytes, wherever and whenever: no times, no paths, one order of files. MONAI has
+``init_bundle``, which makes an empty skeleton.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.configs.overlays import COPIED, json_bytes, merged_configs
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.delivery.package.archive import (
+    publish,
+    require_replaceable,
+    staged,
+    write_sums,
+    write_zip,
+)
+from dynunet_bundle.delivery.package.facts import load_facts
+from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
+from dynunet_bundle.delivery.package.model_card import CardContent, model_card
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json, sha256_of
+from dynunet_bundle.networks.weights import load_weights, read_weights
+from dynunet_bundle.planning.plan import plan_from
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}")
+"""The Model Zoo's ``organ_modality_task``; MONAI Label tells by the name what a bundle does."""
+
+MAX_FILE_BYTES = 25 * 10**6
+"""Of a file in the Model Zoo; larger ones are named in ``large_files.yml``."""
+
+LARGE_FILES = """\
+large_files:
+  - path: "models/model.pt"
+    url: "{url}"
+    hash_val: "{sha256}"
+    hash_type: "sha256"
+"""
+
+ABBREVIATIONS = {"mr", "ct", "pet", "us", "mri"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PackageRequest:
+    """What to package.
+
+    Attributes:
+        bundle: the bundle folder that is the template.
+        overlays: config files that the weights were trained with, later ones win.
+        weights: ``model.pt``.
+        name: of the package, ``organ_modality_task``.
+        output: folder of the result.
+        changelog: Markdown with a section ``## X.Y.Z`` a version.
+        version: of the package; the newest of the changelog where None.
+        scores: ``scores.json`` of an evaluation, or None.
+        facts: JSON for ``load_facts``, or None.
+        exports: ``export.json`` of ``scripts/export.py``, or None.
+        curves: ``progress.png`` of the training, or None.
+        weights_url: where people can download the weights, for those that are too large for the Model Zoo.
+    """
+
+    bundle: Path
+    overlays: Sequence[str]
+    weights: Path
+    name: str
+    output: Path
+    changelog: Path
+    version: str | None = None
+    scores: Path | None = None
+    facts: Path | None = None
+    exports: Path | None = None
+    curves: Path | None = None
+    weights_url: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ConfigError: if it is not of the Model Zoo's form.
+        """
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f'--name is "{self.name}"; bundles are called organ_modality_task in lower case, '
+                "e.g. hippocampus_mr_segmentation."
+            )
+
+
+@dataclass(frozen=True)
+class Package:
+    """What was made: the folder, the zip, and its version."""
+
+    folder: Path
+    archive: Path
+    version: str
+
+
+def make_package(request: PackageRequest) -> Package:
+    """Write the folder ``NAME`` and ``NAME_vVERSION.zip``; each is whole or, where it fails, as it was before.
+
+    Args:
+        request: what.
+
+    Raises:
+        ConfigError: if an input is missing or malformed.
+        WeightsError: if the weights are missing, damaged or belong to another plan than the overlays'.
+        OutputError: if the result cannot be written, or would replace what is no bundle.
+    """
+    target = request.output / request.name
+    require_replaceable(target)
+    changelog = read_changelog(request.changelog)
+    version = request.version or next(iter(changelog))
+    configs = merged_configs(request.bundle / "configs", request.overlays)
+    plan = plan_from(configs["train.json"]).overlay()
+    _require_weights(request)
+    content = CardContent(
+        plan=plan,
+        recipe=configs["train.json"],
+        facts=load_facts(request.facts, plan),
+        version=version,
+        model=read_weights(request.weights)[1],
+        scores=_optional(request.scores),
+        exports=_optional(request.exports),
+        curves=request.curves is not None,
+    )
+    metadata = make_metadata(
+        plan, content.facts, display_name(request.name), changelog, version, content.scores
+    )
+    archive = request.output / f"{request.name}_v{version}.zip"
+    with staged(request.output, request.name) as folder:
+        _copy_code(request.bundle, folder)
+        for name, config in {**configs, "metadata.json": metadata}.items():
+            (folder / "configs" / name).write_bytes(json_bytes(config))
+        write_docs(folder / "docs", content)
+        if request.curves is not None:
+            shutil.copyfile(request.curves, folder / "docs" / "progress.png")
+        _add_weights(request, folder, content.model or {}, plan)
+        write_sums(folder)
+        write_zip(folder, archive)
+        publish(folder, target)
+    return Package(target, archive, version)
+
+
+def write_docs(folder: Path, content: CardContent) -> None:
+    """Write the model card and the licence of the data to ``docs``."""
+    folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text(model_card(content), encoding="utf-8", newline="\n")
+    (folder / "data_license.txt").write_text(
+        content.facts.data_license.rstrip() + "\n", encoding="utf-8", newline="\n"
+    )
+
+
+def display_name(name: str) -> str:
+    """``hippocampus_mr_segmentation`` -> ``"Hippocampus MR segmentation"``."""
+    words = [word.upper() if word in ABBREVIATIONS else word for word in name.split("_")]
+    return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
+
+
+def _optional(path: Path | None) -> Mapping[str, Any] | None:
+    return None if path is None else read_json(path, ConfigError)
+
+
+def _require_weights(request: PackageRequest) -> None:
+    """Load the weights into the network of the overlays, strictly; this checks the plan, too."""
+    overrides = {"weights_file": str(request.weights), "device": "cpu"}
+    workflow = load_workflow(request.bundle, "inference.json", request.overlays, overrides)
+    parsed = workflow.parser.get_parsed_content
+    load_weights(parsed("network_def"), request.weights, parsed("plan"))
+
+
+def _copy_code(bundle: Path, folder: Path) -> None:
+    """Licence, package and the configs that no overlay changes."""
+    shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
+    shutil.copytree(
+        bundle / "dynunet_bundle",
+        folder / "dynunet_bundle",
+        ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.part"),
+        copy_function=shutil.copyfile,
+    )
+    for name in ("configs", "models"):
+        (folder / name).mkdir()
+    for name in COPIED:
+        source, target = bundle / "configs" / name, folder / "configs" / name
+        if source.suffix == ".json":
+            target.write_bytes(json_bytes(read_json(source, ConfigError)))
+        else:
+            shutil.copyfile(source, target)
+
+
+def _add_weights(
+    request: PackageRequest, folder: Path, model: Mapping[str, Any], plan: Mapping[str, Any]
+) -> None:
+    """The weights and their JSON, or the address of weights that are too large for the Model Zoo."""
+    sha256 = sha256_of(request.weights)
+    facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
+    (folder / "models" / "model.json").write_bytes(json_bytes(facts))
+    too_large = request.weights.stat().st_size > MAX_FILE_BYTES
+    if too_large and request.weights_url:
+        (folder / "large_files.yml").write_text(
+            LARGE_FILES.format(url=request.weights_url, sha256=sha256), encoding="utf-8"
+        )
+        return
+    if too_large:
+        logger.warning(
+            "the weights have %.0f MB and are in the package; the Model Zoo takes 25 MB a file, for it pass "
+            "--weights_url",
+            request.weights.stat().st_size / 1e6,
+        )
+    shutil.copyfile(request.weights, folder / "models" / "model.pt")

@@ -1,0 +1,213 @@
+"""The content of ``configs/metadata.json``, by MONAI's bundle specification."""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.delivery.package.facts import Facts
+from dynunet_bundle.errors import ConfigError
+
+SCHEMA_URL = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+    "meta_schema_20240725.json"
+)
+"""The newest that bundles of the Model Zoo name."""
+
+REQUIRED_PACKAGES = (
+    "nibabel",
+    "pytorch-ignite",
+    "scipy",
+    "tensorboard",
+    "nvidia-dali-cuda120",
+    "SimpleITK",
+    "fire",
+    "tqdm",
+    "pillow",
+    "jinja2",
+    "connected-components-3d",
+)
+"""What the bundle imports beside MONAI, torch and numpy; pyproject.toml lists the same."""
+
+METHOD_REFERENCE = (
+    "Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, "
+    "Nature Methods 18 (2021)"
+)
+
+MR_CHANNELS = ("mr", "mri", "t1", "t1w", "t1gd", "t1c", "t1ce", "t2", "t2w", "flair", "adc", "dwi")
+HEADING = re.compile(r"^## \[?(\d+\.\d+\.\d+)\]?.*$", re.MULTILINE)
+METRIC_DIGITS = 4
+
+
+def make_metadata(
+    plan: Mapping[str, Any],
+    facts: Facts,
+    name: str,
+    changelog: Mapping[str, str],
+    bundle_version: str,
+    scores: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Metadata of a bundle for one plan.
+
+    Args:
+        plan: the plan ids, as literals.
+        facts: what people say of the task.
+        name: name for people.
+        changelog: text by version.
+        bundle_version: one of them.
+        scores: content of ``scores.json``, or None where the model was not evaluated.
+
+    Raises:
+        ConfigError: if a required package is not installed, or the version is not in the changelog.
+    """
+    if bundle_version not in changelog:
+        raise ConfigError(
+            f"the changelog has no entry for version {bundle_version}, only for {', '.join(changelog) or 'none'}. "
+            'Write a section "## VERSION" (--changelog), or pass another --version.'
+        )
+    targets = list(plan["regions"] or plan["label_names"])
+    versions = package_versions()
+    channels = ", ".join(plan["channel_names"])
+    labels = ", ".join(
+        f"{value} {label}"
+        for value, label in zip(plan["label_values"], plan["label_names"], strict=True)
+    )
+    return {
+        "schema": SCHEMA_URL,
+        "version": bundle_version,
+        "changelog": dict(changelog),
+        "monai_version": versions["monai"],
+        "pytorch_version": versions["torch"],
+        "numpy_version": versions["numpy"],
+        "required_packages_version": {package: versions[package] for package in REQUIRED_PACKAGES},
+        "supported_apps": {},
+        "name": name,
+        "task": f"Segmentation of {facts.subject}",
+        "description": describe(facts),
+        "authors": facts.authors,
+        "copyright": facts.copyright,
+        "data_source": facts.data_source,
+        "data_type": "nifti",
+        "image_classes": f"{len(plan['channel_names'])} channel(s): {channels}; the bundle normalises them",
+        "label_classes": f"one channel: {labels}",
+        "pred_classes": f"{len(targets)} channels: {', '.join(targets)}",
+        "eval_metrics": eval_metrics(scores),
+        "intended_use": facts.intended_use,
+        "references": [METHOD_REFERENCE, *facts.references],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": modality(plan),
+                    **_data_format(plan, input_names(plan)),
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    **_data_format(plan, targets),
+                }
+            },
+        },
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """All that a bundle imports, by the names and versions that pip knows: MONAI, torch and numpy first.
+
+    Raises:
+        ConfigError: if one is not installed.
+    """
+    return {
+        name: installed_version(name) for name in ("monai", "torch", "numpy", *REQUIRED_PACKAGES)
+    }
+
+
+def describe(facts: Facts) -> str:
+    """One sentence on the model."""
+    return facts.description or (
+        f"An nnU-Net-style network, configured to its data, that segments {facts.subject}."
+    )
+
+
+def _data_format(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_channels": len(names),
+        # numbers, not "8*n": verify_net_in_out takes the smallest n, at which instance norms have nothing to average
+        "spatial_shape": list(plan["patch_size"]),
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": True,
+        "channel_def": {str(index): name for index, name in enumerate(names)},
+    }
+
+
+def input_names(plan: Mapping[str, Any]) -> list[str]:
+    """Names of the network's input channels; those of a cascade have the classes of the stage before among them."""
+    previous = plan["label_names"][1:] if plan.get("cascade") else []
+    return [*plan["channel_names"], *(f"previous {label}" for label in previous)]
+
+
+def modality(plan: Mapping[str, Any]) -> str:
+    """Modality of the images: ``"CT"``, ``"MR"``, or the names of the channels where they are neither."""
+    if "ct" in plan["normalization"]:
+        return "CT"
+    if all(channel.lower() in MR_CHANNELS for channel in plan["channel_names"]):
+        return "MR"
+    return ", ".join(plan["channel_names"])
+
+
+def eval_metrics(scores: Mapping[str, Any] | None) -> dict[str, float]:
+    """Figures of an evaluation without the names of its cases: means of the Dice, and of each class all measures."""
+    if not scores or scores.get("mean_dice") is None:
+        return {}
+    figures = {"mean_dice": scores["mean_dice"]}
+    figures |= {f"dice_{name}": value for name, value in scores["mean"].items()}
+    for name, measures in scores.get("statistics", {}).items():
+        for measure, summary in measures.items():
+            if measure in ("hd95_mm", "assd_mm", "nsd"):
+                figures[f"{measure}_{name}"] = summary["mean"]
+    return {
+        name: round(value, METRIC_DIGITS) for name, value in figures.items() if value is not None
+    }
+
+
+def installed_version(package: str) -> str:
+    """Version of an installed package, without what names its build (``2.13.0+cpu``); pip finds no such thing.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"{package} is not installed, and the metadata name the versions that a bundle was made with. "
+            f"Run pip install {package}."
+        ) from error
+
+
+def read_changelog(path: Path) -> dict[str, str]:
+    """The sections ``## X.Y.Z`` of a changelog, each as one text, in the order of the file.
+
+    Raises:
+        ConfigError: if there is no such file or no such section.
+    """
+    try:
+        parts = HEADING.split(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}. Pass --changelog.") from error
+    versions = dict(zip(parts[1::2], map(_as_text, parts[2::2]), strict=True))
+    if not versions:
+        raise ConfigError(
+            f'{path} has no section "## X.Y.Z". Write one for each version of the bundle.'
+        )
+    return versions
+
+
+def _as_text(section: str) -> str:
+    """A list in Markdown as sentences."""
+    return " ".join(re.sub(r"^\s*[-*] ", "", line).strip() for line in section.splitlines()).strip()

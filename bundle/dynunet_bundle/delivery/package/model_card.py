@@ -1,0 +1,173 @@
+"""``docs/README.md`` of a bundle: the sections that the Model Zoo asks for, filled from plan, training and scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from dynunet_bundle.delivery.package.facts import Facts
+from dynunet_bundle.delivery.package.metadata import METHOD_REFERENCE, describe, package_versions
+from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+NOT_MEASURED = "GPU memory was not measured for this plan."
+
+
+@dataclass(frozen=True)
+class CardContent:
+    """What a model card is made of.
+
+    Attributes:
+        plan: the plan ids, as literals.
+        recipe: content of ``train.json`` of the bundle.
+        facts: what people say of the task.
+        version: of the bundle.
+        model: content of ``model.json``, or None where there are no weights.
+        scores: content of ``scores.json``, or None.
+        exports: content of ``export.json``, or None.
+        curves: whether ``docs/progress.png`` is there.
+    """
+
+    plan: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    facts: Facts
+    version: str
+    model: Mapping[str, Any] | None = None
+    scores: Mapping[str, Any] | None = None
+    exports: Mapping[str, Any] | None = None
+    curves: bool = False
+
+
+def model_card(content: CardContent) -> str:
+    """The text of the card, in Markdown."""
+    # Markdown for people; nothing of it is HTML that a browser runs
+    environment = jinja2.Environment(  # noqa: S701
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    plan, facts = content.plan, content.facts
+    return (
+        template.render(
+            plan=plan,
+            recipe=content.recipe,
+            description=describe(facts),
+            has_weights=content.model is not None,
+            packages=_packages(),
+            length=_length(content.recipe, content.model),
+            version=content.version,
+            origin=_origin(content.model or {}),
+            intended_use=f"Intended use: {facts.intended_use}",
+            data_source=facts.data_source,
+            cases=_cases(content.model),
+            channels=", ".join(plan["channel_names"]),
+            files="one file"
+            if len(plan["channel_names"]) == 1
+            else "one file a channel or all in one",
+            targets=list(plan["regions"] or plan["label_names"]),
+            labels=list(zip(plan["label_values"], plan["label_names"], strict=True)),
+            limitations=facts.limitations,
+            memory=facts.memory or NOT_MEASURED,
+            scores=_score_rows(content.scores),
+            scores_of=_scores_of(content.scores),
+            mean_dice=_number((content.scores or {}).get("mean_dice"), ".4f"),
+            curves=content.curves,
+            exports=_export_rows(content.exports),
+            exports_machine=_machine(content.exports),
+            references=[METHOD_REFERENCE, *facts.references],
+            **recipe_texts(plan, content.recipe),
+        ).rstrip()
+        + "\n"
+    )
+
+
+def _origin(model: Mapping[str, Any]) -> str:
+    """Where in its training the model was taken, as the end of a sentence."""
+    parts = []
+    if model.get("epoch") is not None:
+        parts.append(f"of epoch {model['epoch']}")
+    dice = model.get("val_mean_dice")
+    if dice is not None:
+        parts.append(f"with a Dice of {dice:.4f} on the held-out cases at the network's spacing")
+    return " " + " ".join(parts) if parts else ""
+
+
+def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
+    """Length of the training that made the weights, which its command line may have set; else that of the recipe."""
+    source = recipe if model is None else model
+    if source.get("epochs") is None:
+        return "not recorded by the training"
+    text = f"{source['epochs']} epochs of {source['iterations_per_epoch']} iterations"
+    if model is not None and model.get("epoch") not in (None, source["epochs"]):
+        text += f"; the weights are those of epoch {model['epoch']}"
+    return text
+
+
+def _packages() -> list[str]:
+    """What to install for the bundle, as pip takes it."""
+    return [f"{name}=={number}" for name, number in package_versions().items()]
+
+
+def _cases(model: Mapping[str, Any] | None) -> str:
+    if model is None:
+        return ""
+    training = model.get("training") or {}
+    if "num_cases" not in training:
+        return "How many cases the model was trained on was not recorded."
+    lines = [f"Trained on {training['num_cases']} cases."]
+    volumes = training.get("volumes_ml") or {}
+    if volumes:
+        lines += ["", "| label | volume in the training cases, ml |", "|---|---|"]
+        lines += [f"| {name} | {low:.3g} to {high:.3g} |" for name, (low, high) in volumes.items()]
+    return "\n".join(lines)
+
+
+def _scores_of(scores: Mapping[str, Any] | None) -> str:
+    cases = len((scores or {}).get("cases", ()))
+    return f"In native space, on {cases} case(s) that the model was not trained on."
+
+
+def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
+    if not scores:
+        return []
+    statistics = scores.get("statistics", {})
+    rows: list[Sequence[str]] = []
+    for name, mean in scores["mean"].items():
+        measures = statistics.get(name, {})
+        interval = measures.get("dice", {}).get("ci95")
+        dice = _number(mean, ".4f")
+        if interval:
+            dice += f" ({interval[0]:.4f} to {interval[1]:.4f})"
+        rows.append(
+            (
+                name,
+                str(scores["num_cases"][name]),
+                dice,
+                _number(measures.get("hd95_mm", {}).get("median"), ".2f"),
+                _number(measures.get("nsd", {}).get("mean"), ".4f"),
+            )
+        )
+    return rows
+
+
+def _export_rows(exports: Mapping[str, Any] | None) -> list[Sequence[str]]:
+    models = [row for row in (exports or {}).get("models", []) if row.get("wall_ms")]
+    return [
+        (
+            row["format"],
+            row["precision"],
+            f"{row['wall_ms']:.1f}",
+            f"{models[0]['wall_ms'] / row['wall_ms']:.2f}",
+        )
+        for row in models
+    ]
+
+
+def _machine(exports: Mapping[str, Any] | None) -> str:
+    machine = (exports or {}).get("machine", {})
+    return f"{machine.get('device', 'cpu')} of a machine with {machine.get('processor', 'a processor')}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,1 @@
+"""Checks of a finished package, one file a check."""

@@ -1,0 +1,131 @@
+"""A bundle folder as the checks see it: its files, a made-up data set for it, and what its own code says."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from dynunet_bundle.delivery.verify.data import make_dataset
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json
+
+PROBE = Path(__file__).with_name("probe.py")
+TIMEOUT_S = 3600
+MAX_LINES = 3
+
+
+class Problem(NamedTuple):
+    """What is wrong, with the offending value, and what to do."""
+
+    message: str
+    remedy: str
+
+
+class SkippedCheck(Exception):  # noqa: N818 - no error
+    """A check has nothing to look at; the text says why."""
+
+
+class BundleFolder:
+    """A bundle and a scratch folder, which goes with the ``with`` block. Nothing is written to the bundle.
+
+    Args:
+        path: the bundle folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._scratch = tempfile.TemporaryDirectory()
+        self.scratch = Path(self._scratch.name)
+
+    def __enter__(self) -> "BundleFolder":
+        """Keep the scratch folder until the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove it."""
+        self._scratch.cleanup()
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Content of ``configs/NAME``.
+
+        Raises:
+            SkippedCheck: if it is missing, which is what the check "files" tells.
+            ConfigError: if it is malformed.
+        """
+        path = self.require(f"configs/{name}")
+        content = read_json(path, ConfigError)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} is no JSON object.")
+        return content
+
+    def require(self, name: str) -> Path:
+        """Path of a file of the bundle.
+
+        Raises:
+            SkippedCheck: if it is missing.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise SkippedCheck(f"{name} is missing")
+        return path
+
+    @cached_property
+    def dataset(self) -> Path:
+        """A made-up data set that fits the bundle's plan."""
+        return make_dataset(self.scratch / "data", self.config("inference.json"))
+
+    @cached_property
+    def probed(self) -> dict[str, list[str]]:
+        """What the bundle's own code says of imports, properties and weights, see ``verify_probe.py``."""
+        answer = self.scratch / "probe.json"
+        command = ["-c", PROBE.read_text(encoding="utf-8"), str(answer), str(self.dataset)]
+        done = self.python(*command, str(self.scratch / "probe"))
+        if done.returncode or not answer.is_file():
+            raise ConfigError(f"the bundle cannot be opened: {last_words(done)}")
+        return dict(json.loads(answer.read_text(encoding="utf-8")))
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in the bundle folder, whose own package then comes first, without a GPU."""
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1",
+        }
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "PYTHONPATH"):
+            environment.pop(name, None)
+        return subprocess.run(  # noqa: S603 - the interpreter itself, without a shell
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    def monai(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m monai.bundle`` in the bundle folder."""
+        return self.python("-m", "monai.bundle", *arguments)
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last lines of what a process said; MONAI and torch put the reason there."""
+    lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return " / ".join(lines[-MAX_LINES:]) or f"exit code {done.returncode} without a word"
+
+
+def literal(texts: Sequence[int]) -> str:
+    """A list as the command line of ``monai.bundle`` reads it."""
+    return "[" + ",".join(map(str, texts)) + "]"

@@ -1,0 +1,187 @@
+"""Checks of what the configs declare, and of the weights: by MONAI's own parser, in the bundle's own code."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dynunet_bundle.configs.lint import lint_configs
+from dynunet_bundle.delivery.package.make import NAME
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json, sha256_of
+
+KEYS_WITHOUT_LABEL = "$[key for key in @case_keys if key != 'label']"
+"""What inference.json loads: the image, and in a cascade the previous mask."""
+
+INFERENCE_IDS = (
+    "bundle_root",
+    "device",
+    "dataset_dir",
+    "output_dir",
+    "network_def",
+    "network",
+    "preprocessing",
+    "dataset",
+    "dataloader",
+    "inferer",
+    "postprocessing",
+    "handlers",
+    "evaluator",
+    "initialize",
+    "run",
+)
+TRAIN_IDS = (
+    "bundle_root",
+    "ckpt_dir",
+    "output_dir",
+    "dataset_dir",
+    "device",
+    "val_interval",
+    "epochs",
+    "network_def",
+    "network",
+    "loss",
+    "optimizer",
+    "lr_scheduler",
+    "train#preprocessing",
+    "train#dataset#data",
+    "train#dataloader",
+    "train#inferer",
+    "train#handlers",
+    "train#trainer#max_epochs",
+    "validate#preprocessing",
+    "validate#dataset#data",
+    "validate#dataloader",
+    "validate#inferer",
+    "validate#postprocessing",
+    "validate#handlers",
+    "validate#key_metric",
+    "validate#evaluator",
+    "initialize",
+    "run",
+)
+REFERENCES = {
+    "train#trainer#train_handlers": "@train#handlers",
+    "train#dataset#transform": "@train#preprocessing",
+    "validate#evaluator#val_handlers": "@validate#handlers",
+    "validate#dataset#transform": "@validate#preprocessing",
+}
+"""What MONAI's check of optional properties wants as references."""
+
+
+def check_inference(bundle: BundleFolder) -> list[Problem]:
+    """inference.json has the ids of MONAI's properties, and each can be built."""
+    missing = _lacking(bundle.config("inference.json"), INFERENCE_IDS, "inference.json")
+    return [*missing, *_probed(bundle, "inference", "inference.json")]
+
+
+def check_train(bundle: BundleFolder) -> list[Problem]:
+    """train.json has the ids of MONAI's properties, each can be built, and those that clients replace are used."""
+    config = bundle.config("train.json")
+    problems = _lacking(config, TRAIN_IDS, "train.json")
+    for name, reference in REFERENCES.items():
+        value = _part(config, name)
+        if value != reference:
+            problems.append(Problem(f'train.json: {name} is "{value}".', f'Write "{reference}".'))
+    return [*problems, *_probed(bundle, "train", "train.json")]
+
+
+def check_imports(bundle: BundleFolder) -> list[Problem]:
+    """Every import and every ``_target_`` of the configs leads somewhere."""
+    remedy = "Correct the name, or add the package to required_packages_version and install it."
+    return [Problem(f"{fault}.", remedy) for fault in bundle.probed["imports"]]
+
+
+def check_logging(bundle: BundleFolder) -> list[Problem]:
+    """MONAI takes logging.conf: it names no class and no argument that could run code (GHSA-wvpx-5qmp-46g3)."""
+    bundle.require("configs/logging.conf")
+    remedy = "Name handlers of logging, and literals."
+    return [
+        Problem(f"configs/logging.conf: {fault}.", remedy) for fault in bundle.probed["logging"]
+    ]
+
+
+def check_code(bundle: BundleFolder) -> list[Problem]:
+    """What configs evaluate and call is of the few kinds that the bundle's own configs need."""
+    remedy = "Let the config name classes of MONAI, torch or the bundle, and keep expressions to one line of values."
+    return [Problem(f"configs/{fault}.", remedy) for fault in lint_configs(bundle.path / "configs")]
+
+
+def check_weights(bundle: BundleFolder) -> list[Problem]:
+    """model.pt holds tensors only, fits the network of inference.json strictly, and is the file of model.json."""
+    if not (bundle.path / "models" / "model.pt").is_file():
+        raise SkippedCheck(
+            "models/model.pt is not here; python -m monai.bundle download_large_files fetches it"
+        )
+    remedy = "Package the model again, with the overlays that it was trained with."
+    problems = [Problem(f"models/model.pt: {fault}.", remedy) for fault in bundle.probed["weights"]]
+    facts = bundle.path / "models" / "model.json"
+    if facts.is_file():
+        expected = read_json(facts, ConfigError).get("sha256")
+        if expected != sha256_of(bundle.path / "models" / "model.pt"):
+            problems.append(
+                Problem("models/model.pt is not the file that model.json describes.", remedy)
+            )
+    return problems
+
+
+def check_label(bundle: BundleFolder) -> list[Problem]:
+    """What MONAI Label needs (0.8.5): its folder's name, labels that differ, lists and loaders that it replaces."""
+    metadata = bundle.config("metadata.json")
+    if bundle.config("inference.json").get("cascade"):
+        raise SkippedCheck("MONAI Label knows no previous masks, which a cascade needs")
+    return list(
+        _label_faults(
+            bundle.path.name, metadata, bundle.config("inference.json"), bundle.config("train.json")
+        )
+    )
+
+
+def _label_faults(
+    folder: str, metadata: dict[str, Any], inference: dict[str, Any], train: dict[str, Any]
+) -> Iterator[Problem]:
+    if not NAME.fullmatch(folder) or not re.search("segmentation|annotation", folder):
+        yield Problem(
+            f'the folder is called "{folder}".',
+            "MONAI Label tells by organ_modality_segmentation what a bundle does.",
+        )
+    pred = _part(metadata, "network_data_format#outputs#pred#channel_def") or {}
+    labels = [str(name).lower() for name in pred.values()]
+    for name in sorted({name for name in labels if labels.count(name) > 1}):
+        yield Problem(f'two labels are called "{name}" in lower case.', "It would show one.")
+    steps = _part(inference, "preprocessing#transforms") or []
+    loaders = [step for step in steps if step.get("_target_") == "LoadImaged"]
+    keys = [step.get("keys") for step in loaders]
+    if keys not in (["image"], [["image"]], [KEYS_WITHOUT_LABEL]):
+        yield Problem(
+            "inference.json does not load exactly the key image.",
+            "preprocessing needs one LoadImaged with that key in its list.",
+        )
+    handlers = _part(train, "train#handlers")
+    if not isinstance(handlers, list) or not all(
+        isinstance(handler, dict) and "_target_" in handler for handler in handlers
+    ):
+        yield Problem("train#handlers is no list of components.", "MONAI Label adds one to it.")
+
+
+def _lacking(config: dict[str, Any], names: tuple[str, ...], file: str) -> list[Problem]:
+    return [
+        Problem(f"{file} lacks the id {name}.", "Add it.")
+        for name in names
+        if _part(config, name) is None
+    ]
+
+
+def _part(config: dict[str, Any], name: str) -> Any:
+    """The value of an id like ``train#handlers``, or None."""
+    part: Any = config
+    for step in name.split("#"):
+        part = part.get(step) if isinstance(part, dict) else None
+    return part
+
+
+def _probed(bundle: BundleFolder, what: str, file: str) -> list[Problem]:
+    return [
+        Problem(f"{file}: {fault}.", "See MONAI's bundle properties.")
+        for fault in bundle.probed[what]
+    ]

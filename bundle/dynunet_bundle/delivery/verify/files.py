@@ -1,0 +1,189 @@
+"""Checks of files that open nothing but the files: presence, size, JSON, model card, sums."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from dynunet_bundle.delivery.package.archive import SUMS_NAME, files_of
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import sha256_of
+
+REQUIRED = (
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/inference.json",
+    "configs/train.json",
+    "configs/multi_gpu_train.json",
+    "configs/evaluate.json",
+    "configs/multi_gpu_evaluate.json",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+)
+WEIGHTS = "models/model.pt"
+LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
+MAX_FILE_BYTES = 25 * 10**6
+HASHES = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+"""Kinds that MONAI checks, and their length in hex digits."""
+
+HEADINGS = (
+    "Model Overview",
+    "Data",
+    "Training configuration",
+    "Memory consumption",
+    "Input",
+    "Output",
+    "Performance",
+    "TensorRT speedup",
+    "MONAI Bundle Commands",
+    "References",
+    "License",
+)
+"""Sections of the model cards of the Model Zoo, by their bundles of 2024 and 2025."""
+
+COMMANDS = (
+    "run training",
+    "multi_gpu_train.json",
+    "run evaluating",
+    "multi_gpu_evaluate.json",
+    "run inference",
+    "ckpt_export",
+)
+PERSONAL = re.compile(r"/(home|Users|root)/\w*")
+
+
+def check_files(bundle: BundleFolder) -> list[Problem]:
+    """All files that the Model Zoo and clients open are there; the weights, or their address."""
+    problems = [
+        Problem(f"{name} is missing.", "Package the model again, or add the file.")
+        for name in REQUIRED
+        if not (bundle.path / name).is_file()
+    ]
+    named = [entry.get("path") for entry in large_files(bundle)]
+    if not (bundle.path / WEIGHTS).is_file() and WEIGHTS not in named:
+        problems.append(
+            Problem(f"{WEIGHTS} is missing.", "Add it, or name it in large_files.yml with its URL.")
+        )
+    return problems
+
+
+def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
+    """Entries of ``large_files.yml``, none where there is no such file."""
+    path = next(
+        (bundle.path / name for name in LARGE_FILES if (bundle.path / name).is_file()), None
+    )
+    if path is None:
+        return []
+    entries = ConfigParser.load_config_file(str(path)).get("large_files", [])
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def check_sizes(bundle: BundleFolder) -> list[Problem]:
+    """No file above 25 MB; an entry of large_files has all that a download needs, and stays inside the bundle."""
+    problems = [
+        Problem(
+            f"{name} has {(bundle.path / name).stat().st_size / 1e6:.0f} MB; the Model Zoo takes 25 MB.",
+            "Package with --weights_url, or name the file in large_files.yml and leave it out.",
+        )
+        for name in files_of(bundle.path)
+        if (bundle.path / name).stat().st_size > MAX_FILE_BYTES
+    ]
+    for entry in large_files(bundle):
+        fault = _entry_fault(bundle.path, entry)
+        if fault:
+            problems.append(Problem(f"large_files: {fault}.", "Correct the entry."))
+    return problems
+
+
+def _entry_fault(root: Path, entry: dict[str, Any]) -> str:
+    missing = {"path", "url", "hash_val", "hash_type"} - entry.keys()
+    if missing:
+        return f"{entry.get('path', 'an entry')} lacks {', '.join(sorted(missing))}"
+    if not (root / entry["path"]).resolve().is_relative_to(root):
+        return f"{entry['path']} lies outside the bundle"
+    if HASHES.get(entry["hash_type"]) != len(str(entry["hash_val"])):
+        return f"{entry['path']} has no valid {entry['hash_type']}"
+    return ""
+
+
+def check_json(bundle: BundleFolder) -> list[Problem]:
+    """Each config is JSON of four spaces that ends with a newline, without keys given twice or personal paths."""
+    problems = []
+    for path in sorted((bundle.path / "configs").glob("*.json")):
+        for fault in _json_faults(path.read_text(encoding="utf-8")):
+            problems.append(Problem(f"configs/{path.name} {fault}.", "Correct it."))
+    return problems
+
+
+def _json_faults(text: str) -> Iterator[str]:
+    try:
+        json.loads(text, object_pairs_hook=_without_doubles)
+    except ValueError as error:
+        yield f"cannot be read: {error}"
+        return
+    if not text.endswith("}\n"):
+        yield "does not end with one newline"
+    indents = {len(line) - len(line.lstrip()) for line in text.splitlines()}
+    if "\t" in text or any(indent % 4 for indent in indents):
+        yield "is not indented by four spaces"
+    found = PERSONAL.search(text)
+    if found:
+        yield f"has a path of somebody's own, {found.group()}"
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double:
+        raise ValueError(f'the key "{double}" is there twice')
+    return dict(pairs)
+
+
+def check_readme(bundle: BundleFolder) -> list[Problem]:
+    """The model card has the Model Zoo's sections and commands, and its pictures are there and described."""
+    path = bundle.require("docs/README.md")
+    text = path.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE)
+    problems = [
+        Problem(f'docs/README.md has no section "{title}".', "Write it.")
+        for title in HEADINGS
+        if title not in titles
+    ]
+    problems += [
+        Problem(f"docs/README.md shows no command with {command}.", "Add it.")
+        for command in COMMANDS
+        if command not in text
+    ]
+    for alt, link in re.findall(r"(?:!\[(.*?)\])\((.+?)\)", text):
+        if not alt:
+            problems.append(Problem(f"the picture {link} has no description.", "Add alt text."))
+        if "://" not in link and not (path.parent / link).is_file():
+            problems.append(Problem(f"docs/{link} does not exist.", "Add the picture."))
+    return problems
+
+
+def check_sums(bundle: BundleFolder) -> list[Problem]:
+    """Each file is the one that SHA256SUMS lists, and all are listed."""
+    path = bundle.path / SUMS_NAME
+    if not path.is_file():
+        raise SkippedCheck(f"there is no {SUMS_NAME}; scripts/package.py writes one")
+    try:
+        lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        listed = {name: value for value, name in lines}
+    except ValueError as error:
+        raise ConfigError(f'{SUMS_NAME} has lines that are not "HASH  NAME".') from error
+    found = {name.as_posix() for name in files_of(bundle.path)} - {SUMS_NAME}
+    changed = {
+        name for name in found & listed.keys() if sha256_of(bundle.path / name) != listed[name]
+    }
+    faults = [
+        *((name, "is not the file that was packaged") for name in sorted(changed)),
+        *((name, "was packaged and is gone") for name in sorted(listed.keys() - found)),
+        *((name, "was not packaged") for name in sorted(found - listed.keys())),
+    ]
+    return [Problem(f"{name} {what}.", "Package the model again.") for name, what in faults]

@@ -1,0 +1,92 @@
+"""The check of what ``metadata.json`` means; its form is the business of the schema."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem
+
+MANDATORY = (
+    "version",
+    "changelog",
+    "schema",
+    "monai_version",
+    "pytorch_version",
+    "numpy_version",
+    "required_packages_version",
+    "task",
+    "description",
+    "authors",
+    "copyright",
+    "network_data_format",
+)
+"""MONAI's bundle specification and the Model Zoo's CI; ``optional_packages_version`` is an older name."""
+
+SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+")
+EXACT_VERSION = re.compile(r"\d+(\.\d+)+((a|b|rc|\.post)\d+)?")
+DATA_FIELDS = ("num_channels", "spatial_shape", "dtype", "is_patch_data", "channel_def")
+
+
+def check_metadata(bundle: BundleFolder) -> list[Problem]:
+    """Mandatory ids; version in the changelog; exact versions; channels numbered from 0; the inference's plan."""
+    metadata = bundle.config("metadata.json")
+    problems = [
+        Problem(f'metadata.json lacks "{name}".', "Add it.")
+        for name in MANDATORY
+        if name not in metadata
+    ]
+    problems += _versions(metadata)
+    formats = metadata.get("network_data_format", {})
+    plan = bundle.config("inference.json")
+    for side, key, names in (
+        ("inputs", "image", plan.get("channel_names")),
+        ("outputs", "pred", list(plan.get("regions") or plan.get("label_names") or [])),
+    ):
+        entry = formats.get(side, {}).get(key)
+        if entry is None:
+            problems.append(
+                Problem(
+                    f'network_data_format has no {side} "{key}".',
+                    "MONAI and MONAI Label look for that name.",
+                )
+            )
+            continue
+        faults = _data_faults(entry, names, plan)
+        problems += [
+            Problem(f"{side} {key}: {fault}.", "Package the model again.") for fault in faults
+        ]
+    return problems
+
+
+def _versions(metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    version = str(metadata.get("version"))
+    if not SEMANTIC_VERSION.fullmatch(version):
+        yield Problem(f'version is "{version}".', "Use X.Y.Z.")
+    if version not in metadata.get("changelog", {}):
+        yield Problem(f"the changelog has no entry for {version}.", "Write one.")
+    required = dict(metadata.get("required_packages_version", {}))
+    optional = dict(metadata.get("optional_packages_version", {}))
+    both = sorted(required.keys() & optional.keys())
+    if both:
+        yield Problem(f"{', '.join(both)} is required and optional.", "List it once.")
+    own = {name: metadata.get(name, "") for name in MANDATORY if name.endswith("y_version")}
+    own |= {name: metadata.get(name, "") for name in ("monai_version", "pytorch_version")}
+    for name, value in {**own, **required, **optional}.items():
+        if not EXACT_VERSION.fullmatch(str(value)):
+            yield Problem(f'the version of {name} is "{value}".', "pip needs an exact number.")
+
+
+def _data_faults(
+    entry: Mapping[str, Any], names: list[str] | None, plan: Mapping[str, Any]
+) -> Iterator[str]:
+    missing = [name for name in DATA_FIELDS if name not in entry]
+    if missing:
+        yield f"{', '.join(missing)} missing"
+        return
+    channels = entry["channel_def"]
+    if list(channels) != [str(index) for index in range(entry["num_channels"])]:
+        yield f"channel_def has {list(channels)} for {entry['num_channels']} channels"
+    if names and list(channels.values())[: len(names)] != names:
+        yield f"channel_def names {list(channels.values())}, the plan {names}"
+    if "patch_size" in plan and entry["spatial_shape"] != plan["patch_size"]:
+        yield f"spatial_shape is {entry['spatial_shape']}, the patch of the plan {plan['patch_size']}"

@@ -1,0 +1,170 @@
+"""Pixels of a stack, decoded by pydicom and rescaled slice by slice, once their size is known to be allowed."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.dicom_input.codestream import coded_shape
+from dynunet_bundle.dicom_input.frames import Frame, num_frames
+from dynunet_bundle.dicom_input.parse import INSTALL, convert_values, is_encapsulated, read_dicom
+from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.limits import require_room as require_memory
+
+RESEND = "Send the series again."
+
+PIXEL_TAGS = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
+    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+
+
+def stack_type(frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.dtype:
+    """The files' own integer type, or float32 where any slice is rescaled."""
+    if any((frame.slope, frame.intercept) != (1.0, 0.0) for frame in frames):
+        return np.dtype(np.float32)
+    kinds = {
+        np.dtype(f"{'i' if header.get('PixelRepresentation') else 'u'}{header.BitsAllocated // 8}")
+        for header in (headers[frame.file] for frame in frames)
+    }
+    return np.result_type(*kinds)
+
+
+def require_whole(case: str, file: Path, header: Any, max_bytes: int) -> None:
+    """Refuse an object that is too large, or larger than its file, by its header.
+
+    Raises:
+        CaseError: with the sizes.
+    """
+    number = num_frames(header)
+    shape = header.Columns, header.Rows, number
+    require_memory(case, shape, header.BitsAllocated // 8, max_bytes)
+    if not is_encapsulated(header):
+        _require_bytes(case, file.stat().st_size, header)
+
+
+def require_room(
+    case: str, frames: Sequence[Frame], headers: Mapping[Path, Any], max_bytes: int
+) -> None:
+    """Refuse a stack that is too large, before it is allocated.
+
+    Raises:
+        CaseError: with the sizes.
+    """
+    rows, columns = frames[0].shape
+    itemsize = stack_type(frames, headers).itemsize
+    require_memory(case, (columns, rows, len(frames)), itemsize, max_bytes)
+
+
+def _require_bytes(case: str, present: int, header: Any) -> None:
+    needed = header.Rows * header.Columns * num_frames(header) * header.BitsAllocated // 8
+    if present < needed:
+        raise CaseError(
+            case, f"an image is cut off: it has {present} of {needed} bytes of pixels", RESEND
+        )
+
+
+def read_stack(case: str, frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.ndarray:
+    """Decode and rescale the slices.
+
+    Args:
+        case: name for errors.
+        frames: slices in order.
+        headers: of their files.
+
+    Returns:
+        ``[Z, Y, X]``, of the type of ``stack_type``.
+
+    Raises:
+        CaseError: if pixels are missing, damaged, or in a transfer syntax that no installed decoder knows.
+    """
+    kind = stack_type(frames, headers)
+    stack = np.empty((len(frames), *frames[0].shape), kind)
+    for place, pixels in _decoded(case, frames):
+        frame = frames[place]
+        if kind == np.float32:
+            stack[place] = pixels * np.float64(frame.slope) + frame.intercept
+            if not np.isfinite(stack[place]).all():
+                raise CaseError(case, "its rescaled values are not finite", "Repair RescaleSlope.")
+        else:
+            stack[place] = pixels
+    return stack
+
+
+def digests(case: str, frames: Sequence[Frame]) -> list[str]:
+    """SHA-256 of what each frame shows: its pixels and their rescaling."""
+    found = [""] * len(frames)
+    for place, pixels in _decoded(case, frames):
+        rescaling = f"{frames[place].slope} {frames[place].intercept} {pixels.dtype.str}"
+        found[place] = hashlib.sha256(pixels.tobytes() + rescaling.encode()).hexdigest()
+    return found
+
+
+def _decoded(case: str, frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
+    """Places in the list and ``[rows, columns]`` stored values, file by file."""
+    by_file: dict[Path, dict[int, int]] = {}
+    for place, frame in enumerate(frames):
+        by_file.setdefault(frame.file, {})[frame.index] = place
+    for file, places in by_file.items():
+        for index, pixels in enumerate(_decoded_file(case, file)):
+            if index in places:
+                yield places.pop(index), pixels
+        if places:
+            raise CaseError(case, "an object holds fewer frames than its header promises", RESEND)
+
+
+def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
+    from pydicom.pixels import get_decoder, iter_pixels
+
+    try:
+        image = read_dicom(file, pixels=True, tags=PIXEL_TAGS)
+        convert_values(image, PIXEL_TAGS)
+    except (DamagedError, NotDicomError) as error:
+        raise CaseError(case, f"an image is damaged: {error}", RESEND) from None
+    if not image.get("PixelData"):
+        raise CaseError(case, "an image has no pixels, or is cut off before them", RESEND)
+    syntax = image.file_meta.TransferSyntaxUID
+    if is_encapsulated(image):
+        _require_coded_shape(case, image)
+    else:
+        _require_bytes(case, len(image.PixelData), image)
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise CaseError(
+            case,
+            f"no installed decoder reads its transfer syntax {syntax.name}",
+            f"{INSTALL}. Or have it sent uncompressed.",
+        )
+    try:
+        yield from iter_pixels(image, raw=True)
+    except Exception as error:
+        raise CaseError(
+            case, f"the pixels of an image cannot be decoded ({type(error).__name__})", RESEND
+        ) from None
+
+
+def _require_coded_shape(case: str, image: Any) -> None:
+    """Refuse a code stream of another size than the header's, which alone was held against the limit."""
+    from pydicom.encaps import generate_frames
+
+    try:
+        frames = list(generate_frames(image.PixelData, number_of_frames=num_frames(image)))
+    except Exception as error:
+        raise CaseError(
+            case, f"the pixels of an image are cut off ({type(error).__name__})", RESEND
+        ) from None
+    for frame in frames:
+        shape = coded_shape(frame)
+        if shape not in (None, (image.Rows, image.Columns)):
+            raise CaseError(
+                case,
+                f"an image of {image.Columns}x{image.Rows} pixels is coded as one of {shape[1]}x{shape[0]}",
+                RESEND,
+            )

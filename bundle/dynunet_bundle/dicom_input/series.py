@@ -1,0 +1,180 @@
+"""A DICOM series -> an array, an affine and its headers."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.dicom_input.choice import Rules, choose
+from dynunet_bundle.dicom_input.doubles import drop_doubles, selected, selection_hint
+from dynunet_bundle.dicom_input.frames import Frame, frames_of
+from dynunet_bundle.dicom_input.geometry import (
+    IrregularError,
+    affine_of,
+    require_regular,
+    require_uniform,
+)
+from dynunet_bundle.dicom_input.names import SeriesName, parse_name, short_name
+from dynunet_bundle.dicom_input.parse import convert_values, quiet_pydicom, read_dicom
+from dynunet_bundle.dicom_input.pixels import (
+    PIXEL_TAGS,
+    digests,
+    read_stack,
+    require_room,
+    require_whole,
+)
+from dynunet_bundle.dicom_input.refusals import refusal
+from dynunet_bundle.dicom_input.scan import Series, scan
+from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError
+from dynunet_bundle.files import sha256_of
+from dynunet_bundle.limits import max_image_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSeries:
+    """A series in memory.
+
+    Attributes:
+        headers: ``pydicom.Dataset`` without PixelData, one a slice in the order of ``array[..., k]``; a single one for
+            an Enhanced multi-frame object.
+        array: ``[C, X, Y, Z]`` (column index, row index, slice), rescaled: float32, or the files' integer type where no
+            slice has a rescaling.
+        affine: ``[4, 4]`` float64, from voxel indices to millimetres in RAS+.
+        name: ``series_`` and 8 hex digits; names no patient.
+        frame_numbers: for each slice its number in its object, from 1; all 1 for single-frame objects.
+    """
+
+    headers: tuple[Any, ...] = field(repr=False)
+    array: np.ndarray = field(repr=False)
+    affine: np.ndarray
+    name: str
+    frame_numbers: tuple[int, ...] = field(repr=False)
+
+
+def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
+    """Read a series.
+
+    Args:
+        name: ``FOLDER_OR_ZIP`` where it holds one series only, else ``FOLDER_OR_ZIP::SERIES_INSTANCE_UID``, and after
+            it ``::EchoNumbers=2`` or the like where the series holds several stacks.
+        max_bytes: largest array; by default 2 GiB or what DYNUNET_MAX_IMAGE_GIB says.
+
+    Raises:
+        BundleError: if pydicom is missing.
+        DatasetError: if there is no such series, or several.
+        CaseError: if the series cannot be read as a regular stack of slices, with the reason. None of these names a
+            patient, a folder or a file.
+    """
+    parsed = parse_name(name)
+    allowed = max_image_bytes() if max_bytes is None else max_bytes
+    series, case = _find(parsed)
+    with quiet_pydicom():
+        with _unreadable_values(case):
+            headers = {file: _read_header(case, file, allowed) for file in series.files}
+            frames = [one for file in headers for one in frames_of(case, file, headers[file])]
+        frames = _stack(case, selected(case, frames, parsed.select))
+        files = _objects(case, frames)
+        require_room(case, frames, headers, allowed)
+        array = read_stack(case, frames, headers)
+    return DicomSeries(
+        headers=tuple(headers[file] for file in files),
+        array=array.transpose(2, 1, 0)[np.newaxis],
+        affine=affine_of(frames),
+        name=case,
+        frame_numbers=tuple(frame.index + 1 for frame in frames),
+    )
+
+
+def series_identity(name: str) -> dict[str, Any]:
+    """What a series is made of, as run.json notes the file of an image; names no patient and no folder.
+
+    Args:
+        name: as ``load_series`` takes it.
+
+    Returns:
+        ``file``: its short name, ``bytes`` of all its files, and ``sha256`` of the sorted hashes of these, which does
+        not depend on their names.
+
+    Raises:
+        DatasetError: if there is no such series, or several.
+    """
+    series, case = _find(parse_name(name))
+    hashes = sorted(map(sha256_of, series.files))
+    return {
+        "file": case,
+        "bytes": sum(file.stat().st_size for file in series.files),
+        "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+    }
+
+
+def _find(parsed: SeriesName) -> tuple[Series, str]:
+    """The series that is named, and its short name."""
+    found = scan(parsed.source)
+    if parsed.uid is None:
+        series = choose(found.series, Rules(), found.skipped)
+    else:
+        series = _by_uid(found.series, parsed.uid)
+    return series, short_name(series.uid, parsed.select)
+
+
+def _by_uid(series: tuple[Series, ...], uid: str) -> Series:
+    for one in series:
+        if one.uid == uid:
+            return one
+    raise DatasetError(f"the DICOM input does not hold {short_name(uid)}. Pass what holds it.")
+
+
+def _read_header(case: str, file: Path, max_bytes: int) -> Any:
+    try:
+        header = read_dicom(file)
+        convert_values(header, PIXEL_TAGS)
+    except (DamagedError, NotDicomError) as error:
+        raise CaseError(case, f"an image is damaged: {error}", "Send the series again.") from None
+    refused = refusal(header)
+    if refused:
+        raise CaseError(case, *refused)
+    require_whole(case, file, header, max_bytes)
+    return header
+
+
+def _objects(case: str, frames: Sequence[Frame]) -> list[Path]:
+    """Files of a stack, in order: one a slice, or a single one."""
+    files = list(dict.fromkeys(frame.file for frame in frames))
+    if len(files) not in (1, len(frames)):
+        raise CaseError(
+            case,
+            f"its {len(frames)} slices lie in {len(files)} multi-frame objects",
+            "Export them as one object, or as one file a slice.",
+        )
+    return files
+
+
+@contextmanager
+def _unreadable_values(case: str) -> Iterator[None]:
+    """Name the case where pydicom cannot convert a value; its own text may hold it."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:
+        raise CaseError(
+            case,
+            f"a header is damaged: one of its values cannot be read ({type(error).__name__})",
+            "Send the series again.",
+        ) from None
+
+
+def _stack(case: str, frames: Sequence[Frame]) -> list[Frame]:
+    """Slices in order, one at each position of a regular grid."""
+    try:
+        require_uniform(case, frames)
+        frames = drop_doubles(case, frames, lambda some: digests(case, some))
+        require_regular(case, frames)
+    except IrregularError as error:
+        raise CaseError(case, error.problem, error.remedy + selection_hint(frames)) from None
+    return frames

@@ -1,0 +1,1 @@
+"""DICOM objects made from a mask: SEG, RTSTRUCT, a structured report."""

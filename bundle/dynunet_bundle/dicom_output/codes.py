@@ -1,0 +1,261 @@
+"""What a label means in the codes that DICOM objects carry: category, type, modifiers, region, colour.
+
+``codes.json`` lists common names. Its codes and meanings are those that pydicom's dictionaries have for the context
+groups of DICOM PS3.16: SNOMED CT, and two of NCIt for brain tumours. A name that the table lacks is taken apart:
+"left_kidney" is a kidney with the modifier left, "liver tumour" a neoplasm in the region liver. What remains unknown
+gets a private code with the label as its meaning.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import read_json
+
+TABLE = Path(__file__).with_name("codes.json")
+
+PRIVATE_SCHEME = "99DYNUNET"
+"""Designators that begin with 99 are for private schemes (PS3.16 section 8.2)."""
+
+MAX_MEANING_CHARACTERS = 64
+"""Of a Code Meaning and of a Segment Label, both of type LO (PS3.5 section 6.2)."""
+
+SPELLINGS = (("tumour", "tumor"), ("oedema", "edema"), ("oesoph", "esoph"), ("haem", "hem"))
+FILLERS = frozenset({"of", "the", "in", "and", "with", "class", "label"})
+
+COLOURS = (
+    (230, 60, 60), (60, 180, 75), (60, 110, 230), (255, 200, 25), (240, 50, 230), (70, 220, 240),
+    (245, 130, 48), (145, 30, 180), (170, 255, 100), (0, 128, 128), (250, 190, 190), (170, 110, 40),
+)  # fmt: skip
+"""For labels without a colour of their own, and where two labels would have the same."""
+
+
+class Code(NamedTuple):
+    """A coded concept: value and meaning in a coding scheme."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class LabelCodes:
+    """The codes of one label.
+
+    Attributes:
+        name: the label as the plan spells it.
+        category: one of CID 7150, e.g. "Anatomical Structure".
+        type: what is segmented.
+        modifiers: of the region where there is one, else of the type; e.g. "Left".
+        region: where an abnormal structure or a tissue lies, or None.
+        rgb: recommended colour, 0 to 255.
+    """
+
+    name: str
+    category: Code
+    type: Code
+    modifiers: tuple[Code, ...] = ()
+    region: Code | None = None
+    rgb: tuple[int, int, int] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the type is a public code."""
+        return self.type.scheme != PRIVATE_SCHEME
+
+    @property
+    def is_anatomy(self) -> bool:
+        """Whether it is a structure of the healthy body, as an organ."""
+        return self.category == _table().categories["anatomy"]
+
+
+def codes_of_labels(
+    names: Sequence[str],
+    task_name: str = "",
+    overrides: Mapping[str, str | Mapping[str, Any]] | None = None,
+) -> list[LabelCodes]:
+    """Find the codes of labels, each with a colour of its own.
+
+    Args:
+        names: label names without the background.
+        task_name: an organ in it is the region of abnormal structures: "cancer" in "Task06_Lung" is a neoplasm of the
+            lung, "Anterior" in "Task04_Hippocampus" the anterior hippocampus.
+        overrides: by label name either another name to look up, or a mapping with "type" and optionally "category",
+            "modifiers", "region" and "rgb". Codes are [value, scheme, meaning]; a category may be a key of the table,
+            as "anatomy" or "abnormal".
+
+    Raises:
+        ConfigError: if an override is malformed or names no label.
+    """
+    overrides = overrides or {}
+    unknown = sorted(set(overrides) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"codes are given for {unknown}, which are no labels. The labels are {list(names)}."
+        )
+    organ = _find_organ(_words(task_name))
+    found = []
+    for name in names:
+        override = overrides.get(name)
+        if isinstance(override, Mapping):
+            found.append(_from_mapping(name, override))
+        else:
+            codes = _look_up(_words(override or name), organ)
+            found.append(replace(codes, name=name) if codes else _private(name))
+    return _with_distinct_colours(found)
+
+
+def _look_up(words: tuple[str, ...], organ: Code | None) -> LabelCodes | None:
+    modifiers = tuple(_table().modifiers[word] for word in words if word in _table().modifiers)
+    bare = tuple(word for word in words if word not in _table().modifiers)
+    entry = _entry(words)
+    if entry is not None:
+        modifiers = ()
+    else:
+        entry = _entry(bare)
+    if entry is not None:
+        region = organ if _needs_region(entry) else None
+        return replace(entry, modifiers=(*modifiers, *entry.modifiers), region=region)
+    if not bare:
+        anatomy = _table().categories["anatomy"]
+        return LabelCodes("", anatomy, organ, modifiers) if organ and modifiers else None
+    return _look_up_parts(bare, modifiers)
+
+
+def _look_up_parts(words: tuple[str, ...], modifiers: tuple[Code, ...]) -> LabelCodes | None:
+    """An organ and what is found in it, in either order: "liver tumor", "tumor of the liver"."""
+    for cut in range(1, len(words)):
+        for first, second in ((words[:cut], words[cut:]), (words[cut:], words[:cut])):
+            place, finding = _entry(first), _entry(second)
+            if place and finding and place.is_anatomy and _needs_region(finding):
+                return replace(finding, modifiers=modifiers, region=place.type)
+    return None
+
+
+def _find_organ(words: tuple[str, ...]) -> Code | None:
+    """The longest run of words that names an anatomical structure."""
+    for length in range(len(words), 0, -1):
+        for start in range(len(words) - length + 1):
+            entry = _entry(words[start : start + length])
+            if entry is not None and entry.is_anatomy:
+                return entry.type
+    return None
+
+
+def _needs_region(entry: LabelCodes) -> bool:
+    return entry.category in (_table().categories["abnormal"], _table().categories["tissue"])
+
+
+def _entry(words: tuple[str, ...]) -> LabelCodes | None:
+    """The entry of a phrase, also where the phrase is its plural."""
+    labels = _table().labels
+    return labels.get(words) or labels.get(
+        (*words[:-1], words[-1].removesuffix("s")) if words else ()
+    )
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Lower-case American words without fillers: "Task03_LiverTumours" -> ("task03", "liver", "tumors")."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    for british, american in SPELLINGS:
+        text = text.replace(british, american)
+    return tuple(word for word in re.split(r"[\W_]+", text) if word and word not in FILLERS)
+
+
+class _Table(NamedTuple):
+    categories: dict[str, Code]
+    modifiers: dict[str, Code]
+    labels: dict[tuple[str, ...], LabelCodes]
+
+
+@cache
+def _table() -> _Table:
+    content = read_json(TABLE, ConfigError)
+    categories = {key: Code(*value) for key, value in content["categories"].items()}
+    modifiers = {key: Code(*value) for key, value in content["modifiers"].items()}
+    labels = {}
+    for name, entry in content["labels"].items():
+        rgb = tuple(entry["rgb"]) if "rgb" in entry else None
+        codes = LabelCodes(
+            name,
+            categories[entry["category"]],
+            Code(*entry["type"]),
+            tuple(modifiers[word] for word in entry.get("modifiers", ())),
+            rgb=rgb,
+        )
+        for phrase in (name, *entry.get("synonyms", ())):
+            labels[_words(phrase)] = codes
+    return _Table(categories, modifiers, labels)
+
+
+def _private(name: str) -> LabelCodes:
+    """A private code; "Tissue" is the category that claims the least about it."""
+    # a Code Value has 16 characters at most, a label any number
+    value = hashlib.sha256(" ".join(_words(name)).encode()).hexdigest()[:12].upper()
+    meaning = name.replace("\\", "/")[:MAX_MEANING_CHARACTERS]
+    return LabelCodes(name, _table().categories["tissue"], Code(value, PRIVATE_SCHEME, meaning))
+
+
+def _from_mapping(name: str, override: Mapping[str, Any]) -> LabelCodes:
+    known = {"category", "type", "modifiers", "region", "rgb"}
+    if "type" not in override or set(override) - known:
+        raise ConfigError(
+            f'the codes of label "{name}" have the keys {sorted(override)}; "type" is needed, '
+            f"and {sorted(known)} are known."
+        )
+    category = override.get("category", "anatomy")
+    if isinstance(category, str):
+        category = _table().categories.get(category)
+    rgb = override.get("rgb")
+    return LabelCodes(
+        name,
+        _code(name, category),
+        _code(name, override["type"]),
+        tuple(_code(name, code) for code in override.get("modifiers", ())),
+        _code(name, override["region"]) if override.get("region") else None,
+        _rgb(name, rgb) if rgb is not None else None,
+    )
+
+
+def _code(name: str, value: Any) -> Code:
+    if isinstance(value, str) and value in _table().modifiers:
+        return _table().modifiers[value]
+    if (
+        isinstance(value, Sequence)
+        and len(value) == len(Code._fields)
+        and all(isinstance(part, str) and part for part in value)
+    ):
+        return Code(*value)
+    raise ConfigError(
+        f'a code of label "{name}" is {value!r}. Give [value, scheme, meaning], as ["78961009", "SCT", "Spleen"].'
+    )
+
+
+def _rgb(name: str, value: Any) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(part) for part in value)
+    except (TypeError, ValueError):
+        red = -1
+    if red < 0 or not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ConfigError(
+            f'the colour of label "{name}" is {value!r}. Give three numbers of 0 to 255.'
+        )
+    return red, green, blue
+
+
+def _with_distinct_colours(labels: Iterable[LabelCodes]) -> list[LabelCodes]:
+    taken: set[tuple[int, int, int]] = set()
+    coloured = []
+    for number, codes in enumerate(labels):
+        rgb = codes.rgb
+        if rgb is None or rgb in taken:
+            free = [colour for colour in COLOURS if colour not in taken]
+            rgb = free[0] if free else COLOURS[number % len(COLOURS)]
+        taken.add(rgb)
+        coloured.append(replace(codes, rgb=rgb))
+    return coloured

@@ -1,0 +1,163 @@
+"""What all written DICOM objects share: UIDs that follow from the content, and silence about the patient."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.dicom_input.parse import INSTALL, quiet_pydicom
+from dynunet_bundle.dicom_output.codes import PRIVATE_SCHEME, Code
+from dynunet_bundle.dicom_output.headers import derived_uid
+from dynunet_bundle.errors import BundleError, OutputError
+from dynunet_bundle.files import atomic_write
+
+MANUFACTURER = "dynunet-bundle"
+SERIAL_NUMBER = "1"
+"""DeviceSerialNumber is of type 1 in the Enhanced General Equipment module, and software has none."""
+
+CHANGES_WITH_TIME = (
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "ContentDate",
+    "ContentTime",
+    "StructureSetDate",
+    "StructureSetTime",
+)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made the masks.
+
+    Attributes:
+        name: e.g. the task name.
+        version: e.g. the first figures of the weights' SHA-256; 64 characters at most count.
+    """
+
+    name: str
+    version: str
+
+
+def require_highdicom() -> None:
+    """Refuse to go on without highdicom.
+
+    Raises:
+        BundleError: naming the command that installs it.
+    """
+    try:
+        import highdicom  # noqa: F401, PLC0415
+    except ImportError:
+        raise BundleError(
+            f"DICOM output needs highdicom, which is not installed. {INSTALL}."
+        ) from None
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Build an object in silence: highdicom and pydicom quote values in warnings and exceptions.
+
+    Args:
+        what: of the object, for the error.
+
+    Raises:
+        OutputError: in place of any exception that is not ours, without its text.
+    """
+    log = logging.getLogger("highdicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with quiet_pydicom():
+            yield
+    except BundleError:
+        raise
+    except Exception as error:
+        # the text of the exception may hold a patient's name
+        raise OutputError(
+            f"no {what} can be made from the headers of this series ({type(error).__name__} {_place(error)}). "
+            "Check them with dciodvfy, or write NIfTI."
+        ) from None
+    finally:
+        log.setLevel(level)
+
+
+def _place(error: BaseException) -> str:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return ""
+    return f"in {Path(traceback.tb_frame.f_code.co_filename).name}, line {traceback.tb_lineno}"
+
+
+def coded(code: Code) -> Any:
+    """A code as highdicom takes it."""
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def private_schemes(designators: Iterable[str]) -> list[Any] | None:
+    """What an object says of our private coding scheme where one of its codes is of it."""
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    if PRIVATE_SCHEME not in designators:
+        return None
+    name = "Labels of dynunet-bundle"
+    return [
+        CodingSchemeIdentificationItem(
+            PRIVATE_SCHEME, name=name, responsible_organization=MANUFACTURER
+        )
+    ]
+
+
+def write_object(dataset: Any, path: Path) -> Path:
+    """Give an object its UIDs and write it.
+
+    The UIDs follow from a SHA-256 of everything in it but themselves and the time of writing: the same mask of the
+    same series by the same algorithm gives the same object, and whatever differs gives another.
+
+    Args:
+        dataset: a ``pydicom.Dataset`` with ``file_meta``; changed in place.
+        path: of the file.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    for item in dataset.get("ContributingEquipmentSequence") or ():
+        item.pop("ContributionDateTime", None)
+    _set_dimension_uid(dataset, "2.25.0")
+    digest = _digest(dataset)
+    _set_dimension_uid(dataset, derived_uid(digest, "dimensions"))
+    dataset.SeriesInstanceUID = derived_uid(digest, "series")
+    dataset.SOPInstanceUID = derived_uid(digest, "instance")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    with atomic_write(path) as file:
+        dataset.save_as(file, enforce_file_format=True)
+    return path
+
+
+def _set_dimension_uid(dataset: Any, uid: str) -> None:
+    """The dimension organization's UID, which highdicom draws at random, in both places."""
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in dataset.get(keyword) or ():
+            item.DimensionOrganizationUID = uid
+
+
+def _digest(dataset: Any) -> str:
+    from pydicom import dcmwrite
+    from pydicom.dataset import Dataset
+
+    content = Dataset()
+    for element in dataset:
+        if element.keyword not in (*CHANGES_WITH_TIME, "SOPInstanceUID", "SeriesInstanceUID"):
+            content.add(element)
+    buffer = BytesIO()
+    dcmwrite(buffer, content, implicit_vr=False, little_endian=True)
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()

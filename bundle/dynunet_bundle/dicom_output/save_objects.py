@@ -1,0 +1,130 @@
+"""DICOM objects beside the mask of a DICOM series: segmentation, structure set, report."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
+
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dicom_input.names import is_series_name
+from dynunet_bundle.dicom_output.object import Algorithm
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import sha256_of
+from dynunet_bundle.inference.save_mask import SAVED
+from dynunet_bundle.networks.weights import weight_files
+
+KINDS = ("seg", "fractional", "rtstruct", "report")
+VERSION_DIGITS = 12
+
+
+class SaveDicomObjectsd(MapTransform):
+    """Write what a PACS takes for each mask that was found in a DICOM series; other images are passed on.
+
+    ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` one of probabilities, ``CASE.rtstruct.dcm`` a
+    structure set and ``CASE.report.dcm`` a report with the volumes of the segmentation. An empty mask gives none of
+    them. MONAI writes no DICOM.
+
+    Args:
+        keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.
+        output_dir: where they go.
+        objects: which, some of ``KINDS``; a report needs ``seg``, and ``fractional`` the probabilities.
+        label_names: one name a class, the background first.
+        label_values: value of each class.
+        task_name: helps to find the codes of labels, see ``clinical.codes``.
+        weights_file: what made the masks; its hash becomes the version of the algorithm.
+        label_codes: codes of labels by their names, over those of ``dicom_output/codes.json``.
+        probability_key: key of the probabilities ``[C, X, Y, Z]``.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        ConfigError: for an unknown kind, or a report without a segmentation.
+        BundleError: if highdicom is missing.
+        OutputError: if an object cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        objects: Sequence[str],
+        label_names: Sequence[str],
+        label_values: Sequence[int],
+        task_name: str = "",
+        weights_file: str | Sequence[str] = "",
+        label_codes: Mapping[str, Any] | None = None,
+        probability_key: str = "probability",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        unknown = [kind for kind in objects if kind not in KINDS]
+        if unknown or ("report" in objects and "seg" not in objects):
+            raise ConfigError(
+                f"dicom_objects is {list(objects)}. Choose some of {', '.join(KINDS)}; a report needs seg."
+            )
+        self.output_dir = Path(output_dir)
+        self.objects = list(objects)
+        self.labels = dict(zip(label_names, label_values, strict=True))
+        self.task_name = task_name
+        self.weights = weight_files(weights_file)
+        self.label_codes = label_codes
+        self.probability_key = probability_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the objects of one case; their names are added to what was saved of it."""
+        written = dict(data)
+        for key in self.key_iterator(written):
+            mask = written[key]
+            source = str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])
+            if self.objects and is_series_name(source):
+                case = name_of({**written, "image": mask})
+                array = np.asarray(mask[0].as_tensor().cpu()).astype(np.int32)
+                files = self._write(array, source, case, written.get(self.probability_key))
+                names = [path.name for path in files if path is not None]
+                written[SAVED] = {**written.get(SAVED, {}), "objects": names}
+        return written
+
+    def _write(
+        self, mask: np.ndarray, source: str, case: str, probability: Any
+    ) -> list[Path | None]:
+        # pydicom and highdicom are an extra
+        from dynunet_bundle.dicom_input.series import load_series
+        from dynunet_bundle.dicom_output.rtstruct import write_rtstruct
+        from dynunet_bundle.dicom_output.seg import write_probabilities, write_seg
+        from dynunet_bundle.dicom_output.structured_report import write_measurements
+
+        series = load_series(source)
+        algorithm = Algorithm(self.task_name or "dynunet-bundle", self._version)
+        settings: dict[str, Any] = {
+            "algorithm": algorithm,
+            "task_name": self.task_name,
+            "codes": self.label_codes,
+        }
+        files: list[Path | None] = []
+        for kind in self.objects:
+            path = self.output_dir / f"{case}.{kind}.dcm"
+            if kind == "seg":
+                files.append(write_seg(mask, series, self.labels, path, **settings))
+            elif kind == "rtstruct":
+                files.append(write_rtstruct(mask, series, self.labels, path, **settings))
+            elif kind == "fractional":
+                if probability is None:
+                    raise ConfigError('"fractional" needs probabilities. Set probabilities_dir.')
+                array = np.asarray(probability.as_tensor())
+                files.append(write_probabilities(array, series, self.labels, path, **settings))
+        segmentation = self.output_dir / f"{case}.seg.dcm"
+        report = self.output_dir / f"{case}.report.dcm"
+        if "report" in self.objects and segmentation in files:
+            files.append(write_measurements(segmentation, series, report, algorithm=algorithm))
+        elif "report" in self.objects:
+            report.unlink(missing_ok=True)
+        return files
+
+    @cached_property
+    def _version(self) -> str:
+        found = [sha256_of(path)[:VERSION_DIGITS] for path in self.weights if path.is_file()]
+        return "+".join(found) or "unknown"

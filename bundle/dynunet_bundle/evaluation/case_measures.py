@@ -1,0 +1,163 @@
+"""All measures of one case: overlap, surfaces and volumes of each class or region, in native space.
+
+What a class that is not there gets:
+
+| class is in | dice, iou | nsd | hd95_mm, assd_mm | sensitivity | precision | volumes |
+|---|---|---|---|---|---|---|
+| both masks | yes | yes | yes | yes | yes | yes |
+| neither mask | None | None | None | None | None | 0 |
+| the reference only | 0 | 0 | None | 0 | None | yes |
+| the prediction only | 0 | 0 | None | None | 0 | yes |
+
+None counts in no mean. nnU-Net's Dice and IoU are so, too (``compute_metrics`` of 2.8.1: nan where both masks are
+empty). A distance to nothing has no value: it would be a number of our choice, so it is left out and counted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from monai.data.utils import affine_to_spacing
+from scipy import ndimage
+
+from dynunet_bundle.errors import CaseError, ConfigError
+from dynunet_bundle.evaluation.dice import members
+from dynunet_bundle.evaluation.statistics import Measures
+from dynunet_bundle.evaluation.surfaces import SurfaceMeasures, surface_measures
+from dynunet_bundle.labels.classes import IGNORE_CLASS
+
+NSD_TOLERANCE_MM = 1.0
+MM3_PER_ML = 1000.0
+MIN_AXES = 2
+
+
+class Grid(NamedTuple):
+    """Where the voxels of a case lie.
+
+    Attributes:
+        spacing_mm: size of a voxel along each axis of the array.
+        voxel_ml: volume of a voxel.
+    """
+
+    spacing_mm: tuple[float, ...]
+    voxel_ml: float
+
+
+def grid_of(affine: np.ndarray, case: str) -> Grid:
+    """The grid of a case; voxels may lie obliquely.
+
+    Args:
+        affine: ``[4, 4]`` from voxel indices to millimetres. The spacing is the length of its columns; the volume of a
+            voxel is their determinant, which is less than the product where a gantry was tilted.
+        case: name of the case, for the message.
+
+    Raises:
+        CaseError: if voxels have no volume.
+    """
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
+    if not (np.isfinite(voxel_ml) and voxel_ml > 0):
+        raise CaseError(
+            case,
+            f"its voxels have a volume of {voxel_ml} ml by the affine {np.asarray(affine).tolist()}",
+            "Repair the header of the file.",
+        )
+    return Grid(tuple(affine_to_spacing(affine).tolist()), voxel_ml)
+
+
+def require_tolerance(tolerance_mm: float) -> None:
+    """Refuse a tolerance that is no distance.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ConfigError(f"nsd_tolerance_mm must be 0 or more, not {tolerance_mm}.")
+
+
+def measure_case(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    targets: Sequence[Sequence[int]],
+    grid: Grid,
+    tolerance_mm: float = NSD_TOLERANCE_MM,
+) -> list[Measures]:
+    """Measure each class or region of one case, inside the box that holds it.
+
+    Args:
+        prediction: class numbers ``[X, Y, Z]``, integers; an axis of size 1, as of a picture, is none.
+        reference: class numbers, the same shape; what is ``IGNORE_CLASS`` here counts in no measure.
+        targets: the classes that make up each region, or one class each.
+        grid: what ``grid_of`` gave.
+        tolerance_mm: distance up to which NSD takes surfaces for equal.
+
+    Returns:
+        One dictionary a target, with all of ``statistics.MEASURES``.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"shapes differ: {prediction.shape} and {reference.shape}")
+    prediction, reference, spacing_mm = _without_flat_axes(prediction, reference, grid.spacing_mm)
+    boxes = [ndimage.find_objects(mask, IGNORE_CLASS - 1) for mask in (prediction, reference)]
+    measures = []
+    for classes in targets:
+        around = [found[number - 1] for found in boxes for number in classes]
+        box = _union(around, reference.ndim)
+        ours, theirs = prediction[box], reference[box]
+        known = theirs != IGNORE_CLASS
+        predicted, expected = members(ours, classes) & known, members(theirs, classes) & known
+        surfaces = SurfaceMeasures(None, None, None)
+        if predicted.any() and expected.any():
+            labelled = None if known.all() else known
+            surfaces = surface_measures(predicted, expected, spacing_mm, tolerance_mm, labelled)
+        measures.append(_all_measures(predicted, expected, surfaces, grid.voxel_ml))
+    return measures
+
+
+def _without_flat_axes(
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """A picture, or a single slice, has contours on two axes: along the third its whole area would be surface."""
+    flat = [axis for axis, size in enumerate(prediction.shape) if size == 1]
+    dropped = tuple(flat[::-1][: max(prediction.ndim - MIN_AXES, 0)])
+    sizes = spacing_mm[: prediction.ndim]
+    spacing = [size for axis, size in enumerate(sizes) if axis not in dropped]
+    return prediction.squeeze(dropped), reference.squeeze(dropped), spacing
+
+
+def _union(boxes: Sequence[tuple[slice, ...] | None], num_axes: int) -> tuple[slice, ...]:
+    """The box around some, and one voxel more where there is one; it is empty where all are None."""
+    present = [box for box in boxes if box is not None]
+    if not present:
+        return (slice(0),) * num_axes
+    return tuple(
+        slice(max(min(part.start for part in parts) - 1, 0), max(part.stop for part in parts) + 1)
+        for parts in zip(*present, strict=True)
+    )
+
+
+def _all_measures(
+    predicted: np.ndarray, expected: np.ndarray, surfaces: SurfaceMeasures, voxel_ml: float
+) -> Measures:
+    num_predicted, num_expected = int(predicted.sum()), int(expected.sum())
+    overlap = int((predicted & expected).sum())
+    nsd = surfaces.nsd
+    if (num_predicted == 0) != (num_expected == 0):
+        nsd = 0.0
+    return {
+        "dice": _ratio(2 * overlap, num_predicted + num_expected),
+        "iou": _ratio(overlap, num_predicted + num_expected - overlap),
+        "hd95_mm": surfaces.hd95_mm,
+        "assd_mm": surfaces.assd_mm,
+        "nsd": nsd,
+        "sensitivity": _ratio(overlap, num_expected),
+        "precision": _ratio(overlap, num_predicted),
+        "volume_ml": num_predicted * voxel_ml,
+        "reference_volume_ml": num_expected * voxel_ml,
+        "volume_difference_ml": (num_predicted - num_expected) * voxel_ml,
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,320 @@
+"""Compare a folder of predicted masks with a folder of reference masks.
+
+Masks are read without MONAI's LoadImaged: it makes all readers that it knows, and one of 1.6.1 warns where pydicom is
+installed without nvImageCodec.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dynunet_bundle.configs.preflight import check_overrides, known_ids
+from dynunet_bundle.dataset.cases import find_images, image_files, unreadable
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, some_of
+from dynunet_bundle.evaluation.case_measures import (
+    NSD_TOLERANCE_MM,
+    grid_of,
+    measure_case,
+    require_tolerance,
+)
+from dynunet_bundle.evaluation.dice import dice_by_target
+from dynunet_bundle.evaluation.statistics import Measures
+from dynunet_bundle.files import case_name, read_json
+from dynunet_bundle.images.read import Volume, read_volume
+from dynunet_bundle.labels.classes import IGNORE_CLASS, MAX_CLASSES
+from dynunet_bundle.labels.scheme import Regions, require_label_plan, target_classes, target_names
+from dynunet_bundle.progress import progress
+
+AFFINE_TOLERANCE_MM = 1e-2
+MAX_SHOWN = 10
+LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
+
+
+class Pair(NamedTuple):
+    """Two masks of one case on one grid.
+
+    Attributes:
+        prediction: label values or class numbers, ``[X, Y, Z]``.
+        reference: likewise.
+        affine: ``[4, 4]``, of the reference.
+    """
+
+    prediction: np.ndarray
+    reference: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True)
+class MaskFolders:
+    """Predictions and references that belong together, read one case at a time.
+
+    Attributes:
+        files: paths of the prediction and of the reference, by case.
+        values: value of each class, ascending.
+        names: names of the classes or regions, the background first.
+        targets: class numbers of each of them without the background.
+        ignore_value: value of what is left out, or None.
+        class_names: name of each value, also where regions are scored.
+    """
+
+    files: Mapping[str, tuple[str, str]]
+    values: Sequence[int]
+    names: Sequence[str]
+    targets: Sequence[Sequence[int]]
+    ignore_value: int | None
+    class_names: Mapping[int, str]
+
+    def pairs(self) -> Iterator[tuple[str, Pair]]:
+        """Name and masks of each case, as class numbers; ``IGNORE_CLASS`` in the reference is what is left out."""
+        for name, files in progress(self.files.items(), "score", total=len(self.files)):
+            prediction, reference, affine = _load_pair(name, *files)
+            classes = self._classes(reference)
+            classes[reference == self.ignore_value] = IGNORE_CLASS
+            yield name, Pair(self._classes(prediction), classes, affine)
+
+    def _classes(self, mask: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.values, mask).astype(np.uint8)
+
+
+def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
+    """What task overlays say of labels, later ones over earlier ones: keywords of ``score_folders``.
+
+    Args:
+        overlays: config files, such as ``scripts/plan.py`` writes.
+        config_dir: folder of the bundle's configs.
+
+    Raises:
+        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
+    """
+    known = known_ids(Path(config_dir))
+    ids: dict[str, Any] = {}
+    for overlay in overlays:
+        content = read_json(overlay, ConfigError)
+        check_overrides(["--config_file", str(overlay)], known)
+        ids |= {name: content[name] for name in LABEL_IDS if name in content}
+    return ids
+
+
+def find_masks(
+    predictions: str,
+    labels: str,
+    label_names: Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_value: int | None = None,
+    regions: Regions | None = None,
+    regions_class_order: Sequence[int] | None = None,
+) -> MaskFolders:
+    """Pair every prediction with the label of the same name, and check all before the first is scored.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of reference masks; it may hold more.
+        label_names: one name a class, the background first; where None, classes are named by their values.
+        label_values: value of each class, ascending; where None 0, 1, 2, ... for the names, or the values that occur.
+        ignore_value: voxels that have this value in the reference are left out, or None.
+        regions: score these in place of the classes, or None.
+        regions_class_order: as in the plan; it is only checked.
+
+    Raises:
+        DatasetError: if a folder or a label is missing, or names and values do not belong together.
+        PlanError: if the ignored value or the regions do not fit the classes.
+        CaseError: if a file cannot be read, a pair lies on different grids, or a mask has a value that is not listed.
+    """
+    found = _files_by_name(predictions, "--predictions")
+    references = _files_by_name(labels, "--labels")
+    lacking = sorted(set(found) - set(references))
+    if lacking:
+        raise DatasetError(
+            f"{labels} has no label for {', '.join(lacking)}. Files are paired by their names."
+        )
+    files = {name: (path, references[name]) for name, path in found.items()}
+    occurring = _occurring_values(files, ignore_value)
+    values, names = _classes(occurring, label_names, label_values, regions)
+    require_label_plan(values, ignore_value, regions, regions_class_order)
+    return MaskFolders(
+        files,
+        values,
+        target_names(names, regions),
+        target_classes(values, regions),
+        ignore_value,
+        dict(zip(values, names, strict=True)),
+    )
+
+
+def score_folders(
+    predictions: str, labels: str, *arguments: Any, **ids: Any
+) -> tuple[dict[str, list[float | None]], list[str]]:
+    """Dice of every prediction, without the measures that take longer.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of reference masks.
+        arguments: as in ``find_masks``, which also says what is raised.
+        ids: likewise.
+
+    Returns:
+        Dice by class or region for each case, and their names, the background first.
+    """
+    masks = find_masks(predictions, labels, *arguments, **ids)
+    scores = {
+        name: dice_by_target(pair.prediction, pair.reference, masks.targets)
+        for name, pair in masks.pairs()
+    }
+    return scores, list(masks.names)
+
+
+def measure_folders(
+    predictions: str, labels: str, nsd_tolerance_mm: float = NSD_TOLERANCE_MM, **ids: Any
+) -> tuple[dict[str, list[Measures]], list[str]]:
+    """All measures of every prediction.
+
+    Args:
+        predictions: folder of masks.
+        labels: folder of reference masks.
+        nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
+        ids: as in ``find_masks``, which also says what is raised.
+
+    Returns:
+        Measures by class or region for each case, and their names, the background first.
+
+    Raises:
+        ConfigError: if the tolerance is no distance.
+        CaseError: if the voxels of a case have no volume.
+    """
+    require_tolerance(nsd_tolerance_mm)
+    masks = find_masks(predictions, labels, **ids)
+    return measure_masks(masks, nsd_tolerance_mm), list(masks.names)
+
+
+def measure_masks(
+    masks: MaskFolders, nsd_tolerance_mm: float = NSD_TOLERANCE_MM
+) -> dict[str, list[Measures]]:
+    """All measures of pairs that were found before, by class or region for each case.
+
+    Raises:
+        ConfigError: if the tolerance is no distance.
+        CaseError: if the voxels of a case have no volume.
+    """
+    require_tolerance(nsd_tolerance_mm)
+    return {
+        name: measure_case(
+            pair.prediction,
+            pair.reference,
+            masks.targets,
+            grid_of(pair.affine, name),
+            nsd_tolerance_mm,
+        )
+        for name, pair in masks.pairs()
+    }
+
+
+def _classes(
+    found: Mapping[int, tuple[str, str]],
+    label_names: Sequence[str] | None,
+    label_values: Sequence[int] | None,
+    regions: Regions | None,
+) -> tuple[list[int], list[str]]:
+    """Values and names of the classes, those that occur where they are not given.
+
+    Args:
+        found: values that occur, each with the case and the side where it was found first.
+        label_names: as in ``find_masks``, as are the others.
+        label_values: likewise.
+        regions: likewise.
+    """
+    if label_values is None:
+        in_regions = {value for values in (regions or {}).values() for value in values}
+        label_values = (
+            list(range(len(label_names))) if label_names else sorted(in_regions | set(found))
+        )
+    names = list(label_names or ["background", *map(str, label_values[1:])])
+    if 0 not in label_values:
+        raise DatasetError(
+            f"the label values {_shown(label_values)} lack the background's 0. "
+            "Pass --label_names and --label_values that begin with it."
+        )
+    for value, (case, side) in found.items():
+        if value < 0 or value not in label_values:
+            raise CaseError(
+                case,
+                f"the {side} has the value {value}, but {_shown(names)} stand for {_shown(label_values)}",
+                "Pass --label_names and --label_values that list all values.",
+            )
+    if len(names) != len(label_values):
+        raise DatasetError(
+            f"there are {len(names)} names ({_shown(names)}) for {len(label_values)} values "
+            f"({_shown(label_values)}). Pass --label_names and --label_values of one length."
+        )
+    if list(label_values) != sorted(set(label_values)):
+        raise DatasetError(f"the label values must ascend, not {list(label_values)}.")
+    if len(label_values) > MAX_CLASSES:
+        raise DatasetError(
+            f"there are {len(label_values)} label values, and {MAX_CLASSES} at most can be told apart. "
+            "Are these label files?"
+        )
+    return list(label_values), names
+
+
+def _shown(items: Sequence[object]) -> str:
+    return some_of(list(map(str, items)), MAX_SHOWN)
+
+
+def _files_by_name(folder: str, option: str) -> dict[str, str]:
+    if not Path(folder).exists():
+        raise DatasetError(f"{folder} does not exist. Pass {option} with a folder of masks.")
+    files = [file for case in find_images(folder) for file in image_files(case)]
+    return {case_name(file): file for file in files}
+
+
+def _occurring_values(
+    files: Mapping[str, tuple[str, str]], ignore_value: int | None
+) -> dict[int, tuple[str, str]]:
+    """All values of the masks, ascending, with the case and the side that had it first.
+
+    The background's is always there, what is ignored only where it was predicted.
+    """
+    found: dict[int, tuple[str, str]] = {0: ("", "")}
+    for name, paths in progress(files.items(), "check", total=len(files)):
+        pair = _load_pair(name, *paths)
+        for value in np.unique(pair.prediction).tolist():
+            found.setdefault(value, (name, "prediction"))
+        for value in np.unique(pair.reference).tolist():
+            if value != ignore_value:
+                found.setdefault(value, (name, "reference"))
+    return dict(sorted(found.items()))
+
+
+def _load_pair(name: str, prediction: str, reference: str) -> Pair:
+    """Label values of one case.
+
+    Raises:
+        CaseError: if a file cannot be read, if the masks lie on different grids, or have channels.
+    """
+    ours, theirs = _read(name, prediction), _read(name, reference)
+    if ours.array.shape != theirs.array.shape or not np.allclose(
+        ours.affine, theirs.affine, atol=AFFINE_TOLERANCE_MM
+    ):
+        raise CaseError(
+            name,
+            "prediction and label lie on different grids, "
+            f"shapes {ours.array.shape[1:]} and {theirs.array.shape[1:]}",
+            "Predict from the image that the label was drawn on.",
+        )
+    if len(ours.array) != 1:
+        raise CaseError(
+            name, f"its masks have {len(ours.array)} channels", "Give masks of one value a voxel."
+        )
+    values = [np.rint(volume.array[0]).astype(np.int32) for volume in (ours, theirs)]
+    return Pair(values[0], values[1], theirs.affine)
+
+
+def _read(name: str, path: str) -> Volume:
+    try:
+        return read_volume(path)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise unreadable({"image": path, "name": name}, error) from error

@@ -1,0 +1,140 @@
+"""Images from files, each as channels first on three spatial axes with one affine in RAS+ millimetres.
+
+NIfTI is read by nibabel, DICOM by pydicom, all else by SimpleITK. A picture (PNG, BMP, TIFF) and any other 2D file
+become a volume of one slice. Files come from anywhere: what a header promises is held against a limit before memory is
+taken (``limits.py``), and no file leads to another outside its folder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dynunet_bundle.dataset.cases import CHANNEL_SUFFIX
+from dynunet_bundle.dicom_input.names import is_series_name
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.files import NIFTI_SUFFIXES, case_name
+from dynunet_bundle.images.nifti import load_nifti
+
+SPATIAL_AXES = 3
+MAX_CORNER_SHIFT_VOXELS = 0.1
+MAX_AXIS = 32767
+"""MONAI's crops count voxels in int16."""
+
+
+class Volume(NamedTuple):
+    """An image in memory.
+
+    Attributes:
+        array: ``[C, X, Y, Z]``, in the order in which the file stores its axes.
+        affine: ``[4, 4]`` float64, from voxel indices to millimetres in RAS+.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read one file, in its own type; pictures have voxels of 1 mm.
+
+    Args:
+        path: an image file.
+
+    Raises:
+        CaseError: if it promises more than is allowed or than it holds, or its affine is not finite.
+        OSError: if SimpleITK or Pillow cannot read it; what nibabel raises for NIfTI is of several kinds.
+    """
+    return _read_file(path)[0]
+
+
+def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
+    """Read an image from its files.
+
+    Args:
+        paths: one file, or one a channel, all on the same grid.
+
+    Returns:
+        The image in the files' own type, and for each file nibabel's image of its header; None where it is not NIfTI.
+
+    Raises:
+        CaseError: if channels lie on different grids, and as ``read_volume``.
+        OSError: as ``read_volume``.
+    """
+    volumes, headers = zip(*map(_read_file, paths), strict=True)
+    if len(volumes) == 1:
+        return volumes[0], list(headers)
+    _require_one_grid(paths, volumes)
+    array = np.concatenate([volume.array for volume in volumes])
+    return Volume(array, volumes[0].affine), list(headers)
+
+
+def _read_file(path: str | Path) -> tuple[Volume, Any]:
+    if str(path).lower().endswith(NIFTI_SUFFIXES):
+        image = load_nifti(path)
+        array = _channels_first(np.asanyarray(image.dataobj))
+        return _volume(case_name(path), array, np.array(image.affine, dtype=float)), image
+    if is_series_name(path):
+        # pydicom is an extra
+        from dynunet_bundle.dicom_input.series import load_series
+
+        series = load_series(str(path))
+        return _volume(series.name, series.array, series.affine), None
+    # SimpleITK takes longer to import than a NIfTI file to read
+    from dynunet_bundle.images.simpleitk import read_foreign
+
+    return _volume(case_name(path), *read_foreign(path)), None
+
+
+def _volume(case: str, array: np.ndarray, affine: np.ndarray) -> Volume:
+    if max(array.shape[1:]) > MAX_AXIS:
+        raise CaseError(
+            case,
+            f"it has {max(array.shape[1:])} voxels along an axis; {MAX_AXIS} are possible",
+            "Cut it into pieces.",
+        )
+    return Volume(array, affine)
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """NIfTI's (x, y[, z[, t][, c]]) with channels last -> ``[C, X, Y, Z]``."""
+    while array.ndim < SPATIAL_AXES:
+        array = array[..., np.newaxis]
+    if array.ndim == SPATIAL_AXES:
+        return array[np.newaxis]
+    # files of vectors have a fourth axis for the time, of size one
+    return np.moveaxis(array.reshape(*array.shape[:SPATIAL_AXES], -1), -1, 0)
+
+
+def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines put a corner of the same volume apart, in voxels of the first.
+
+    Args:
+        affine: ``[4, 4]``, invertible.
+        other: ``[4, 4]``.
+        shape: voxels by axis, ``(X, Y, Z)``.
+    """
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
+    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+    moved = np.linalg.solve(affine, other @ homogeneous)
+    return float(np.abs(moved[:3] - corners).max())
+
+
+def _require_one_grid(paths: Sequence[str], volumes: Sequence[Volume]) -> None:
+    first, affine = volumes[0]
+    for path, (volume, other) in zip(paths[1:], volumes[1:], strict=True):
+        problem = None
+        if volume.shape[1:] != first.shape[1:]:
+            problem = f"have shapes {first.shape[1:]} and {volume.shape[1:]}"
+        elif np.linalg.det(affine) != 0:
+            shift = corner_shift(affine, other, first.shape[1:])
+            if shift > MAX_CORNER_SHIFT_VOXELS:
+                problem = f"lie {shift:.1f} voxels apart at a corner"
+        if problem:
+            name = case_name(paths[0])
+            match = CHANNEL_SUFFIX.match(name)
+            raise CaseError(
+                match["name"] if match else name,
+                f"its channels are on different grids: {Path(paths[0]).name} and {Path(path).name} {problem}",
+                "Resample them to one grid, or take the right files together.",
+            )

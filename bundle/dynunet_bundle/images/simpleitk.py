@@ -1,0 +1,141 @@
+"""Image files that are not NIfTI: volumes by SimpleITK, pictures by SimpleITK and Pillow.
+
+A file is read as what its suffix says, by that reader alone: by its content, a ``.png`` might be anything that
+SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghostscript.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image
+
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.files import PICTURE_SUFFIXES, case_name
+from dynunet_bundle.images.header_checks import META_SUFFIXES, NRRD_SUFFIXES, require_sound_header
+from dynunet_bundle.limits import require_place, require_room
+
+SPATIAL_AXES = 3
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+READERS = {
+    **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),
+    **dict.fromkeys(META_SUFFIXES, "MetaImageIO"),
+    ".png": "PNGImageIO",
+    ".tif": "TIFFImageIO",
+    ".tiff": "TIFFImageIO",
+}
+BITS = re.compile(r"(\d+)-bit")
+"""In SimpleITK's names of pixel types, as "vector of 16-bit signed integer"."""
+
+BITS_A_BYTE = 8
+BITMAPS = ("BMP", "DIB")
+
+
+def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume or a picture.
+
+    Args:
+        path: an image file.
+
+    Returns:
+        ``[C, X, Y, Z]`` in the order in which the file stores its axes, and the affine ``[4, 4]`` from voxel indices to
+        millimetres in RAS+; pictures have voxels of 1 mm.
+
+    Raises:
+        CaseError: if it promises more than is allowed, or its place is not finite.
+        OSError: if SimpleITK or Pillow cannot read it.
+    """
+    if str(path).lower().endswith(PICTURE_SUFFIXES):
+        # their resolution is one for printing, and often differs between an image and its label
+        return _read_picture(path), np.diag([*np.diag(LPS_TO_RAS), 1.0])
+    image = _read_with_sitk(path)
+    affine = _affine_of(image)
+    require_place(case_name(path), affine)
+    return _sitk_array(image), affine
+
+
+def _read_picture(path: str | Path) -> np.ndarray:
+    """``[C, X, Y, Z]`` of a picture; a BMP by Pillow, since SimpleITK gives grey ones colours and fills cut ones."""
+    if not str(path).lower().endswith(".bmp"):
+        return _sitk_array(_read_with_sitk(path))
+    with Image.open(path, formats=BITMAPS) as picture:
+        grey = picture.mode in ("1", "L")
+        require_room(case_name(path), (*picture.size, 1 if grey else 3), 1)
+        array = np.asarray(picture.convert("L" if grey else "RGB"))
+    return array.reshape(*array.shape[:2], 1, -1).transpose(3, 1, 0, 2)
+
+
+def _read_with_sitk(path: str | Path) -> sitk.Image:
+    suffix = Path(path).suffix.lower()
+    if suffix in (*NRRD_SUFFIXES, *META_SUFFIXES):
+        require_sound_header(Path(path))
+    name = simpleitk_name(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.SetImageIO(READERS[suffix])
+    try:
+        reader.ReadImageInformation()
+        _require_sound(path, reader)
+        return reader.Execute()
+    except RuntimeError as error:
+        # the lines before the last say where in SimpleITK it was found; the folder is nobody's business
+        reason = str(error).splitlines()[-1].replace(f"{Path(name).parent}{os.sep}", "")
+        raise OSError(reason) from None
+
+
+def simpleitk_name(path: str | Path) -> str:
+    """A path as SimpleITK takes it: in UTF-8, whatever the locale is; any other name would end the process.
+
+    Raises:
+        OSError: if the name is not valid UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise OSError("its path is not valid UTF-8") from None
+
+
+def _require_sound(path: str | Path, reader: sitk.ImageFileReader) -> None:
+    if not all(step > 0 for step in reader.GetSpacing()):
+        # SimpleITK flips such an axis when it reads, and refuses it when it writes
+        raise CaseError(
+            case_name(path),
+            f"its spacing is {reader.GetSpacing()} mm",
+            "Correct its header: spacing is positive, the rest is for the directions.",
+        )
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    bits = BITS.search(kind)
+    if bits is None:
+        raise OSError(f"its voxels are of an unknown type ({kind})")
+    shape = (*reader.GetSize(), reader.GetNumberOfComponents())
+    require_room(case_name(path), shape, int(bits[1]) // BITS_A_BYTE)
+
+
+def _sitk_array(image: sitk.Image) -> np.ndarray:
+    """SimpleITK's (z, y, x) with the components of a voxel last -> ``[C, X, Y, Z]``."""
+    array = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        array = array[..., np.newaxis]
+    dims = image.GetDimension()
+    if dims == SPATIAL_AXES + 1:  # the fourth spatial axis holds channels
+        array = np.moveaxis(array, 0, -1).reshape(*array.shape[1:4], -1)
+    elif dims < SPATIAL_AXES:
+        array = array[np.newaxis]
+    return array.transpose(3, 2, 1, 0)
+
+
+def _affine_of(image: sitk.Image) -> np.ndarray:
+    """Affine ``[4, 4]`` in RAS+ from SimpleITK's origin, spacing and directions in LPS+."""
+    dims = image.GetDimension()
+    used = min(dims, SPATIAL_AXES)
+    axes = np.eye(SPATIAL_AXES)
+    direction = np.array(image.GetDirection()).reshape(dims, dims)[:used, :used]
+    axes[:used, :used] = direction * np.array(image.GetSpacing())[:used]
+    origin = np.zeros(SPATIAL_AXES)
+    origin[:used] = image.GetOrigin()[:used]
+    affine = np.eye(SPATIAL_AXES + 1)
+    affine[:SPATIAL_AXES, :SPATIAL_AXES] = LPS_TO_RAS @ axes
+    affine[:SPATIAL_AXES, SPATIAL_AXES] = LPS_TO_RAS @ origin
+    return affine

@@ -1,0 +1,173 @@
+"""Write masks that lie on the very voxels of their source files, in the format of those."""
+
+import gzip
+import tempfile
+import time
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import SaveImaged
+from monai.utils import ImageMetaKey
+
+from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dicom_input.names import is_series_name
+from dynunet_bundle.errors import CaseError, OutputError
+from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
+from dynunet_bundle.images.nifti import load_nifti
+
+MASK_TYPES = (np.uint8, np.uint16, np.int32)
+SPATIAL_AXES = 3
+SAVED = "saved"
+"""Key of what was written for a case: ``file``, ``sha256`` and ``seconds``."""
+
+GZIP_LEVEL = 6
+"""A seventh of the time of the highest level, which is the default, for masks a seventh larger."""
+
+MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", ".bmp": ".png"}
+"""Masks are one file each, and SimpleITK would read a grey BMP back as RGB."""
+
+
+class SaveMaskd(SaveImaged):
+    """Save each mask as ``output_dir/CASE.nii.gz`` with the geometry of the image it was computed from.
+
+    The mask of an image in another format gets that format: ``CASE.nrrd``, ``CASE.png``, ... What MONAI's SaveImaged
+    lacks: it writes in place, so that a crash leaves half a file; it writes the affine that came out of the inverse
+    transforms, which may differ from the file's in the last digits; and it drops the sform and qform codes. Nothing
+    of the source's header but its geometry is copied.
+
+    Args:
+        keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.
+        output_dir: folder of the results.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        CaseError: if a mask is not on the grid of its source file.
+        OutputError: if the result would replace the source file, or cannot be written.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, output_dir: str, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys=keys, output_dir=output_dir, allow_missing_keys=allow_missing_keys)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Save the masks of one case; the data is passed on as it came."""
+        saved = dict(data)
+        for key in self.key_iterator(saved):
+            mask = saved[key]
+            begun = time.monotonic()
+            file = save_mask(
+                mask[0].as_tensor() if hasattr(mask, "as_tensor") else mask[0],
+                Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
+                self.output_dir,
+                name_of({**saved, "image": mask}),
+                np.asarray(mask.affine, dtype=float),
+            )
+            seconds = time.monotonic() - begun
+            saved[SAVED] = {"file": file.name, "sha256": sha256_of(file), "seconds": seconds}
+        return saved
+
+
+def save_mask(
+    mask: torch.Tensor,
+    source: Path,
+    output_dir: Path,
+    case: str,
+    affine: np.ndarray | None = None,
+) -> Path:
+    """Write one mask with the geometry of an image file; that of a DICOM series becomes a NIfTI file.
+
+    Args:
+        mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
+        source: the image that the mask belongs to.
+        output_dir: where the mask goes.
+        case: name of the case.
+        affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM.
+
+    Returns:
+        Path of the result.
+
+    Raises:
+        CaseError: if the mask is not on the grid of the file.
+        OutputError: if it would replace the file, or cannot be written.
+    """
+    is_dicom = is_series_name(source)
+    is_nifti = is_dicom or source.name.lower().endswith(NIFTI_SUFFIXES)
+    suffix = ".nii.gz" if is_nifti else source.suffix.lower()
+    target = ensure_writable(output_dir) / f"{case}{MASK_SUFFIXES.get(suffix, suffix)}"
+    if target.resolve() == source.resolve():
+        raise OutputError(
+            f"the mask of {case} would replace the image itself. Choose another output folder."
+        )
+    array = mask.cpu().numpy()
+    largest = array.max(initial=0)
+    array = array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
+    if is_dicom:
+        content = _packed(nib.Nifti1Image(array, affine))
+    else:
+        content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
+    with atomic_write(target) as file:
+        file.write(content)
+    return target
+
+
+def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
+    reference = load_nifti(source)
+    _require_grid(array.shape, (*reference.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], case)
+    image = _image_like(array.reshape(reference.shape[:SPATIAL_AXES]), reference)
+    return _packed(image)
+
+
+def _packed(image: nib.Nifti1Image) -> bytes:
+    # without a time stamp the same mask gives the same bytes
+    return gzip.compress(image.to_bytes(), compresslevel=GZIP_LEVEL, mtime=0)
+
+
+def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
+    # 90 MiB that a NIfTI file does without
+    import SimpleITK as sitk
+
+    from dynunet_bundle.images.simpleitk import simpleitk_name
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(simpleitk_name(source))
+    header.ReadImageInformation()
+    dims = min(header.GetDimension(), SPATIAL_AXES)
+    size = header.GetSize()[:dims]
+    _require_grid(array.shape, (*size, 1)[:SPATIAL_AXES], case)
+    image = sitk.GetImageFromArray(array.reshape(size).T)
+    image.SetSpacing(header.GetSpacing()[:dims])
+    image.SetOrigin(header.GetOrigin()[:dims])
+    full = np.array(header.GetDirection()).reshape(header.GetDimension(), -1)
+    image.SetDirection(full[:dims, :dims].ravel().tolist())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"mask{suffix}"
+        sitk.WriteImage(image, str(path), useCompression=True)
+        return path.read_bytes()
+
+
+def _require_grid(found: tuple[int, ...], expected: tuple[int, ...], case: str) -> None:
+    if tuple(found) != tuple(expected):
+        raise CaseError(
+            case,
+            f"its mask has shape {tuple(found)}, the file {tuple(expected)}",
+            "Report this as a fault of the preprocessing.",
+        )
+
+
+def _image_like(array: np.ndarray, reference: Any) -> nib.Nifti1Image:
+    """A NIfTI image of ``array`` with the affine, the form codes and the units of ``reference``, no more."""
+    image = nib.Nifti1Image(array, reference.affine)
+    header = reference.header
+    if isinstance(header, nib.Nifti1Header):
+        image.header.set_xyzt_units(*header.get_xyzt_units())
+        image.header.set_zooms(header.get_zooms()[:3])
+        image.set_qform(*header.get_qform(coded=True))
+        image.set_sform(*header.get_sform(coded=True))
+    return image

@@ -1,0 +1,1 @@
+"""The networks, their weight files, exported stand-ins, and the precision in which they compute."""

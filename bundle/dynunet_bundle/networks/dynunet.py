@@ -1,0 +1,147 @@
+"""MONAI's DynUNet with deep supervision at native resolutions.
+
+Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision enlarges every head to full resolution (five times
+the logits at 128^3), computes the heads in evaluation too, and cannot be deep-copied after a training step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from dynunet_bundle.errors import PlanError
+from dynunet_bundle.networks.cpu.layers import use_cpu_layers
+from dynunet_bundle.networks.residual import HEADS_PREFIX, ResidualEncoderUNet, keep_heads
+
+
+class DeepSupervisedDynUNet(DynUNet):
+    """DynUNet that gives, in training, one tensor of logits a decoder level, finest first.
+
+    The lowest decoder level has no head: its weight in nnU-Net's loss is zero. In evaluation it is the plain
+    network. Its parameters apart from the heads are exactly those of a plain DynUNet, see
+    ``inference_state_dict``; weights of a plain one load strictly, and the heads stay as they are.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: labels including the background.
+        kernel_size: kernel of each level.
+        strides: stride into each level.
+        filters: channels of each level; surplus values at the end are ignored.
+        deep_supervision: whether there are heads below the full resolution.
+        **kwargs: further arguments of DynUNet, such as ``norm_name``, ``act_name``, ``trans_bias``.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[Sequence[int]],
+        strides: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        deep_supervision: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            strides=strides,
+            upsample_kernel_size=list(strides[1:]),
+            filters=list(filters),
+            deep_supervision=False,
+            **kwargs,
+        )
+        num_heads = max(len(strides) - 3, 0) if deep_supervision else 0
+        self.supervision_heads = nn.ModuleList(
+            self.get_output_block(level + 1) for level in range(num_heads)
+        )
+        self.supervision_heads.apply(self.initialize_weights)
+        use_cpu_layers(self)
+        self.register_load_state_dict_pre_hook(keep_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Compute the logits.
+
+        Args:
+            x: ``[B, C, *spatial]``; each size a multiple of the product of the strides.
+
+        Returns:
+            In training a list of ``[B, classes, ...]``, finest first; else the finest alone.
+        """
+        if not self.training:
+            return super().forward(x)
+        skips = [self.input_block(x)]
+        for downsample in self.downsamples:
+            skips.append(downsample(skips[-1]))
+        features = self.bottleneck(skips[-1])
+        levels = []
+        for upsample, skip in zip(self.upsamples, reversed(skips), strict=True):
+            features = upsample(features, skip)
+            levels.append(features)
+        heads = [self.output_block, *self.supervision_heads]
+        return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
+
+
+def training_network(architecture: str, **settings: Any) -> nn.Module:
+    """The network of a plan in the form that is trained, with its heads for deep supervision.
+
+    Args:
+        architecture: the plan's id: ``DynUNet``, or the path of ``ResidualEncoderUNet``.
+        **settings: arguments of ``DeepSupervisedDynUNet``, which both take.
+
+    Raises:
+        PlanError: for another architecture.
+    """
+    if architecture == "DynUNet":
+        return DeepSupervisedDynUNet(**settings)
+    if architecture == f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__qualname__}":
+        return ResidualEncoderUNet(**settings)
+    raise PlanError(f'architecture is "{architecture}". Plan again with scripts/plan.py.')
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside of DDP, ``torch.compile`` and torch's AveragedModel, in any order; a bare one as it is."""
+    while True:
+        children = dict(network.named_children())
+        inner = children.get("module", children.get("_orig_mod"))
+        if inner is None:
+            return network
+        network = inner
+
+
+def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights that a plain DynUNet of the same plan loads strictly: no heads, no prefixes of wrappers.
+
+    Args:
+        network: a DeepSupervisedDynUNet, bare or wrapped by DDP, ``torch.compile`` or torch's AveragedModel.
+    """
+    plain: dict[str, torch.Tensor] = {}
+    copies: dict[int, torch.Tensor] = {}
+    # AveragedModel counts its updates in a buffer of its own
+    for name, value in unwrapped(network).state_dict().items():
+        if not name.startswith(HEADS_PREFIX):
+            # DynUNet lists each weight twice; sharing one copy keeps the file half as large
+            plain[name] = copies.setdefault(value.data_ptr(), value.detach().cpu().contiguous())
+    return plain
+
+
+def deep_supervision_weights(num_levels: int, deep_supervision: bool = True) -> list[float]:
+    """Weights of the losses of ``DeepSupervisedDynUNet``'s outputs, for MONAI's ``DeepSupervisionLoss``.
+
+    nnU-Net halves the weight at each level, gives the lowest decoder level none, and normalises to sum 1.
+
+    Args:
+        num_levels: levels of the network, ``len(strides)``.
+        deep_supervision: as in the network.
+
+    Returns:
+        One weight an output, finest first.
+    """
+    num_outputs = max(num_levels - 2, 1) if deep_supervision else 1
+    weights = [0.5**level for level in range(num_outputs)]
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,204 @@
+"""Model weights and the facts that belong to them: saved together, checked together.
+
+``model.pt`` holds tensors only. ``model.json`` beside it names the plan they were trained for, so that weights and
+plan of different trainings are refused in one line, not in a page of keys.
+"""
+
+import logging
+import pickle  # noqa: S403 - for the name of its exception only
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from dynunet_bundle import __version__
+from dynunet_bundle.errors import WeightsError, first_line
+from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
+from dynunet_bundle.networks.exported import ExportedNetwork
+from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
+from dynunet_bundle.planning.plan import plan_differences
+
+HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
+
+logger = logging.getLogger(__name__)
+
+
+def save_weights(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    plan: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write ``path`` and the JSON beside it.
+
+    Args:
+        path: the ``.pt`` file.
+        state: weights by name.
+        plan: the plan ids.
+        facts: what else is known of them, e.g. epoch and score.
+    """
+    sidecar = path.with_suffix(".json")
+    with atomic_write(path) as file:
+        torch.save(dict(state), file)
+        # only now: where the disk is full the old weights keep their plan
+        sidecar.unlink(missing_ok=True)
+    versions = {
+        "dynunet_bundle": __version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+    }
+    write_json(
+        sidecar, {"plan": dict(plan), "sha256": sha256_of(path), **facts, "versions": versions}
+    )
+
+
+def load_weights(
+    network: nn.Module, path: str | Path | Sequence[str], plan: Mapping[str, Any]
+) -> None:
+    """Load weights into a network, strictly.
+
+    Args:
+        network: a plain DynUNet of the plan, or the ensemble of ``inference_network`` for several files.
+        path: the ``.pt`` file, or a list of them.
+        plan: the plan ids of the config.
+
+    Raises:
+        WeightsError: if a file is missing or damaged, is not the one that its JSON describes, or belongs to another
+            plan.
+    """
+    files = weight_files(path)
+    expected = network.network if isinstance(network, FoldEnsemble) else network
+    load_states(network, [_checked_state(file, expected, plan) for file in files])
+
+
+def weight_files(path: str | Path | Sequence[str]) -> list[Path]:
+    """The files of weights: one, or those of an ensemble."""
+    return [Path(path)] if isinstance(path, (str, Path)) else [Path(file) for file in path]
+
+
+def _checked_state(
+    path: Path, network: nn.Module, plan: Mapping[str, Any]
+) -> Mapping[str, torch.Tensor]:
+    if not path.is_file():
+        raise WeightsError(
+            f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
+        )
+    state, facts = read_weights(path)
+    differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
+    if differences:
+        raise WeightsError(
+            f"{path} was trained with another plan than this config's: {'; '.join(differences)}. {HINT}"
+        )
+    mismatch = _first_mismatch(network.state_dict(), state)
+    if mismatch:
+        raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
+    return state
+
+
+def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
+    """Read weights and the facts in the JSON beside them; the facts are empty where there is none.
+
+    Args:
+        path: the ``.pt`` file.
+
+    Raises:
+        WeightsError: if the file is damaged, holds other things than tensors by name, or is not the one that its JSON
+            describes.
+    """
+    sidecar = path.with_suffix(".json")
+    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    if facts and facts.get("sha256") != sha256_of(path):
+        raise WeightsError(
+            f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
+            "Restore both, or delete the .json if you replaced the weights yourself."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message tells how to load such a file all the same; that would run its code
+        raise WeightsError(
+            f"{path} is no file of weights: it holds other things than tensors, which may run code. "
+            "Get the file from a source you trust, as plain weights."
+        ) from error
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is no file of weights, or is damaged ({first_line(error)})."
+        ) from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
+    return state, facts
+
+
+def _first_mismatch(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]
+) -> str | None:
+    for key, value in ours.items():
+        if key not in theirs:
+            return f"it lacks {key}"
+        if theirs[key].shape != value.shape:
+            return f"{key} is {tuple(theirs[key].shape)}, the plan needs {tuple(value.shape)}"
+    surplus = next((key for key in theirs if key not in ours), None)
+    return None if surplus is None else f"it has {surplus}, which the plan lacks"
+
+
+def learnt_mirroring(path: Path) -> list[int] | None:
+    """Axes of the patch that a training mirrored over; None where nothing is known of it."""
+    sidecar = path.with_suffix(".json")
+    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    axes: list[int] | None = facts.get("mirror_axes")
+    return axes
+
+
+def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
+    learnt = learnt_mirroring(path) if axes else None
+    if learnt is not None and not set(axes) <= set(learnt):
+        raise WeightsError(
+            f"{path} was trained with mirroring over the axes {learnt}; it has never seen what mirroring over "
+            f"{list(axes)} gives. Predict without it, or with --mirror_axes of the training."
+        )
+
+
+class WeightsLoader:
+    """Load weights when an engine starts; MONAI's CheckpointLoader answers a mismatch with a page of keys.
+
+    Args:
+        network: the network of the engine.
+        path: the ``.pt`` file, or a list of them for an ensemble.
+        plan: the plan ids of the config.
+        mirror_axes: axes that the prediction mirrors over; the training must have done so, too.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str | Sequence[str],
+        plan: Mapping[str, Any],
+        mirror_axes: Sequence[int] = (),
+    ) -> None:
+        self.network = network
+        self.path = path
+        self.plan = plan
+        self.mirror_axes = list(mirror_axes)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load.
+
+        Raises:
+            WeightsError: as ``load_weights``, or for mirroring that the network has not learnt.
+        """
+        for file in weight_files(self.path):
+            _require_mirroring(file, self.mirror_axes)
+        if isinstance(self.network, ExportedNetwork):
+            # its weights are in its file
+            logger.info("weights: %s", self.network.path.name)
+            return
+        load_weights(self.network, self.path, self.plan)
+        logger.info("weights: %s", ", ".join(path.name for path in weight_files(self.path)))

@@ -1,0 +1,42 @@
+"""Raw cases as MONAI's Dataset."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai.data import Dataset, list_data_collate
+
+from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
+from dynunet_bundle.errors import BundleError
+
+FAILURE = "failure"
+"""Key of the error in what a tolerant data set gives for a case that it cannot read."""
+
+
+class RawDataset(Dataset):
+    """MONAI's Dataset of raw cases whose errors name the case (``monai.data.Dataset`` wraps them in its own).
+
+    Args:
+        data: raw cases.
+        transform: the declared preprocessing.
+        tolerant: give ``{"failure": error, "name": name}`` for a case that cannot be read, for a ``CaseEvaluator``,
+            which goes on with the others.
+    """
+
+    def __init__(self, data: Sequence[Case], transform: Any = None, tolerant: bool = False) -> None:
+        super().__init__(data, transform)
+        self.tolerant = tolerant
+
+    def _transform(self, index: int) -> Any:
+        case = self.data[index]
+        try:
+            return apply_to_case(case, self.transform)
+        except BundleError as error:
+            if not self.tolerant:
+                raise
+            return {FAILURE: error, "name": name_of(case)}
+
+
+def collate_cases(batch: Sequence[Any]) -> Any:
+    """MONAI's collation for a DataLoader of a tolerant data set; a failure is passed on as it is."""
+    failures = [case for case in batch if FAILURE in case]
+    return failures[0] if failures else list_data_collate(batch)

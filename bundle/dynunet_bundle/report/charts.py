@@ -1,0 +1,142 @@
+"""Distributions as strips with boxes: what a template needs to draw them as inline SVG."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynunet_bundle.drawing.ticks import ticks_about
+from dynunet_bundle.report.text import Measure
+
+WIDTH = 360
+MARGIN = 14
+ROW_HEIGHT, ROW_TEXT = 50, 15
+AXIS_HEIGHT = 26
+JITTER = 8.0
+MAX_POINTS = 3000
+"""With more of them only those outside the whiskers are drawn: a page stays small, and a cloud tells no more."""
+
+WHISKER_REACH = 1.5
+GOLDEN_RATIO = 0.618034
+"""Its multiples spread evenly over 0 to 1, however many there are: neighbours hardly cover each other."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case: its place in pixels, and what is shown where the pointer rests on it."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class; all places in pixels.
+
+    Attributes:
+        name: of the class.
+        note: how many cases count, and the median.
+        y: the middle of the strip.
+        box: first quartile, median, third quartile; None without values.
+        whiskers: the last cases within 1.5 times the length of the box on either side; None without values.
+        points: of the cases.
+    """
+
+    name: str
+    note: str
+    y: float
+    box: tuple[float, float, float] | None
+    whiskers: tuple[float, float] | None
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One measure.
+
+    Attributes:
+        title: with its unit.
+        height: pixels; all are ``WIDTH`` wide.
+        base: where the axis lies.
+        ticks: place and text of each round number.
+        rows: one a class.
+    """
+
+    title: str
+    height: float
+    base: float
+    ticks: tuple[tuple[float, str], ...]
+    rows: tuple[Row, ...]
+    width: int = WIDTH
+
+
+def strip_chart(measure: Measure, values: Mapping[str, Mapping[str, float | None]]) -> Strip | None:
+    """Lay out the distribution of one measure.
+
+    Args:
+        measure: what is shown.
+        values: by class and case.
+
+    Returns:
+        The chart, or None where no case has a value.
+    """
+    known = [value for cases in values.values() for value in cases.values() if value is not None]
+    if not known:
+        return None
+    ticks, span = ticks_about(_ends(known, measure.best))
+    all_points = len(known) <= MAX_POINTS
+    rows = tuple(
+        _row(name, cases, place, (measure, span, all_points))
+        for place, (name, cases) in enumerate(values.items())
+    )
+    base = len(rows) * ROW_HEIGHT + 4
+    unit = f" in {measure.unit}" if measure.unit else ""
+    placed = tuple((round(_x(tick, span), 1), f"{tick:g}") for tick in ticks)
+    return Strip(f"{measure.title}{unit}", base + AXIS_HEIGHT, base, placed, rows)
+
+
+def _ends(known: Sequence[float], best: float | None) -> Sequence[float]:
+    """What the axis has to hold: the perfect value too, and where all are perfect its opposite."""
+    if best is None:
+        return known
+    return [*known, best] if any(value != best for value in known) else [0.0, 1.0]
+
+
+def _row(
+    name: str,
+    cases: Mapping[str, float | None],
+    place: int,
+    scale: tuple[Measure, tuple[float, float], bool],
+) -> Row:
+    measure, span, all_points = scale
+    top = place * ROW_HEIGHT
+    y = top + ROW_TEXT + (ROW_HEIGHT - ROW_TEXT) / 2
+    known = {case: value for case, value in cases.items() if value is not None}
+    if not known:
+        return Row(name, "no value", y, None, None, ())
+    low, median, high = np.percentile(list(known.values()), (25, 50, 75)).tolist()
+    reach = WHISKER_REACH * (high - low)
+    inside = [value for value in known.values() if low - reach <= value <= high + reach]
+    whiskers = (min([*inside, low]), max([*inside, high]))
+    points = tuple(
+        Point(
+            round(_x(value, span), 1),
+            round(y + JITTER * (2 * (number * GOLDEN_RATIO % 1) - 1), 1),
+            f"{case}: {value:.{measure.digits}f}",
+        )
+        for number, (case, value) in enumerate(known.items())
+        if all_points or not whiskers[0] <= value <= whiskers[1]
+    )
+    box = _pixels((low, median, high), span)
+    note = f"median {median:.{measure.digits}f}, n = {len(known)}"
+    ends = _pixels(whiskers, span)
+    return Row(name, note, y, (box[0], box[1], box[2]), (ends[0], ends[1]), points)
+
+
+def _pixels(values: Sequence[float], span: tuple[float, float]) -> list[float]:
+    return [round(_x(value, span), 1) for value in values]
+
+
+def _x(value: float, span: tuple[float, float]) -> float:
+    return MARGIN + (value - span[0]) / (span[1] - span[0]) * (WIDTH - 2 * MARGIN)

@@ -1,0 +1,158 @@
+"""What scores.json and run.json say, put together case by case; either may be absent, or of an older version."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.files import case_name
+from dynunet_bundle.report.text import clean, finite
+
+Files = Mapping[str, Path]
+"""Files by the name of their case."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One thing about a case that a person should look at."""
+
+    case: str
+    kind: str
+    label: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One case that was not segmented, and why."""
+
+    case: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Scores and run of one set of cases.
+
+    Attributes:
+        scores: content of scores.json, empty where there is none.
+        run: content of run.json, empty where there is none.
+        masks: predicted masks by case, which name the cases where nothing else does.
+    """
+
+    scores: Mapping[str, Any]
+    run: Mapping[str, Any]
+    masks: Files = field(default_factory=dict)
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of all cases, sorted."""
+        named = {*self.scores.get("cases", {}), *self.run.get("cases", {})}
+        return sorted(named or self.masks)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """What is scored, classes or regions, then whatever else has a volume; without the background."""
+        names = dict.fromkeys(self.scores.get("mean", self.statistics))
+        for case in self.run.get("cases", {}).values():
+            names |= dict.fromkeys(case.get("volumes_ml") or {})
+        background = self.run.get("label_names", ["background"])[:1]
+        return [name for name in names if name not in background]
+
+    @property
+    def scored(self) -> list[str]:
+        """Classes or regions with scores."""
+        return [name for name in self.classes if name in self.scores.get("mean", self.statistics)]
+
+    @property
+    def statistics(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """By class and measure; empty in scores of older versions."""
+        return self.scores.get("statistics", {})
+
+    @property
+    def tolerance_mm(self) -> float | None:
+        """Of the normalised surface distance."""
+        return finite(self.scores.get("nsd_tolerance_mm"))
+
+    def value(self, case: str, name: str, measure: str) -> float | None:
+        """One measure of one class in one case, None where it is undefined or unknown."""
+        measured = self.scores.get("measures", {}).get(case, {}).get(name, {})
+        if measure in measured:
+            return finite(measured[measure])
+        if measure == "dice":
+            return finite(self.scores.get("cases", {}).get(case, {}).get(name))
+        if measure == "volume_ml":
+            return finite((self.run_of(case).get("volumes_ml") or {}).get(name))
+        return None
+
+    def run_of(self, case: str) -> Mapping[str, Any]:
+        """What run.json says of a case."""
+        return self.run.get("cases", {}).get(case, {})
+
+    def mean_dice(self, case: str) -> float | None:
+        """Mean over the classes that the case has."""
+        values = [self.value(case, name, "dice") for name in self.scored]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    def flags(self, case: str) -> list[Flag]:
+        """Quality flags of a case."""
+        facts = self.run_of(case)
+        found = []
+        for flag in facts.get("flags", ()):
+            label, message = flag.get("label"), clean(flag.get("message", ""))
+            found.append(
+                Flag(case, str(flag["kind"]), "" if label is None else str(label), message)
+            )
+        return found
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Cases that run.json calls neither done nor nothing, each with its error."""
+        statuses = {case: self.run_of(case).get("status", "done") for case in self.cases}
+        return [
+            Failure(case, clean(self.run_of(case).get("error") or status))
+            for case, status in statuses.items()
+            if status != "done"
+        ]
+
+
+def files_by_case(source: Path | Mapping[str, Any] | None) -> dict[str, Path]:
+    """Files by the name of their case; of channels in files of their own the first.
+
+    Args:
+        source: a folder, one file, by case a file or one a channel, or None. What is not there gives no files.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return {name: Path(_first(files)) for name, files in source.items()}
+    if source.is_file():
+        return {case_name(source): source}
+    if not source.is_dir():
+        return {}
+    return {case_name(file): file for file in list_images(source)}
+
+
+def _first(files: Any) -> Any:
+    return files[0] if isinstance(files, list | tuple) else files
+
+
+def find_file(files: Files, case: str) -> Path | None:
+    """The file of a case, also where it is named as nnU-Net names the first channel: ``case_0000``."""
+    return files.get(case) or files.get(f"{case}_0000")
+
+
+def masks_of(predictions: Path, run: Mapping[str, Any]) -> dict[str, Path]:
+    """Predicted masks by case: those that run.json names, and whatever else lies in the folder."""
+    found = files_by_case(predictions)
+    for case, facts in run.get("cases", {}).items():
+        name = facts.get("mask")
+        # a name only: no record of a run leads out of its folder
+        if name and (predictions / Path(name).name).is_file():
+            found[case] = predictions / Path(name).name
+    return found

@@ -1,0 +1,214 @@
+"""One self-contained HTML page about a folder of predictions: scores, pictures, cases, quality flags, facts of the run.
+
+The page needs no network and no script; what little script it has sorts tables. It names cases by their file names and
+shows neither folders nor anything else that a header may say of a patient. MONAI has no such page: its MetricsSaver and
+``write_metrics_reports`` write CSV files.
+"""
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from dynunet_bundle.drawing.colours import ClassColours
+from dynunet_bundle.files import atomic_write
+from dynunet_bundle.report.charts import Strip, strip_chart
+from dynunet_bundle.report.content import (
+    Content,
+    files_by_case,
+    find_file,
+    masks_of,
+)
+from dynunet_bundle.report.pictures import CaseFiles, CasePictures, draw_case
+from dynunet_bundle.report.tables import (
+    CHART_MEASURES,
+    case_table,
+    run_facts,
+    settings,
+    stage_times,
+    summary_table,
+    verdict,
+)
+from dynunet_bundle.report.text import clean, counted, measure_of, number
+
+TEMPLATE_FOLDER = Path(__file__).parent / "template"
+NUM_WORST, NUM_BEST = 4, 2
+MAX_RANKED_SHARE = 3
+"""At most one case in three is called worst, and one in three best: of five cases no four are the worst."""
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ShownCase:
+    """One case with pictures: ``worst``, ``best`` or nothing, its scores in a line, how many flags it has."""
+
+    name: str
+    rank: str
+    scores: str
+    num_flags: int
+    pictures: CasePictures
+
+
+def write_report(
+    path: Path,
+    predictions: Path,
+    *,
+    images: Path | Mapping[str, Any] | None = None,
+    labels: Path | Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    class_names: Mapping[int, str] | None = None,
+) -> Path:
+    """Write the page; what an absent input would tell is left out.
+
+    Args:
+        path: the HTML file to write; its folder must exist.
+        predictions: folder of the predicted masks.
+        images: folder of the images (or one image, or files by case); without them there are no pictures.
+        labels: folder of the reference masks, likewise; without them pictures show the prediction alone.
+        scores: content of scores.json.
+        run: content of run.json.
+        title: heading of the page; by default the name of the task.
+        class_names: name of each label value, the background first; by default those of ``run``.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    run = run or {}
+    content = Content(scores or {}, run, masks_of(predictions, run))
+    files = {"images": files_by_case(images), "labels": files_by_case(labels)}
+    colours = _colours(run, class_names)
+    shown = _shown_cases(content, files, colours)
+    drawn = {value for case in shown for value in case.pictures.values}
+    page = _render(
+        title=clean(title or run.get("task_name") or "Segmentation"),
+        verdict=verdict(content),
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        summary=summary_table(content),
+        charts=_charts(content),
+        shown=shown,
+        pictures_title=_pictures_title(shown, len(_drawable(content))),
+        classes=colours.legend(sorted(drawn)),
+        has_planes=any(panel.caption for case in shown for panel in case.pictures.panels),
+        has_labels=bool(files["labels"]),
+        cases=case_table(content),
+        failures=content.failures,
+        flags=[flag for case in content.cases for flag in content.flags(case)],
+        has_run=bool(run),
+        facts=run_facts(run),
+        versions=settings(run.get("versions")),
+        parameters=settings(run.get("parameters")),
+        plan=settings(run.get("plan")),
+        times=stage_times(run),
+    )
+    with atomic_write(path) as file:
+        # names of files need not be valid text
+        file.write(page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _render(**context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clean"] = clean
+    environment.globals["counted"] = counted
+    script = environment.get_template("sort.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(script_sha256=digest, **context)
+
+
+def _charts(content: Content) -> list[Strip]:
+    charts = []
+    for key in CHART_MEASURES:
+        values = {
+            name: {case: content.value(case, name, key) for case in content.cases}
+            for name in content.scored
+        }
+        chart = strip_chart(measure_of(key, content.tolerance_mm), values)
+        if chart is not None:
+            charts.append(chart)
+    return charts
+
+
+def _colours(run: Mapping[str, Any], class_names: Mapping[int, str] | None) -> ClassColours:
+    named = class_names or dict(
+        zip(run.get("label_values") or (), run.get("label_names") or (), strict=False)
+    )
+    return ClassColours({value: name for value, name in named.items() if value != 0})
+
+
+def _pictures_title(shown: Sequence[ShownCase], num_cases: int) -> str:
+    if any(case.rank for case in shown):
+        all_shown = len(shown) == num_cases
+        return "Cases, lowest Dice first" if all_shown else "Cases with the lowest and highest Dice"
+    return "Cases to look at" if any(case.num_flags for case in shown) else "Pictures"
+
+
+def _shown_cases(
+    content: Content, files: Mapping[str, Mapping[str, Path]], colours: ClassColours
+) -> list[ShownCase]:
+    """Cases from the lowest to the highest mean Dice, of many only both ends; without scores most flags first."""
+    if not files["images"]:
+        return []
+    drawable = _drawable(content)
+    scored = {case: content.mean_dice(case) for case in drawable}
+    known = {case: dice for case, dice in scored.items() if dice is not None}
+    chosen = _ranked(known)
+    if not known:
+        flagged = sorted(drawable, key=lambda case: -len(content.flags(case)))
+        chosen = dict.fromkeys(flagged[: NUM_WORST + NUM_BEST], "")
+    return [_shown_case(content, files, case, rank, colours) for case, rank in chosen.items()]
+
+
+def _drawable(content: Content) -> list[str]:
+    return [case for case in content.cases if find_file(content.masks, case) is not None]
+
+
+def _ranked(scores: Mapping[str, float]) -> dict[str, str]:
+    """Which cases are shown, in the order of their scores, and what each is called: worst, best or nothing."""
+    ranked = sorted(scores, key=lambda case: scores[case])
+    shown = ranked if len(ranked) <= NUM_WORST + NUM_BEST else ranked[:NUM_WORST]
+    shown = shown + [case for case in ranked[-NUM_BEST:] if case not in shown]
+    differ = len(set(scores.values())) > 1
+    most = len(ranked) // MAX_RANKED_SHARE if differ else 0
+    worst, best = min(NUM_WORST, most), min(NUM_BEST, most)
+    ranks = dict.fromkeys(ranked[:worst], "worst") | dict.fromkeys(
+        ranked[len(ranked) - best :], "best"
+    )
+    return {case: ranks.get(case, "") for case in shown}
+
+
+def _shown_case(
+    content: Content,
+    files: Mapping[str, Mapping[str, Path]],
+    case: str,
+    rank: str,
+    colours: ClassColours,
+) -> ShownCase:
+    image = find_file(files["images"], case)
+    if image is None:
+        pictures = CasePictures(note="Not drawn: its image was not found.")
+    else:
+        reference = find_file(files["labels"], case)
+        ignored = (content.run.get("plan") or {}).get("ignore_value")
+        prediction = find_file(content.masks, case) or Path()
+        pictures = draw_case(CaseFiles(case, image, prediction, reference), ignored, colours)
+    values = ((name, content.value(case, name, "dice")) for name in content.scored)
+    dice = ", ".join(f"{name} {number(value)}" for name, value in values)
+    num_flags = len(content.flags(case))
+    return ShownCase(case, rank, f"Dice {dice}" if dice else "", num_flags, pictures)

@@ -1,0 +1,223 @@
+"""One case as pictures: the planes through the largest sections of its foreground, with both contours."""
+
+import base64
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dynunet_bundle.drawing.colours import ClassColours
+from dynunet_bundle.drawing.slices import png_bytes
+from dynunet_bundle.errors import BundleError
+from dynunet_bundle.files import PICTURE_SUFFIXES
+from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, Volume, corner_shift, read_volume
+from dynunet_bundle.report.drawing import (
+    RGB_CHANNELS,
+    Sheet,
+    draw_plane,
+    round_below,
+)
+from dynunet_bundle.report.planes import (
+    PLANES,
+    Box,
+    Frame,
+    Plane,
+    field_of_view,
+    foreground_box,
+    foreground_counts,
+    frame_of,
+    grey_window,
+    section,
+)
+
+LONGEST_SIDE_PIXELS = 440
+SCALE_SHARE = 0.3
+"""The scale takes at most this part of the width of the narrowest plane."""
+
+OBLIQUE_DEGREES = 5.0
+"""From there on the letters only name the nearest direction, and the caption says so."""
+
+COLOUR_WINDOW = (0.0, 255.0)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        name: of the case.
+        image: its image, the first channel where there are several files.
+        prediction: the predicted mask.
+        reference: the reference mask, or None.
+    """
+
+    name: str
+    image: Path
+    prediction: Path
+    reference: Path | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plane.
+
+    Attributes:
+        source: the picture as a data URI.
+        width: pixels.
+        height: pixels.
+        caption: plane and slice; empty for a photograph.
+    """
+
+    source: str
+    width: int
+    height: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class CasePictures:
+    """All planes of one case; none, and a note that says why, where they cannot be drawn.
+
+    Attributes:
+        panels: the planes.
+        note: why there are none.
+        values: label values with a contour.
+    """
+
+    panels: tuple[Panel, ...] = ()
+    note: str = ""
+    values: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What one plane shows of the masks: the slice of the view, and its part of each mask, copied."""
+
+    plane: Plane
+    index: int
+    masks: tuple[np.ndarray, ...]
+
+
+def draw_case(
+    files: CaseFiles, ignore_value: int | None = None, colours: ClassColours | None = None
+) -> CasePictures:
+    """Draw the planes of one case, all at one scale.
+
+    Masks are let go before the image is read, and nothing else is as large as they are.
+
+    Args:
+        files: the files of the case.
+        ignore_value: value in the reference of voxels that nobody labelled; shown as background.
+        colours: of the classes; where None, by their values.
+    """
+    try:
+        return _draw(files, ignore_value, colours or ClassColours())
+    except (
+        Exception
+    ) as error:  # readers raise errors of many kinds, and the page is worth more than a picture
+        # what other errors say holds folders, which may be called after a patient
+        reason = str(error) if isinstance(error, BundleError) else type(error).__name__
+        logger.warning("case %s is not drawn: %s", files.name, reason)
+        return CasePictures(note="Not drawn: a file of this case is missing or cannot be read.")
+
+
+def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> CasePictures:
+    masks = [read_volume(path) for path in (files.prediction, files.reference) if path is not None]
+    shape, affine = masks[0].array.shape[1:], masks[0].affine
+    if not all(_on_grid(mask, shape, affine) for mask in masks):
+        return CasePictures(note="Not drawn: prediction and reference lie on different grids.")
+    frame = frame_of(affine)
+    views = [frame.view(mask.array[0]) for mask in masks]
+    counts = foreground_counts(views)
+    box = foreground_box(counts)
+    field = field_of_view(box, views[0].shape, frame.spacing_mm)
+    slices = []
+    for plane in _planes(views[0].shape):
+        along = counts[plane.across]
+        index = int(np.argmax(along)) if along.any() else len(along) // 2
+        parts = tuple(section(view, plane, index)[_within(plane, field)].copy() for view in views)
+        if len(parts) > 1 and ignore_value is not None:
+            parts[1][parts[1] == ignore_value] = 0
+        slices.append(_Slice(plane, index, parts))
+    del masks, views
+    image = read_volume(files.image)
+    if not _on_grid(image, shape, affine):
+        return CasePictures(note="Not drawn: image and prediction lie on different grids.")
+    drawn = {
+        round(value) for part in slices for mask in part.masks for value in np.unique(mask).tolist()
+    }
+    panels = _panels(files, image, frame, slices, (box, field), colours)
+    return CasePictures(panels, values=frozenset(drawn - {0}))
+
+
+def _on_grid(volume: Volume, shape: Sequence[int], affine: np.ndarray) -> bool:
+    if volume.array.shape[1:] != tuple(shape):
+        return False
+    if np.linalg.det(affine) == 0:
+        return True
+    return corner_shift(affine, volume.affine, shape) <= MAX_CORNER_SHIFT_VOXELS
+
+
+def _planes(shape: Sequence[int]) -> list[Plane]:
+    """The planes that have an extent both ways; of a single voxel or row the first."""
+    usable = [plane for plane in PLANES if min(shape[plane.rows], shape[plane.columns]) > 1]
+    return usable or [PLANES[0]]
+
+
+def _within(plane: Plane, field: Box) -> tuple[slice, slice]:
+    return field[plane.rows], field[plane.columns]
+
+
+def _panels(
+    files: CaseFiles,
+    image: Volume,
+    frame: Frame,
+    slices: Sequence[_Slice],
+    boxes: tuple[Box, Box],
+    colours: ClassColours,
+) -> tuple[Panel, ...]:
+    box, field = boxes
+    is_photograph = files.image.name.lower().endswith(PICTURE_SUFFIXES)
+    has_colours = is_photograph and len(image.array) == RGB_CHANNELS and image.array.dtype == "u1"
+    view = frame.view(np.moveaxis(image.array, 0, -1) if has_colours else image.array[0])
+    window = COLOUR_WINDOW if has_colours else grey_window(view, box, field)
+    sides_mm = [
+        (part.stop - part.start) * length
+        for part, length in zip(field, frame.spacing_mm, strict=True)
+    ]
+    shown = {axis for part in slices for axis in (part.plane.rows, part.plane.columns)}
+    pixels_per_mm = LONGEST_SIDE_PIXELS / max(sides_mm[axis] for axis in shown)
+    scale = round_below(SCALE_SHARE * min(sides_mm[part.plane.columns] for part in slices))
+    panels = []
+    for part in slices:
+        plane = part.plane
+        width, height = (
+            max(round(sides_mm[axis] * pixels_per_mm), 1) for axis in (plane.columns, plane.rows)
+        )
+        sheet = Sheet(
+            (width, height),
+            () if is_photograph else plane.letters,
+            round(scale * pixels_per_mm),
+            f"{scale:g} {'px' if is_photograph else 'mm'}",
+        )
+        pixels = section(view, plane, part.index)[_within(plane, field)]
+        prediction, *reference = part.masks
+        expected = reference[0] if reference else None
+        picture = draw_plane(pixels, window, expected, prediction, sheet, colours)
+        source = f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
+        caption = _caption(plane, frame, part.index, view.shape[plane.across], is_photograph)
+        panels.append(Panel(source, width, height, caption))
+    return tuple(panels)
+
+
+def _caption(plane: Plane, frame: Frame, index: int, size: int, is_photograph: bool) -> str:
+    if is_photograph:
+        return ""
+    stored = frame.stored_index(plane.across, index, size)
+    tilted = frame.tilt_degrees >= OBLIQUE_DEGREES
+    oblique = f", oblique by {frame.tilt_degrees:.0f}°" if tilted else ""
+    return f"{plane.name}{oblique}, slice {stored + 1} of {size}"

@@ -1,0 +1,126 @@
+"""What planning needs to know of one case."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from dynunet_bundle.images.read import Volume
+from dynunet_bundle.survey.histogram import Histogram
+from dynunet_bundle.survey.value_counts import value_counts
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """One labelled case; axes in the order right, anterior, superior, whatever the file's.
+
+    Attributes:
+        shape: voxels by axis.
+        shape_after_crop: voxels of the box around all that is nonzero in any channel.
+        spacing_mm: voxel sizes.
+        label_voxels: number of voxels by label value; those that the label ignores are not counted.
+        intensities: histogram of each channel over the foreground, which what is ignored is no part of.
+    """
+
+    shape: tuple[int, ...]
+    shape_after_crop: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    label_voxels: dict[int, int]
+    intensities: tuple[Histogram, ...]
+
+    @property
+    def relative_size(self) -> float:
+        """Share of the volume that the crop keeps."""
+        return float(np.prod(self.shape_after_crop) / np.prod(self.shape))
+
+    @classmethod
+    def of(cls, image: Volume, label: Volume, ignore_value: int | None = None) -> "CaseFacts":
+        """Facts of a case that passed the checks.
+
+        nnU-Net takes every value above 0 for foreground here, the ignored one too.
+
+        Args:
+            image: ``[C, X, Y, Z]``.
+            label: ``[1, X, Y, Z]`` whole numbers on the same grid.
+            ignore_value: value of voxels that nobody labelled, or None.
+        """
+        order = np.argsort(nib.io_orientation(image.affine)[:, 0])
+        spacing = voxel_sizes(image.affine)
+        box = nonzero_box(image.array)
+        mask = np.round(label.array[0])
+        values, counts = value_counts(mask)
+        inside = mask[box] > 0
+        label_voxels = dict(zip(map(int, values), map(int, counts), strict=True))
+        if ignore_value is not None:
+            inside &= mask[box] != ignore_value
+            label_voxels.pop(ignore_value, None)
+        return cls(
+            tuple(int(image.array.shape[1 + axis]) for axis in order),
+            tuple(int(box[axis].stop - box[axis].start) for axis in order),
+            tuple(float(spacing[axis]) for axis in order),
+            label_voxels,
+            tuple(Histogram.of(channel[box][inside]) for channel in image.array),
+        )
+
+    def save(self, file: BinaryIO, notes: Mapping[str, Any]) -> None:
+        """Write the facts, with notes of the caller's (JSON data), as a numpy archive."""
+        facts = {
+            "shape": self.shape,
+            "shape_after_crop": self.shape_after_crop,
+            "spacing_mm": self.spacing_mm,
+            "label_voxels": self.label_voxels,
+            "limits": [(one.lowest, one.highest) for one in self.intensities],
+        }
+        arrays: dict[str, Any] = {"json": np.array(json.dumps({"facts": facts, "notes": notes}))}
+        for index, one in enumerate(self.intensities):
+            arrays[f"values_{index}"] = one.values
+            arrays[f"weights_{index}"] = one.weights
+        np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple["CaseFacts", dict[str, Any]]:
+        """Read what ``save`` wrote: the facts and the notes.
+
+        Raises:
+            OSError, ValueError, KeyError: if the file is absent, damaged, or of another kind.
+        """
+        with np.load(path, allow_pickle=False) as archive:
+            content = json.loads(str(archive["json"]))
+            facts = content["facts"]
+            intensities = tuple(
+                Histogram(archive[f"values_{index}"], archive[f"weights_{index}"], lowest, highest)
+                for index, (lowest, highest) in enumerate(facts["limits"])
+            )
+        return cls(
+            tuple(facts["shape"]),
+            tuple(facts["shape_after_crop"]),
+            tuple(facts["spacing_mm"]),
+            {int(value): count for value, count in facts["label_voxels"].items()},
+            intensities,
+        ), content["notes"]
+
+
+def nonzero_box(volume: np.ndarray) -> tuple[slice, ...]:
+    """Box around all voxels that are nonzero in any channel; the whole volume where all is zero.
+
+    Filling holes, as nnU-Net does before it takes the box, does not change the box.
+
+    Args:
+        volume: ``[C, X, Y, Z]``.
+
+    Returns:
+        One slice a spatial axis.
+    """
+    content = (volume != 0).any(axis=0)
+    box = []
+    for axis in range(content.ndim):
+        others = tuple(other for other in range(content.ndim) if other != axis)
+        occupied = np.flatnonzero(content.any(axis=others))
+        whole = slice(0, content.shape[axis])
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else whole)
+    return tuple(box)

@@ -1,0 +1,157 @@
+"""Problems of a data set, all at once: what makes a case unusable, and what is worth a look.
+
+Errors are those that preprocessing would refuse, found by the same code. Warnings are headers that readers may
+understand differently, empty labels, channels without content, and images that occur twice.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.images.read import Volume
+from dynunet_bundle.survey.problems import Problem, find_problems
+
+logger = logging.getLogger(__name__)
+
+MAX_FORM_DIFFERENCE_MM = 1e-2
+MAX_SHEAR = 1e-3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of one case.
+
+    Attributes:
+        case: name of the case.
+        severity: ``"error"`` or ``"warning"``.
+        problem: what is wrong.
+        remedy: what to do.
+    """
+
+    case: str
+    severity: str
+    problem: str
+    remedy: str
+
+    def to_json(self) -> dict[str, str]:
+        """The finding as JSON data."""
+        return asdict(self)
+
+
+def case_findings(
+    name: str,
+    image: Volume,
+    label: Volume | None,
+    headers: Mapping[str, Any],
+    dataset: DatasetDescription,
+) -> list[Finding]:
+    """Findings of one case that could be read.
+
+    Args:
+        name: name of the case.
+        image: ``[C, X, Y, Z]`` and its affine.
+        label: ``[1, X, Y, Z]`` and its affine, or None.
+        headers: nibabel's image of each file by its role, see ``all_files``; None for files that are not NIfTI.
+        dataset: what the data set says of itself.
+    """
+    problems = find_problems(
+        image, label, len(dataset.channel_names) or None, dataset.file_values or None
+    )
+    findings = [Finding(name, "error", problem, remedy) for problem, remedy in problems]
+    if not findings:
+        warnings = [
+            *_content_warnings(image, label, dataset.ignore_value),
+            *_header_warnings(headers),
+        ]
+        findings = [Finding(name, "warning", problem, remedy) for problem, remedy in warnings]
+    return findings
+
+
+def _content_warnings(
+    image: Volume, label: Volume | None, ignore_value: int | None
+) -> Iterator[Problem]:
+    if label is not None:
+        labelled = label.array if ignore_value is None else label.array[label.array != ignore_value]
+        if not labelled.size:
+            yield "nothing of it is labelled: its label ignores all", "Leave it out, or label some."
+        elif not (labelled > 0).any():
+            yield "its label is empty", "Check that it is meant."
+    for index, channel in enumerate(image.array):
+        if channel.max() == channel.min():
+            yield (
+                f"channel {index} of its image is constant ({float(channel.max()):g})",
+                "Check that the channel is missing on purpose.",
+            )
+
+
+def _header_warnings(headers: Mapping[str, Any]) -> Iterator[Problem]:
+    for role, image in headers.items():
+        if image is not None:
+            for problem, remedy in _nifti_warnings(image):
+                yield f"{role}: {problem}", remedy
+
+
+def _nifti_warnings(image: Any) -> Iterator[Problem]:
+    axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=MAX_SHEAR):
+        yield "the axes of its affine are not at right angles", "Resample it to an orthogonal grid."
+    qform, qform_code = image.header.get_qform(coded=True)
+    sform, sform_code = image.header.get_sform(coded=True)
+    if qform_code and sform_code and not np.allclose(qform, sform, atol=MAX_FORM_DIFFERENCE_MM):
+        yield "sform and qform differ; the sform is used", "Set the qform to the sform."
+
+
+def duplicate_findings(digests: Sequence[tuple[str, str]]) -> list[Finding]:
+    """A warning for each group of cases whose images hold the same voxels.
+
+    Args:
+        digests: name and digest of the voxels of each case, the digest empty where the image could not be read. A
+            training and a test case may have one name.
+    """
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    for name, digest in digests:
+        if digest:
+            by_digest[digest].append(name)
+    return [
+        Finding(
+            names[0],
+            "warning",
+            f"its image is the same as that of {', '.join(names[1:])}",
+            "Keep one, or folds share it.",
+        )
+        for names in by_digest.values()
+        if len(names) > 1
+    ]
+
+
+def require_usable(findings: Sequence[Finding], num_cases: int) -> None:
+    """Log every finding, and refuse the data set if there are errors.
+
+    Raises:
+        CaseError: with the first error; all of them are in the log before it.
+    """
+    if findings:
+        logger.info(format_findings(findings, num_cases))
+    for finding in findings:
+        if finding.severity == "error":
+            raise CaseError(finding.case, finding.problem, finding.remedy)
+
+
+def format_findings(findings: Sequence[Finding], num_cases: int) -> str:
+    """The findings as a table for a terminal, errors first, and a line that counts them."""
+    counts = Counter(finding.severity for finding in findings)
+    total = f"{num_cases} cases: {counts['error']} error(s), {counts['warning']} warning(s)"
+    if not findings:
+        return total
+    first = max(len(finding.case) for finding in findings)
+    rows = [
+        f"{finding.severity:<8}{finding.case:<{first}}  {finding.problem}. {finding.remedy}"
+        for finding in sorted(findings, key=lambda finding: finding.severity)
+    ]
+    return "\n".join([*rows, total])

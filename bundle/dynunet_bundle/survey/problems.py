@@ -1,0 +1,152 @@
+"""What makes a case unusable, found in its arrays: by preprocessing, which refuses it, and by the survey."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dynunet_bundle.errors import some_of
+from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, Volume, corner_shift
+from dynunet_bundle.survey.value_counts import value_counts
+
+MAX_LABEL_ROUNDING = 1e-3
+MAX_UNNAMED_LABELS = 64
+MAX_SHOWN_VALUES = 10
+MIN_VOXEL_MM3 = 1e-9
+
+Problem = tuple[str, str]
+"""What is wrong with a case, and what to do about it."""
+
+
+def find_problems(
+    image: Volume,
+    label: Volume | None,
+    num_channels: int | None,
+    label_values: Sequence[int] | None,
+) -> Iterator[Problem]:
+    """All that makes a case unusable, each as what is wrong and what to do; the most fundamental first.
+
+    Args:
+        image: ``[C, X, Y, Z]`` and its affine.
+        label: ``[1, X, Y, Z]`` and its affine, or None.
+        num_channels: channels of the plan; None where nothing tells.
+        label_values: values that the label may have; None where nothing tells.
+    """
+    shape = image.array.shape
+    if len(shape) != SPATIAL_AXES + 1 or min(shape) < 1:
+        yield (
+            f"its image is {len(shape) - 1}D with shape {shape[1:]}, the plan is for 3D volumes",
+            "Leave it out, or give it a third axis.",
+        )
+        return
+    yield from _affine_problems("image", image.affine)
+    yield from _intensity_problems(image.array, num_channels)
+    if label is not None:
+        yield from find_mask_problems(image, label, label_values)
+
+
+def find_mask_problems(
+    image: Volume, mask: Volume, label_values: Sequence[int] | None, what: str = "label"
+) -> Iterator[Problem]:
+    """All that makes a mask unusable for its image, likewise.
+
+    Args:
+        image: ``[C, X, Y, Z]`` and its affine.
+        mask: ``[1, X, Y, Z]`` and its affine.
+        label_values: values that it may have; None where nothing tells.
+        what: what to call it.
+    """
+    yield from _geometry_problems(image, mask, what)
+    yield from _value_problems(mask.array, label_values, what)
+
+
+def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
+    volume = _voxel_mm3(affine)
+    if volume < MIN_VOXEL_MM3:
+        yield (
+            f"the affine of its {what} gives voxels of {volume:g} mm3",
+            "Correct the header: spacing and directions must span a volume.",
+        )
+
+
+def _voxel_mm3(affine: np.ndarray) -> float:
+    return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
+
+
+def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator[Problem]:
+    if num_channels is not None and len(array) != num_channels:
+        yield (
+            f"its image has {len(array)} channel(s), the plan {num_channels}",
+            "Pass the task overlay of this data set, or correct the file.",
+        )
+    low, high = float(array.min()), float(array.max())  # NaN wins both
+    if not np.isfinite([low, high]).all():
+        yield (
+            f"its image has {int((~np.isfinite(array)).sum())} NaN or infinite voxel(s)",
+            "Repair the file, e.g. set them to the background value.",
+        )
+    elif high == low:
+        yield f"its image is constant ({high:g})", "Replace the file."
+
+
+def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Problem]:
+    yield from _affine_problems(what, label.affine)
+    if len(label.array) != 1:
+        yield f"its {what} has {len(label.array)} channels", "Save one label map a case."
+        return
+    shape, other = image.array.shape[1:], label.array.shape[1:]
+    if shape != other:
+        yield (
+            f"image and {what} have different shapes, {shape} and {other}",
+            f"Pair the image with its own {what}, on the same grid.",
+        )
+        return
+    if _voxel_mm3(image.affine) < MIN_VOXEL_MM3:
+        return
+    shift = corner_shift(image.affine, label.affine, shape)
+    if shift > MAX_CORNER_SHIFT_VOXELS:
+        yield (
+            f"image and {what} lie at different places: their affines put a corner {shift:.1f} voxels apart",
+            f"Resample the {what} to the image, or correct its affine.",
+        )
+
+
+def _value_problems(
+    label: np.ndarray, label_values: Sequence[int] | None, what: str
+) -> Iterator[Problem]:
+    rounded = np.round(label)
+    values, counts = value_counts(rounded)
+    if label_values is None:
+        yield from _unnamed_value_problems(values)
+        label_values = [int(value) for value in values if np.isfinite(value)]
+    unexpected = [
+        f"{value:g} ({count} voxels)"
+        for value, count in zip(values, counts, strict=True)
+        if value not in label_values
+    ]
+    if unexpected:
+        yield (
+            f"its {what} has values that are not listed: {some_of(unexpected, MAX_SHOWN_VALUES)}; "
+            f"expected are {_listed(label_values)}",
+            f'Correct the {what}, or list the value under "labels" in dataset.json and plan again.',
+        )
+        return
+    off = float(np.abs(label - rounded).max())
+    if off > MAX_LABEL_ROUNDING:
+        yield (
+            f"its {what} has values that are no whole numbers (off by {off:g})",
+            f"Save the {what} with nearest-neighbour interpolation and an integer type.",
+        )
+
+
+def _unnamed_value_problems(values: np.ndarray) -> Iterator[Problem]:
+    if len(values) > MAX_UNNAMED_LABELS or values.min() < 0:
+        yield (
+            f"its label has {len(values)} different values from {values.min():g} to {values.max():g}",
+            "A label map holds a few whole numbers from 0 on: check that it is one, saved without loss.",
+        )
+
+
+def _listed(label_values: Sequence[int]) -> str:
+    if list(label_values) == list(range(len(label_values))):
+        return f"0 to {len(label_values) - 1}"
+    return ", ".join(map(str, label_values))

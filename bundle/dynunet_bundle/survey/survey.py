@@ -1,0 +1,164 @@
+"""One look at every file of a data set: what is wrong with it, and what planning needs to know of it.
+
+What was found is kept by the identity of the files, so looking again reads only what is new or changed.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynunet_bundle.dataset.cases import (
+    Case,
+    all_files,
+    file_identity,
+    image_files,
+    name_of,
+    unique_stem,
+    unreadable,
+)
+from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.errors import BundleError, CaseError
+from dynunet_bundle.files import atomic_write, ensure_writable
+from dynunet_bundle.images.read import Volume, read_channels
+from dynunet_bundle.progress import progress
+from dynunet_bundle.survey.case_facts import CaseFacts
+from dynunet_bundle.survey.findings import Finding, case_findings, duplicate_findings
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CaseSurvey:
+    """What a look at one case found.
+
+    Attributes:
+        name: name of the case.
+        findings: its problems.
+        digest: hash of the image's voxels; empty where it could not be read.
+        facts: what planning needs; None for a case without label, or one with errors.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    digest: str = ""
+    facts: CaseFacts | None = None
+
+
+def survey_dataset(
+    dataset: DatasetDescription, num_workers: int = 4, cache_dir: str | Path | None = None
+) -> list[CaseSurvey]:
+    """Look at all cases, a few at a time.
+
+    Args:
+        dataset: the data set; its files exist.
+        num_workers: threads.
+        cache_dir: where findings are kept for the next time; None keeps nothing.
+
+    Returns:
+        One survey a case, training cases first.
+
+    Raises:
+        OutputError: if the cache cannot be written.
+    """
+    cases = (*dataset.training, *dataset.test)
+    cache = None if cache_dir is None else ensure_writable(Path(cache_dir))
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        looks = pool.map(lambda case: _survey_case(case, dataset, cache), cases)
+        return list(progress(looks, "survey", total=len(cases)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def all_findings(surveys: Sequence[CaseSurvey]) -> list[Finding]:
+    """Findings of all cases in their order, then those that concern several."""
+    found = [finding for survey in surveys for finding in survey.findings]
+    return found + duplicate_findings([(survey.name, survey.digest) for survey in surveys])
+
+
+def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) -> CaseSurvey:
+    # only whole, flawless looks are kept: a damaged file is read again, it may have been replaced in place
+    path = None if cache is None else cache / f"{unique_stem(case)}.npz"
+    identity = {
+        "format": FORMAT_VERSION,
+        "files": file_identity(case),
+        "channels": list(dataset.channel_names),
+        "label_values": list(dataset.label_values),
+    }
+    if dataset.ignore_value is not None:
+        identity["ignore_value"] = dataset.ignore_value
+    name = name_of(case)
+    if path is not None:
+        known = _remembered(path, identity, name)
+        if known is not None:
+            return known
+    survey = _look(name, case, dataset)
+    if path is not None and survey.facts is not None:
+        notes = {
+            "identity": identity,
+            "digest": survey.digest,
+            "findings": [finding.to_json() for finding in survey.findings],
+        }
+        with atomic_write(path) as file:
+            survey.facts.save(file, notes)
+    return survey
+
+
+def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey | None:
+    try:
+        facts, notes = CaseFacts.load(path)
+        if notes["identity"] != identity:
+            return None
+        findings = tuple(Finding(**finding) for finding in notes["findings"])
+        return CaseSurvey(name, findings, notes["digest"], facts)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zip, zlib and numpy raise a dozen types for a damaged file
+        logger.info("%s is damaged (%s); %s is read again", path.name, type(error).__name__, name)
+        return None
+
+
+def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
+    try:
+        image, label, headers = _read(case)
+    except CaseError as error:
+        return CaseSurvey(name, (Finding(name, "error", error.problem, error.remedy),))
+    findings = tuple(case_findings(name, image, label, headers, dataset))
+    usable = all(finding.severity != "error" for finding in findings)
+    facts = None
+    if usable and label is not None:
+        facts = CaseFacts.of(image, label, dataset.ignore_value)
+    digest = hashlib.sha256(image.array.data).hexdigest()
+    return CaseSurvey(name, findings, digest, facts)
+
+
+def _read(case: Case) -> tuple[Volume, Volume | None, dict[str, Any]]:
+    """Image, label and the headers of all files by role; no tensors, since importing MONAI takes seconds.
+
+    Raises:
+        CaseError: if a file is damaged, or channels lie on different grids.
+    """
+    try:
+        image, headers = read_channels(image_files(case))
+        label = None
+        if "label" in case:
+            label, label_headers = read_channels([str(case["label"])])
+            label, headers = _single(label), headers + label_headers
+        return _single(image), label, dict(zip(all_files(case), headers, strict=True))
+    except BundleError:
+        raise
+    except Exception as error:  # nibabel, zlib and SimpleITK raise a dozen types for a damaged file
+        raise unreadable(case, error) from error
+
+
+def _single(volume: Volume) -> Volume:
+    """In the type and the order in which preprocessing gets it from ``LoadImaged``."""
+    return Volume(np.ascontiguousarray(volume.array, np.float32), volume.affine)

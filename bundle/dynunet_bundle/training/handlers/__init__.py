@@ -1,0 +1,1 @@
+"""What train.json attaches to the trainer, beside what people watch."""

@@ -1,0 +1,350 @@
+"""Checkpoints from which a training goes on as if it had never stopped.
+
+In ``ckpt_dir``:
+
+    model.pt                       weights of the best epoch, as inference loads them
+    model.json                     their plan, score, SHA-256 and versions
+    checkpoint_last.pt             all that is needed to go on
+    checkpoint_last.previous.pt    the generation before
+    earlier_run_1/ ...             what --restart set aside
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.networks.dynunet import inference_state_dict, unwrapped
+from dynunet_bundle.networks.weights import save_weights
+from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.training.handlers.generations import (
+    LAST,
+    PREVIOUS,
+    load_generation,
+    save_generation,
+    set_aside,
+)
+from dynunet_bundle.training.handlers.identity import (
+    case_differences,
+    case_facts,
+    fingerprint,
+    optimizer_kind,
+    starts_from_given_weights,
+    training_facts,
+)
+from dynunet_bundle.training.handlers.random_state import random_state, restore_random_state
+from dynunet_bundle.training.process.distributed import equal_in_all_ranks, is_started_again
+
+MODEL = "model.pt"
+FACTS = "model.json"
+STRATEGIES = ("last_and_best", "last_only", "none")
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHandler:
+    """Save the last state and the best model at the end of each epoch; go on from the last state at the start.
+
+    A training that is started again with the same folder continues where it stopped, also inside an epoch; one that
+    has finished does nothing. It must be attached after the validation and the schedule. MONAI's CheckpointSaver
+    keeps neither the position of the feed nor random states, and writes in place.
+
+    A CheckpointLoader among the handlers, as MONAI Label inserts it, means to start from those weights: what the
+    folder holds is then set aside as with ``restart``.
+
+    Args:
+        ckpt_dir: folder of the files.
+        network: the network that is trained, wrapped or not.
+        averaged: the network that is evaluated and delivered; ``network`` itself without averaging.
+        optimizer: its optimizer.
+        lr_scheduler: its schedule.
+        loader: the feed, whose position belongs to the state.
+        evaluator: the validation engine; its best metric decides which epoch is the best.
+        plan: the plan ids; weights and plan belong together.
+        restart: set the old run aside and start over.
+        strategy: ``last_and_best``; ``last_only``, where the model is that of the last epoch; ``none`` writes nothing.
+        rank: index of this process; only the first writes.
+        world_size: number of processes.
+        run_files: files of the run that are set aside with it, such as its log.
+
+    Raises:
+        ConfigError: for an unknown strategy; when the run starts and the folder holds a training of another plan or
+            other cases.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str,
+        network: nn.Module,
+        averaged: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        loader: DaliLoader,
+        evaluator: Engine,
+        plan: Mapping[str, Any],
+        restart: bool = False,
+        strategy: str = "last_and_best",
+        rank: int = 0,
+        world_size: int = 1,
+        run_files: Sequence[str] = (),
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ConfigError(f'checkpoint is "{strategy}". Choose one of {", ".join(STRATEGIES)}.')
+        self.ckpt_dir = Path(ckpt_dir)
+        self.network = unwrapped(network)
+        self.averaged = averaged
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.loader = loader
+        self.evaluator = evaluator
+        self.plan = dict(plan)
+        # torchrun and SLURM repeat the command of a training that they start again
+        self.restart = restart and not is_started_again()
+        self.strategy = strategy
+        self.is_main = rank == 0
+        self.world_size = world_size
+        self.run_files = [Path(file) for file in run_files]
+        self._has_trained = False
+        self._random: dict[str, Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def resume(self, engine: Engine) -> None:
+        """Load the last state, if there is one."""
+        if self.strategy == "none":
+            return
+        self.ckpt_dir.mkdir(parents=True, exist_ok=True)
+        if self.restart or starts_from_given_weights(engine):
+            self._set_aside()
+            return
+        state = self._load_everywhere()
+        if state is None:
+            return
+        self._require_same_training(state)
+        self._find_position(engine, state)
+        self._load_parts(engine, state)
+
+    def save(self, engine: Engine) -> None:
+        """Save the last state, and the model if this epoch was the best; the end of an epoch."""
+        if self.strategy == "none":
+            return
+        self._has_trained = True
+        is_best = self.evaluator.state.best_metric_epoch == engine.state.epoch
+        if self.strategy == "last_only":
+            self._save_model(engine, None)
+        elif is_best:
+            self._save_model(engine, self.evaluator.state.best_metric)
+        self.save_state(engine, epoch=engine.state.epoch)
+
+    def save_state(self, engine: Engine, epoch: int, is_unfinished: bool = False) -> None:
+        """Save all that is needed to go on from here.
+
+        Args:
+            engine: the trainer.
+            epoch: epochs that are done.
+            is_unfinished: whether the last iteration of the epoch after these is done, but not what follows it, such
+                as the validation; that is then made up for.
+        """
+        if not self.is_main or self.strategy == "none":
+            return
+        scaler = getattr(engine, "scaler", None)
+        averages = self.averaged is not self.network
+        state = {
+            "epoch": epoch,
+            "iteration": engine.state.iteration,
+            "iterations_per_epoch": engine.state.epoch_length,
+            "is_unfinished": is_unfinished,
+            "world_size": self.world_size,
+            # the name under which MONAI Label looks for weights in a file
+            "model": self.network.state_dict(),
+            "averaged": self.averaged.state_dict() if averages else None,
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_kind": optimizer_kind(self.optimizer),
+            "lr_scheduler": {"last_epoch": self.lr_scheduler.last_epoch},
+            "loader": self.loader.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "random": self._random if is_unfinished else random_state(),
+            "epoch_losses": [float(loss) for loss in getattr(engine.state, "epoch_losses", [])],
+            "best_metric": float(self.evaluator.state.best_metric),
+            "best_metric_epoch": self.evaluator.state.best_metric_epoch,
+            "plan": self.plan,
+            "cases": case_facts(self.loader),
+        }
+        save_generation(self.ckpt_dir, state)
+
+    def remember_random_state(self) -> None:
+        """Keep the random state of the end of the iterations of an epoch: a validation draws from it, too."""
+        self._random = random_state()
+
+    def finish(self, engine: Engine) -> None:
+        """Without any validation the final weights are the model."""
+        validated = self.evaluator.state.best_metric_epoch >= 0
+        is_due = self._has_trained or not (self.ckpt_dir / MODEL).is_file()
+        if is_due and self.strategy == "last_and_best" and not validated:
+            logger.warning("no epoch was validated; %s holds the final weights", MODEL)
+            self._save_model(engine, None)
+
+    def _load_everywhere(self) -> dict[str, Any] | None:
+        """The newest state, the same in all processes; the first one looks first, for it may move a damaged file."""
+        state = load_generation(self.ckpt_dir, is_main=True) if self.is_main else None
+        equal_in_all_ranks(0)
+        if not self.is_main:
+            state = load_generation(self.ckpt_dir, is_main=False)
+        if not equal_in_all_ranks(0 if state is None else fingerprint(state)):
+            raise ConfigError(
+                f"the processes find different states of the training in {self.ckpt_dir}. All machines must see "
+                "the same folder: choose one on a shared disk."
+            )
+        return state
+
+    def _set_aside(self) -> None:
+        if not self.is_main:
+            return
+        files = [self.ckpt_dir / name for name in (LAST, PREVIOUS, MODEL, FACTS)]
+        # weights without a training are not ours to move: they may have come with the bundle
+        if not any(file.is_file() for file in files[:2]):
+            return
+        aside = set_aside([*files, *self.run_files], self.ckpt_dir, keep=(MODEL, FACTS))
+        logger.info("starting over; the training that was here is in %s", aside)
+
+    def _require_same_training(self, state: Mapping[str, Any]) -> None:
+        differences = plan_differences(state["plan"], self.plan)
+        if differences:
+            raise ConfigError(
+                f"{self.ckpt_dir} holds a training of another plan ({'; '.join(differences)}). "
+                "Choose another --ckpt_dir, or start over with --restart True."
+            )
+        differences = case_differences(state["cases"], case_facts(self.loader))
+        if differences:
+            raise ConfigError(
+                f"{self.ckpt_dir} holds a training on other cases ({'; '.join(differences)}). "
+                "Choose another --ckpt_dir, or start over with --restart True."
+            )
+
+    def _load_parts(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        if (state["averaged"] is None) != (self.averaged is self.network):
+            then = "without" if state["averaged"] is None else "with"
+            raise ConfigError(
+                f"{self.ckpt_dir} holds a training {then} averaged weights (ema_decay). "
+                "Go on with the old setting, or start over with --restart True."
+            )
+        self.network.load_state_dict(state["model"])
+        if state["averaged"] is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        num_steps = state["lr_scheduler"]["last_epoch"]
+        by_iteration = num_steps == state["iteration"]
+        self._load_optimizer(state, engine.state.iteration if by_iteration else num_steps)
+        # the same number, unless the ranks or the length of an epoch have changed
+        self.loader.load_state_dict({**state["loader"], "iteration": engine.state.iteration})
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+        restore_random_state(state["random"])
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+
+    def _load_optimizer(self, state: Mapping[str, Any], num_steps: int) -> None:
+        """The optimizer's memory; its settings are those of now, such as the rates of a longer schedule."""
+        then, now = state["optimizer_kind"], optimizer_kind(self.optimizer)
+        if then != now:
+            raise ConfigError(
+                f"{self.ckpt_dir} holds a training with another optimizer ({then} against {now}). "
+                "Go on with the old one, or start over with --restart True."
+            )
+        self._replay_schedule(num_steps)
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+
+    def _find_position(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        length = engine.state.epoch_length
+        done = state["iteration"] - state["epoch"] * state["iterations_per_epoch"]
+        engine.state.epoch = state["epoch"]
+        engine.state.epoch_losses = []
+        same_steps = (self.world_size, length) == (
+            state["world_size"],
+            state["iterations_per_epoch"],
+        )
+        if not same_steps:
+            if state["world_size"] != self.world_size:
+                logger.warning(
+                    "the training ran in %d processes and goes on in %d, with the next epoch",
+                    state["world_size"],
+                    self.world_size,
+                )
+            # the epoch that was begun starts again; one that was done but for its end is ended
+            engine.state.iteration = (engine.state.epoch + int(state["is_unfinished"])) * length
+            if state["is_unfinished"]:
+                engine.state.epoch_losses = state["epoch_losses"]
+                engine.add_event_handler(Events.STARTED, self._complete_epoch)
+        elif state["is_unfinished"]:
+            engine.state.iteration = state["iteration"]
+            engine.state.epoch_losses = state["epoch_losses"]
+            # appended while the handlers of this event run, it comes after all of them
+            engine.add_event_handler(Events.STARTED, self._complete_epoch)
+        else:
+            engine.state.iteration = state["iteration"]
+            engine.state.epoch_losses = state["epoch_losses"] if done else []
+        if engine.state.epoch >= engine.state.max_epochs:
+            logger.info(
+                "the training in %s has finished (%d epochs); raise --epochs to go on, "
+                "or start over with --restart True",
+                self.ckpt_dir,
+                engine.state.epoch,
+            )
+        elif same_steps and done:
+            logger.info(
+                "going on after iteration %d of %d of epoch %d of %s",
+                done,
+                length,
+                engine.state.epoch + 1,
+                self.ckpt_dir / LAST,
+            )
+        else:
+            logger.info("going on after epoch %d of %s", engine.state.epoch, self.ckpt_dir / LAST)
+
+    def _complete_epoch(self, engine: Engine) -> None:
+        """Do what follows the last iteration of an epoch, which the stop kept from being done."""
+        engine.state.epoch += 1
+        with warnings.catch_warnings():
+            # the optimizer has stepped, in the process that was stopped
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            engine.fire_event(Events.EPOCH_COMPLETED)
+
+    def _replay_schedule(self, num_steps: int) -> None:
+        """Bring the schedule to where it was, step by step.
+
+        Its saved state would bring back the old length; so, with more epochs than before, the rates are those of
+        the longer schedule.
+        """
+        with warnings.catch_warnings():
+            # torch expects an optimizer step before each
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(num_steps):
+                self.lr_scheduler.step()
+
+    def _save_model(self, engine: Engine, score: float | None) -> None:
+        if not self.is_main:
+            return
+        facts = {
+            "epoch": engine.state.epoch,
+            "val_mean_dice": None if score is None else float(score),
+            **training_facts(engine, self.loader, self.plan["label_names"]),
+        }
+        save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)

@@ -1,0 +1,108 @@
+"""What a training says when it cannot go on: a loss that is no number, a GPU without memory."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+
+from dynunet_bundle.errors import OutputError, TrainingError
+from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.files import NO_ROOM, write_json
+from dynunet_bundle.training.watching.status_file import StatusFile
+
+BATCH_NAME = "bad_batch.json"
+
+logger = logging.getLogger(__name__)
+
+
+class FailureHandler:
+    """Stop before a step that would spoil the weights, and say in one line what to do when memory runs out.
+
+    Ignite's TerminateOnNan looks after the step: the weights are lost by then, and an exit code of 0 follows. It must
+    be attached before the gradients are clipped.
+
+    Args:
+        loader: the feed, which knows the cases of a batch.
+        evaluator: the validation engine, whose memory is another matter than that of a step.
+        output_dir: folder of ``bad_batch.json``.
+        status: where the failure is noted, too.
+        batch_size: patches a batch, for the advice.
+        patch_size: voxels a patch, for the advice.
+        rank: index of this process.
+    """
+
+    def __init__(
+        self,
+        loader: DaliLoader,
+        evaluator: Engine,
+        output_dir: str,
+        status: StatusFile,
+        batch_size: int,
+        patch_size: Sequence[int],
+        rank: int = 0,
+    ) -> None:
+        self.loader = loader
+        self.evaluator = evaluator
+        self._validates = False
+        name = BATCH_NAME if rank == 0 else f"bad_batch_rank{rank}.json"
+        self.path = Path(output_dir) / name
+        self.status = status
+        self.batch_size = batch_size
+        self.patch_size = list(patch_size)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._check_loss)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
+        self.evaluator.add_event_handler(Events.STARTED, self._note_validation, True)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._note_validation, False)
+
+    def _note_validation(self, is_running: bool) -> None:
+        self._validates = is_running
+
+    def _check_loss(self, engine: Engine) -> None:
+        # here the GPU has its work for this iteration already; waiting for the loss costs least
+        loss = engine.state.output["loss"].detach()
+        if torch.isfinite(loss):
+            return
+        samples = self.loader.last_samples()
+        content: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "loss": str(float(loss)),
+            "samples": samples,
+        }
+        write_json(self.path, content)
+        cases = ", ".join(sorted({str(sample["case"]) for sample in samples}))
+        raise TrainingError(
+            f"the loss is {float(loss)} in iteration {engine.state.iteration} (cases {cases}; see {self.path}). "
+            "The weights are as before this iteration and the last checkpoint is good. Look at these cases, or go "
+            "on with a lower --learning_rate or with --amp False."
+        )
+
+    def _explain(self, engine: Engine, error: BaseException) -> NoReturn:
+        if isinstance(error, SystemExit):  # told to stop
+            raise error
+        self.status.fail(engine, error)
+        if isinstance(error, torch.OutOfMemoryError) and self._validates:
+            raise TrainingError(
+                "the GPU has too little memory for the validation of a whole case. Pass --validate#inferer#device cpu, "
+                "which collects the windows in main memory, or --validate#inferer#sw_batch_size 1."
+            ) from error
+        if isinstance(error, torch.OutOfMemoryError):
+            raise TrainingError(
+                f"the GPU has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "
+                "Lower one of them (--batch_size, --patch_size), or plan again with scripts/plan.py "
+                "--gpu_memory_gb N."
+            ) from error
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            # TensorBoard's, or a log's; what goes through atomic_write says more
+            raise OutputError(
+                f"cannot write {error.filename or self.path.parent}: {error.strerror}. The last checkpoint is good. "
+                "Free space and run the same command again."
+            ) from error
+        raise error

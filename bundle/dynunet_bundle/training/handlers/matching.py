@@ -1,0 +1,194 @@
+"""What the weights of one training and the network of another have in common, by name.
+
+nnU-Net (``run/load_pretrained_weights.py``) copies all but the outputs and refuses a network that differs in anything
+else; MONAI's ``copy_model_state`` copies what is equal in name and shape. Neither matches channels or classes that
+differ, and neither tells why something was left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from dynunet_bundle.errors import some_of
+from dynunet_bundle.networks.dynunet import HEADS_PREFIX, unwrapped
+
+FIRST_CONVOLUTIONS = ("input_block.conv1.conv.weight", "stem.conv.weight")
+"""Weights ``[filters, channels, *kernel]`` of DynUNet and of ResidualEncoderUNet that see the image."""
+
+OUTPUT_PREFIX = "output_block."
+"""Weights ``[outputs, ...]`` of both networks that give the logits."""
+
+KERNEL_NDIM = 4
+"""Axes of a convolution's weights in 2D; norms and biases have fewer."""
+
+MAX_SHOWN = 5
+
+Plans = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+@dataclass
+class Fit:
+    """What some weights and a network have in common.
+
+    Attributes:
+        copies: tensors of the network, each with its new values.
+        num_copied: how many of these values come from the weights.
+        num_own: values of the network, without the heads for deep supervision.
+        matched: tensors of which channels or outputs are taken over one by one, each with which.
+        skipped: tensors of the weights that are not taken over, each with the reason.
+        missing: tensors of the network that the weights lack.
+        has_body: whether a convolution between the first and the last is taken over.
+    """
+
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    num_copied: int = 0
+    num_own: int = 0
+    matched: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    has_body: bool = False
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        """Give the network the weights."""
+        for tensor, values in self.copies:
+            tensor.copy_(values)
+
+    def lines(self) -> list[str]:
+        """What is copied and what is not, for the log."""
+        kinds = {"matched": self.matched, "skipped": self.skipped, "fresh": self.missing}
+        return [
+            f"copied {len(self.copies)} tensors, {self.num_copied:,} of {self.num_own:,} values",
+            *(f"{kind}: {_shown(tensors)}" for kind, tensors in kinds.items() if tensors),
+        ]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The axis of a tensor whose entries have names, here and in the weights."""
+
+    index: int
+    ours: list[str]
+    theirs: list[str]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Index here and there of each name that both have; a name that occurs twice there serves twice."""
+        left: list[str | None] = list(self.theirs)
+        pairs = []
+        for here, name in enumerate(self.ours):
+            if name in left:
+                there = left.index(name)
+                left[there] = None
+                pairs.append((here, there))
+        return pairs
+
+
+def match_weights(
+    network: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    plan: Mapping[str, Any],
+    source_plan: Mapping[str, Any],
+) -> Fit:
+    """Find out what of some weights fits a network; nothing is copied yet.
+
+    What is equal in name and shape fits. Where both plans name them, the channels of the first convolution and the
+    outputs are matched by name; those without a match stay as they are. Channels of which none has a match are taken in
+    their order if they are as many: one kind of image is a start for another. The heads for deep supervision stay.
+
+    Args:
+        network: a DeepSupervisedDynUNet or ResidualEncoderUNet, wrapped or not.
+        state: the weights by name.
+        plan: the plan ids of the network.
+        source_plan: those of the weights; empty where they are unknown.
+    """
+    fit = Fit()
+    bare = unwrapped(network)
+    known = bare.state_dict()
+    # the state of DynUNet has each weight under two names; these lists have it once
+    for name, tensor in chain(bare.named_parameters(), bare.named_buffers()):
+        if name not in known or name.startswith(HEADS_PREFIX):
+            continue
+        fit.num_own += tensor.numel()
+        if name in state:
+            axis = _named_axis(name, (tensor, state[name]), (plan, source_plan))
+            _match(fit, name, tensor, state[name], axis)
+        else:
+            fit.missing.append(name)
+    if any(name.startswith(HEADS_PREFIX) for name in known):
+        fit.missing.append(f"{HEADS_PREFIX}* (a model.pt has none)")
+    fit.skipped += [f"{name} (this network has none)" for name in state if name not in known]
+    return fit
+
+
+def _match(
+    fit: Fit, name: str, ours: torch.Tensor, theirs: torch.Tensor, axis: _Axis | None
+) -> None:
+    """Decide on one tensor."""
+    pairs = axis.pairs() if axis else []
+    is_output = name.startswith(OUTPUT_PREFIX)
+    if axis and pairs:
+        here, there = (list(indices) for indices in zip(*pairs, strict=True))
+        taken = theirs.index_select(axis.index, torch.tensor(there))
+        values = ours.detach().clone()
+        values.index_copy_(axis.index, torch.tensor(here, device=ours.device), taken.to(ours))
+        _note(fit, name, axis, here, there)
+    elif ours.shape == theirs.shape and not (axis and is_output):
+        taken = values = theirs
+        if axis:
+            fit.matched.append(f"{name} ({_shown(axis.theirs)} for {_shown(axis.ours)})")
+    else:
+        why = f"it is {tuple(theirs.shape)}, here {tuple(ours.shape)}"
+        if axis:
+            why = f"it is for {_shown(axis.theirs)}, here for {_shown(axis.ours)}"
+        fit.skipped.append(f"{name} ({why})")
+        return
+    fit.copies.append((ours, values))
+    fit.num_copied += taken.numel()
+    is_inner = not is_output and name not in FIRST_CONVOLUTIONS
+    fit.has_body |= is_inner and theirs.ndim >= KERNEL_NDIM
+
+
+def _note(fit: Fit, name: str, axis: _Axis, here: list[int], there: list[int]) -> None:
+    if here == there == list(range(len(axis.ours))) and len(axis.ours) == len(axis.theirs):
+        return
+    fresh = [other for index, other in enumerate(axis.ours) if index not in here]
+    shared = _shown([axis.ours[index] for index in here])
+    fit.matched.append(f"{name} ({shared}{'; fresh: ' + _shown(fresh) if fresh else ''})")
+
+
+def _named_axis(
+    name: str, tensors: tuple[torch.Tensor, torch.Tensor], plans: Plans
+) -> _Axis | None:
+    """The axis of channels or outputs, if the tensor has one, both plans name them, and nothing else differs."""
+    if name in FIRST_CONVOLUTIONS:
+        index, names = 1, [_inputs(plan) for plan in plans]
+    elif name.startswith(OUTPUT_PREFIX):
+        index, names = 0, [_outputs(plan) for plan in plans]
+    else:
+        return None
+    shapes = [list(tensor.shape) for tensor in tensors]
+    sizes = [shape.pop(index) for shape in shapes]
+    is_named = sizes == [len(one) for one in names]
+    return _Axis(index, *names) if is_named and shapes[0] == shapes[1] else None
+
+
+def _inputs(plan: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs: the channels of the image, and in a cascade a mask a class."""
+    masks = [f"mask of {name}" for name in plan.get("label_names", ())[1:]]
+    return list(plan.get("channel_names", ())) + (masks if plan.get("cascade") else [])
+
+
+def _outputs(plan: Mapping[str, Any]) -> list[str]:
+    """Names of the outputs; a region, which has a sigmoid, is another thing than the class of that name."""
+    regions = plan.get("regions")
+    if regions:
+        return [f"region {name}" for name in regions]
+    return list(plan.get("label_names", ()))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return some_of(names, MAX_SHOWN)

@@ -1,0 +1,262 @@
+"""The loss of a training: Dice and a loss by voxel, at every resolution that the network gives.
+
+Tensors are ``[B, C, *spatial]``; in between, ``N`` stands for all voxels of a patch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import nn
+
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.labels.classes import IGNORE_CLASS
+
+PIXEL_LOSSES = ("cross_entropy", "focal", "topk")
+TABLE_SIZE = 256
+"""Values of a uint8, so that every label finds its row."""
+
+
+class SegmentationLoss(nn.Module):
+    """Soft Dice plus a loss by voxel, as nnU-Net v2 has them; 1 higher than there, so that it ends at 0.
+
+    By default it is MONAI's DiceCELoss inside its DeepSupervisionLoss. Those know no ignored voxels and no top-k, take
+    ``batch`` Dice in each process alone, compute the softmax twice, and copy the label to float for each level.
+
+    With regions Dice counts all outputs, as in nnU-Net; the loss by voxel is the mean over voxels and regions. (nnU-Net
+    sums it over regions where there is an ignored value, and only there.)
+
+    Under torch.distributed the mean over processes, and the gradient that DDP averages, are those of one process with
+    the joint batch; every process must compute the loss at the same time, with as many patches.
+
+    Args:
+        label_values: one value a class, the background's first.
+        regions: None for softmax over the classes; or label values by region, for one sigmoid output a region.
+        batch_dice: take Dice over the batch of all processes instead of each patch.
+        include_background: whether Dice counts the background too; the loss by voxel always does.
+        pixel_loss: ``cross_entropy``; ``focal`` (Lin et al., ICCV 2017), scaled as MONAI's FocalLoss, which is the mean
+            over classes too; or ``topk``, cross entropy of the worst voxels of each patch. (nnU-Net takes the worst of
+            the batch, which would depend on how processes share it.)
+        focal_gamma: exponent of ``focal``, at least 0.
+        topk_percent: share of a patch's counted voxels that ``topk`` takes, above 0, at most 100.
+        dice_weight: weight of Dice.
+        pixel_weight: weight of the loss by voxel.
+        smooth: added to numerator and denominator of Dice.
+        level_weights: one weight an output of the network, finest first.
+
+    Raises:
+        ConfigError: for an unknown ``pixel_loss``, a number that is out of range, a region of an unknown value, or
+            Dice that would count no class.
+    """
+
+    membership: torch.Tensor
+
+    def __init__(
+        self,
+        label_values: Sequence[int],
+        regions: Mapping[str, Sequence[int]] | None = None,
+        batch_dice: bool = False,
+        include_background: bool = False,
+        pixel_loss: str = "cross_entropy",
+        focal_gamma: float = 2.0,
+        topk_percent: float = 10.0,
+        dice_weight: float = 1.0,
+        pixel_weight: float = 1.0,
+        smooth: float = 1e-5,
+        level_weights: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__()
+        self.by_region = regions is not None
+        self.first = 0 if include_background or self.by_region else 1
+        self.batch_dice = batch_dice
+        self.pixel_loss = pixel_loss
+        self.focal_gamma = focal_gamma
+        self.topk_percent = topk_percent
+        self.dice_weight = dice_weight
+        self.pixel_weight = pixel_weight
+        self.smooth = smooth
+        self.level_weights = list(level_weights)
+        self._require_sense(len(label_values))
+        self.register_buffer("membership", _membership(label_values, regions), persistent=False)
+
+    def _require_sense(self, num_classes: int) -> None:
+        if self.pixel_loss not in PIXEL_LOSSES:
+            names = ", ".join(PIXEL_LOSSES)
+            raise ConfigError(f'loss#pixel_loss is "{self.pixel_loss}". Choose one of {names}.')
+        if not 0 < self.topk_percent <= 100:
+            raise ConfigError(
+                f"loss#topk_percent is {self.topk_percent}. Give it above 0, at most 100."
+            )
+        for name in ("focal_gamma", "dice_weight", "pixel_weight", "smooth"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"loss#{name} is {getattr(self, name)}. Give it 0 or more.")
+        if num_classes <= self.first and not self.by_region:
+            raise ConfigError(
+                "there is no class but the background. Set loss#include_background or name one."
+            )
+
+    def forward(
+        self, outputs: torch.Tensor | Sequence[torch.Tensor], label: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted sum over the levels, float32 whatever autocast says: half precision overflows in the softmax.
+
+        Args:
+            outputs: logits ``[B, C, ...]`` of each level, finest first; a single tensor, which a network gives in
+                evaluation, is the finest level alone, with weight 1.
+            label: class numbers ``[B, 1, *spatial]``, uint8; ``IGNORE_CLASS`` (255) counts nowhere.
+
+        Raises:
+            ConfigError: if there is not one weight a level.
+        """
+        if isinstance(outputs, torch.Tensor):
+            outputs, weights = [outputs], [1.0]
+        else:
+            weights = self.level_weights
+        if len(outputs) != len(weights):
+            raise ConfigError(
+                f"the network gives {len(outputs)} output(s), but loss#level_weights is {weights}. "
+                "Give it one weight an output."
+            )
+        with torch.autocast(label.device.type, enabled=False):
+            # a level of weight 0 is computed too: DDP waits for the gradient of each head
+            levels = [
+                self._level_sums(logits, label_at(label, logits.shape[2:])) for logits in outputs
+            ]
+            losses = [self._level_loss(sums) for sums in self._over_ranks(levels)]
+            return torch.stack(
+                [weight * loss for weight, loss in zip(weights, losses, strict=True)]
+            ).sum()
+
+    def _level_sums(self, logits: torch.Tensor, label: torch.Tensor) -> "LevelSums":
+        """What one level adds to the loss, as sums over voxels that may be summed further."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
+        label = label.flatten(2)
+        valid = (label != IGNORE_CLASS).to(logits.dtype)
+        if self.by_region:
+            target = self._region_target(label).to(logits.dtype)
+            probabilities = logits.sigmoid()
+            by_voxel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
+        else:
+            # one-hot, 0 where ignored: on a CPU faster than gather and scatter, which would add one by one
+            classes = torch.arange(logits.shape[1], dtype=label.dtype, device=label.device)
+            target = (label == classes[:, None]).to(logits.dtype)
+            log_probabilities = logits.log_softmax(1)
+            probabilities = log_probabilities.exp()
+            by_voxel = -(log_probabilities * target).sum(1, keepdim=True)
+        overlap = (probabilities * target).sum(2)
+        # a matrix product would be TF32 on a GPU
+        predicted = (probabilities * valid).sum(2)
+        dice_sums = torch.stack([overlap, predicted + target.sum(2)])[..., self.first :]
+        if self.batch_dice:
+            dice_sums = dice_sums.sum(1, keepdim=True)
+        return LevelSums(*self._voxel_sums(by_voxel, valid, logits.shape[1]), dice_sums)
+
+    def _region_target(self, label: torch.Tensor) -> torch.Tensor:
+        if self.membership.device != label.device:
+            self.membership = self.membership.to(label.device)
+        regions = self.membership.index_select(1, label.flatten().int())
+        return regions.unflatten(1, (label.shape[0], -1)).transpose(0, 1)
+
+    def _voxel_sums(
+        self, by_voxel: torch.Tensor, valid: torch.Tensor, num_channels: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum and number of the losses that count.
+
+        Args:
+            by_voxel: cross entropy ``[B, 1 or regions, N]``, 0 where ignored.
+            valid: ``[B, 1, N]``, 1 where not ignored.
+            num_channels: outputs of the network.
+        """
+        if self.pixel_loss == "topk":
+            share = self.topk_percent / 100
+            most = max(int(by_voxel[0].numel() * share), 1)
+            worst = by_voxel.flatten(1).topk(most).values
+            counted = valid.sum((1, 2))[:, None] * by_voxel.shape[1]
+            wanted = (counted * share).floor().clamp_min(1).minimum(counted)
+            taken = torch.arange(most, device=worst.device) < wanted
+            return (worst * taken).sum(), taken.sum().to(worst.dtype)
+        if self.pixel_loss == "focal":
+            # 1 - p of the true class; where that is 0 a power below 1 has no slope
+            missed = (-torch.expm1(-by_voxel)).clamp_min(torch.finfo(by_voxel.dtype).tiny)
+            return (by_voxel * missed**self.focal_gamma).sum(), valid.sum() * num_channels
+        return by_voxel.sum(), valid.sum() * by_voxel.shape[1]
+
+    def _over_ranks(self, levels: "list[LevelSums]") -> "list[LevelSums]":
+        """The same with what all processes share, in one message for all levels."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return levels
+        # absent where torch is built without distributed; this all_reduce passes gradients on
+        from torch.distributed.nn.functional import all_reduce
+
+        counts = torch.stack([level.count for level in levels])
+        shared = [level.dice for level in levels] if self.batch_dice else []
+        joint = all_reduce(torch.cat([counts, *(sums.flatten() for sums in shared)]))
+        sizes = [sums.numel() for sums in shared]
+        counts, *parts = joint.split([len(levels), *sizes])
+        # DDP and the log take the mean over processes, so that the sums of each count that many times
+        joined = [
+            replace(level, voxels=level.voxels * dist.get_world_size(), count=count)
+            for level, count in zip(levels, counts, strict=True)
+        ]
+        if not self.batch_dice:
+            return joined
+        return [
+            replace(level, dice=part.view_as(level.dice))
+            for level, part in zip(joined, parts, strict=True)
+        ]
+
+    def _level_loss(self, sums: "LevelSums") -> torch.Tensor:
+        overlap, total = sums.dice
+        # the bound is nnU-Net's, for smooth = 0
+        dice = (2 * overlap + self.smooth) / (total + self.smooth).clamp_min(1e-8)
+        by_voxel = sums.voxels / sums.count.clamp_min(1)
+        return self.dice_weight * (1 - dice.mean()) + self.pixel_weight * by_voxel
+
+
+@dataclass(frozen=True)
+class LevelSums:
+    """Sums over the voxels of one level.
+
+    Attributes:
+        voxels: of the loss by voxel, a scalar.
+        count: how many losses that are, a scalar.
+        dice: ``[2, B, C]``, or ``[2, 1, C]`` over the batch: prediction times reference, and their sum.
+    """
+
+    voxels: torch.Tensor
+    count: torch.Tensor
+    dice: torch.Tensor
+
+
+def label_at(label: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The label on a coarser grid, by ``nearest-exact`` as MONAI and nnU-Net take it; a view where sizes divide.
+
+    Args:
+        label: ``[B, 1, *spatial]``, uint8.
+        size: the spatial size that is wanted.
+    """
+    shape = label.shape[2:]
+    if any(fine % coarse for fine, coarse in zip(shape, size, strict=True)):
+        return F.interpolate(label, size=tuple(size), mode="nearest-exact")
+    ratios = [fine // coarse for fine, coarse in zip(shape, size, strict=True)]
+    # of an even number of voxels the centre lies between two: nearest-exact takes the later
+    places = (slice(None), slice(None), *(slice(ratio // 2, None, ratio) for ratio in ratios))
+    return label[places]
+
+
+def _membership(
+    label_values: Sequence[int], regions: Mapping[str, Sequence[int]] | None
+) -> torch.Tensor:
+    """``[regions, 256]``: 1 where a class is part of a region; ``IGNORE_CLASS`` is in none."""
+    table = torch.zeros(len(regions or ()), TABLE_SIZE)
+    for row, (name, values) in enumerate((regions or {}).items()):
+        unknown = [value for value in values if value not in label_values]
+        if unknown:
+            raise ConfigError(
+                f'the region "{name}" has the value {unknown[0]}; label_values is {list(label_values)}.'
+            )
+        for value in values:
+            table[row, list(label_values).index(value)] = 1
+    return table

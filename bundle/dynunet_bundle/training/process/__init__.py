@@ -1,0 +1,1 @@
+"""Processes, cores, memory and numerics of a training."""

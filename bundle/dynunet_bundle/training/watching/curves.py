@@ -1,0 +1,186 @@
+"""``progress.png``: the curves of a training as one picture, drawn while it runs."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from dynunet_bundle.drawing.charts import MUTED, Chart, Line, draw_charts
+from dynunet_bundle.drawing.slices import INK, save_png
+from dynunet_bundle.errors import first_line
+from dynunet_bundle.training.watching.status import LOG_NAME, read_log
+from dynunet_bundle.training.watching.status_text import clock, number
+
+PICTURE_NAME = "progress.png"
+WIDTH, ROW_HEIGHTS = 1200, (400, 270)
+BLUE, PALE = "#4477aa", "#b9cfe3"
+CLASS_COLOURS = ("#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866")
+"""Paul Tol's bright scheme, which people who see colours otherwise tell apart, too."""
+
+SMOOTH_FROM = 100
+SMOOTHED_SHARE = 0.02
+"""Epochs from which the loss is smoothed, and the share of them that is averaged to each side."""
+
+Record = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class CurvesHandler:
+    """Draw ``progress.png`` after an epoch, but not too often, and at the end.
+
+    It reads the log, so it must be attached after ProgressHandler, and a training that went on is shown whole. A
+    picture that cannot be drawn or written costs a warning, once, and never the training.
+
+    Args:
+        output_dir: folder of the log and the picture.
+        label_names: names of what is scored, behind the background.
+        interval_s: seconds between two pictures at least.
+    """
+
+    def __init__(
+        self, output_dir: str, label_names: Sequence[str], interval_s: float = 60.0
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.label_names = list(label_names)
+        self.interval_s = interval_s
+        self._drawn = -math.inf
+        self._has_warned = False
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw_sometimes)
+        engine.add_event_handler(Events.COMPLETED, self.draw)
+
+    def _draw_sometimes(self) -> None:
+        if time.monotonic() - self._drawn >= self.interval_s:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the picture now."""
+        try:
+            records = read_log(self.folder / LOG_NAME)
+            save_png(draw_curves(records, self.label_names), self.folder / PICTURE_NAME)
+        except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
+            if not self._has_warned:
+                logger.warning("%s is not drawn: %s", PICTURE_NAME, first_line(error))
+            self._has_warned = True
+        self._drawn = time.monotonic()
+
+
+def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> Image.Image:
+    """Draw loss, Dice, learning rate, time and throughput by epoch.
+
+    Args:
+        records: of the log, in the order of epochs; what one lacks is left out.
+        label_names: names of what is scored, behind the background.
+
+    Returns:
+        A picture of 1200 x 714 pixels.
+    """
+    rows = [
+        [_loss_chart(records), _dice_chart(records, label_names[1:])],
+        [
+            Chart("learning rate", [Line(_points(records, "learning_rate"), BLUE)], is_log=True),
+            _time_chart(records),
+            Chart(
+                "throughput in patches/s",
+                [Line(_points(records, "patches_per_second"), BLUE)],
+                from_zero=True,
+            ),
+        ],
+    ]
+    return draw_charts(_heading(records), rows, ROW_HEIGHTS, WIDTH)
+
+
+def _heading(records: Sequence[Record]) -> str:
+    if not records:
+        return "no epoch is done yet"
+    last = records[-1]
+    parts = [f"epoch {last['epoch']}", f"loss {number(last.get('loss'), '.4f')}"]
+    best = _best(records)
+    if best is not None:
+        parts.append(f"best mean Dice {best[1]:.4f} at epoch {best[0]:.0f}")
+    total = sum(record.get("seconds") or 0 for record in records)
+    return "     ".join([*parts, f"{clock(total)} of training"])
+
+
+def _points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
+    return [
+        (float(record["epoch"]), float(record[name]))
+        for record in records
+        if record.get(name) is not None
+    ]
+
+
+def _best(records: Sequence[Record]) -> tuple[float, float] | None:
+    """Epoch and mean Dice of the best validation: the first of equals, as the checkpoint keeps it."""
+    return max(_points(records, "dice"), key=lambda point: point[1], default=None)
+
+
+def _loss_chart(records: Sequence[Record]) -> Chart:
+    points = _points(records, "loss")
+    if len(points) < SMOOTH_FROM:
+        return Chart("training loss", [Line(points, BLUE)])
+    lines = [Line(points, PALE, "each epoch", 1), Line(_smoothed(points), BLUE, "smoothed")]
+    return Chart("training loss", lines)
+
+
+def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Moving average with as many neighbours before as after, so that it lags behind nowhere."""
+    widest = max(round(len(points) * SMOOTHED_SHARE), 1)
+    smooth = []
+    for place, (x, _) in enumerate(points):
+        reach = min(widest, place, len(points) - 1 - place)
+        window = points[place - reach : place + reach + 1]
+        smooth.append((x, sum(y for _, y in window) / len(window)))
+    return smooth
+
+
+def _dice_chart(records: Sequence[Record], names: Sequence[str]) -> Chart:
+    by_class = {name: _class_points(records, name) for name in names}
+    if len(names) > len(CLASS_COLOURS):
+        # more colours than eyes tell apart: the worst by name, the others for comparison
+        last = {name: points[-1][1] for name, points in by_class.items() if points}
+        worst = min(last, key=lambda name: last[name]) if last else None
+        lines = [Line(points, "#cccccc", "", 1) for points in by_class.values()]
+        lines[:1] = [Line(lines[0].points, "#cccccc", f"{len(names)} classes", 1)]
+        if worst is not None:
+            lines.append(Line(by_class[worst], CLASS_COLOURS[0], f"worst: {worst}", 1.5))
+    else:
+        lines = [
+            Line(points, colour, name, 1.5)
+            for (name, points), colour in zip(by_class.items(), CLASS_COLOURS, strict=False)
+        ]
+    if len(names) > 1:
+        lines.append(Line(_points(records, "dice"), INK, "mean", 3))
+    best = _best(records)
+    text = "" if best is None else f"best {best[1]:.4f} at {best[0]:.0f}"
+    return Chart("Dice of the validation cases", lines, mark=best, mark_text=text)
+
+
+def _class_points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
+    return [
+        (float(record["epoch"]), float(record["dice_by_class"][name]))
+        for record in records
+        if record.get("dice_by_class", {}).get(name) is not None
+    ]
+
+
+def _time_chart(records: Sequence[Record]) -> Chart:
+    """Iterations and validation apart: together they would be a saw."""
+    iterations = [
+        (float(record["epoch"]), record["seconds"] - (record.get("validation_seconds") or 0.0))
+        for record in records
+        if record.get("seconds") is not None
+    ]
+    lines = [
+        Line(iterations, BLUE, "iterations"),
+        Line(_points(records, "validation_seconds"), MUTED, "validation"),
+    ]
+    return Chart("time of an epoch in s", lines, from_zero=True)

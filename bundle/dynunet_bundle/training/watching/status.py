@@ -1,0 +1,223 @@
+"""Where a training stands, from its files alone: ``status.json``, ``train_log.jsonl``, and what ``ckpt_dir`` holds.
+
+Nothing here needs torch, but for the position of a checkpoint, so that looking takes no time.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.errors import ConfigError, WeightsError, first_line
+from dynunet_bundle.files import read_json
+
+LOG_NAME = "train_log.jsonl"
+STATUS_NAME = "status.json"
+
+RECENT_EPOCHS = 20
+"""Epochs that the time of one more is estimated from: two validations, with the default interval of ten."""
+
+SILENT_EPOCHS = 3
+"""Longest of the recent epochs so many times over without a word: something is wrong."""
+
+SILENT_S = 60.0
+"""At least so long, though."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where one training stands. What is not known is None.
+
+    Attributes:
+        folder: its ``output_dir``.
+        state: ``running``, ``finished``, ``stopped`` by a signal, ``failed``, or ``unknown`` without a status.json.
+        message: one line more.
+        task_name: name of the data set.
+        epoch: epochs that are done.
+        epochs: epochs in all.
+        iteration: iterations that are done.
+        iterations_per_epoch: iterations of an epoch.
+        world_size: number of processes.
+        loss: mean loss of the last logged epoch.
+        learning_rate: its learning rate.
+        dice: mean Dice of the last validation.
+        dice_epoch: the epoch of that validation.
+        dice_by_class: its Dice by name.
+        best_dice: the best mean Dice.
+        best_epoch: its epoch.
+        epoch_s: seconds an epoch takes, validations included.
+        patches_per_second: throughput in the last logged epoch.
+        eta_s: seconds to the end, counted from the last sign of life.
+        updated: UTC time of the last sign of life, in ISO 8601.
+        idle_s: seconds since then.
+        is_silent: whether that is too long for a training that runs.
+        checkpoint_epoch: epochs that the last checkpoint has done.
+        checkpoint_iteration: iterations likewise.
+        model_epoch: epoch of the weights in ``model.pt``.
+    """
+
+    folder: str
+    state: str
+    message: str | None
+    task_name: str | None
+    epoch: int
+    epochs: int | None
+    iteration: int | None
+    iterations_per_epoch: int | None
+    world_size: int | None
+    loss: float | None
+    learning_rate: float | None
+    dice: float | None
+    dice_epoch: int | None
+    dice_by_class: dict[str, float | None]
+    best_dice: float | None
+    best_epoch: int | None
+    epoch_s: float | None
+    patches_per_second: float | None
+    eta_s: float | None
+    updated: str
+    idle_s: float
+    is_silent: bool
+    checkpoint_epoch: int | None
+    checkpoint_iteration: int | None
+    model_epoch: int | None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, without lines that a crash tore; empty where there is no file."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [record for record in map(record_of, lines) if record is not None]
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record that a line of the log holds, or None where it holds none."""
+    try:
+        record = json.loads(line)
+        return record if math.isfinite(record["epoch"]) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunStatus:
+    """Find out where a training stands.
+
+    Args:
+        folder: its ``output_dir``.
+        now: seconds since 1970.
+        ckpt_dir: its ``ckpt_dir``, where the checkpoint is of interest, too.
+
+    Raises:
+        ConfigError: if no training has written to the folder, or its status.json is malformed.
+    """
+    log, status_file = folder / LOG_NAME, folder / STATUS_NAME
+    written = read_json(status_file, ConfigError) if status_file.is_file() else {}
+    if not written and not log.is_file():
+        raise ConfigError(
+            f"{folder} holds no training: neither {STATUS_NAME} nor {LOG_NAME}. Give the --output_dir of one."
+        )
+    records = read_log(log)
+    last = records[-1] if records else {}
+    validated: dict[str, Any] = next(
+        (record for record in reversed(records) if "dice" in record), {}
+    )
+    epoch = int(written.get("epoch", last.get("epoch", 0)))
+    seconds = [record["seconds"] for record in records[-RECENT_EPOCHS:] if record.get("seconds")]
+    epoch_s = sum(seconds) / len(seconds) if seconds else None
+    state = written.get("state", "unknown")
+    sign = _time_of(written) or (log if log.is_file() else status_file).stat().st_mtime
+    idle_s = max(now - sign, 0.0)
+    silent_s = max(SILENT_EPOCHS * max(seconds), SILENT_S) if seconds else math.inf
+    return RunStatus(
+        folder=str(folder),
+        state=state,
+        message=written.get("message"),
+        task_name=written.get("task_name"),
+        epoch=epoch,
+        epochs=written.get("epochs"),
+        iteration=written.get("iteration"),
+        iterations_per_epoch=written.get("iterations_per_epoch"),
+        world_size=written.get("world_size"),
+        loss=last.get("loss"),
+        learning_rate=last.get("learning_rate"),
+        dice=validated.get("dice"),
+        dice_epoch=validated.get("epoch"),
+        dice_by_class=validated.get("dice_by_class", {}),
+        best_dice=validated.get("best_dice"),
+        best_epoch=validated.get("best_epoch"),
+        epoch_s=epoch_s,
+        patches_per_second=last.get("patches_per_second"),
+        eta_s=_eta_s(written, epoch_s),
+        updated=datetime.fromtimestamp(sign, UTC).isoformat(timespec="seconds"),
+        idle_s=idle_s,
+        is_silent=state in ("running", "unknown") and idle_s > silent_s,
+        **_checkpoint_facts(ckpt_dir),
+    )
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The ``output_dir`` of each training in a folder: itself, else those of ``scripts/train.py``.
+
+    Args:
+        folder: an ``output_dir``; or a fold's folder, which has it as ``run``; or one with such folds.
+
+    Returns:
+        At least one; ``folder`` itself where nothing is found.
+    """
+    if _is_run(folder):
+        return [folder]
+    if _is_run(folder / "run"):
+        return [folder / "run"]
+    found = [fold / "run" for fold in sorted(folder.glob("fold_*")) if _is_run(fold / "run")]
+    return found or [folder]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / STATUS_NAME).is_file() or (folder / LOG_NAME).is_file()
+
+
+def _time_of(written: Mapping[str, Any]) -> float | None:
+    try:
+        return datetime.fromisoformat(written["updated"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _eta_s(written: Mapping[str, Any], epoch_s: float | None) -> float | None:
+    """Seconds of the iterations that are left, each with its share of the validations."""
+    if written.get("state") in ("finished", "failed") or epoch_s is None or not written:
+        return None
+    left = written["epochs"] - written["iteration"] / written["iterations_per_epoch"]
+    return float(max(left, 0.0) * epoch_s)
+
+
+def _checkpoint_facts(ckpt_dir: Path | None) -> dict[str, int | None]:
+    epoch = iteration = model_epoch = None
+    if ckpt_dir is not None:
+        last, model = ckpt_dir / "checkpoint_last.pt", ckpt_dir / "model.json"
+        if last.is_file():
+            epoch, iteration = _position_of(last)
+        if model.is_file():
+            model_epoch = read_json(model, WeightsError).get("epoch")
+    return {
+        "checkpoint_epoch": epoch,
+        "checkpoint_iteration": iteration,
+        "model_epoch": model_epoch,
+    }
+
+
+def _position_of(checkpoint: Path) -> tuple[int | None, int | None]:
+    import torch
+
+    try:
+        # mapped, not read: the numbers are a few bytes of what may be gigabytes
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return state["epoch"], state.get("iteration")
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+        logger.warning("%s cannot be read (%s)", checkpoint, first_line(error))
+        return None, None

@@ -1,0 +1,126 @@
+"""Where trainings stand, as text for people."""
+
+from collections.abc import Sequence
+
+from dynunet_bundle.training.watching.status import RunStatus
+
+
+def clock(seconds: float | None) -> str:
+    """``3661.2`` -> ``1:01:01``; ``unknown`` for None."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def number(value: float | None, form: str, missing: str = "-") -> str:
+    """A number as text, or what stands for one that is missing."""
+    return missing if value is None else format(value, form)
+
+
+def describe(status: RunStatus) -> str:
+    """A training as some lines for a person."""
+    place = f" with {status.world_size} processes" if (status.world_size or 1) > 1 else ""
+    lines = [f"{status.task_name or 'a training'} in {status.folder}{place}: {_state_of(status)}"]
+    if status.message:
+        lines.append(f"  {status.message}")
+    facts = {
+        "loss": f"{number(status.loss, '.4f')}, learning rate {number(status.learning_rate, '.2e')}",
+        "Dice": _dice_of(status),
+        "best Dice": f"{number(status.best_dice, '.4f')} at epoch {number(status.best_epoch, 'd')}",
+        "time": _pace_of(status),
+        "last sign": f"{ago(status.idle_s)} ({status.updated})",
+    }
+    if status.checkpoint_epoch is not None:
+        steps = status.checkpoint_iteration
+        inside = "" if steps is None else f", iteration {steps}"
+        facts["checkpoint"] = f"after epoch {status.checkpoint_epoch}{inside}"
+    if status.model_epoch is not None:
+        facts["model.pt"] = f"of epoch {status.model_epoch}"
+    return "\n".join([*lines, *(f"  {name:11}{text}" for name, text in facts.items())])
+
+
+def _dice_of(status: RunStatus) -> str:
+    if status.dice_epoch is None:
+        return "no validation yet"
+    classes = ", ".join(
+        f"{name} {number(dice, '.3f')}" for name, dice in status.dice_by_class.items()
+    )
+    return f"{number(status.dice, '.4f')} at epoch {status.dice_epoch} ({classes})"
+
+
+def _pace_of(status: RunStatus) -> str:
+    if status.epoch_s is None:
+        return "no epoch is done yet"
+    parts = [f"{status.epoch_s:.1f} s an epoch"]
+    if status.patches_per_second is not None:
+        parts.append(f"{status.patches_per_second:.1f} patches/s")
+    if status.eta_s is not None:
+        parts.append(f"{clock(status.eta_s)} left")
+    return ", ".join(parts)
+
+
+def _state_of(status: RunStatus) -> str:
+    done = f"epoch {_epochs_of(status)}".replace("/", " of ")
+    if status.is_silent:
+        word = "no sign of life" if status.state == "unknown" else "running, but no sign of life"
+        return f"{word} for {status.idle_s / 60:.0f} min, {done}"
+    # without a status.json all that is known is that somebody wrote lately
+    return f"{'in the log' if status.state == 'unknown' else status.state}, {done}"
+
+
+def _epochs_of(status: RunStatus) -> str:
+    return f"{status.epoch}/{status.epochs or '?'}"
+
+
+def ago(seconds: float) -> str:
+    """``130`` -> ``2 min ago``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def table(statuses: Sequence[RunStatus]) -> str:
+    """Several trainings, such as the folds of one, a row each, and the mean of their best scores."""
+    head = (
+        "folder",
+        "state",
+        "epoch",
+        "loss",
+        "Dice",
+        "best",
+        "at",
+        "s/epoch",
+        "left",
+        "last sign",
+    )
+    rows = [
+        (
+            status.folder,
+            "silent" if status.is_silent else status.state,
+            _epochs_of(status),
+            number(status.loss, ".4f"),
+            number(status.dice, ".4f"),
+            number(status.best_dice, ".4f"),
+            number(status.best_epoch, "d"),
+            number(status.epoch_s, ".1f"),
+            "-" if status.eta_s is None else clock(status.eta_s),
+            ago(status.idle_s),
+        )
+        for status in statuses
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        # names to the left, numbers to the right
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
+    best = [status.best_dice for status in statuses if status.best_dice is not None]
+    if best:
+        lines.append(f"mean of the best Dice: {sum(best) / len(best):.4f} ({len(best)} of them)")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""What TensorBoard shows of a training, in one event file: curves, and slices of validation cases."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import TensorBoardHandler
+from torch.utils.tensorboard import SummaryWriter
+
+from dynunet_bundle.drawing.slices import grey_limits, grid_picture, slice_picture
+from dynunet_bundle.labels.classes import IGNORE_CLASS
+
+TILE_PIXELS = 256
+
+EPOCH_TAGS = {
+    "learning_rate": "learning_rate",
+    "seconds": "seconds",
+    "patches_per_second": "patches_per_second",
+    "gpu_memory_mib": "gpu_memory_mib",
+    "dice": "val_mean_dice",
+    "validation_seconds": "validation_seconds",
+}
+"""Names in the log, and tags."""
+
+
+def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
+    """Write what ProgressHandler knows of an epoch: ``epoch_event_writer`` of MONAI's TensorBoardStatsHandler.
+
+    By itself that handler waits for the GPU and flushes at every iteration, knows neither rate nor throughput, and
+    leaves out the Dice by class, which is no scalar. Here the loss goes by iteration, all else by epoch.
+
+    Args:
+        engine: the trainer; ProgressHandler must have reported already.
+        writer: where to write.
+    """
+    state = engine.state
+    before = state.iteration - len(state.epoch_losses)
+    for number, loss in enumerate(state.epoch_losses, start=before + 1):
+        writer.add_scalar("train_loss", loss, number)
+    scalars = {tag: state.epoch_record.get(name) for name, tag in EPOCH_TAGS.items()}
+    for name, dice in state.epoch_record.get("dice_by_class", {}).items():
+        scalars[f"val_dice/{tag_of(name)}"] = dice
+    for tag, value in scalars.items():
+        if value is not None:
+            writer.add_scalar(tag, value, state.epoch)
+    writer.flush()
+
+
+def tag_of(name: str) -> str:
+    """A name with what neither TensorBoard nor MLflow takes in a tag replaced."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+class ExampleSlices(TensorBoardHandler):
+    """Write a slice of the first validation cases: the image, the label's outlines on it, and the prediction's.
+
+    It is the slice with the most foreground in the label, so the same one at each validation. MONAI's
+    TensorBoardImageHandler shows whole volumes as animations of image, label and prediction apart, without outlines,
+    and keeps one case an epoch.
+
+    Args:
+        summary_writer: as in MONAI.
+        log_dir: as in MONAI.
+        num_cases: how many cases.
+        spacing: mm by axis; the last two make pixels as long as they are in the body.
+    """
+
+    def __init__(
+        self,
+        summary_writer: SummaryWriter | None = None,
+        log_dir: str = "./runs",
+        num_cases: int = 3,
+        spacing: Sequence[float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__(summary_writer, log_dir)
+        self.num_cases = num_cases
+        self.spacing = np.array(spacing[-2:], dtype=float)
+        self._shown = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator, whose output is decollated and postprocessed."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self) -> None:
+        self._shown = 0
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the cases of this iteration, if there were not enough yet."""
+        for output in engine.state.output[: self.num_cases - self._shown]:
+            self._shown += 1
+            picture = self._picture(output["image"], output["label"], output["pred"])
+            tag = f"validation_case_{self._shown}"
+            self._writer.add_image(tag, picture, engine.state.epoch, dataformats="HWC")
+
+    def _picture(
+        self, image: torch.Tensor, label: torch.Tensor, prediction: torch.Tensor
+    ) -> np.ndarray:
+        """Three tiles side by side, ``[H, W, 3]`` uint8.
+
+        Args:
+            image: ``[C, D, H, W]``, or ``[C, H, W]`` in 2D.
+            label: class numbers, ``[1, D, H, W]`` or ``[1, H, W]``; ``IGNORE_CLASS`` is not outlined.
+            prediction: likewise.
+        """
+        classes, index = _fullest_slice(label)
+        grey = _slice(image, index).astype(np.float32)
+        lengths = np.array(grey.shape) * self.spacing
+        rows, columns = np.maximum(np.round(lengths * TILE_PIXELS / lengths.max()), 1).astype(int)
+        limits = grey_limits(grey)
+        tiles = [
+            slice_picture(grey, shown, limits, (int(rows), int(columns)))
+            for shown in (np.zeros_like(classes), classes, _slice(prediction, index))
+        ]
+        title = "image, label, prediction" + ("" if index is None else f" (slice {index})")
+        return np.asarray(grid_picture([tiles], [title]))
+
+
+def _fullest_slice(label: torch.Tensor) -> tuple[np.ndarray, int | None]:
+    """The slice along the first axis with the most labelled voxels, without the ignored, and its index, None in 2D."""
+    found = label[0].masked_fill(label[0] == IGNORE_CLASS, 0)
+    if found.ndim == 2:
+        return _as_array(found), None
+    counts = (found > 0).flatten(1).sum(dim=1)
+    index = int(counts.argmax()) if counts.any() else len(counts) // 2
+    return _as_array(found[index]), index
+
+
+def _slice(volume: torch.Tensor, index: int | None) -> np.ndarray:
+    """A slice of the first channel; only it leaves the GPU."""
+    return _as_array(volume[0] if index is None else volume[0, index])
+
+
+def _as_array(values: Any) -> np.ndarray:
+    return np.asarray(torch.as_tensor(values).detach().float().cpu())

@@ -1,0 +1,55 @@
+"""Weak scaling: rates from the logs of trainings, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import BUNDLE
+
+from benchmarks import scaling
+from dynunet_bundle.errors import ConfigError
+
+
+def test_rates_are_those_of_the_fastest_later_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process needs 10 s for an epoch of 20 batches of 2, two need 11 s for twice as many."""
+    seconds = {1: [30.0, 10.0, 12.0], 2: [5.0, 13.0, 11.0]}
+    allowed = os.sched_getaffinity(0)
+    commands: list[list[str]] = []
+
+    def train(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        number = int(next(part for part in command if "nproc" in part).split("=")[1])
+        assert len(os.sched_getaffinity(0)) == number
+        folder = Path(command[command.index("--output_dir") + 1])
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"epoch": i + 1, "seconds": s}) for i, s in enumerate(seconds[number])]
+        (folder / "train_log.jsonl").write_text("\n".join(lines))
+        return SimpleNamespace(returncode=0)
+
+    if len(allowed) < 2:
+        pytest.skip("two processes need two cores")
+    monkeypatch.setattr(scaling.subprocess, "run", train)
+    sections = scaling.run(BUNDLE, tmp_path, tmp_path, [1, 2], 20, 2)
+    one, two = next(iter(sections.values()))
+    assert one.wall_s == pytest.approx(1000 / 4)
+    assert two.wall_s == pytest.approx(1000 * 11 / 80)
+    assert "1.82 times" in two.remark
+    assert os.sched_getaffinity(0) == allowed
+    assert all("configs/multi_gpu_train.json" in " ".join(command) for command in commands)
+
+
+def test_more_processes_than_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="need as many cores"):
+        scaling.run(BUNDLE, tmp_path, tmp_path, [1, 10_000], 20, 2)
+
+
+def test_a_training_that_fails_says_why(tmp_path: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    with pytest.raises(ConfigError, match="1 processes failed"):
+        scaling.run(BUNDLE, tmp_path, tmp_path / "nothing here", [1], 1, 1)
+    assert os.sched_getaffinity(0) == allowed

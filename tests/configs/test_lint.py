@@ -1,0 +1,223 @@
+"""Configs stay within what a config needs; whatever else one says is found without running it."""
+
+import copy
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLE, ROOT
+
+from dynunet_bundle.configs.lint import config_faults, lint_configs, require_data
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.errors import ConfigError
+
+CONFIGS = BUNDLE / "configs"
+TRAIN = json.loads((CONFIGS / "train.json").read_text())
+INFERENCE = json.loads((CONFIGS / "inference.json").read_text())
+
+
+def test_the_configs_of_the_bundle_are_clean():
+    assert lint_configs(CONFIGS) == []
+
+
+EXPRESSIONS = [
+    "$__import__('os').system('touch marker')",
+    "$torch.os.system('touch marker')",
+    "$monai.utils.misc.subprocess.run(['touch', 'marker'])",
+    "$torch.load('x')",
+    "$torch.hub.load('a', 'b')",
+    "$monai.utils.set_determinism.__globals__",
+    "$().__class__.__mro__[1].__subclasses__()",
+    "$'{0.__class__}'.format(1)",
+    "$f'{().__class__}'",
+    "$(lambda: 1)()",
+    "$open('/etc/passwd').read()",
+    "$eval('1')",
+    "$getattr(torch, 'os')",
+    "$getattr(torch, @amp_dtype)",
+    "$[torch for torch in [@network]]",
+    "$[len for len in [1]][0]",
+    "$torch",
+    "$@network.modules",
+    "$@network.__class__",
+    "$@no_such_id",
+    "$@",
+    "$@##network",
+    "$9**9**9",
+    "$(x := 1)",
+    "$import os",
+    "$import torch, os",
+    "$from os import system",
+    "$import torch.hub",
+    "$1; 2",
+    "$",
+    "$" + "(" * 500,
+    # MONAI puts __local_refs['f'] there, and what follows becomes an f-string
+    "$'@f + {().__class__}'",
+    # MONAI turns # into ::, so that nothing is a comment
+    "$[1 #\n, torch.os]",
+    "%/etc/other.json#id",
+    "%../other.yaml::id",
+    "%no_such_id",
+    "@no_such_id",
+    "@",
+]
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+@pytest.mark.parametrize("place", ["device", "handlers"])
+def test_an_expression_that_no_config_needs_is_refused(text, place):
+    config = copy.deepcopy(INFERENCE)
+    if place == "device":
+        config["device"] = text
+    else:
+        config["handlers"][1]["path"] = text
+    faults = config_faults(config, {"f": 1})
+    assert len(faults) >= 1 and all(fault.startswith(place) for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$-(-len(@train#dataset) // (@world_size * (@volumes_per_batch or @batch_size)))",
+        "$([8 / 15, 4 / 15] + [0.0] * 9)[:len(@strides) - 2] if @deep_supervision else [1.0]",
+        "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "$[key != 'image' for key in @case_keys]",
+        "$@validate::evaluator.run()",
+        "$import monai",
+        "@train#handlers",
+        "%network_def",
+        "50 % of a @sign, $ and %",
+    ],
+)
+def test_what_configs_need_is_allowed(text):
+    assert config_faults({"seed": text}, TRAIN) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "torch.load",
+        "torch.hub.load",
+        "torch.nn.modules.module.torch.load",
+        "monai.data.utils.os.system",
+        "monai.networks.utils.warnings.warn",
+        "run_cmd",
+        "download_and_extract",
+        "monai.utils.run_cmd",
+        "monai.apps.utils.extractall",
+        "benchmarks.measure.subprocess.run",
+        "dynunet_bundle.cross_validation.commands.ProcessRunner",
+        "dynunet_bundle.files.write_json",
+        "dynunet_bundle.networks.dynunet.no_such_function",
+        "dynunet_bundle.networks.dynunet",
+        "monai.data.NoSuchThing",
+        "$print",
+        "%network_def",
+        "@task_name",
+        "@no_such_id",
+        ["os.system"],
+        None,
+        "",
+    ],
+)
+def test_a_component_from_elsewhere_is_refused(target):
+    for config in (
+        {"network_def": {"_target_": target}},
+        {"network_def#_target_": target},
+        {"+train::handlers": [{"_target_": target}]},
+    ):
+        assert config_faults(config, TRAIN), config
+
+
+def test_a_plan_cannot_bring_a_component_of_its_own():
+    # network_def takes it as its _target_
+    assert config_faults({"architecture": "os.system"}, TRAIN)
+    assert not config_faults({"architecture": "DynUNet"}, TRAIN)
+    residual = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
+    assert not config_faults({"architecture": residual}, TRAIN)
+
+
+@pytest.mark.parametrize("change", [{"_mode_": "debug"}, {"_debug_": True}])
+def test_a_debugger_is_refused(change):
+    assert config_faults({"inferer": {"_target_": "SimpleInferer", **change}}, TRAIN)
+
+
+# --- overlays from outside
+
+
+def overlay(folder: Path, **content: object) -> Path:
+    path = folder / "overlay.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"batch_size": "$2"},
+        {"spacing": ["$1.0", 1.0, 1.0]},
+        {"patch_size": "@spacing"},
+        {"label_names": "%channel_names"},
+        {"norm_name": {"_target_": "torch.nn.Identity"}},
+        {"+filters": ["$1"]},
+        {"patch_size#0": "$1"},
+        {"architecture": "os.system"},
+        {"imports": ["$import os"]},
+        {"initialize": ["$__import__('os').system('touch marker')"]},
+        {"optimizer": {"_target_": "dynunet_bundle.cross_validation.runs.run"}},
+        {"optimizer": {"_target_": "dynunet_bundle.inference.probabilities.write_probabilities"}},
+    ],
+)
+def test_an_overlay_from_outside_brings_no_code(content, tmp_path):
+    path = overlay(tmp_path, **content)
+    with pytest.raises(ConfigError, match="would run code") as caught:
+        require_data(path, content, CONFIGS)
+    assert next(iter(content)) in str(caught.value)
+    with pytest.raises(ConfigError, match="would run code"):
+        load_workflow(BUNDLE, "train.json", [str(path)])
+
+
+def test_values_and_the_bundles_own_components_are_no_code(tmp_path):
+    residual = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
+    content = {
+        "architecture": residual,
+        "norm_name": ["INSTANCE", {"affine": True}],
+        "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.to('cpu')", "lr": 0.1},
+        "lr_scheduler": {
+            "_target_": "dynunet_bundle.training.schedules.make_schedule",
+            "optimizer": "@optimizer",
+        },
+    }
+    require_data(overlay(tmp_path, **content), content, CONFIGS)
+
+
+@pytest.mark.parametrize("name", ["quick", "seed_recipe", "seed_augmentation"])
+def test_the_recipes_of_the_bundle_work_wherever_they_are_called_from(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workflow = load_workflow(BUNDLE, "train.json", [str(CONFIGS / f"{name}.json")])
+    assert workflow.parser.get_parsed_content("epochs") > 0
+
+
+def test_an_overlay_that_is_no_object(tmp_path):
+    path = tmp_path / "overlay.json"
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="holds no ids"):
+        load_workflow(BUNDLE, "inference.json", [str(path)])
+
+
+def test_predict_py_runs_nothing_of_an_overlay(tmp_path, monkeypatch, capsys):
+    marker = tmp_path / "marker"
+    path = overlay(tmp_path, device=f"$__import__('os').system('touch {marker}')")
+    arguments = ["--input", tmp_path, "--output", tmp_path / "out", "--config_file", path]
+    script = ROOT / "scripts" / "predict.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    assert caught.value.code == 2 and "would run code: device" in capsys.readouterr().err
+    assert not marker.exists() and not (tmp_path / "out").exists()

@@ -1,0 +1,70 @@
+"""An image, a folder, a JSON list: what a user wants predicted."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import touch
+
+from dynunet_bundle.dataset.inputs import find_inputs
+from dynunet_bundle.errors import DatasetError
+
+
+def listed(folder: Path, content) -> Path:
+    path = folder / "list.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_list_of_files_channels_and_names(tmp_path):
+    items = [
+        "a.nii.gz",
+        ["b_t1.nii.gz", "sub/b_t2.nii.gz"],
+        {"image": "/data/c.nrrd", "name": "third"},
+    ]
+    assert find_inputs(listed(tmp_path, items)) == [
+        {"image": str(tmp_path / "a.nii.gz")},
+        {"image": [str(tmp_path / "b_t1.nii.gz"), str(tmp_path / "sub" / "b_t2.nii.gz")]},
+        {"image": "/data/c.nrrd", "name": "third"},
+    ]
+
+
+@pytest.mark.parametrize("key", ["test", "testing"])
+def test_a_dataset_json_lists_its_test_images(tmp_path, key):
+    content = {"name": "x", key: ["./imagesTs/a.nii.gz"]}
+    assert find_inputs(listed(tmp_path, content)) == [
+        {"image": str(tmp_path / "imagesTs" / "a.nii.gz")}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds no list of images"),
+        ({"training": ["a.nii.gz"]}, "holds no list of images"),
+        ([3], "item 0 of .* is 3"),
+        (["a.nii.gz", {"name": "b"}], "item 1 of"),
+        ([[]], "item 0 of"),
+        ([{"image": "a.nii.gz", "name": "../b"}], "can be no path"),
+        (["x/a.nii.gz", "y/a.nii.gz"], "a more than once"),
+    ],
+)
+def test_a_malformed_list_is_refused_by_its_item(tmp_path, content, message):
+    with pytest.raises(DatasetError, match=message):
+        find_inputs(listed(tmp_path, content))
+
+
+def test_a_file_and_a_folder_are_what_they_were(tmp_path):
+    touch(tmp_path / "in", "a.nii.gz", "b.nrrd")
+    assert [Path(case["image"]).name for case in find_inputs(tmp_path / "in")] == [
+        "a.nii.gz",
+        "b.nrrd",
+    ]
+    assert len(find_inputs(tmp_path / "in" / "a.nii.gz")) == 1
+
+
+@pytest.mark.parametrize("name", ["gone", "empty"])
+def test_nothing_is_said_to_be_nothing(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=name):
+        find_inputs(tmp_path / name)

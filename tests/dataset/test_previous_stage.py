@@ -1,0 +1,100 @@
+"""Which mask of the previous stage belongs to which case, and what is refused before anything runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import touch
+
+from dynunet_bundle.dataset.cases import all_files, file_identity
+from dynunet_bundle.dataset.previous_stage import with_previous
+from dynunet_bundle.dataset.select import select_cases
+from dynunet_bundle.errors import CaseError, ConfigError, DatasetError
+
+CASES: list[dict[str, Any]] = [
+    {"image": "/data/a.nii.gz", "label": "/data/labels/a.nii.gz"},
+    {"image": "/data/b.b.nrrd"},
+    {"image": ["/data/c_0000.mha", "/data/c_0001.mha"], "name": "c"},
+]
+
+
+def test_masks_belong_to_cases_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, "c.mha", "a.nii.gz", "b.b.nii", "other.nii.gz", "run.json", ".a.nii.gz.x.tmp")
+    found = with_previous(CASES, str(tmp_path), True)
+    files = [Path(case["previous"]) for case in found]
+    assert [path.name for path in files] == ["a.nii.gz", "b.b.nii", "c.mha"]
+    assert all(path.is_absolute() and path.parent == tmp_path for path in files)
+    for case, given in zip(found, CASES, strict=True):
+        assert {key: value for key, value in case.items() if key != "previous"} == given
+    assert all("previous" not in case for case in CASES)
+    assert all_files(found[2])["previous"] == str(files[2])
+
+
+def test_other_plans_have_none() -> None:
+    assert with_previous(CASES) == CASES
+    assert with_previous(CASES)[0] is CASES[0]
+
+
+def test_a_folder_of_masks_for_a_plan_that_is_no_cascade(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"previous_dir is .* no cascade.*3d_cascade_fullres"):
+        with_previous(CASES, str(tmp_path))
+
+
+def test_a_cascade_without_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Pass their folder as --previous_dir.*cross_validation"):
+        with_previous(CASES, None, True)
+    with pytest.raises(ConfigError, match=r"nowhere, which is no folder"):
+        with_previous(CASES, str(tmp_path / "nowhere"), True)
+
+
+def test_cases_without_a_mask_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(CaseError, match=r"case b\.b: there is no mask .*, nor for c\. For train"):
+        with_previous(CASES, str(tmp_path), True)
+    many = [{"image": f"/data/x{index}.nii"} for index in range(9)]
+    with pytest.raises(CaseError, match=r"case x0: .*, nor for x1, x2, x3, x4, x5 and 3 more"):
+        with_previous(many, str(tmp_path), True)
+
+
+def test_two_masks_of_one_name(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a.nii", "b.b.nii", "c.mha")
+    with pytest.raises(DatasetError, match="holds a more than once"):
+        with_previous(CASES, str(tmp_path), True)
+
+
+def test_cases_of_a_data_set(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    root = str(make_dataset(num_cases=5))
+    plan = {
+        "channel_names": ["FLAIR", "T1w"],
+        "label_names": ["background", "edema", "tumour"],
+        "cascade": True,
+        "previous_dir": str(tmp_path / "masks"),
+    }
+    touch(tmp_path / "masks", *(f"t_{index:02d}.nii.gz" for index in range(4)))
+    plain = {key: plan[key] for key in ("channel_names", "label_names")}
+    held_out: set[str] = set()
+    for fold in range(5):
+        names = [
+            Path(case["label"]).name
+            for case in select_cases(root, "validation", fold=fold, **plain)
+        ]
+        if names == ["t_04.nii.gz"]:
+            with pytest.raises(CaseError, match="case t_04: there is no mask"):
+                select_cases(root, "validation", fold=fold, **plan)
+            continue
+        cases = select_cases(root, "validation", fold=fold, **plan)
+        assert [Path(case["previous"]).name for case in cases] == names
+        held_out.update(names)
+        with pytest.raises(CaseError, match="case t_04: there is no mask"):
+            select_cases(root, "training", fold=fold, **plan)
+    assert len(held_out) == 4
+    with pytest.raises(CaseError, match="case t_04: there is no mask"):
+        select_cases(root, "training", fold="all", **plan)
+
+
+def test_what_is_computed_from_a_case_hangs_on_its_mask(tmp_path: Path) -> None:
+    case = {key: str(touch(tmp_path, f"{key}.nii")) for key in ("image", "previous")}
+    before = file_identity(case)
+    Path(case["previous"]).write_bytes(b"another")
+    assert before != file_identity(case)

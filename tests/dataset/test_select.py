@@ -1,0 +1,166 @@
+"""The cases of one part of one fold, for the plan that belongs to them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import touch
+
+from dynunet_bundle.dataset.select import load_dataset, names_for, select_cases
+from dynunet_bundle.errors import DatasetError, PlanError
+
+MakeDataset = Callable[..., Path]
+
+PLANNED = {
+    "channel_names": ["FLAIR", "T1w"],
+    "label_names": ["background", "edema", "tumour"],
+}
+
+
+def test_paths_are_absolute_for_a_relative_folder(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+):
+    root = make_dataset()
+    monkeypatch.chdir(root.parent)
+    assert load_dataset(root.name) == load_dataset(root)
+
+
+# --- select_cases
+
+
+def test_each_case_is_held_out_once_and_trained_on_in_all_other_folds(make_dataset: MakeDataset):
+    root = make_dataset(num_cases=11)
+    everything = list(load_dataset(root).training)
+    held_out = []
+    for fold in range(4):
+        part = {"fold": fold, "num_folds": 4, **PLANNED}
+        validation = select_cases(str(root), "validation", **part)
+        training = select_cases(str(root), "training", **part)
+        assert [case for case in everything if case not in validation] == training
+        assert len(training) + len(validation) == 11
+        held_out += validation
+    assert sorted(held_out, key=lambda case: case["image"]) == everything
+
+
+def test_fold_0_of_ten_cases_is_that_of_scikit_learn(make_dataset: MakeDataset):
+    cases = select_cases(str(make_dataset(num_cases=10)), "validation", **PLANNED)
+    assert [Path(case["label"]).name for case in cases] == ["t_00.nii.gz", "t_07.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": ["T1w", "FLAIR"]}, "the plan's channels are .*T1w.*Task77_Thing"),
+        ({"label_names": ["background", "edema"]}, "the plan's labels are"),
+        ({"label_values": [0, 128, 255]}, r"the plan's label values are \[0, 128, 255\]"),
+    ],
+)
+def test_a_plan_of_another_data_set(
+    make_dataset: MakeDataset, changes: dict[str, Any], message: str
+):
+    with pytest.raises(PlanError, match=rf"{message}.*scripts/plan\.py"):
+        select_cases(str(make_dataset(num_cases=10)), "training", **(PLANNED | changes))
+
+
+def test_values_with_gaps_must_be_the_plans_too(make_dataset: MakeDataset):
+    labels = {"0": "background", "128": "edema", "255": "tumour"}
+    root = str(make_dataset(num_cases=10, labels=labels))
+    planned = {**PLANNED, "label_values": [0, 128, 255]}
+    assert len(select_cases(root, "training", **planned)) == 8
+    with pytest.raises(PlanError, match=r"label values are \[0, 1, 2\].* are \[0, 128, 255\]"):
+        select_cases(root, "training", **PLANNED)
+
+
+def test_folders_that_name_nothing_take_the_names_of_any_plan(tmp_path: Path):
+    names = [f"{folder}/{index}.png" for folder in ("images", "labels") for index in range(5)]
+    touch(tmp_path, *names)
+    cases = select_cases(str(tmp_path), "validation", ["R", "G", "B"], ["back", "cell"], [0, 255])
+    assert [Path(case["image"]).name for case in cases] == ["0.png"]
+
+
+@pytest.mark.parametrize("fold", [5, -1])
+def test_a_fold_that_does_not_exist(make_dataset: MakeDataset, fold: int):
+    with pytest.raises(DatasetError, match=f"no fold {fold}.*from 0 to 4"):
+        select_cases(str(make_dataset(num_cases=10)), "training", fold=fold, **PLANNED)
+
+
+def test_a_part_that_does_not_exist(make_dataset: MakeDataset):
+    with pytest.raises(DatasetError, match='not "test"'):
+        select_cases(str(make_dataset(num_cases=10)), "test", **PLANNED)
+
+
+def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
+    root = str(make_dataset(num_cases=6))
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": ["t_03", "t_01"], "val": ["t_05", "t_02"]}]))
+    part = {**PLANNED, "splits_file": str(splits)}
+
+    def selected(which: str) -> list[str]:
+        return [Path(case["image"]).name[:4] for case in select_cases(root, which, **part)]
+
+    assert (selected("training"), selected("validation")) == (["t_01", "t_03"], ["t_02", "t_05"])
+    with pytest.raises(DatasetError, match=r"no fold 1: .*splits\.json has 1 fold\(s\)"):
+        select_cases(root, "training", fold=1, **part)
+
+
+def test_without_the_file_of_folds_they_are_drawn(make_dataset: MakeDataset, tmp_path: Path):
+    root = str(make_dataset(num_cases=10))
+    absent = str(tmp_path / "none.json")
+    drawn = select_cases(root, "validation", **PLANNED)
+    assert select_cases(root, "validation", splits_file=absent, **PLANNED) == drawn
+
+
+def test_a_file_of_folds_of_other_cases(make_dataset: MakeDataset, tmp_path: Path):
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": ["t_00"], "val": ["old_case"]}]))
+    with pytest.raises(DatasetError, match="lacks: old_case"):
+        select_cases(str(make_dataset()), "training", splits_file=str(splits), **PLANNED)
+
+
+# --- names from saved facts
+
+
+def test_names_that_were_saved():
+    facts = {
+        "channel_names": ["CT"],
+        "label_names": ["background", "organ"],
+        "label_values": [0, 255],
+    }
+    dataset = names_for("Own", facts)
+    assert (dataset.name, dataset.channel_names) == ("Own", ("CT",))
+    assert (dataset.label_names, dataset.label_values) == (("background", "organ"), (0, 255))
+    assert dataset.training == dataset.test == ()
+
+
+def test_regions_that_were_saved():
+    facts = {
+        "channel_names": ["MRI"],
+        "label_names": ["background", "edema", "core"],
+        "label_values": [0, 1, 2],
+        "ignore_value": 3,
+        "regions": {"whole": [1, 2], "core": [2]},
+        "regions_class_order": [1, 2],
+    }
+    dataset = names_for("Own", facts)
+    assert dataset.regions == facts["regions"]
+    assert dataset.regions_class_order == (1, 2)
+    assert dataset.file_values == (0, 1, 2, 3)
+    with pytest.raises(PlanError, match="need regions_class_order"):
+        names_for("Own", {**facts, "regions_class_order": None})
+
+
+def test_names_from_the_numbers_of_nnunets_facts():
+    dataset = names_for(
+        "Own", {"modality": "MRI", "num_channels": 2, "num_classes_with_background": 3}
+    )
+    assert dataset.channel_names == ("MRI", "MRI")
+    assert dataset.label_names == ("background", "class_1", "class_2")
+    assert dataset.label_values == (0, 1, 2)
+
+
+@pytest.mark.parametrize("facts", [{}, {"modality": "MRI", "num_channels": "many"}])
+def test_facts_without_names_and_numbers(facts: dict[str, Any]):
+    with pytest.raises(PlanError, match="tells no channels or labels"):
+        names_for("Own", facts)

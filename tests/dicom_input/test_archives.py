@@ -1,0 +1,161 @@
+"""Zip archives: read like folders, left nowhere, and refused where they could do harm."""
+
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynunet_bundle.errors import DatasetError
+
+pytest.importorskip("pydicom")
+
+from helpers.made_dicom import make_series, oblique, volume
+
+from dynunet_bundle.dataset.dicom_cases import find_cases
+from dynunet_bundle.dicom_input import archives
+from dynunet_bundle.dicom_input.archives import Limits, extracted
+from dynunet_bundle.dicom_input.series import load_series
+
+
+def zipped(archive: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return archive
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = make_series(tmp_path / "dicom", volume(), oblique())
+    names = {f"Doe Jane/1970/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    return zipped(tmp_path / "Doe.zip", {**names, "Doe Jane/DICOMDIR": b"x", "notes.txt": b"Doe"})
+
+
+def test_series_of_an_archive(archive: Path) -> None:
+    (case,) = find_cases(archive)
+    assert case["image"].startswith(f"{archive}::")
+    series = load_series(case["image"])
+    np.testing.assert_array_equal(series.array[0], volume())
+    folder = extracted(archive)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not any("Doe" in str(path) for path in folder.rglob("*"))
+
+
+CHILD = """
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+from dynunet_bundle.dicom_input.archives import extracted
+def work(archive):
+    assert any(extracted(Path(archive)).iterdir())
+if __name__ == "__main__":
+    archive = sys.argv[1]
+    worker = get_context(sys.argv[2]).Process(target=work, args=(archive,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    folder = extracted(Path(archive))
+    worker = get_context(sys.argv[2]).Process(target=work, args=(archive,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and any(folder.iterdir())
+    raise RuntimeError("ends badly")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_nothing_is_left_when_processes_end(archive: Path, tmp_path: Path, method: str) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    result = subprocess.run(
+        [sys.executable, str(script), str(archive), method],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ends badly" in result.stderr and "Assertion" not in result.stderr, result.stderr
+    assert not list(temporary.glob("dynunet-dicom-*"))
+
+
+def link(archive: Path) -> None:
+    with zipfile.ZipFile(archive, "a") as file:
+        entry = zipfile.ZipInfo("link")
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(entry, "/etc/passwd")
+
+
+def named(name: str) -> Callable[[Path], None]:
+    def add(archive: Path) -> None:
+        with zipfile.ZipFile(archive, "a") as file:
+            file.writestr(name, b"x")
+
+    return add
+
+
+def encrypt(archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    place = content.index(b"PK\x01\x02")
+    content[place + 8] |= 1
+    archive.write_bytes(content)
+
+
+def damage(archive: Path) -> None:
+    content = archive.read_bytes()
+    archive.write_bytes(content[:60] + b"\0" * 50 + content[110:])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (link, "holds a symbolic link"),
+        (named("../../evil"), "leads out of its folder"),
+        (named("/etc/evil"), "leads out of its folder"),
+        (named("C:\\evil"), "leads out of its folder"),
+        (named("a\\..\\..\\evil"), "leads out of its folder"),
+        (encrypt, "is encrypted"),
+        (damage, "cannot be read"),
+        (lambda archive: archive.write_bytes(b"no zip"), "cannot be read"),
+        (lambda archive: archive.write_bytes(archive.read_bytes()[:-40]), "cannot be read"),
+    ],
+)
+def test_unsafe_archive_is_refused(
+    archive: Path, spoil: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    spoil(archive)
+    before = {file for file in tmp_path.rglob("*")}
+    with pytest.raises(DatasetError) as caught:
+        load_series(str(archive))
+    assert words in str(caught.value) and "Doe" not in str(caught.value)
+    assert {file for file in tmp_path.rglob("*")} == before
+
+
+def test_limits(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds 7 files; 6 are allowed"):
+        extracted(archive, Limits(files=6))
+    with pytest.raises(DatasetError, match="would extract to"):
+        extracted(archive, Limits(total_bytes=1000))
+    bomb = zipped(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
+    with pytest.raises(DatasetError, match="-fold; 200-fold is allowed"):
+        extracted(bomb, Limits(free_bytes=1_000_000))
+    assert extracted(bomb).is_dir()
+
+
+def test_archive_that_lies_of_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = zipped(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
+    small = (3_000_000).to_bytes(4, "little")
+    bomb.write_bytes(bomb.read_bytes().replace(small, (10).to_bytes(4, "little")))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(archives.tempfile, "tempdir", str(temporary))
+    with pytest.raises(DatasetError, match="cannot be read"):
+        extracted(bomb)
+    assert not list(temporary.iterdir())

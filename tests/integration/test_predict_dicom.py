@@ -1,0 +1,120 @@
+"""From a DICOM series to what a PACS takes, through inference.json as it is."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import run_script
+from helpers.predictions import prediction, run_of, threshold_weights
+
+from dynunet_bundle.errors import CaseError, ConfigError
+
+pytest.importorskip("highdicom")
+
+from helpers.made_dicom import PATIENT, make_enhanced, make_series, oblique, straight  # noqa: E402
+
+from dynunet_bundle.dicom_input.series import load_series  # noqa: E402
+from dynunet_bundle.dicom_output.rtstruct_reader import read_rtstruct  # noqa: E402
+from dynunet_bundle.dicom_output.seg import read_probabilities, read_seg  # noqa: E402
+
+
+def body() -> np.ndarray:
+    array = np.random.default_rng(0).integers(1, 20, (20, 18, 14)).astype(np.int16)
+    array[3:12, 4:12, 3:10] = 60
+    array[6:9, 6:9, 4:9] = 120
+    return array
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return threshold_weights(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("kind", ["straight", "oblique", "enhanced"])
+def test_the_segmentation_is_the_mask_on_the_slices_of_the_series(tmp_path, weights, kind):
+    affine = oblique() if kind == "oblique" else straight()
+    folder = tmp_path / PATIENT / "study"
+    if kind == "enhanced":
+        make_enhanced(folder / "file", body(), affine)
+    else:
+        make_series(folder, body(), affine)
+    out = tmp_path / "out"
+    objects = ["seg", "fractional", "rtstruct", "report"]
+    # voxels as large as the series': nothing is resampled, so the right answer is known
+    spacing = [2.5, 1.1, 0.8] if kind != "oblique" else [1.0, 1.0, 1.0]
+    prediction(folder, out, weights, dicom_objects=objects, spacing=spacing).run()
+    case = next(iter(run_of(out)["cases"]))
+    assert run_of(out)["cases"][case]["objects"] == [
+        f"{case}.{name}.dcm" for name in ("seg", "fractional", "rtstruct", "report")
+    ]
+    series = load_series(str(folder))
+    saved = nib.load(out / f"{case}.nii.gz")
+    mask = np.asarray(saved.dataobj)
+    np.testing.assert_allclose(saved.affine, series.affine, atol=1e-4)
+    assert np.array_equal(read_seg(out / f"{case}.seg.dcm", series), mask)
+    labels = {"Anterior": 1, "Posterior": 2}
+    found = read_rtstruct(out / f"{case}.rtstruct.dcm", series, labels)
+    assert np.array_equal(found, mask)
+    shares = read_probabilities(out / f"{case}.fractional.dcm", series)
+    assert np.array_equal(shares["Posterior"] > 0.5, mask == 2)
+    if kind != "oblique":
+        expected = (body() > 35).astype(int) + (body() > 90)
+        assert np.array_equal(mask, expected)
+    assert PATIENT not in (out / "run.json").read_text() + "".join(p.name for p in out.iterdir())
+
+
+def test_an_empty_mask_gives_no_object(tmp_path, weights):
+    make_series(tmp_path / "in", np.minimum(body(), 19), straight())
+    prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".gz", ".json"}
+
+
+@pytest.mark.parametrize("objects", [["pdf"], ["report"]])
+def test_objects_that_cannot_be_made_are_refused(tmp_path, weights, objects):
+    make_series(tmp_path / "in", body(), straight())
+    with pytest.raises((ConfigError, RuntimeError)) as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights, dicom_objects=objects).run()
+    assert "dicom_objects is" in str(caught.value) + str(caught.value.__cause__)
+
+
+def test_a_gap_is_refused_and_nothing_is_written(tmp_path, weights):
+    make_series(tmp_path / "in", body(), straight())
+    sorted(path for path in (tmp_path / "in").rglob("*") if path.is_file())[5].unlink()
+    with pytest.raises(CaseError, match=r"slice\(s\) are missing"):
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_a_run_goes_on_unless_the_series_or_what_is_wanted_has_changed(tmp_path, weights):
+    make_series(tmp_path / "in", body(), straight())
+    prediction(tmp_path / "in", tmp_path / "out", weights).run()
+
+    def remaining(**overrides):
+        workflow = prediction(tmp_path / "in", tmp_path / "out", weights, resume=True, **overrides)
+        return len(workflow.parser.get_parsed_content("record").remaining())
+
+    assert remaining() == 0
+    assert remaining(dicom_objects=["seg", "rtstruct"]) == 1
+    codes = {"Anterior": ["1", "99TEST", "a"]}
+    assert remaining(label_codes=codes) == 1
+    next((tmp_path / "out").glob("*.seg.dcm")).unlink()
+    assert remaining() == 1
+    prediction(tmp_path / "in", tmp_path / "out", weights, resume=True).run()
+    assert remaining() == 0
+    make_series(tmp_path / "in", body() + 1, straight())
+    assert remaining() == 1
+
+
+def test_a_study_with_several_series_asks_which(tmp_path):
+    make_series(tmp_path / "in" / "one", body(), straight())
+    make_series(tmp_path / "in" / "two", body(), straight(), series_uid="1.2.3", modality="CT")
+    arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out")
+    done = run_script("predict", *arguments)
+    assert done.returncode == 2 and "holds 2 series that fit" in done.stderr
+    assert PATIENT not in done.stdout + done.stderr
+    chosen = run_script("predict", *arguments, "--series", json.dumps({"modality": "CT"}))
+    # only the weights are missing now
+    assert chosen.returncode == 2 and "there are no weights" in chosen.stderr
+    broken = run_script("predict", *arguments, "--series", "{modality}")
+    assert broken.returncode == 2 and "not valid JSON" in broken.stderr

@@ -1,0 +1,142 @@
+"""Values of files become class numbers and come back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from dynunet_bundle.errors import PlanError
+from dynunet_bundle.labels.classes import IGNORE_CLASS, ClassesToValuesd, ValuesToClassesd
+from dynunet_bundle.preprocessing.recipe import describe
+
+GAPS = [0, 128, 255]
+LARGE = [0, 3, 300, 70_000]
+META = {"filename_or_obj": "labels/case_7.png"}
+
+
+def classes_of(label: torch.Tensor, values: list[int]) -> torch.Tensor:
+    return ValuesToClassesd("label", values)({"label": label})["label"]
+
+
+def values_of(mask: torch.Tensor, values: list[int]) -> torch.Tensor:
+    return ClassesToValuesd("pred", values)({"pred": mask})["pred"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
+def test_gaps_close(dtype: torch.dtype):
+    label = torch.tensor([[[0, 128], [255, 0]]], dtype=dtype)
+    found = classes_of(label, GAPS)
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [[[0, 1], [2, 0]]]
+
+
+def test_large_values():
+    label = torch.tensor(LARGE[::-1], dtype=torch.int32)
+    assert classes_of(label, LARGE).tolist() == [3, 2, 1, 0]
+
+
+def test_a_float_label_is_rounded():
+    assert classes_of(torch.tensor([0.0, 127.9996, 255.0003]), GAPS).tolist() == [0, 1, 2]
+    # what a NIfTI with a scale makes of 1 and 2
+    assert classes_of(torch.tensor([0.0, 0.9999999, 2.0001]), [0, 1, 2]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("values", [GAPS, LARGE, [0, 1, 2], [0, 2]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_the_way_back(values: list[int], dtype: torch.dtype):
+    label = torch.tensor(np.random.default_rng(0).choice(values, (1, 6, 5, 4)), dtype=torch.int32)
+    mask = classes_of(label, values).to(dtype)
+    assert mask.max() == len(values) - 1
+    assert torch.equal(values_of(mask, values).to(torch.int32), label)
+
+
+def test_the_type_holds_the_values():
+    small = torch.tensor([0, 1, 2], dtype=torch.uint8)
+    assert values_of(small, [0, 3, 300]).dtype == torch.int32
+    assert values_of(small.float(), GAPS).dtype == torch.float32
+    assert values_of(small, [0, 1, 2]).dtype == torch.uint8
+
+
+def test_a_table_without_gaps_changes_nothing():
+    label = torch.tensor([0.0, 2.0, 1.0])
+    assert classes_of(label, [0, 1, 2]).tolist() == [0, 2, 1]
+    assert classes_of(label, [0, 1, 2]).dtype == torch.uint8
+    mask = torch.tensor([2, 0, 1])
+    assert values_of(mask, [0, 1, 2]) is mask
+
+
+@pytest.mark.parametrize("values", [GAPS, [0, 1, 2]])
+def test_tensors_still_know_their_file_and_place(values: list[int]):
+    affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
+    label = MetaTensor(torch.tensor([[[[values[2]]]]]), affine=affine, meta=dict(META))
+    mapped = classes_of(label, values)
+    for tensor in (mapped, values_of(mapped, values)):
+        assert isinstance(tensor, MetaTensor)
+        assert torch.equal(tensor.affine, affine)
+        assert tensor.meta["filename_or_obj"] == META["filename_or_obj"]
+    assert int(mapped) == 2
+
+
+def test_the_input_stays_as_it_is():
+    label, mask = torch.tensor([0, 128, 255]), torch.tensor([0, 1, 2])
+    classes_of(label, GAPS)
+    values_of(mask, GAPS)
+    assert label.tolist() == GAPS
+    assert mask.tolist() == [0, 1, 2]
+
+
+def test_missing_keys():
+    for transform in (ValuesToClassesd, ClassesToValuesd):
+        assert transform("label", GAPS, allow_missing_keys=True)({"image": 1}) == {"image": 1}
+        with pytest.raises(KeyError, match="label"):
+            transform("label", GAPS)({"image": 1})
+
+
+@pytest.mark.parametrize("values", [[0, 255, 128], [0, 1, 1], list(range(256))])
+def test_tables_that_are_refused(values: list[Any]):
+    with pytest.raises(PlanError, match="must ascend, at most 255"):
+        ValuesToClassesd("label", values)
+
+
+def test_the_largest_table_leaves_the_ignored_class_free():
+    values = list(range(0, 510, 2))
+    label = torch.tensor([*values, 509], dtype=torch.int32)
+    mapped = ValuesToClassesd("label", values, ignore_value=509)({"label": label})["label"]
+    assert mapped.tolist() == [*range(255), IGNORE_CLASS]
+
+
+# --- voxels that nobody labelled
+
+
+@pytest.mark.parametrize(
+    ("values", "ignored"), [([0, 1, 2], 3), ([0, 1, 2], 255), ([0, 1, 3], 2), (LARGE, 80_000)]
+)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+def test_the_ignored_value_becomes_the_ignored_class(
+    values: list[int], ignored: int, dtype: torch.dtype
+):
+    label = torch.tensor([values[1], ignored, values[-1], ignored, 0], dtype=dtype)
+    found = ValuesToClassesd("label", values, ignored)({"label": label})["label"]
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [1, 255, len(values) - 1, 255, 0]
+    assert label.tolist() == [values[1], ignored, values[-1], ignored, 0]
+
+
+def test_an_ignoring_label_still_knows_its_file_and_place():
+    affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
+    label = MetaTensor(torch.tensor([[[[1.0, 4.0]]]]), affine=affine, meta=dict(META))
+    mapped = ValuesToClassesd("label", [0, 1], 4)({"label": label})["label"]
+    assert isinstance(mapped, MetaTensor)
+    assert torch.equal(mapped.affine, affine)
+    assert mapped.meta["filename_or_obj"] == META["filename_or_obj"]
+    assert mapped.flatten().tolist() == [1, 255]
+
+
+def test_the_key_of_a_store_changes_only_where_there_is_an_ignored_value():
+    """Stores that were made before there was such a thing stay valid."""
+    plain = describe(ValuesToClassesd("label", [0, 1]))
+    (settings,) = plain.values()
+    assert "ignore_value" not in settings
+    assert describe(ValuesToClassesd("label", [0, 1], 2)) != plain

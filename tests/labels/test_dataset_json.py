@@ -1,0 +1,85 @@
+"""The labels of a dataset.json: plain, with regions, with voxels to ignore."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.labels.dataset_json import LabelTable, read_labels
+
+SOURCE = Path("DATA/dataset.json")
+BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+
+
+def read(labels: Any, order: Any = None) -> LabelTable:
+    content = {"labels": labels}
+    return read_labels(
+        content if order is None else {**content, "regions_class_order": order}, SOURCE
+    )
+
+
+def test_plain_labels_have_neither():
+    table = read({"background": 0, "edema": 1, "core": 5})
+    assert table == LabelTable((0, 1, 5), ("background", "edema", "core"))
+    # nnU-Net writes the key for every data set, and one value is no region
+    assert read({"background": 0, "edema": [1], "core": 5}, [1, 5]) == table
+
+
+def test_regions_in_the_order_of_the_file():
+    table = read(BRATS, [1, 2, 3])
+    assert table.values == (0, 1, 2, 3)
+    assert table.names == ("background", "label 1", "label 2", "enhancing")
+    assert list(table.regions.items()) == [
+        ("whole", (1, 2, 3)),
+        ("core", (2, 3)),
+        ("enhancing", (3,)),
+    ]
+    assert table.regions_class_order == (1, 2, 3)
+    assert table.ignore_value is None
+
+
+def test_the_order_of_the_file_is_the_order_of_the_outputs():
+    labels = {"whole": [3, 1, 2], "background": 0, "enhancing": [3], "ignore": 4, "edema": 1}
+    table = read(labels, [2, 3, 1])
+    assert list(table.regions) == ["whole", "enhancing", "edema"]
+    assert table.names == ("background", "edema", "label 2", "enhancing")
+    assert table.values == (0, 1, 2, 3)
+    assert table.ignore_value == 4
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "edema": 1, "ignore": 7},
+        {"ignore": [7], "background": 0, "edema": [1]},
+        {"0": "background", "7": "ignore", "1": "edema"},
+    ],
+)
+def test_the_ignored_value_is_no_class(labels: dict[str, Any]):
+    assert read(labels) == LabelTable((0, 1), ("background", "edema"), 7)
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "words"),
+    [
+        (BRATS, None, "need regions_class_order"),
+        (BRATS, [1, 2], "for 3 region"),
+        (BRATS, [1, 2, 2], 'writes 2 for the region "enhancing"'),
+        (BRATS, [1, 9, 3], 'writes 9 for the region "core"'),
+        ({"whole": [1, 2], "core": 2}, [1, 2], '"background": 0'),
+        ({"background": [0, 3], "whole": [1, 2], "core": 2}, [1, 2, 2], '"background": 0'),
+        ({"background": 0, "all": [0, 1], "core": 1}, [1, 1], '"all" has'),
+        ({**BRATS, "ignore": 3}, [1, 2, 3], "the ignored value is 3"),
+        ({**BRATS, "ignore": [4, 5]}, [1, 2, 3], '"ignore" in "labels" needs one value'),
+        ({"background": 0, "edema": 1, "ignore": 0}, None, "the ignored value is 0"),
+        ({"background": 0, "edema": 1, "ignore": -1}, None, "the ignored value is -1"),
+        ({"background": 0, "edema": []}, None, "a value of its own"),
+        ({"background": 0, "whole": [1, 2], "core": []}, [1, 2], '"core" has'),
+        ({"background": 0, "whole": [1, "x"]}, [1], "no numbers"),
+    ],
+)
+def test_what_is_refused(labels: dict[str, Any], order: Any, words: str):
+    with pytest.raises(DatasetError, match=r"DATA/dataset\.json") as error:
+        read(labels, order)
+    assert words in str(error.value)

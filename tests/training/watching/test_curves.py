@@ -1,0 +1,152 @@
+"""progress.png shows what the log says, is drawn now and then, and never ends a training."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from ignite.engine import Engine, Events
+from PIL import Image, ImageColor
+from watching import watched
+
+from dynunet_bundle.training.watching import curves
+from dynunet_bundle.training.watching.curves import (
+    BLUE,
+    CLASS_COLOURS,
+    PICTURE_NAME,
+    CurvesHandler,
+    draw_curves,
+)
+from dynunet_bundle.training.watching.status import LOG_NAME
+
+NAMES = ["background", "head", "tail"]
+
+
+def made(count: int, names: list[str] = NAMES, validated: int = 2) -> list[dict[str, Any]]:
+    """A log of ``count`` epochs, every so many of them validated."""
+    records = []
+    for epoch in range(1, count + 1):
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "loss": 2 / epoch,
+            "learning_rate": 0.01 * (1 - epoch / (count + 1)),
+            "seconds": 12.0,
+            "patches_per_second": 40.0,
+        }
+        if epoch % validated == 0:
+            dice = {name: epoch / (count + 1 + place) for place, name in enumerate(names[1:])}
+            record |= {"dice": sum(dice.values()) / len(dice), "dice_by_class": dice}
+            record |= {"validation_seconds": 5.0}
+        records.append(record)
+    return records
+
+
+def count(picture: Image.Image, colour: str) -> int:
+    return int((np.asarray(picture) == ImageColor.getrgb(colour)).all(axis=-1).sum())
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 30, 1000])
+def test_any_length_of_log_gives_a_picture(epochs):
+    picture = draw_curves(made(epochs), NAMES)
+    assert picture.size == (1200, 714)
+    drawn = count(picture, BLUE)
+    assert (drawn > 100) == (epochs > 1)
+    assert (count(picture, CLASS_COLOURS[0]) > 0) == (epochs > 1)
+
+
+def test_what_a_record_lacks_is_left_out():
+    sparse = [{"epoch": 1}, {"epoch": 2, "loss": None, "dice": None}, {"epoch": 3, "loss": 1.0}]
+    assert draw_curves(sparse, NAMES).size == (1200, 714)
+
+
+def test_few_classes_have_colours_and_of_many_the_worst_has():
+    few = draw_curves(made(10), NAMES)
+    assert all(count(few, colour) for colour in CLASS_COLOURS[:2])
+    names = ["background", *(f"organ {number}" for number in range(20))]
+    many = draw_curves(made(10, names), names)
+    assert count(many, CLASS_COLOURS[0])
+    assert not any(count(many, colour) for colour in CLASS_COLOURS[1:])
+
+
+def test_the_best_is_the_first_of_the_highest():
+    records = made(8)
+    for record, dice in zip(records[1::2], (0.5, 0.9, 0.7, 0.9), strict=True):
+        record["dice"] = dice
+    assert curves._best(records) == (4.0, 0.9)
+    assert "best mean Dice 0.9000 at epoch 4" in curves._heading(records)
+    assert "0:01:36 of training" in curves._heading(records)
+
+
+def test_the_loss_is_smoothed_without_a_lag():
+    line = [(float(x), 3.0 * x + 1) for x in range(200)]
+    assert np.allclose(curves._smoothed(line), line)
+    noise = [(float(x), float(x % 2)) for x in range(200)]
+    middle = [y for _, y in curves._smoothed(noise)][20:-20]
+    assert max(middle) - min(middle) < 0.2
+
+
+def test_time_is_split_into_iterations_and_validation():
+    iterations, validation = curves._time_chart(made(2)).lines
+    assert list(iterations.points) == [(1.0, 12.0), (2.0, 7.0)]
+    assert list(validation.points) == [(2.0, 5.0)]
+
+
+def write_log(folder: Path, records: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / LOG_NAME).write_text(text)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(curves, "time", clock)
+    return clock
+
+
+def test_the_picture_is_drawn_now_and_then_and_at_the_end(tmp_path, clock, monkeypatch):
+    write_log(tmp_path, made(3))
+    drawn = []
+    handler = CurvesHandler(str(tmp_path), NAMES, interval_s=60)
+    monkeypatch.setattr(curves, "save_png", lambda *_: drawn.append(trainer.state.epoch))
+    trainer = Engine(lambda *_: None)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: setattr(clock, "now", clock.now + 25))
+    handler.attach(trainer)
+    trainer.run([0], max_epochs=8)
+    assert drawn == [1, 4, 7, 8]
+
+
+@pytest.mark.parametrize("fault", ["full disk", "torn log", "strange record"])
+def test_a_picture_that_fails_costs_one_warning_and_no_training(
+    fault, tmp_path, monkeypatch, caplog
+):
+    write_log(tmp_path, made(3))
+    if fault == "full disk":
+        monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space")))
+    elif fault == "torn log":
+        with (tmp_path / LOG_NAME).open("a") as file:
+            file.write('{"epoch": 4, "lo')
+    else:
+        write_log(tmp_path, [{"epoch": 1, "loss": "low"}])
+    trainer = Engine(lambda *_: None)
+    CurvesHandler(str(tmp_path), NAMES, interval_s=0).attach(trainer)
+    with caplog.at_level(logging.WARNING, "dynunet_bundle"):
+        trainer.run([0], max_epochs=3)
+    assert trainer.state.epoch == 3
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == (0 if fault == "torn log" else 1)
+    assert (tmp_path / PICTURE_NAME).exists() == (fault == "torn log")
+    assert all(PICTURE_NAME in warning for warning in warnings)
+    assert not list(tmp_path.glob(".*")), "nothing half-written stays"
+
+
+def test_a_training_leaves_its_picture(train_workflow, tmp_path):
+    train_workflow(**watched()).run()
+    picture = Image.open(tmp_path / "run" / PICTURE_NAME)
+    picture.load()
+    assert picture.format == "PNG" and picture.size == (1200, 714)
+    assert count(picture.convert("RGB"), BLUE) > 100
