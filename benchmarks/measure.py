@@ -6,7 +6,6 @@ CPU seconds are what is compared: on a machine that others use too, wall seconds
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dynunet_bundle.delivery.export.export import machine
 from dynunet_bundle.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,20 +244,4 @@ def report(name: str, sections: Mapping[str, Sequence[Measurement]]) -> dict[str
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "sections": {title: [asdict(row) for row in rows] for title, rows in sections.items()},
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and system; no host name."""
-    processor = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):  # not Linux, or a processor without that line
-        pass
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
     }

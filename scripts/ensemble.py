@@ -37,8 +37,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from dynunet_bundle.configs.overlays import rules_of
     from dynunet_bundle.inference.ensemble import EnsembleRequest, run
-    from dynunet_bundle.labels.largest_component import rules_of
 
     masks = run(
         EnsembleRequest(

@@ -52,7 +52,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.configs.preflight import known_ids
+    from dynunet_bundle.configs.overrides import known_ids
     from dynunet_bundle.cross_validation.request import parse_overrides
     from dynunet_bundle.cross_validation.slurm import OWN_IDS, SlurmJob, sbatch_script
     from dynunet_bundle.errors import ConfigError

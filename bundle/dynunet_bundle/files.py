@@ -1,11 +1,14 @@
-"""Files that are whole or absent: atomic writes, JSON, hashes, case names."""
+"""Files that are whole or absent: atomic writes, locks, JSON, hashes, case names."""
 
 import errno
+import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 import zlib
@@ -23,10 +26,16 @@ PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 
+CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
+"""nnU-Net's name of one channel of a case, without the suffix of the image: ``liver_12_0000``."""
+
 TEMPORARY_SUFFIX = ".part"
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a limit of the process."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -118,7 +127,7 @@ def _writer() -> str:
 
 
 def _host() -> str:
-    """A number for this machine; its name is nobody's business."""
+    """A short hash of the host name: file names must not reveal the name itself."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
@@ -141,6 +150,27 @@ def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
+
+
+@contextmanager
+def exclusive(path: Path, purpose: str) -> Iterator[None]:
+    """Hold a lock between processes for the length of the block; wait while another one holds it.
+
+    The system releases it when a process dies. If the file system has no locks, the block runs without one.
+
+    Args:
+        path: the file to lock; it is created and stays, empty.
+        purpose: what another process is doing while this one waits, e.g. ``"prepares cases in DIR"``.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process %s; waiting for it", purpose)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s); going on without", path, error.strerror)
+        yield
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -173,6 +203,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(content: Any) -> str:
+    """Hex SHA-256 of a JSON value; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def case_name(path: str | os.PathLike[str]) -> str:

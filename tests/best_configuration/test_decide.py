@@ -25,7 +25,7 @@ from helpers.made_runs import (
 from dynunet_bundle.best_configuration import candidates as candidates_module
 from dynunet_bundle.best_configuration.decide import BestRequest, choose, format_best, run
 from dynunet_bundle.best_configuration.run_results import read_run
-from dynunet_bundle.configs.preflight import check_overrides, known_ids
+from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.errors import CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import dice_by_target
 

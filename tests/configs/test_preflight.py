@@ -5,12 +5,8 @@ import pytest
 from conftest import BUNDLE
 
 import dynunet_bundle
-from dynunet_bundle.configs.preflight import (
-    check_overrides,
-    known_ids,
-    preflight,
-    require_own_package,
-)
+from dynunet_bundle.configs.overrides import check_overrides, known_ids
+from dynunet_bundle.configs.preflight import preflight, require_own_package
 from dynunet_bundle.errors import ConfigError, OutputError
 from dynunet_bundle.files import read_json
 

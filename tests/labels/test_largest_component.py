@@ -10,13 +10,13 @@ from conftest import BUNDLE
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from dynunet_bundle.configs.overlays import rules_of
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.labels.largest_component import (
     KeepLargestd,
     bounding_box,
     keep_largest,
     require_rules,
-    rules_of,
 )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.preflight import check_overrides, known_ids, top_level
+from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.labels.largest_component import RULES_ID, Rules, require_rules
 
 MERGED = ("train.json", "evaluate.json", "inference.json")
 COPIED = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "inference_trt.json", "logging.conf")
@@ -39,8 +40,7 @@ def merged_configs(
     configs = {name: read_json(folder / name, ConfigError) for name in MERGED}
     known = known_ids(folder)
     for overlay in overlays:
-        content = read_json(overlay, ConfigError)
-        check_overrides(["--config_file", str(overlay)], known)
+        content = read_overlay(overlay, known)
         for key, value in content.items():
             if key.startswith("+"):
                 raise ConfigError(
@@ -99,6 +99,24 @@ def _set_part(config: dict[str, Any], path: Sequence[str], key: str, value: Any)
         raise ConfigError(
             f'an overlay sets "{key}", but {top_level(key)} has no such part.'
         ) from error
+
+
+def rules_of(overlays: Sequence[str], config_dir: Path) -> Rules:
+    """The rules that overlays hold, later ones over earlier ones; empty if no overlay has any.
+
+    Args:
+        overlays: config files, such as ``scripts/find_best.py`` writes.
+        config_dir: folder of the bundle's configs.
+
+    Raises:
+        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
+    """
+    known = known_ids(config_dir) | {RULES_ID}
+    rules: Rules = ()
+    for overlay in overlays:
+        rules = read_overlay(overlay, known).get(RULES_ID, rules)
+    require_rules(rules)
+    return rules
 
 
 def json_bytes(content: Any) -> bytes:

@@ -7,9 +7,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from dynunet_bundle.configs.lint import require_data
-from dynunet_bundle.configs.preflight import check_overrides, known_ids, top_level
+from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError, find_user_error
-from dynunet_bundle.files import read_json
 
 
 class BundleWorkflow(ConfigWorkflow):
@@ -59,8 +58,7 @@ def load_workflow(
     own_ids = set(ConfigParser.load_config_file(str(configs / config)))
     content: dict[str, Any] = {}
     for overlay in overlays:
-        ids = read_json(overlay, ConfigError)
-        check_overrides(["--config_file", str(overlay)], known)
+        ids = read_overlay(overlay, known)
         require_data(overlay, ids, configs)
         content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
     merged = next((key for key in content if key.startswith("+")), None)

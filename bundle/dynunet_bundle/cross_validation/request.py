@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.preflight import check_overrides
+from dynunet_bundle.configs.overrides import check_overrides
 from dynunet_bundle.errors import ConfigError
 
 ALL = "all"

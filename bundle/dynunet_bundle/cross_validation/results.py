@@ -15,8 +15,7 @@ from typing import Any
 
 from dynunet_bundle.cross_validation.summary import Record, summarize_folds
 from dynunet_bundle.errors import ConfigError, some_of
-from dynunet_bundle.files import read_json, write_json
-from dynunet_bundle.locks import exclusive
+from dynunet_bundle.files import exclusive, read_json, write_json
 from dynunet_bundle.planning.plan import plan_differences
 
 MAX_SHOWN = 3

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.preflight import known_ids
+from dynunet_bundle.configs.overrides import known_ids
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.cross_validation.commands import (
     ProcessRunner,
@@ -37,8 +37,7 @@ from dynunet_bundle.dataset.folds import Folds, default_folds, read_folds
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
-from dynunet_bundle.files import ensure_writable, read_json
-from dynunet_bundle.locks import exclusive
+from dynunet_bundle.files import ensure_writable, exclusive, read_json
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.watching.status import STATUS_NAME
 

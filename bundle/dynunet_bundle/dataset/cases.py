@@ -2,20 +2,18 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line
-from dynunet_bundle.files import IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
+from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 
 Case = dict[str, Any]
 """``{"image": path, "label": path}``, absolute paths; ``image`` may be a list with one file a channel, ``label`` may
 be absent, ``name`` is there where the file name is not the name of the case, and ``previous`` is the mask of the
 previous stage where the plan is a cascade."""
 
-CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 """nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
 
 META_FILE_NAME = "filename_or_obj"

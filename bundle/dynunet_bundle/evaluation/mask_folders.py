@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynunet_bundle.configs.preflight import check_overrides, known_ids
+from dynunet_bundle.configs.overrides import known_ids, read_overlay
 from dynunet_bundle.dataset.cases import find_images, image_files, unreadable
-from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, some_of
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError, some_of
 from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
     grid_of,
@@ -22,7 +22,7 @@ from dynunet_bundle.evaluation.case_measures import (
 )
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.statistics import Measures
-from dynunet_bundle.files import case_name, read_json
+from dynunet_bundle.files import case_name
 from dynunet_bundle.images.read import Volume, read_volume
 from dynunet_bundle.labels.classes import IGNORE_CLASS, MAX_CLASSES
 from dynunet_bundle.labels.scheme import Regions, require_label_plan, target_classes, target_names
@@ -92,8 +92,7 @@ def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]
     known = known_ids(Path(config_dir))
     ids: dict[str, Any] = {}
     for overlay in overlays:
-        content = read_json(overlay, ConfigError)
-        check_overrides(["--config_file", str(overlay)], known)
+        content = read_overlay(overlay, known)
         ids |= {name: content[name] for name in LABEL_IDS if name in content}
     return ids
 

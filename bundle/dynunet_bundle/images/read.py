@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynunet_bundle.dataset.cases import CHANNEL_SUFFIX
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.files import NIFTI_SUFFIXES, case_name
+from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
 from dynunet_bundle.images.nifti import load_nifti
 
 SPATIAL_AXES = 3

@@ -7,7 +7,6 @@ does nnU-Net.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cc3d
@@ -16,9 +15,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.transforms.utils import generate_spatial_bounding_box
 
-from dynunet_bundle.configs.preflight import check_overrides, known_ids
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.files import read_json
 
 CONNECTIVITY = 26
 RULES_ID = "keep_largest"
@@ -108,26 +105,6 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
     if not all(end):
         return None
     return tuple(map(slice, map(int, start), map(int, end)))
-
-
-def rules_of(overlays: Sequence[str], config_dir: Path) -> Rules:
-    """The rules that overlays hold, later ones over earlier ones; none where no overlay has any.
-
-    Args:
-        overlays: config files, such as ``scripts/find_best.py`` writes.
-        config_dir: folder of the bundle's configs.
-
-    Raises:
-        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
-    """
-    known = known_ids(config_dir) | {RULES_ID}
-    rules: Rules = ()
-    for overlay in overlays:
-        content = read_json(overlay, ConfigError)
-        check_overrides(["--config_file", str(overlay)], known)
-        rules = content.get(RULES_ID, rules)
-    require_rules(rules)
-    return rules
 
 
 def require_rules(rules: Any, label_values: Sequence[int] | None = None) -> None:

@@ -6,6 +6,8 @@ NVIDIA's example documents such a mode, ``nav``, and lacks it.
 import copy
 import datetime
 import logging
+import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,6 @@ import monai
 import torch
 from torch import nn
 
-from benchmarks.measure import machine
 from dynunet_bundle import __version__
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.select import find_images
@@ -258,4 +259,20 @@ def _report(request: ExportRequest, reference: Reference, rows: Sequence[Row]) -
             "shape": list(reference.shape),
         },
         "models": [asdict(row) for row in rows],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system; no host name."""
+    processor = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):  # not Linux, or a processor without that line
+        pass
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
     }
