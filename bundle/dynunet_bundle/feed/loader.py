@@ -1,7 +1,5 @@
 """The iterable that a trainer takes: batches from the DALI graph, without end, with a position to resume from."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
 from dynunet_bundle.feed.workers import Workers
+from dynunet_bundle.files import json_sha256
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 logger = logging.getLogger(__name__)
@@ -188,10 +187,7 @@ class DaliLoader:
             parts["mask_augmentation"] = {
                 kind: dict(how) for kind, how in sampling.mask_augmentation.kinds.items()
             }
-        return {
-            name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16]
-            for name, part in parts.items()
-        }
+        return {name: json_sha256(part)[:16] for name, part in parts.items()}
 
     def _source(self, first_iteration: int | None = None) -> PatchSource:
         first = self.iteration if first_iteration is None else first_iteration

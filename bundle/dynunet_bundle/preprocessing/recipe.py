@@ -1,4 +1,8 @@
-"""What a transform does, as plain data: the key by which the prepared store knows what it holds."""
+"""What a transform does, as plain data: the key by which the prepared store knows what it holds.
+
+Stored on disk: the names of classes and of their attributes, hashed, in the sidecar of each prepared case. Modules are
+left out, so a file may move; to rename a transform or an attribute prepares every store anew.
+"""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -33,7 +37,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, partial):
         return [describe(thing.func), describe(thing.args), describe(thing.keywords)]
     if callable(thing) and hasattr(thing, "__qualname__"):
-        return f"{thing.__module__}.{thing.__qualname__}"
+        return thing.__qualname__
     return _describe_object(thing)
 
 
@@ -48,8 +52,8 @@ def _describe_values(values: Any) -> Any:
 
 
 def _describe_object(thing: Any) -> Any:
-    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    if not isinstance(thing, Transform) and not name.startswith("monai."):
+    name = type(thing).__qualname__
+    if not isinstance(thing, Transform) and not type(thing).__module__.startswith("monai."):
         return name
     settings = {key: value for key, value in sorted(vars(thing).items()) if key not in STATE_OF_USE}
     return {name: {key: describe(value) for key, value in settings.items()}}

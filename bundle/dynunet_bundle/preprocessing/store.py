@@ -14,7 +14,6 @@ rename, so a killed preparation leaves whole cases only, and running it again fi
 """
 
 import copy
-import hashlib
 import json
 import logging
 import threading
@@ -37,6 +36,7 @@ from dynunet_bundle.files import (
     TEMPORARY_SUFFIX,
     atomic_write,
     ensure_writable,
+    json_sha256,
     remove_leftovers,
     write_json,
 )
@@ -126,7 +126,7 @@ class PreparedDataset(Dataset):
             "positions_per_class": POSITIONS_PER_CLASS,
             "transform": describe(transform),
         }
-        self.recipe_hash = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        self.recipe_hash = json_sha256(recipe)
         self._cases: list[PreparedCase] | None = None
 
     def __len__(self) -> int:
