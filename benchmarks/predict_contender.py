@@ -155,10 +155,10 @@ def _our_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
         },
     )
     for module, owner, name, stage in (
-        ("raw_dataset", "RawDataset", "_transform", "preprocess"),
+        ("preprocessing.raw_dataset", "RawDataset", "_transform", "preprocess"),
         ("inference.inferer", "PatchInferer", "__call__", "windows"),
-        ("inference.restore_classes", "RestoreClassesd", "__call__", "restore"),
-        ("inference.restore", "SaveMaskd", "__call__", "write"),
+        ("inference.restore", "RestoreClassesd", "__call__", "restore"),
+        ("inference.save_mask", "SaveMaskd", "__call__", "write"),
     ):
         found = importlib.import_module(f"dynunet_bundle.{module}")
         stages.wrap(getattr(found, owner), name, stage)

@@ -180,7 +180,7 @@ def test_a_device_that_is_too_small_leaves_the_result_to_the_cpu(monkeypatch, ca
         ({"overlap": 1.0}, "overlap"),
         ({"sw_batch_size": 0}, "sw_batch_size"),
         ({"precision": "int8"}, "precision"),
-        ({"precision": "float16"}, "for GPUs"),
+        ({"precision": "float16"}, "needs a GPU"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

@@ -28,7 +28,7 @@ from dynunet_bundle.networks.residual import (
     ResidualEncoderUNet,
 )
 
-ORACLE = Path(__file__).parent / "planning" / "planner_oracle.json"
+ORACLE = Path(__file__).parents[1] / "planning" / "planner_oracle.json"
 CONFIGS = BUNDLE / "configs"
 
 # sum(p.numel() for p in net.parameters()) of the ResidualEncoderUNet of dynamic_network_architectures 0.4.4, built with

@@ -44,7 +44,7 @@ def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
     """
     content = read_json(path, ConfigError)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not an overlay: it holds {type(content).__name__}, not ids.")
+        raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
     _require_known(content, known, str(path))
     return content
 

@@ -18,8 +18,8 @@ PACKAGES = (
 """Of torch and MONAI those without commands, downloads and loaders of code (``monai.utils.run_cmd``, ``torch.hub``)."""
 
 OWN_COMMANDS = (
-    *("benchmark", "delivery", "download", "files", "resume", "workflow"),
-    *("training.fold_runs", "training.launch", "training.slurm"),
+    *("configs.overlays", "configs.workflow", "cross_validation", "best_configuration"),
+    *("dataset.download", "dataset.http_resume", "delivery", "files"),
 )
 """Modules of this package that start processes, or write files of any name: nothing for a config."""
 
