@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,6 +237,58 @@ def test_unreadable_json_is_the_callers_error_and_names_the_file(tmp_path: Path)
         read_json(path, ConfigError)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_json(tmp_path, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 200 + "]" * 200, "nested deeper than 100 levels"),
+        ("[" * 100_000 + "]" * 100_000, "not valid JSON|nested deeper"),
+        ("1" * 100_000, "not valid JSON: .*digits"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+    ],
+)
+def test_odd_json_is_refused_in_one_line(tmp_path: Path, text: str, problem: str):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_json(path, ConfigError)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path):
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
+    assert read_json(tmp_path / "bom.json", ConfigError) == {"a": 1}
+
+
+SHAPE = {
+    "type": "object",
+    "required": ["cases"],
+    "properties": {
+        "cases": {"type": "object", "additionalProperties": {"type": "array"}},
+        "mean": {"type": ["number", "null"]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([], "the whole content: .* is not of type 'object'"),
+        ({}, "'cases' is a required property"),
+        ({"cases": {"a": [1], "b": 3}}, "cases.b: 3 is not of type 'array'"),
+        ({"cases": {}, "mean": "x" * 9999}, "mean: "),
+    ],
+)
+def test_json_of_another_shape_names_the_field(tmp_path: Path, content: Any, problem: str):
+    path = tmp_path / "run.json"
+    write_json(path, {"cases": {"a": []}, "mean": 0.5})
+    assert read_json(path, ConfigError, SHAPE)["mean"] == 0.5
+    write_json(path, content)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_json(path, ConfigError, SHAPE)
+    assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < 600
 
 
 def test_sha256_of_a_known_text(tmp_path: Path):

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +30,12 @@ CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 """nnU-Net's name of one channel of a case, without the suffix of the image: ``liver_12_0000``."""
 
 TEMPORARY_SUFFIX = ".part"
+
+MAX_JSON_DEPTH = 100
+"""Levels of a JSON file; the configs of this bundle have 9."""
+
+MAX_PROBLEM = 200
+"""Characters of a problem in a message."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a limit of the process."""
@@ -179,24 +185,82 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         file.write((json.dumps(content, indent=4) + "\n").encode())
 
 
-def read_json(path: str | os.PathLike[str], error_type: type[BundleError]) -> Any:
-    """Read a JSON file.
+def read_json(
+    path: str | os.PathLike[str],
+    error_type: type[BundleError],
+    schema: Mapping[str, Any] | None = None,
+) -> Any:
+    """Read a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
         error_type: what to raise when it is missing or malformed.
+        schema: JSON Schema (2020-12) of the content; None if the caller takes any shape.
 
     Raises:
-        BundleError: of type ``error_type``, naming the file and, for malformed JSON, the line.
+        BundleError: of type ``error_type``, in one line that names the file and, for malformed JSON, the line, for
+            content of another shape, the field.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise error_type(f"{path} does not exist.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise error_type(f"{path} is not valid JSON: {error}. Repair the file.") from error
+    except (ValueError, RecursionError) as error:
+        # a number of too many digits is a ValueError, too much nesting a RecursionError
+        reason = str(error).splitlines()[0]
+        raise error_type(f"{path} is not valid JSON: {reason}. Repair the file.") from error
     except OSError as error:
         raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
+    if _depth(content) > MAX_JSON_DEPTH:
+        raise error_type(f"{path} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
+    if schema is not None:
+        require_shape(content, schema, path, error_type)
+    return content
+
+
+def require_shape(
+    content: Any,
+    schema: Mapping[str, Any],
+    where: str | os.PathLike[str],
+    error_type: type[BundleError],
+) -> None:
+    """Refuse JSON data of another shape than a schema says.
+
+    Args:
+        content: JSON data.
+        schema: JSON Schema (2020-12).
+        where: the file that it comes from, for the message.
+        error_type: what to raise.
+
+    Raises:
+        BundleError: of type ``error_type``, naming the file, the field, and what is wrong there.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    fault = best_match(Draft202012Validator(schema).iter_errors(content))
+    if fault is not None:
+        field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
+        problem = fault.message if len(fault.message) <= MAX_PROBLEM else _short_problem(fault)
+        raise error_type(f"{where}: {field}: {problem}. Repair the file.")
+
+
+def _short_problem(fault: Any) -> str:
+    """The problem without the offending value, which may be the whole file."""
+    return f"it is not as the schema's {fault.validator} {str(fault.validator_value)[:MAX_PROBLEM]} says"
+
+
+def _depth(content: Any) -> int:
+    """Levels of lists and objects, counted without recursion."""
+    depth, level = 0, [content]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        if depth > MAX_JSON_DEPTH:
+            break
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,8 @@
 """Values that MONAI's config parser gives back as they are.
 
 MONAI evaluates a text that begins with ``$``, resolves one that begins with ``@`` or ``%``, and writes ``::`` for each
-``#`` in any text. So a file name such as ``$(date).nii.gz`` or ``scan #2`` is code, or another file. What comes from a file
-or an argument goes through ``literal`` before the parser sees it.
+``#`` in any text. So a file name such as ``$(date).nii.gz`` or ``scan #2`` is code, or another file. What comes from a
+file or an argument goes through ``literal`` before the parser sees it.
 """
 
 import re
