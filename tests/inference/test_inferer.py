@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, PredictionError
 from dynunet_bundle.inference.inferer import EMPTY_LOGIT, PatchInferer
 from dynunet_bundle.networks.precision import compute_dtype, has_bfloat16
 
@@ -207,3 +207,23 @@ def test_auto_is_what_the_device_is_fast_in(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert has_bfloat16() == found
         assert compute_dtype("auto", torch.device("cpu")) == dtype
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_an_error_not_a_mask(bad):
+    def network(x):
+        logits = torch.stack([x[:, 0], -x[:, 0]], 1)
+        logits[0, 1, 3, 3, 3] = bad
+        return logits
+
+    inferer = PatchInferer([8, 8, 8])
+    for size in (8, 20):
+        with pytest.raises(PredictionError, match="NaN or infinite"):
+            inferer(made(1, 1, size, size, size), network)
+
+
+def test_large_finite_logits_are_taken():
+    def network(x):
+        return x.new_full((len(x), 2, *x.shape[2:]), 3e38)
+
+    assert PatchInferer([8, 8, 8])(made(1, 1, 8, 8, 8), network).isfinite().all()

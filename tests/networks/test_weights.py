@@ -231,3 +231,52 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, writer: str) -> None:
     with suppress(Exception):
         torch.load(path, weights_only=False)  # noqa: S614 - our own payload
     assert marker.exists()
+
+
+def poisoned(kind: str, tensor: torch.Tensor) -> Any:
+    """A weight of another kind, of the same shape where it has one."""
+    return {
+        "nan": lambda: torch.full_like(tensor, torch.nan),
+        "infinite": lambda: torch.where(torch.arange(tensor.shape[0]) > 0, 1.0, -torch.inf),
+        "meta": lambda: tensor.to("meta"),
+        "sparse": tensor.to_sparse,
+        "quantised": lambda: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "complex": lambda: tensor.to(torch.complex64),
+        "text": lambda: "weights",
+        "list": lambda: [1.0, 2.0],
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["nan", "infinite", "meta", "sparse", "quantised", "complex", "text", "list"]
+)
+def test_weights_that_are_not_plain_finite_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    state: dict[str, Any] = dict(trained_state())
+    name = "input_block.norm1.weight"
+    state[name] = poisoned(kind, state[name])
+    torch.save(state, tmp_path / "model.pt")
+    message = refusal(tmp_path / "model.pt")
+    assert name in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mirror_axes", "$__import__('os').system('true')"),
+        ("mirror_axes", [0, 5]),
+        ("mirror_axes", [True]),
+        ("plan", []),
+        ("sha256", 3),
+        ("epoch", -1),
+    ],
+)
+def test_a_sidecar_of_another_shape_names_the_field(weights: Path, field: str, value: Any) -> None:
+    sidecar = weights.with_suffix(".json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), field: value}))
+    assert f"model.json: {field}" in refusal_of_sidecar(weights)
+
+
+def refusal_of_sidecar(weights: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_weights(make_network(1), weights, PLAN)
+    return str(caught.value)

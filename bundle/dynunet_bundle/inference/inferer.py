@@ -15,7 +15,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
 from torch import nn
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, PredictionError
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
 from dynunet_bundle.networks.cpu.forward import fit_to_cpu
 from dynunet_bundle.networks.precision import compute_dtype, computing_in
@@ -132,6 +132,9 @@ class PatchInferer(SlidingWindowInferer):
 
         Returns:
             ``[B, outputs, *spatial]`` float32.
+
+        Raises:
+            PredictionError: if a value is NaN or infinite.
         """
         if isinstance(network, nn.Module):
             # here, so that a server that asks for the bare network of the bundle gets the same masks
@@ -156,6 +159,7 @@ class PatchInferer(SlidingWindowInferer):
         results = [self._collect(image, windows, rows, compute) for image in padded]
         # stacking copies
         whole = torch.stack(results) if len(results) > 1 else results[0].unsqueeze(0)
+        _require_finite(whole)
         return whole[(slice(None), slice(None), *inner)]
 
     def _starts(self, size: int, width: int) -> list[int]:
@@ -214,6 +218,20 @@ class PatchInferer(SlidingWindowInferer):
             for chosen in flips:
                 mean += network(batch.flip(chosen)).flip(chosen)
         return mean.div_(len(flips) + 1)
+
+
+def _require_finite(logits: torch.Tensor) -> None:
+    """Refuse NaN and infinity, of which argmax would make a mask without a warning.
+
+    Raises:
+        PredictionError: naming the likely causes.
+    """
+    # the sum takes no memory; that of very many finite values may overflow
+    if not logits.sum().isfinite() and not logits.isfinite().all():
+        raise PredictionError(
+            "the network gives values that are NaN or infinite for this image. Check the image for extreme values "
+            "(scripts/check_dataset.py), and try --precision float32."
+        )
 
 
 def _pad(

@@ -24,6 +24,22 @@ from dynunet_bundle.planning.plan import plan_differences
 
 HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
 
+MODEL_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["sha256"],
+    "properties": {
+        "plan": {"type": "object"},
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "epoch": {"type": ["integer", "null"], "minimum": 0},
+        "mirror_axes": {
+            "type": ["array", "null"],
+            "items": {"type": "integer", "minimum": 0, "maximum": 2},
+            "uniqueItems": True,
+        },
+    },
+}
+"""Shape of ``model.json``, the file beside weights."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -110,7 +126,7 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
             describes.
     """
     sidecar = path.with_suffix(".json")
-    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
     if facts and facts.get("sha256") != sha256_of(path):
         raise WeightsError(
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
@@ -130,7 +146,28 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
         ) from error
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
+    for name, value in state.items():
+        fault = _tensor_fault(name, value)
+        if fault:
+            raise WeightsError(f"{path}: {fault}. Export the model's state_dict again.")
     return state, facts
+
+
+def _tensor_fault(name: Any, value: Any) -> str | None:
+    """Why an entry of a file is not a weight that a network computes with, or None."""
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return f"{name!r} is of type {type(value).__name__}, not a tensor by name"
+    if value.is_meta:
+        return f"{name} is on the device meta: it has a shape and no values"
+    if value.is_quantized or value.layout != torch.strided:
+        return (
+            f"{name} is a {'quantised' if value.is_quantized else 'sparse'} tensor, not a plain one"
+        )
+    if value.is_complex():
+        return f"{name} has complex numbers"
+    if value.is_floating_point() and not value.isfinite().all():
+        return f"{name} has values that are NaN or infinite"
+    return None
 
 
 def _first_mismatch(
@@ -148,7 +185,7 @@ def _first_mismatch(
 def learnt_mirroring(path: Path) -> list[int] | None:
     """Axes of the patch that a training mirrored over; None where nothing is known of it."""
     sidecar = path.with_suffix(".json")
-    facts = read_json(sidecar, WeightsError) if sidecar.is_file() else {}
+    facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
     axes: list[int] | None = facts.get("mirror_axes")
     return axes
 
