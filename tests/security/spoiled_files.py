@@ -69,8 +69,8 @@ def gzip_bomb(path: Path) -> Path:
     return path
 
 
-def extension_bomb(path: Path, size: int) -> Path:
-    """An extension whose size says nothing true, before 256 MiB of zeros."""
+def extension_bomb(path: Path, size: int, num_zeros: int = 1 << 28) -> Path:
+    """An extension whose size says nothing true; zeros follow the voxels."""
     image = nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
     head = bytearray(image.header.binaryblock)
     head[108:112] = np.float32(352 + 64).tobytes()
@@ -79,6 +79,6 @@ def extension_bomb(path: Path, size: int) -> Path:
         content = bytes(head) + b"\1\0\0\0" + extension + image.dataobj.tobytes("F")
         file.write(gzip.compress(content))
         zeros = gzip.compress(bytes(1 << 24), mtime=0)
-        for _ in range(16):
+        for _ in range(num_zeros >> 24):
             file.write(zeros)
     return path

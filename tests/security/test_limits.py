@@ -78,8 +78,13 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 8, -5, 1 << 30, 64])
 def test_extensions_are_passed_over(tmp_path, size):
-    found, _ = read_volume(extension_bomb(tmp_path / "a.nii.gz", size))
+    found, _ = read_volume(extension_bomb(tmp_path / "a.nii.gz", size, num_zeros=0))
     np.testing.assert_array_equal(found[0], np.arange(64).reshape(4, 4, 4))
+
+
+def test_a_stream_that_goes_on_behind_the_voxels_is_not_read_to_its_end(tmp_path):
+    with pytest.raises(OSError, match="other data behind its voxels"):
+        read_volume(extension_bomb(tmp_path / "a.nii.gz", 64))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ an axis of length 1e308 into a direction. Tests show each of these.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from dynunet_bundle.files import case_name
 from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
@@ -24,6 +25,8 @@ COUNTED = re.compile(r"[1-9]\d*")
 PATTERN = re.compile(r"[^%]*(?:%0?[1-9]?d[^%]*)?")
 """Of the names of slices in files of their own: one number of up to 9 digits."""
 
+NRRD_END = re.compile(r"\r?\n\r?\n")
+NRRD_ENCODINGS = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "raw"}
 META_END = re.compile(r"ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)", re.IGNORECASE)
 META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4}
 NRRD_SIZES = {"char": 1, "int8": 1, "uint8": 1, "short": 2, "int16": 2, "uint16": 2}
@@ -42,11 +45,34 @@ META_NUMBERS = (
 )
 
 
-def require_sound_header(path: Path) -> None:
+class Stored(NamedTuple):
+    """Where and how a header says that its voxels are stored.
+
+    Attributes:
+        files: names of the files that hold them, or a pattern of names; empty if they follow the header.
+        offset: bytes before them in the file of the header; 0 if they are in files of their own.
+        encoding: ``raw``, one of ``streams.ENCODINGS``, or another one of NRRD's.
+        big_endian: whether the most significant byte comes first.
+        sizes: length of each axis, the fastest first, for NRRD with components of a voxel.
+        skips: whether NRRD tells the reader to skip lines or bytes.
+    """
+
+    files: tuple[str, ...]
+    offset: int
+    encoding: str
+    big_endian: bool
+    sizes: tuple[int, ...]
+    skips: bool = False
+
+
+def require_sound_header(path: Path) -> Stored:
     """Refuse a header that SimpleITK should not see.
 
     Args:
         path: an NRRD or MetaImage file.
+
+    Returns:
+        Where the voxels are.
 
     Raises:
         CaseError: if it promises more voxels than are allowed.
@@ -55,14 +81,17 @@ def require_sound_header(path: Path) -> None:
     with path.open("rb") as file:
         text = file.read(MAX_HEADER_BYTES).decode("latin-1")
     check = _check_nrrd if path.name.lower().endswith(NRRD_SUFFIXES) else _check_meta
-    for name in check(path, text):
+    stored = check(path, text)
+    for name in stored.files:
         _require_beside(path, name)
+    return stored
 
 
-def _check_nrrd(path: Path, text: str) -> Iterator[str]:
-    """Check the fields; give the names of files of voxels."""
+def _check_nrrd(path: Path, text: str) -> Stored:
+    """Check the fields."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n\n")[0].split("\n")
     fields: dict[str, str] = {}
+    files: list[str] = []
     for number, line in enumerate(lines):
         name, found, value = line.partition(":")
         if line.startswith("#") or not found or value.startswith("="):
@@ -72,7 +101,7 @@ def _check_nrrd(path: Path, text: str) -> Iterator[str]:
             raise OSError(f"its header has {name} twice")
         fields[name] = value
         if name in ("data file", "datafile"):
-            yield from (lines[number + 1 :] if _is_list(value) else [value])
+            files += lines[number + 1 :] if _is_list(value) else [value]
     dimensions = _dimensions(fields.get("dimension", ""))
     for name in NRRD_LISTS:
         items = re.findall(r'"[^"]*"|\([^)]*\)|[^\s"()]+', fields.get(name, ""))
@@ -81,14 +110,24 @@ def _check_nrrd(path: Path, text: str) -> Iterator[str]:
     _require_numbers(" ".join(fields.get(name, "") for name in NRRD_NUMBERS))
     itemsize = NRRD_SIZES.get(fields.get("type", "").removeprefix("unsigned "), LARGEST)
     _require_voxels(path, fields.get("sizes", ""), dimensions, itemsize)
+    ends = [found.end() for found in [NRRD_END.search(text)] if found]
+    return Stored(
+        _names(files) if files else (),
+        0 if files or not ends else ends[0],
+        NRRD_ENCODINGS.get(fields.get("encoding", "raw").lower(), fields["encoding"]),
+        fields.get("endian", "little").lower() == "big",
+        tuple(map(int, fields["sizes"].split())),
+        any(name.replace(" ", "") in ("lineskip", "byteskip") for name in fields),
+    )
 
 
-def _check_meta(path: Path, text: str) -> Iterator[str]:
-    """Check the fields, whose values may stand on lines of their own; give the names of files of voxels."""
+def _check_meta(path: Path, text: str) -> Stored:
+    """Check the fields, whose values may stand on lines of their own."""
     end = META_END.search(text)
     if end is None:
         raise OSError("its header has no end")
     text, value, rest = text[: end.start()], end[1].strip(), text[end.end() :]
+    offset = end.end() + len(rest) - len(rest.removeprefix("\r").removeprefix("\n"))
     dimensions = _dimensions(" ".join(sorted(set(_meta_values(text, "NDims")))))
     for key in META_NUMBERS:
         _require_numbers(" ".join(_meta_values(text, key, r"[-+.\deE\s]*")))
@@ -102,8 +141,28 @@ def _check_meta(path: Path, text: str) -> Iterator[str]:
     channels = _meta_values(text, "ElementNumberOfChannels") or ["1"]
     for sizes in _meta_values(text, "DimSize", r"[^A-Za-z]*"):
         _require_voxels(path, f"{sizes} {' '.join(channels)}", dimensions + len(channels), itemsize)
-    if value.lower() != "local":
-        yield from (rest.splitlines() if _is_list(value) else [value])
+    own = value.lower() == "local"
+    listed = rest.splitlines() if _is_list(value) else [value]
+    header_size = _meta_values(text, "HeaderSize", r"-?\d+")
+    return Stored(
+        () if own else _names(listed),
+        offset if own else 0,
+        "zlib" if _is_true(_meta_values(text, "CompressedData")) else "raw",
+        _is_true(_meta_values(text, "(?:BinaryData|Element)ByteOrderMSB")),
+        tuple(int(size) for size in " ".join(_meta_values(text, "DimSize", r"[^A-Za-z]*")).split()),
+        any(int(size) != 0 for size in header_size),
+    )
+
+
+def _names(lines: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise OSError("its header names no file of voxels")
+    return names
+
+
+def _is_true(values: list[str]) -> bool:
+    return any(value.lower() in ("true", "t", "1") for value in values)
 
 
 def _meta_values(text: str, key: str, value: str = r"\S+") -> list[str]:

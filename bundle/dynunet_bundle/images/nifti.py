@@ -5,7 +5,9 @@ of memory; an extension of negative size makes it read a compressed file to its 
 one kind is a DICOM header whose values may be of a patient. Nothing here needs extensions, so they are passed over.
 """
 
+import gzip
 import math
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +16,7 @@ from nibabel.openers import ImageOpener
 
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import case_name
+from dynunet_bundle.images.streams import require_end, require_size
 from dynunet_bundle.limits import require_place, require_room
 
 GZIP_SUFFIX = ".gz"
@@ -51,6 +54,32 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
         if kind.header_class.may_contain_header(head[:size]):
             return _open(Path(path), kind, kind.header_class(head[:size]))
     raise OSError("it has no header of NIfTI")
+
+
+def read_voxels(path: str | Path, image: nib.Nifti1Image) -> np.ndarray:
+    """Voxels of an image that ``load_nifti`` opened, in the file's own type, float64 where it is scaled.
+
+    The file is read to its end: a compressed one has its checksum there, which nibabel alone never reaches.
+
+    Args:
+        path: the file.
+        image: what ``load_nifti`` gave for it.
+
+    Raises:
+        OSError: if the stream is damaged or cut off, or holds more than the header says.
+    """
+    proxy = image.dataobj
+    if not str(path).lower().endswith(GZIP_SUFFIX):
+        require_size(Path(path), proxy.offset, math.prod(proxy.shape) * proxy.dtype.itemsize)
+        return np.asanyarray(proxy)
+    layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    with gzip.open(path, "rb") as file:
+        try:
+            voxels = np.asanyarray(image.ImageArrayProxy(file, layout))
+            require_end(file)
+        except (zlib.error, EOFError) as error:
+            raise OSError(f"its compressed voxels are damaged ({error})") from None
+    return voxels
 
 
 def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> nib.Nifti1Image:

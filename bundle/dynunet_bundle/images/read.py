@@ -14,7 +14,7 @@ import numpy as np
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
-from dynunet_bundle.images.nifti import load_nifti
+from dynunet_bundle.images.nifti import load_nifti, read_voxels
 
 SPATIAL_AXES = 3
 MAX_CORNER_SHIFT_VOXELS = 0.1
@@ -71,7 +71,7 @@ def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
 def _read_file(path: str | Path) -> tuple[Volume, Any]:
     if str(path).lower().endswith(NIFTI_SUFFIXES):
         image = load_nifti(path)
-        array = _channels_first(np.asanyarray(image.dataobj))
+        array = _channels_first(read_voxels(path, image))
         return _volume(case_name(path), array, np.array(image.affine, dtype=float)), image
     if is_series_name(path):
         # pydicom is an extra

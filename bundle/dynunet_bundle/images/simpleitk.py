@@ -4,6 +4,7 @@ A file is read as what its suffix says, by that reader alone: by its content, a 
 SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghostscript.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,14 @@ from PIL import Image
 
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name
-from dynunet_bundle.images.header_checks import META_SUFFIXES, NRRD_SUFFIXES, require_sound_header
+from dynunet_bundle.images.header_checks import (
+    META_SUFFIXES,
+    NRRD_SUFFIXES,
+    Stored,
+    require_sound_header,
+)
+from dynunet_bundle.images.picture_checks import require_sound_picture
+from dynunet_bundle.images.streams import ENCODINGS, decompress, require_size
 from dynunet_bundle.limits import require_place, require_room
 
 SPATIAL_AXES = 3
@@ -69,8 +77,11 @@ def _read_picture(path: str | Path) -> np.ndarray:
 
 def _read_with_sitk(path: str | Path) -> sitk.Image:
     suffix = Path(path).suffix.lower()
+    stored = None
     if suffix in (*NRRD_SUFFIXES, *META_SUFFIXES):
-        require_sound_header(Path(path))
+        stored = require_sound_header(Path(path))
+    else:
+        require_sound_picture(Path(path))
     name = simpleitk_name(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(name)
@@ -78,7 +89,12 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
     try:
         reader.ReadImageInformation()
         _require_sound(path, reader)
-        return reader.Execute()
+        if stored is None or stored.encoding not in (*ENCODINGS, "raw"):
+            return reader.Execute()
+        if stored.encoding == "raw":
+            _require_raw_size(Path(path), stored, reader)
+            return reader.Execute()
+        return _decompressed(Path(path), stored, reader)
     except RuntimeError as error:
         # the lines before the last say where in SimpleITK it was found; the folder is nobody's business
         reason = str(error).splitlines()[-1].replace(f"{Path(name).parent}{os.sep}", "")
@@ -111,6 +127,52 @@ def _require_sound(path: str | Path, reader: sitk.ImageFileReader) -> None:
         raise OSError(f"its voxels are of an unknown type ({kind})")
     shape = (*reader.GetSize(), reader.GetNumberOfComponents())
     require_room(case_name(path), shape, int(bits[1]) // BITS_A_BYTE)
+
+
+def _dtype_of(reader: sitk.ImageFileReader) -> np.dtype:
+    """Type of a number, in the byte order of this machine."""
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    bits = BITS.search(kind)
+    assert bits is not None  # noqa: S101 - _require_sound
+    letter = "f" if "float" in kind else "u" if "unsigned" in kind else "i"
+    return np.dtype(f"{letter}{int(bits[1]) // BITS_A_BYTE}")
+
+
+def _num_bytes(reader: sitk.ImageFileReader) -> int:
+    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    return numbers * _dtype_of(reader).itemsize
+
+
+def _require_raw_size(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> None:
+    """Refuse voxels that are not as many as the header says; ITK fills up with memory as it finds it."""
+    if stored.skips:  # the voxels begin somewhere else, or are the last bytes of the file
+        least = path.parent / stored.files[0] if stored.files else path
+        if least.is_file() and least.stat().st_size < _num_bytes(reader):
+            raise OSError("it is cut off: its file is smaller than its voxels")
+    elif not stored.files:
+        require_size(path, stored.offset, _num_bytes(reader))
+    elif len(stored.files) == 1 and "%" not in stored.files[0]:
+        require_size(path.parent / stored.files[0], 0, _num_bytes(reader))
+
+
+def _decompressed(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> sitk.Image:
+    """The image of compressed voxels, which SimpleITK would decompress without a look at their checksum."""
+    components, size = reader.GetNumberOfComponents(), tuple(reader.GetSize())
+    own = [(components, *size), size] if components == 1 else [(components, *size)]
+    meta = path.suffix.lower() in META_SUFFIXES
+    if stored.skips or len(stored.files) > 1 or not (meta or stored.sizes in own):
+        raise OSError("its compressed voxels are stored in an order that is not supported")
+    with (path.parent / stored.files[0] if stored.files else path).open("rb") as file:
+        file.seek(stored.offset)
+        content = decompress(file, stored.encoding, _num_bytes(reader))
+    dtype = _dtype_of(reader).newbyteorder(">" if stored.big_endian else "<")
+    voxels = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="), copy=False)
+    shape = (*size[::-1], components) if components > 1 else size[::-1]
+    image = sitk.GetImageFromArray(voxels.reshape(shape), isVector=components > 1)
+    image.SetOrigin(reader.GetOrigin())
+    image.SetSpacing(reader.GetSpacing())
+    image.SetDirection(reader.GetDirection())
+    return image
 
 
 def _sitk_array(image: sitk.Image) -> np.ndarray:
