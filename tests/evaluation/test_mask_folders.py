@@ -241,7 +241,7 @@ def test_a_damaged_mask_names_the_case(folders, folder):
 
 def test_a_mask_with_channels_is_an_error(folders):
     save_nifti(folders / "predictions" / "x.nii.gz", np.ones((5, 5, 5, 2), np.uint8))
-    with pytest.raises(CaseError, match="case x: prediction and label lie on different grids"):
+    with pytest.raises(CaseError, match="case x: its masks have 2 channels"):
         score(folders, NAMES)
 
 

@@ -11,7 +11,7 @@ from conftest import save_nifti, save_picture
 from scipy.spatial.transform import Rotation
 
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.images.read import corner_shift, read_channels, read_volume
+from dynunet_bundle.images.read import read_channels, read_volume
 
 SHAPE = (7, 6, 5)
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -277,16 +277,6 @@ def test_channels_on_different_grids_are_refused_by_name(tmp_path: Path, change:
         read_channels(files)
     assert info.value.case == "case"
     assert "case_0000.nii.gz and case_0002.nii.gz" in info.value.problem
-
-
-def test_corner_shift_is_in_voxels_of_the_first():
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    other = affine.copy()
-    other[2, 3] = 5
-    assert corner_shift(affine, other, SHAPE) == pytest.approx(2.5)
-    # 1 % wider voxels: the far corner, 6 voxels away
-    assert corner_shift(affine, affine @ np.diag([1.01, 1, 1, 1]), SHAPE) == pytest.approx(0.06)
-    assert corner_shift(affine, affine, (1, 1, 1)) == 0
 
 
 # --- real files

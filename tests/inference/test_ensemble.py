@@ -158,7 +158,7 @@ def test_other_labels_and_grids_are_refused(images, member):
     with pytest.raises(DatasetError, match=r"other labels for a .*label_names: .* against"):
         run(request_for(images, one, member("two", 2, labels=names)))
     shifted = AFFINE + np.eye(4)[:, [3, 0, 1, 2]] * [0, 0, 0, 1]
-    with pytest.raises(CaseError, match="case a: .* different grids: shapes"):
+    with pytest.raises(CaseError, match="case a: .* different grids: they have shapes"):
         run(request_for(images, one, member("three", 3, shape=(9, 7, 6))))
     with pytest.raises(CaseError, match="case a: .* different grids: .* voxels apart"):
         run(request_for(images, one, member("four", 4, affine=shifted)))

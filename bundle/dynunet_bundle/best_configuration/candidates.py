@@ -16,7 +16,8 @@ from dynunet_bundle.dataset.cases import unreadable
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.files import ensure_writable, read_json, write_json
-from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, corner_shift, read_volume
+from dynunet_bundle.images.grid import grid_difference
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
 from dynunet_bundle.labels.classes import IGNORE_CLASS
 from dynunet_bundle.labels.scheme import target_classes
@@ -88,14 +89,11 @@ class Candidate:
         else:
             files = [(run.probabilities or {})[case] for run in self.members]
             found, own_affine = average_classes(files), files[0].affine
-        shift = 0.0
-        if found.shape == reference.shape and np.linalg.det(affine):
-            shift = corner_shift(affine, own_affine, found.shape)
-        if found.shape != reference.shape or shift > MAX_CORNER_SHIFT_VOXELS:
+        difference = grid_difference(reference.shape, affine, found.shape, own_affine)
+        if difference:
             raise CaseError(
                 case,
-                f"the prediction of {self.name} is not on the grid of its label: shapes {found.shape} and "
-                f"{reference.shape}, {shift:.1f} voxels apart at a corner",
+                f"the prediction of {self.name} is not on the grid of its label: label and prediction {difference}",
                 SAME_DATA,
             )
         return found, reference

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS
 from dynunet_bundle.errors import OutputError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def is_multi_frame(header: Any) -> bool:
 
 def lps_affine(series: "DicomSeries") -> np.ndarray:
     """The affine of a series in DICOM's LPS+ millimetres, ``[4, 4]``."""
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
+    return LPS_TO_RAS @ series.affine
 
 
 def voxel_ml(series: "DicomSeries") -> float:

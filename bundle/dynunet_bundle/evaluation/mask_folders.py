@@ -23,12 +23,12 @@ from dynunet_bundle.evaluation.case_measures import (
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.files import case_name
+from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import Volume, read_volume
 from dynunet_bundle.labels.classes import IGNORE_CLASS, MAX_CLASSES
 from dynunet_bundle.labels.scheme import Regions, require_label_plan, target_classes, target_names
 from dynunet_bundle.progress import progress
 
-AFFINE_TOLERANCE_MM = 1e-2
 MAX_SHOWN = 10
 LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
 
@@ -293,18 +293,19 @@ def _load_pair(name: str, prediction: str, reference: str) -> Pair:
         CaseError: if a file cannot be read, if the masks lie on different grids, or have channels.
     """
     ours, theirs = _read(name, prediction), _read(name, reference)
-    if ours.array.shape != theirs.array.shape or not np.allclose(
-        ours.affine, theirs.affine, atol=AFFINE_TOLERANCE_MM
-    ):
+    difference = grid_difference(
+        ours.array.shape[1:], ours.affine, theirs.array.shape[1:], theirs.affine
+    )
+    if difference:
         raise CaseError(
             name,
-            "prediction and label lie on different grids, "
-            f"shapes {ours.array.shape[1:]} and {theirs.array.shape[1:]}",
+            f"prediction and label lie on different grids: they {difference}",
             "Predict from the image that the label was drawn on.",
         )
-    if len(ours.array) != 1:
+    num_channels = max(len(ours.array), len(theirs.array))
+    if num_channels != 1:
         raise CaseError(
-            name, f"its masks have {len(ours.array)} channels", "Give masks of one value a voxel."
+            name, f"its masks have {num_channels} channels", "Give masks of one value a voxel."
         )
     values = [np.rint(volume.array[0]).astype(np.int32) for volume in (ours, theirs)]
     return Pair(values[0], values[1], theirs.affine)

@@ -14,10 +14,9 @@ import numpy as np
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
+from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
 from dynunet_bundle.images.nifti import load_nifti, read_voxels
 
-SPATIAL_AXES = 3
-MAX_CORNER_SHIFT_VOXELS = 0.1
 MAX_AXIS = 32767
 """MONAI's crops count voxels in int16."""
 
@@ -105,35 +104,15 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array.reshape(*array.shape[:SPATIAL_AXES], -1), -1, 0)
 
 
-def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """How far two affines put a corner of the same volume apart, in voxels of the first.
-
-    Args:
-        affine: ``[4, 4]``, invertible.
-        other: ``[4, 4]``.
-        shape: voxels by axis, ``(X, Y, Z)``.
-    """
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
-    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
-    moved = np.linalg.solve(affine, other @ homogeneous)
-    return float(np.abs(moved[:3] - corners).max())
-
-
 def _require_one_grid(paths: Sequence[str], volumes: Sequence[Volume]) -> None:
     first, affine = volumes[0]
     for path, (volume, other) in zip(paths[1:], volumes[1:], strict=True):
-        problem = None
-        if volume.shape[1:] != first.shape[1:]:
-            problem = f"have shapes {first.shape[1:]} and {volume.shape[1:]}"
-        elif np.linalg.det(affine) != 0:
-            shift = corner_shift(affine, other, first.shape[1:])
-            if shift > MAX_CORNER_SHIFT_VOXELS:
-                problem = f"lie {shift:.1f} voxels apart at a corner"
-        if problem:
+        difference = grid_difference(first.shape[1:], affine, volume.shape[1:], other)
+        if difference:
             name = case_name(paths[0])
             match = CHANNEL_SUFFIX.match(name)
             raise CaseError(
                 match["name"] if match else name,
-                f"its channels are on different grids: {Path(paths[0]).name} and {Path(path).name} {problem}",
+                f"its channels are on different grids: {Path(paths[0]).name} and {Path(path).name} {difference}",
                 "Resample them to one grid, or take the right files together.",
             )

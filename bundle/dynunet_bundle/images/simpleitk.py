@@ -13,8 +13,10 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name
+from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.header_checks import (
     META_SUFFIXES,
     NRRD_SUFFIXES,
@@ -25,8 +27,6 @@ from dynunet_bundle.images.picture_checks import require_sound_picture
 from dynunet_bundle.images.streams import ENCODINGS, decompress, require_size
 from dynunet_bundle.limits import require_place, require_room
 
-SPATIAL_AXES = 3
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 READERS = {
     **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),
     **dict.fromkeys(META_SUFFIXES, "MetaImageIO"),
@@ -57,7 +57,7 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         # their resolution is one for printing, and often differs between an image and its label
-        return _read_picture(path), np.diag([*np.diag(LPS_TO_RAS), 1.0])
+        return _read_picture(path), LPS_TO_RAS.copy()
     image = _read_with_sitk(path)
     affine = _affine_of(image)
     require_place(case_name(path), affine)
@@ -198,6 +198,6 @@ def _affine_of(image: sitk.Image) -> np.ndarray:
     origin = np.zeros(SPATIAL_AXES)
     origin[:used] = image.GetOrigin()[:used]
     affine = np.eye(SPATIAL_AXES + 1)
-    affine[:SPATIAL_AXES, :SPATIAL_AXES] = LPS_TO_RAS @ axes
-    affine[:SPATIAL_AXES, SPATIAL_AXES] = LPS_TO_RAS @ origin
-    return affine
+    affine[:SPATIAL_AXES, :SPATIAL_AXES] = axes
+    affine[:SPATIAL_AXES, SPATIAL_AXES] = origin
+    return LPS_TO_RAS @ affine

@@ -23,13 +23,9 @@ from dynunet_bundle.files import (
     read_json,
     write_json,
 )
+from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
 from dynunet_bundle.images.nifti import load_nifti
-from dynunet_bundle.images.read import (
-    MAX_CORNER_SHIFT_VOXELS,
-    SPATIAL_AXES,
-    corner_shift,
-    read_volume,
-)
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.probabilities import (
     ProbabilityFile,
     label_differences,
@@ -189,11 +185,11 @@ def require_alike(members: Members, names: Sequence[str]) -> None:
 
 
 def _require_same_grid(file: ProbabilityFile, other: ProbabilityFile, where: str) -> None:
-    problem = _grid_difference(file, other.shape, other.affine)
-    if problem:
+    difference = grid_difference(file.shape, file.affine, other.shape, other.affine)
+    if difference:
         raise CaseError(
             file.case,
-            f"its probabilities in {where} are on different grids: {problem}",
+            f"its probabilities in {where} are on different grids: they {difference}",
             "Predict the same images with every member.",
         )
 
@@ -205,20 +201,13 @@ def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
     else:
         volume = read_volume(image)
         shape, affine = volume.array.shape[1:], volume.affine
-    problem = _grid_difference(file, shape, affine)
-    if problem:
+    difference = grid_difference(file.shape, file.affine, shape, affine)
+    if difference:
         raise CaseError(
             file.case,
-            f"its probabilities are not on the grid of {image}: {problem}",
+            f"its probabilities are not on the grid of {image}: they {difference}",
             "Give the images that were predicted.",
         )
-
-
-def _grid_difference(file: ProbabilityFile, shape: Sequence[int], affine: np.ndarray) -> str | None:
-    if file.shape != tuple(shape):
-        return f"shapes {file.shape} and {tuple(shape)}"
-    shift = corner_shift(file.affine, affine, file.shape) if np.linalg.det(file.affine) else 0.0
-    return f"{shift:.1f} voxels apart at a corner" if shift > MAX_CORNER_SHIFT_VOXELS else None
 
 
 def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[str, Path]:

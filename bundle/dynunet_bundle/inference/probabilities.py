@@ -20,12 +20,12 @@ from monai.utils import ImageMetaKey
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import CaseError, DatasetError
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
+from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.labels.scheme import Regions, require_label_plan
 
 LABEL_IDS = ("label_names", "label_values", "regions", "regions_class_order")
 """Ids of the plan that say what each channel is."""
 
-SPATIAL_AXES = 3
 REMEDY = "Predict this case again."
 
 

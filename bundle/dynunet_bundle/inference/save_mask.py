@@ -18,10 +18,10 @@ from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
+from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.nifti import load_nifti
 
 MASK_TYPES = (np.uint8, np.uint16, np.int32)
-SPATIAL_AXES = 3
 SAVED = "saved"
 """Key of what was written for a case: ``file``, ``sha256`` and ``seconds``."""
 

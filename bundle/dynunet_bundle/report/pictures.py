@@ -12,7 +12,8 @@ from dynunet_bundle.drawing.colours import ClassColours
 from dynunet_bundle.drawing.slices import png_bytes
 from dynunet_bundle.errors import BundleError
 from dynunet_bundle.files import PICTURE_SUFFIXES
-from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, Volume, corner_shift, read_volume
+from dynunet_bundle.images.grid import same_grid
+from dynunet_bundle.images.read import Volume, read_volume
 from dynunet_bundle.report.drawing import (
     RGB_CHANNELS,
     Sheet,
@@ -128,7 +129,7 @@ def draw_case(
 def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> CasePictures:
     masks = [read_volume(path) for path in (files.prediction, files.reference) if path is not None]
     shape, affine = masks[0].array.shape[1:], masks[0].affine
-    if not all(_on_grid(mask, shape, affine) for mask in masks):
+    if not all(same_grid(shape, affine, mask.array.shape[1:], mask.affine) for mask in masks):
         return CasePictures(note="Not drawn: prediction and reference lie on different grids.")
     frame = frame_of(affine)
     views = [frame.view(mask.array[0]) for mask in masks]
@@ -145,21 +146,13 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
         slices.append(_Slice(plane, index, parts))
     del masks, views
     image = read_volume(files.image)
-    if not _on_grid(image, shape, affine):
+    if not same_grid(shape, affine, image.array.shape[1:], image.affine):
         return CasePictures(note="Not drawn: image and prediction lie on different grids.")
     drawn = {
         round(value) for part in slices for mask in part.masks for value in np.unique(mask).tolist()
     }
     panels = _panels(files, image, frame, slices, (box, field), colours)
     return CasePictures(panels, values=frozenset(drawn - {0}))
-
-
-def _on_grid(volume: Volume, shape: Sequence[int], affine: np.ndarray) -> bool:
-    if volume.array.shape[1:] != tuple(shape):
-        return False
-    if np.linalg.det(affine) == 0:
-        return True
-    return corner_shift(affine, volume.affine, shape) <= MAX_CORNER_SHIFT_VOXELS
 
 
 def _planes(shape: Sequence[int]) -> list[Plane]:

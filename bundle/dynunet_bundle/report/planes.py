@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-SPATIAL_AXES = 3
+from dynunet_bundle.images.grid import SPATIAL_AXES
+
 MIN_FIELD_MARGIN_MM = 15.0
 FIELD_MARGIN_SHARE = 0.4
 """What is shown reaches beyond the foreground by this share of its longest side, so that one sees where it lies."""

@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dynunet_bundle.errors import some_of
-from dynunet_bundle.images.read import MAX_CORNER_SHIFT_VOXELS, SPATIAL_AXES, Volume, corner_shift
+from dynunet_bundle.images.grid import (
+    MAX_CORNER_SHIFT_VOXELS,
+    SPATIAL_AXES,
+    corner_shift,
+    voxel_mm3,
+)
+from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.value_counts import value_counts
 
 MAX_LABEL_ROUNDING = 1e-3
@@ -60,16 +66,12 @@ def find_mask_problems(
 
 
 def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
-    volume = _voxel_mm3(affine)
+    volume = voxel_mm3(affine)
     if volume < MIN_VOXEL_MM3:
         yield (
             f"the affine of its {what} gives voxels of {volume:g} mm3",
             "Correct the header: spacing and directions must span a volume.",
         )
-
-
-def _voxel_mm3(affine: np.ndarray) -> float:
-    return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
 
 
 def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator[Problem]:
@@ -100,7 +102,7 @@ def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Prob
             f"Pair the image with its own {what}, on the same grid.",
         )
         return
-    if _voxel_mm3(image.affine) < MIN_VOXEL_MM3:
+    if voxel_mm3(image.affine) < MIN_VOXEL_MM3:
         return
     shift = corner_shift(image.affine, label.affine, shape)
     if shift > MAX_CORNER_SHIFT_VOXELS:

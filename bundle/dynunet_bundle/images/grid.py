@@ -1,0 +1,62 @@
+"""One rule for "the same grid", for all files that are taken together: image and mask, channels, ensemble members."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SPATIAL_AXES = 3
+
+MAX_CORNER_SHIFT_VOXELS = 0.1
+"""Grids are the same up to this distance at each corner. Headers round: NIfTI stores its affine in float32."""
+
+
+def voxel_mm3(affine: np.ndarray) -> float:
+    """Volume of a voxel, in cubic millimetres; 0 if the affine is not finite.
+
+    Args:
+        affine: ``[4, 4]``, from voxel indices to millimetres.
+    """
+    return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
+
+
+def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines put a corner of the same volume apart, in voxels of the first.
+
+    Args:
+        affine: ``[4, 4]``.
+        other: ``[4, 4]``.
+        shape: voxels by axis, ``(X, Y, Z)``.
+
+    Returns:
+        The largest distance along an axis; 0 if voxels of the first have no volume.
+    """
+    if voxel_mm3(affine) == 0:
+        return 0.0
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
+    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+    moved = np.linalg.solve(affine, other @ homogeneous)
+    return float(np.abs(moved[:3] - corners).max())
+
+
+def grid_difference(
+    shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray
+) -> str | None:
+    """How two grids differ, as the end of a sentence about both; None if they are the same.
+
+    Args:
+        shape: voxels by axis of the first, ``(X, Y, Z)``.
+        affine: ``[4, 4]`` of the first.
+        other_shape: voxels by axis of the second.
+        other: ``[4, 4]`` of the second.
+    """
+    if tuple(shape) != tuple(other_shape):
+        return f"have shapes {tuple(shape)} and {tuple(other_shape)}"
+    shift = corner_shift(affine, other, shape)
+    return f"lie {shift:.1f} voxels apart at a corner" if shift > MAX_CORNER_SHIFT_VOXELS else None
+
+
+def same_grid(
+    shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray
+) -> bool:
+    """Whether two grids have the same shape and place, see ``grid_difference``."""
+    return grid_difference(shape, affine, other_shape, other) is None
