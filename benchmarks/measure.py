@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.delivery.export.export import machine
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,15 +180,7 @@ def latencies(milliseconds: Sequence[float]) -> dict[str, float]:
 def table(rows: Sequence[Measurement]) -> str:
     """The figures as text; ratios are to the first row."""
     lines = _cells(rows)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    # names and remarks to the left, numbers to the right
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column in (0, len(widths) - 1) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(text_table(lines, left=(0, len(lines[0]) - 1)))
 
 
 def markdown(name: str, sections: Mapping[str, Sequence[Measurement]]) -> str:
@@ -208,11 +201,11 @@ def _cells(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
     columns: dict[str, list[str]] = {}
     base = [
         [
-            _number(row.cpu_s, 2),
-            _number(row.wall_s, 2),
-            _number(row.peak_mib, 0),
-            _number(_ratio(row.cpu_s, first.cpu_s), 2),
-            _number(_ratio(row.peak_mib, first.peak_mib), 2),
+            number_cell(row.cpu_s, ".2f"),
+            number_cell(row.wall_s, ".2f"),
+            number_cell(row.peak_mib, ".0f"),
+            number_cell(_ratio(row.cpu_s, first.cpu_s), ".2f"),
+            number_cell(_ratio(row.peak_mib, first.peak_mib), ".2f"),
         ]
         for row in rows
     ]
@@ -221,7 +214,7 @@ def _cells(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
     for row in rows:
         for title, value in row.details.items():
             if isinstance(value, float):
-                columns[title] = [_number(other.details.get(title), 1) for other in rows]
+                columns[title] = [number_cell(other.details.get(title), ".1f") for other in rows]
     shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     lines = [("contender", *shown, "remark")]
     for index, row in enumerate(rows):
@@ -231,10 +224,6 @@ def _cells(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def report(name: str, sections: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:

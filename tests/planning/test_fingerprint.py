@@ -236,7 +236,7 @@ def test_all_bad_cases_are_in_the_log_before_the_first_is_raised(
     with caplog.at_level(logging.INFO), pytest.raises(CaseError, match="case a: .*constant"):
         extract(dataset(*cases))
     assert "2 cases: 2 error(s), 1 warning(s)" in caplog.text
-    assert "error   b  its image is constant" in caplog.text
+    assert "error    b  its image is constant" in caplog.text
 
 
 # --- axes

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.scores import mean_of, summarize
 from dynunet_bundle.labels.classes import IGNORE_CLASS
@@ -135,13 +136,14 @@ def decide_rules(
 def format_rules(decision: Mapping[str, Any]) -> str:
     """What was decided, for a terminal: a line for each rule that was tried, and one for the result."""
     lines = [f"keep only the largest component, by Dice of {decision['num_cases']} cases?"]
-    width = max(len(step["target"]) for step in decision["steps"])
+    rows = []
     for step in decision["steps"]:
-        old, new = (_shown(step[part]["mean_dice"]) for part in ("before", "after"))
+        old, new = (number_cell(step[part]["mean_dice"]) for part in ("before", "after"))
         verdict = "yes" if step["kept"] else "no"
         worse = f", worse: {', '.join(step['worse'])}" if step["worse"] else ""
-        lines.append(f"{step['target'].ljust(width)}  {old} -> {new}  {verdict}{worse}")
-    old, new = (_shown(decision[part]["mean_dice"]) for part in ("before", "after"))
+        rows.append([step["target"], f"{old} -> {new}", f"{verdict}{worse}"])
+    lines += text_table(rows, left=range(3))
+    old, new = (number_cell(decision[part]["mean_dice"]) for part in ("before", "after"))
     lines.append(f"mean Dice {old} -> {new} with keep_largest {decision['keep_largest']}")
     return "\n".join(lines)
 
@@ -229,7 +231,3 @@ def _means(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _less(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and one < other
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

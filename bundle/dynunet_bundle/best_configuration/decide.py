@@ -18,6 +18,7 @@ from dynunet_bundle.best_configuration.component_rules import decide_rules, form
 from dynunet_bundle.best_configuration.run_results import RunResults, read_runs, shown
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import ensure_writable, write_json
@@ -161,15 +162,13 @@ def format_best(content: Mapping[str, Any], out: Path) -> str:
     """
     candidates = content["candidates"]
     names = [*candidates[0]["mean"], "mean"]
-    first = max(len(candidate["name"]) for candidate in candidates)
-    widths = [max(len(name), 6) for name in names]
-    lines = [f"Dice in native space, out of fold, {content['num_cases']} cases"]
-    lines.append(_row("", names, first, widths))
+    rows = [["", *names, ""]]
     for candidate in candidates:
         values = [*candidate["mean"].values(), candidate["mean_dice"]]
-        cells = ["-" if value is None else f"{value:.4f}" for value in values]
-        mark = "  best" if candidate["name"] == content["best"] else ""
-        lines.append(_row(candidate["name"], cells, first, widths) + mark)
+        mark = "best" if candidate["name"] == content["best"] else ""
+        rows.append([candidate["name"], *map(number_cell, values), mark])
+    lines = [f"Dice in native space, out of fold, {content['num_cases']} cases"]
+    lines += text_table(rows)
     lines += [
         f"not in pairs: {name}: {reason}" for name, reason in content["left_out_of_pairs"].items()
     ]
@@ -200,8 +199,3 @@ def _commands(content: Mapping[str, Any], out: Path) -> list[str]:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    columns = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return f"{name.ljust(first)}  {columns}"

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.scores import mean_of, summarize
 
 NUM_WORST = 5
@@ -72,13 +73,11 @@ def format_folds(summary: Mapping[str, Any]) -> str:
         (f"{case['case']} (fold {case['fold']})", None, [*case["dice"].values(), case["mean_dice"]])
         for case in summary["worst"]
     ]
-    first = max(len(row[0]) for row in rows)
-    widths = [5, *(max(len(name), 6) for name in [*names, "mean"])]
-    lines = [_line("", ["cases", *names, "mean"], first, widths)]
-    lines += [
-        _line(label, ["" if count is None else str(count), *map(_shown, values)], first, widths)
+    cells = [
+        [label, "" if count is None else str(count), *map(number_cell, values)]
         for label, count, values in rows
     ]
+    lines = text_table([["", "cases", *names, "mean"], *cells])
     if summary["worst"]:
         lines.insert(-len(summary["worst"]), "the lowest:")
     if summary["missing_folds"]:
@@ -110,12 +109,3 @@ def _worst(
 def _spread(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.stdev(known) if len(known) > 1 else None
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _line(label: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    columns = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return f"{label.ljust(first)}  {columns}".rstrip()

@@ -1,1 +1,1 @@
-"""Charts and slices as pictures for people, and the colours that they use."""
+"""Charts, slices and text tables for people, and the colours that they use."""

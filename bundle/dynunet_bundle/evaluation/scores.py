@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
 from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
     grid_of,
@@ -101,19 +102,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
     rows.append(
         (f"mean of {counted(len(rows), 'case')}", [*summary["mean"].values(), summary["mean_dice"]])
     )
-    first = max(len(name) for name, _ in [*rows, ("case", [])])
-    widths = [max(len(name), 6) for name in [*names, "mean"]]
-    lines = [_row("case", [*names, "mean"], first, widths)]
-    lines += [
-        _row(name, ["-" if value is None else f"{value:.4f}" for value in values], first, widths)
-        for name, values in rows
-    ]
-    return "\n".join(lines)
-
-
-def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    columns = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return f"{name.ljust(first)}  {columns}"
+    cells = [[name, *map(number_cell, values)] for name, values in rows]
+    return "\n".join(text_table([["case", *names, "mean"], *cells]))
 
 
 class ScoreHandler:

@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynunet_bundle.drawing.text_table import GAP, text_table
 from dynunet_bundle.evaluation.statistics import MEASURES
 from dynunet_bundle.report.text import counted
 
 MAX_WIDTH = 100
-GAP = "  "
 
 
 def format_measures(summary: Mapping[str, Any]) -> str:
@@ -49,9 +49,8 @@ def columns_text(
         width += len(GAP) + _width(column)
     lines = []
     for block in blocks:
-        for index in range(-1, len(first[1])):
-            cells = [_at(column, index).rjust(_width(column)) for column in block]
-            lines.append(GAP.join([_at(first, index).ljust(_width(first)), *cells]).rstrip())
+        columns_with_heads = [[head, *cells] for head, cells in (first, *block)]
+        lines += text_table(list(zip(*columns_with_heads, strict=True)))
     return lines
 
 
@@ -96,7 +95,3 @@ def _notes(statistics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[st
 
 def _width(column: tuple[str, Sequence[str]]) -> int:
     return max(len(cell) for cell in (column[0], *column[1]))
-
-
-def _at(column: tuple[str, Sequence[str]], index: int) -> str:
-    return column[0] if index < 0 else column[1][index]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, Layout
 from dynunet_bundle.planning.plan import Plan
@@ -105,17 +106,14 @@ def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configurati
 
 def format_rows(heading: str, rows: Iterable[Row]) -> str:
     """Rows as a table for a terminal; a rule beside a long value goes to the next line."""
-    listed = list(rows)
-    first = max(len(subject) for subject, _, _ in listed)
-    second = min(max(len(value) for _, value, _ in listed), MAX_VALUE_WIDTH)
-    lines = [heading]
-    for subject, value, rule in listed:
-        line = f"  {subject:<{first}}  {value:<{second}}"
-        if len(value) > second and rule:
-            lines.append(line)
-            line = " " * (first + second + 4)
-        lines.append(f"{line}  {rule}".rstrip())
-    return "\n".join(lines)
+    cells = []
+    for subject, value, rule in rows:
+        if len(value) > MAX_VALUE_WIDTH and rule:
+            cells += [(subject, value, ""), ("", "", rule)]
+        else:
+            cells.append((subject, value, rule))
+    lines = text_table(cells, left=range(3), max_width=MAX_VALUE_WIDTH)
+    return "\n".join([heading, *(f"  {line}" for line in lines)])
 
 
 def _common_rows(plan: Plan) -> list[Row]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.problems import Problem, find_problems
@@ -149,9 +150,8 @@ def format_findings(findings: Sequence[Finding], num_cases: int) -> str:
     total = f"{num_cases} cases: {counts['error']} error(s), {counts['warning']} warning(s)"
     if not findings:
         return total
-    first = max(len(finding.case) for finding in findings)
     rows = [
-        f"{finding.severity:<8}{finding.case:<{first}}  {finding.problem}. {finding.remedy}"
+        (finding.severity, finding.case, f"{finding.problem}. {finding.remedy}")
         for finding in sorted(findings, key=lambda finding: finding.severity)
     ]
-    return "\n".join([*rows, total])
+    return "\n".join([*text_table(rows, left=range(3)), total])

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dynunet_bundle.drawing.text_table import number_cell, text_table
+
 REPORT_NAME = "export.json"
 TITLES = (
     "format",
@@ -54,30 +56,19 @@ class Row:
 
 def format_table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [(*TITLES, ""), *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column in (0, 1, len(widths) - 1) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    head = (*TITLES, "")
+    return "\n".join(text_table([head, *map(_cells, rows)], left=(0, 1, len(head) - 1)))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.format,
         row.precision,
-        _number(row.wall_ms, ".1f"),
-        _number(row.cpu_ms, ".1f"),
-        _number(row.max_difference, ".1e"),
-        _number(row.dice, ".5f"),
-        _number(row.mib, ".1f"),
+        number_cell(row.wall_ms, ".1f"),
+        number_cell(row.cpu_ms, ".1f"),
+        number_cell(row.max_difference, ".1e"),
+        number_cell(row.dice, ".5f"),
+        number_cell(row.mib, ".1f"),
         (row.sha256 or "-")[:12],
         row.remark if row.status == "ok" else row.status,
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

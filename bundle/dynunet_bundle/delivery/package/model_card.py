@@ -10,6 +10,7 @@ import jinja2
 from dynunet_bundle.delivery.package.facts import Facts
 from dynunet_bundle.delivery.package.metadata import METHOD_REFERENCE, describe, package_versions
 from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
+from dynunet_bundle.drawing.text_table import number_cell
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 NOT_MEASURED = "GPU memory was not measured for this plan."
@@ -71,7 +72,7 @@ def model_card(content: CardContent) -> str:
             memory=facts.memory or NOT_MEASURED,
             scores=_score_rows(content.scores),
             scores_of=_scores_of(content.scores),
-            mean_dice=_number((content.scores or {}).get("mean_dice"), ".4f"),
+            mean_dice=number_cell((content.scores or {}).get("mean_dice"), ".4f"),
             curves=content.curves,
             exports=_export_rows(content.exports),
             exports_machine=_machine(content.exports),
@@ -136,7 +137,7 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
     for name, mean in scores["mean"].items():
         measures = statistics.get(name, {})
         interval = measures.get("dice", {}).get("ci95")
-        dice = _number(mean, ".4f")
+        dice = number_cell(mean, ".4f")
         if interval:
             dice += f" ({interval[0]:.4f} to {interval[1]:.4f})"
         rows.append(
@@ -144,8 +145,8 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
                 name,
                 str(scores["num_cases"][name]),
                 dice,
-                _number(measures.get("hd95_mm", {}).get("median"), ".2f"),
-                _number(measures.get("nsd", {}).get("mean"), ".4f"),
+                number_cell(measures.get("hd95_mm", {}).get("median"), ".2f"),
+                number_cell(measures.get("nsd", {}).get("mean"), ".4f"),
             )
         )
     return rows
@@ -167,7 +168,3 @@ def _export_rows(exports: Mapping[str, Any] | None) -> list[Sequence[str]]:
 def _machine(exports: Mapping[str, Any] | None) -> str:
     machine = (exports or {}).get("machine", {})
     return f"{machine.get('device', 'cpu')} of a machine with {machine.get('processor', 'a processor')}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -12,9 +12,10 @@ from PIL import Image
 
 from dynunet_bundle.drawing.charts import MUTED, Chart, Line, draw_charts
 from dynunet_bundle.drawing.slices import INK, save_png
+from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import first_line
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
-from dynunet_bundle.training.watching.status_text import clock, number
+from dynunet_bundle.training.watching.status_text import clock
 
 PICTURE_NAME = "progress.png"
 WIDTH, ROW_HEIGHTS = 1200, (400, 270)
@@ -102,7 +103,7 @@ def _heading(records: Sequence[Record]) -> str:
     if not records:
         return "no epoch is done yet"
     last = records[-1]
-    parts = [f"epoch {last['epoch']}", f"loss {number(last.get('loss'), '.4f')}"]
+    parts = [f"epoch {last['epoch']}", f"loss {number_cell(last.get('loss'), '.4f')}"]
     best = _best(records)
     if best is not None:
         parts.append(f"best mean Dice {best[1]:.4f} at epoch {best[0]:.0f}")

@@ -14,9 +14,10 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.files import atomic_write
 from dynunet_bundle.training.watching.status import LOG_NAME, record_of
-from dynunet_bundle.training.watching.status_text import clock, number
+from dynunet_bundle.training.watching.status_text import clock
 
 logger = logging.getLogger(__name__)
 
@@ -191,14 +192,15 @@ def _finite(value: float) -> float | None:
 
 
 def _line(record: Mapping[str, Any], num_epochs: int, eta_s: float | None) -> str:
-    loss = number(record["loss"], ".4f", "nan")
+    loss = number_cell(record["loss"], ".4f", "nan")
     parts = [f"epoch {record['epoch']}/{num_epochs}", f"loss {loss}"]
     if "dice" in record:
         classes = ", ".join(
-            f"{name} {number(dice, '.3f', 'nan')}" for name, dice in record["dice_by_class"].items()
+            f"{name} {number_cell(dice, '.3f', 'nan')}"
+            for name, dice in record["dice_by_class"].items()
         )
-        best = f"best {number(record['best_dice'], '.4f', 'nan')} at {record['best_epoch']}"
-        parts.append(f"Dice {number(record['dice'], '.4f', 'nan')} ({classes}; {best})")
+        best = f"best {number_cell(record['best_dice'], '.4f', 'nan')} at {record['best_epoch']}"
+        parts.append(f"Dice {number_cell(record['dice'], '.4f', 'nan')} ({classes}; {best})")
     parts.append(f"lr {record['learning_rate']:.2e}")
     parts.append(f"{record['seconds']:.1f} s")
     if "patches_per_second" in record:

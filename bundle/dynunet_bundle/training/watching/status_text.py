@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.training.watching.status import RunStatus
 
 
@@ -14,11 +15,6 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def number(value: float | None, form: str, missing: str = "-") -> str:
-    """A number as text, or what stands for one that is missing."""
-    return missing if value is None else format(value, form)
-
-
 def describe(status: RunStatus) -> str:
     """A training as some lines for a person."""
     place = f" with {status.world_size} processes" if (status.world_size or 1) > 1 else ""
@@ -26,9 +22,9 @@ def describe(status: RunStatus) -> str:
     if status.message:
         lines.append(f"  {status.message}")
     facts = {
-        "loss": f"{number(status.loss, '.4f')}, learning rate {number(status.learning_rate, '.2e')}",
+        "loss": f"{number_cell(status.loss, '.4f')}, learning rate {number_cell(status.learning_rate, '.2e')}",
         "Dice": _dice_of(status),
-        "best Dice": f"{number(status.best_dice, '.4f')} at epoch {number(status.best_epoch, 'd')}",
+        "best Dice": f"{number_cell(status.best_dice, '.4f')} at epoch {number_cell(status.best_epoch, 'd')}",
         "time": _pace_of(status),
         "last sign": f"{ago(status.idle_s)} ({status.updated})",
     }
@@ -45,9 +41,9 @@ def _dice_of(status: RunStatus) -> str:
     if status.dice_epoch is None:
         return "no validation yet"
     classes = ", ".join(
-        f"{name} {number(dice, '.3f')}" for name, dice in status.dice_by_class.items()
+        f"{name} {number_cell(dice, '.3f')}" for name, dice in status.dice_by_class.items()
     )
-    return f"{number(status.dice, '.4f')} at epoch {status.dice_epoch} ({classes})"
+    return f"{number_cell(status.dice, '.4f')} at epoch {status.dice_epoch} ({classes})"
 
 
 def _pace_of(status: RunStatus) -> str:
@@ -101,25 +97,17 @@ def table(statuses: Sequence[RunStatus]) -> str:
             status.folder,
             "silent" if status.is_silent else status.state,
             _epochs_of(status),
-            number(status.loss, ".4f"),
-            number(status.dice, ".4f"),
-            number(status.best_dice, ".4f"),
-            number(status.best_epoch, "d"),
-            number(status.epoch_s, ".1f"),
+            number_cell(status.loss, ".4f"),
+            number_cell(status.dice, ".4f"),
+            number_cell(status.best_dice, ".4f"),
+            number_cell(status.best_epoch, "d"),
+            number_cell(status.epoch_s, ".1f"),
             "-" if status.eta_s is None else clock(status.eta_s),
             ago(status.idle_s),
         )
         for status in statuses
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        # names to the left, numbers to the right
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    lines = text_table([head, *rows], left=(0, 1))
     best = [status.best_dice for status in statuses if status.best_dice is not None]
     if best:
         lines.append(f"mean of the best Dice: {sum(best) / len(best):.4f} ({len(best)} of them)")
