@@ -1,119 +1,119 @@
-"""Charts put points where they belong; what cannot be shown is left out."""
+"""Charts show the points that they are given; what cannot be shown is left out."""
+
+import io
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import Image
 
-from dynunet_bundle.drawing.charts import (
-    BOTTOM,
-    LEFT,
-    LEGEND_ROW,
-    MARK_COLOUR,
-    RIGHT,
-    TOP,
-    Chart,
-    Line,
-    draw_charts,
-)
+from dynunet_bundle.drawing.charts import MARK_COLOUR, Chart, Line, draw_charts, save_figure
+from dynunet_bundle.errors import ConfigError
 
 RED = "#ee0000"
-SIZE = (600, 400)
-HEAD = 44
 
 
-def draw(*charts: Chart) -> np.ndarray:
-    return np.asarray(draw_charts("heading", [charts], [SIZE[1] - HEAD], SIZE[0]))
+def axes_of(*charts: Chart) -> list[Any]:
+    return draw_charts("heading", [charts], [400], 600).get_axes()
 
 
-def where(picture: np.ndarray, colour: str) -> np.ndarray:
-    """Rows and columns of the pixels of a colour, ``[n, 2]``."""
-    return np.argwhere((picture == ImageColor.getrgb(colour)).all(axis=-1))
+def shown(axes: Any, colour: str = RED) -> list[tuple[float, float]]:
+    (line,) = (line for line in axes.get_lines() if line.get_color() == colour)
+    return [tuple(map(float, point)) for point in line.get_xydata()]
 
 
-def at(x: float, y: float, rows: int = 1) -> tuple[float, float]:
-    """Row and column of a point given by its shares of the axes, in a single chart."""
-    top = HEAD + TOP + rows * LEGEND_ROW
-    bottom, right = SIZE[1] - BOTTOM, SIZE[0] - RIGHT
-    return bottom - y * (bottom - top), LEFT + x * (right - LEFT)
+def test_points_and_texts_are_those_of_the_chart() -> None:
+    points = [(1.0, 0.5), (2.0, 0.25), (5.0, 1.0)]
+    (axes,) = axes_of(Chart("Dice", [Line(points, RED, "Anterior")]))
+    assert shown(axes) == points
+    assert axes.get_title(loc="left") == "Dice" and axes.get_xlabel() == "epoch"
+    assert axes.get_legend_handles_labels()[1] == ["Anterior"]
+    assert axes.get_legend() is not None
 
 
-@pytest.mark.parametrize(
-    ("points", "is_log", "shares"),
-    [
-        ([(1, 0.0), (5, 1.0)], False, [(0, 0), (1, 1)]),
-        ([(1, 1.0), (2, 0.0), (5, 0.5)], False, [(0, 1), (0.25, 0), (1, 0.5)]),
-        ([(1, 1.0), (3, 1e-2), (5, 1e-4)], True, [(0, 1), (0.5, 0.5), (1, 0)]),
-    ],
-)
-def test_points_lie_where_the_axes_say(points, is_log, shares):
-    picture = draw(Chart("chart", [Line(points, RED, width=6)], is_log=is_log))
-    found = where(picture, RED)
-    for share in shares:
-        distance = np.abs(found - np.array(at(*share))).max(axis=1).min()
-        assert distance <= 1, share
-
-
-def test_values_that_are_no_numbers_break_no_chart():
+@pytest.mark.parametrize("is_log", [False, True])
+def test_values_that_are_not_finite_are_left_out(is_log: bool) -> None:
     points = [(1, 1.0), (2, float("nan")), (3, float("inf")), (4, 0.0), (5, 2.0)]
-    plain = draw(Chart("chart", [Line(points, RED)]))
-    clean = draw(Chart("chart", [Line([points[0], *points[3:]], RED)]))
-    assert np.array_equal(plain, clean)
-    logarithmic = draw(Chart("chart", [Line(points, RED)], is_log=True))
-    assert np.array_equal(
-        logarithmic, draw(Chart("chart", [Line([points[0], points[4]], RED)], is_log=True))
-    )
+    (axes,) = axes_of(Chart("chart", [Line(points, RED)], is_log=is_log))
+    assert shown(axes) == [(1, 1.0), (4, 0.0), (5, 2.0)]
+
+
+def test_zero_is_visible_on_a_logarithmic_axis() -> None:
+    points = [(1, 1e-2), (2, 1e-5), (3, 0.0)]
+    (axes,) = axes_of(Chart("learning rate", [Line(points, RED)], is_log=True))
+    places = axes.transData.transform(shown(axes))[:, 1]
+    assert np.isfinite(places).all() and places[0] > places[1] > places[2]
+    # a factor of ten takes the same room at any height
+    tenths = axes.transData.transform([(1, 1e-2), (1, 1e-3), (1, 1e-4)])[:, 1]
+    assert tenths[0] - tenths[1] == pytest.approx(tenths[1] - tenths[2], rel=0.01)
 
 
 @pytest.mark.parametrize("lines", [[], [Line([], RED)], [Line([(1, float("nan"))], RED)]])
 @pytest.mark.parametrize("is_log", [False, True])
-def test_a_chart_of_nothing_says_so(lines, is_log):
-    picture = draw(Chart("chart", lines, is_log=is_log))
-    assert not len(where(picture, RED))
-    assert not np.array_equal(picture, np.full_like(picture, 255))
+def test_a_chart_without_values_says_so(lines: list[Line], is_log: bool) -> None:
+    (axes,) = axes_of(Chart("chart", lines, is_log=is_log))
+    assert not axes.get_lines()
+    assert [text.get_text() for text in axes.texts] == ["nothing yet"]
 
 
-def test_a_single_point_is_a_dot_in_the_middle():
-    found = where(draw(Chart("chart", [Line([(7, 3.0)], RED, width=6)])), RED)
-    assert np.abs(found.mean(axis=0) - np.array(at(0.5, 0.5))).max() < 1
+def test_a_single_point_is_marked_in_the_middle() -> None:
+    (axes,) = axes_of(Chart("chart", [Line([(7, 3.0)], RED)]))
+    assert axes.get_lines()[0].get_marker() == "o"
+    assert np.mean(axes.get_xlim()) == pytest.approx(7)
 
 
-def test_a_mark_is_circled_and_named_in_the_legend():
+def test_many_points_have_no_markers() -> None:
+    (axes,) = axes_of(Chart("chart", [Line([(x, 1.0) for x in range(100)], RED)]))
+    assert axes.get_lines()[0].get_marker() in ("", "None", None)
+
+
+def test_a_mark_is_circled_and_named_in_the_legend() -> None:
     line = Line([(1, 0.0), (3, 1.0), (5, 0.5)], "#000000")
-    plain = draw(Chart("chart", [line]))
-    marked = draw(Chart("chart", [line], mark=(3, 1.0), mark_text="best 1.0 at 3"))
-    assert not len(where(plain, MARK_COLOUR))
-    row, column = at(0.5, 1)
-    found = where(marked, MARK_COLOUR)
-    ring = found[np.hypot(*(found - [row, column]).T) < 10]
-    assert len(ring) > 10
-    assert len(found) > len(ring)
+    (plain,) = axes_of(Chart("chart", [line]))
+    (marked,) = axes_of(Chart("chart", [line], mark=(3, 1.0), mark_text="best 1.0 at 3"))
+    assert not plain.collections and plain.get_legend() is None
+    (ring,) = marked.collections
+    assert ring.get_offsets().tolist() == [[3, 1.0]]
+    from matplotlib.colors import to_hex
+
+    assert to_hex(ring.get_edgecolor()[0]) == MARK_COLOUR
+    assert marked.get_legend_handles_labels()[1] == ["best 1.0 at 3"]
 
 
-def test_a_long_legend_takes_more_rows_and_none_is_lost():
-    lines = [Line([(1, 0.0), (2, 1.0)], "#000000", f"structure number {n}") for n in range(9)]
-    one = draw(Chart("chart", [*lines[:1], Line([(1, 0.0), (2, 1.0)], RED, "last", 6)]))
-    many = draw(Chart("chart", [*lines, Line([(1, 0.0), (2, 1.0)], RED, "last", 6)]))
-
-    def highest(picture: np.ndarray) -> int:
-        found = where(picture, RED)
-        return int(found[found[:, 1] > SIZE[0] - RIGHT - 5][:, 0].min())
-
-    assert (highest(many) - highest(one)) % LEGEND_ROW == 0
-    assert highest(many) > highest(one)
-    # the swatch of the last
-    found = where(many, RED)
-    assert (found[:, 0] < highest(many) - 5).any()
+def test_long_names_are_shortened_and_none_is_lost() -> None:
+    lines = [Line([(1, 0.0)], "#000000", f"{n} {'structure' * 9}") for n in range(9)]
+    (axes,) = axes_of(Chart("chart", lines))
+    labels = axes.get_legend_handles_labels()[1]
+    assert len(labels) == 9 and all(len(label) == 24 for label in labels)
 
 
-def test_charts_of_a_row_share_the_range_of_epochs():
-    charts = [Chart("a", [Line([(1, 0.0), (9, 1.0)], RED, width=6)])]
-    charts.append(Chart("b", [Line([(5, 0.0), (5, 1.0)], "#0000ee", width=6)]))
-    picture = draw(*charts)
-    blue = where(picture, "#0000ee")
-    left, right = SIZE[0] / 2 + LEFT, SIZE[0] - RIGHT
-    assert blue[:, 1].mean() == pytest.approx((left + right) / 2, abs=1)
+def test_charts_share_the_range_of_epochs() -> None:
+    first, second = axes_of(
+        Chart("a", [Line([(1, 0.0), (9, 1.0)], RED)]), Chart("b", [Line([(5, 0.0)], RED)])
+    )
+    assert first.get_xlim() == second.get_xlim() == (0.5, 9.5)
 
 
-def test_the_picture_has_the_size_that_was_asked_for():
-    picture = draw_charts("heading", [[Chart("a")], [Chart("b"), Chart("c")]], [100, 200], 500)
-    assert isinstance(picture, Image.Image) and picture.size == (500, 344)
+def test_an_axis_from_zero_begins_there() -> None:
+    line = Line([(1, 5.0), (2, 6.0)], RED)
+    (axes,) = axes_of(Chart("time", [line], from_zero=True))
+    assert axes.get_ylim()[0] == 0
+    (axes,) = axes_of(Chart("time", [line]))
+    assert axes.get_ylim()[0] > 4
+
+
+def test_the_picture_has_the_size_that_was_asked_for(tmp_path: Any) -> None:
+    figure = draw_charts("heading", [[Chart("a")], [Chart("b"), Chart("c")]], [100, 200], 500)
+    save_figure(figure, tmp_path / "new" / "chart.png")
+    picture = Image.open(io.BytesIO((tmp_path / "new" / "chart.png").read_bytes()))
+    assert picture.format == "PNG" and picture.size == (500, 300)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["chart.png"]
+
+
+def test_without_matplotlib_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match=r"pip install \"dynunet-bundle\[watch\]\""):
+        draw_charts("heading", [[Chart("a")]], [100], 100)

@@ -1,11 +1,11 @@
 """Distributions as strips with boxes: what a template needs to draw them as inline SVG."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dynunet_bundle.drawing.ticks import ticks_about
 from dynunet_bundle.report.text import Measure
 
 WIDTH = 360
@@ -13,6 +13,9 @@ MARGIN = 14
 ROW_HEIGHT, ROW_TEXT = 50, 15
 AXIS_HEIGHT = 26
 JITTER = 8.0
+MAX_INTERVALS = 5
+"""Most steps of round numbers in the range of the values; there is one more at each side."""
+
 MAX_POINTS = 3000
 """With more of them only those outside the whiskers are drawn: a page stays small, and a cloud tells no more."""
 
@@ -84,7 +87,7 @@ def strip_chart(measure: Measure, values: Mapping[str, Mapping[str, float | None
     known = [value for cases in values.values() for value in cases.values() if value is not None]
     if not known:
         return None
-    ticks, span = ticks_about(_ends(known, measure.best))
+    ticks, span = _ticks_about(_ends(known, measure.best))
     all_points = len(known) <= MAX_POINTS
     rows = tuple(
         _row(name, cases, place, (measure, span, all_points))
@@ -140,3 +143,17 @@ def _pixels(values: Sequence[float], span: tuple[float, float]) -> list[float]:
 
 def _x(value: float, span: tuple[float, float]) -> float:
     return MARGIN + (value - span[0]) / (span[1] - span[0]) * (WIDTH - 2 * MARGIN)
+
+
+def _ticks_about(values: Sequence[float]) -> tuple[list[float], tuple[float, float]]:
+    """Round numbers that reach about all values, and the range from the first to the last."""
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
+    least = (high - low) / MAX_INTERVALS
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999999)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    # products of whole numbers, not sums of steps, and rounded: 0.3, not 0.30000000000000004
+    ticks = [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+    return ticks, (ticks[0], ticks[-1])

@@ -2,20 +2,21 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.watching import watched
 from ignite.engine import Engine, Events
-from PIL import Image, ImageColor
-from watching import watched
+from PIL import Image
 
+from dynunet_bundle.drawing.charts import INK, save_figure
+from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.training.watching import curves
 from dynunet_bundle.training.watching.curves import (
-    BLUE,
-    CLASS_COLOURS,
     PICTURE_NAME,
     CurvesHandler,
     draw_curves,
@@ -44,31 +45,43 @@ def made(count: int, names: list[str] = NAMES, validated: int = 2) -> list[dict[
     return records
 
 
-def count(picture: Image.Image, colour: str) -> int:
-    return int((np.asarray(picture) == ImageColor.getrgb(colour)).all(axis=-1).sum())
+def lines_of(records: list[dict[str, Any]], names: list[str] = NAMES) -> dict[str, list[Any]]:
+    """Lines by the title of their chart."""
+    axes = draw_curves(records, names).get_axes()
+    return {one.get_title(loc="left"): one.get_lines() for one in axes}
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 30, 1000])
-def test_any_length_of_log_gives_a_picture(epochs):
-    picture = draw_curves(made(epochs), NAMES)
-    assert picture.size == (1200, 714)
-    drawn = count(picture, BLUE)
-    assert (drawn > 100) == (epochs > 1)
-    assert (count(picture, CLASS_COLOURS[0]) > 0) == (epochs > 1)
+def test_any_length_of_log_gives_a_picture(epochs, tmp_path):
+    save_figure(draw_curves(made(epochs), NAMES), tmp_path / PICTURE_NAME)
+    assert Image.open(tmp_path / PICTURE_NAME).size == (1200, 700)
+    lines = lines_of(made(epochs))
+    assert len(lines) == 5
+    assert [len(line.get_xdata()) for line in lines["training loss"]][:1] == [epochs] * (epochs > 0)
+    # each class and the mean, from the first validation on
+    assert len(lines["Dice of the validation cases"]) == 3 * (epochs > 1)
+
+
+def test_the_learning_rate_is_drawn_to_its_end():
+    records = [*made(3), {"epoch": 4, "learning_rate": 0.0}]
+    (line,) = lines_of(records)["learning rate"]
+    assert line.get_xydata()[-1].tolist() == [4, 0]
 
 
 def test_what_a_record_lacks_is_left_out():
     sparse = [{"epoch": 1}, {"epoch": 2, "loss": None, "dice": None}, {"epoch": 3, "loss": 1.0}]
-    assert draw_curves(sparse, NAMES).size == (1200, 714)
+    (line,) = lines_of(sparse)["training loss"]
+    assert line.get_xydata().tolist() == [[3, 1.0]]
 
 
 def test_few_classes_have_colours_and_of_many_the_worst_has():
-    few = draw_curves(made(10), NAMES)
-    assert all(count(few, colour) for colour in CLASS_COLOURS[:2])
+    few = lines_of(made(10))["Dice of the validation cases"]
+    assert {line.get_color() for line in few} == {*COLOURS[:2], INK}
     names = ["background", *(f"organ {number}" for number in range(20))]
-    many = draw_curves(made(10, names), names)
-    assert count(many, CLASS_COLOURS[0])
-    assert not any(count(many, colour) for colour in CLASS_COLOURS[1:])
+    many = lines_of(made(10, names), names)["Dice of the validation cases"]
+    assert [line.get_color() for line in many].count(COLOURS[0]) == 1
+    assert {line.get_color() for line in many} == {COLOURS[0], "#cccccc", INK}
+    assert "worst: organ 19" in [line.get_label() for line in many]
 
 
 def test_the_best_is_the_first_of_the_highest():
@@ -112,7 +125,7 @@ def test_the_picture_is_drawn_now_and_then_and_at_the_end(tmp_path, clock, monke
     write_log(tmp_path, made(3))
     drawn = []
     handler = CurvesHandler(str(tmp_path), NAMES, interval_s=60)
-    monkeypatch.setattr(curves, "save_png", lambda *_: drawn.append(trainer.state.epoch))
+    monkeypatch.setattr(curves, "save_figure", lambda *_: drawn.append(trainer.state.epoch))
     trainer = Engine(lambda *_: None)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: setattr(clock, "now", clock.now + 25))
     handler.attach(trainer)
@@ -148,5 +161,16 @@ def test_a_training_leaves_its_picture(train_workflow, tmp_path):
     train_workflow(**watched()).run()
     picture = Image.open(tmp_path / "run" / PICTURE_NAME)
     picture.load()
-    assert picture.format == "PNG" and picture.size == (1200, 714)
-    assert count(picture.convert("RGB"), BLUE) > 100
+    assert picture.format == "PNG" and picture.size == (1200, 700)
+
+
+def test_a_training_without_matplotlib_says_so_once_and_goes_on(tmp_path, monkeypatch, caplog):
+    write_log(tmp_path, made(3))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    trainer = Engine(lambda *_: None)
+    CurvesHandler(str(tmp_path), NAMES, interval_s=0).attach(trainer)
+    with caplog.at_level(logging.WARNING, "dynunet_bundle"):
+        trainer.run([0], max_epochs=3)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "progress.png is not drawn" in message and "dynunet-bundle[watch]" in message
+    assert trainer.state.epoch == 3 and not (tmp_path / PICTURE_NAME).exists()

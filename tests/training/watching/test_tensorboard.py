@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.watching import watched
 from ignite.engine import Engine
 from PIL import Image, ImageColor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
-from watching import watched
 
 from dynunet_bundle.drawing.slices import LABEL_COLOURS
 from dynunet_bundle.labels.classes import IGNORE_CLASS

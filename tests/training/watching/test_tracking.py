@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.watching import watched
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from monai.handlers import mlflow_handler
-from watching import watched
 
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
 from dynunet_bundle.training.watching.tracking import NamedScores

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.watching import watched
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from watching import watched
 
 from dynunet_bundle.training.watching.progress import LOG_NAME, ProgressHandler, as_floats
 

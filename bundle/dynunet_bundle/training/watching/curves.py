@@ -5,23 +5,25 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
-from PIL import Image
 
-from dynunet_bundle.drawing.charts import MUTED, Chart, Line, draw_charts
-from dynunet_bundle.drawing.slices import INK, save_png
+from dynunet_bundle.drawing.charts import INK, MUTED, Chart, Line, draw_charts, save_figure
+from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import first_line
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
 from dynunet_bundle.training.watching.status_text import clock
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PICTURE_NAME = "progress.png"
-WIDTH, ROW_HEIGHTS = 1200, (400, 270)
+WIDTH, ROW_HEIGHTS = 1200, (420, 280)
 BLUE, PALE = "#4477aa", "#b9cfe3"
-CLASS_COLOURS = ("#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866")
-"""Paul Tol's bright scheme, which people who see colours otherwise tell apart, too."""
+MOST_COLOURS = 7
+"""Classes that are told apart by colour; of more only the worst has one."""
 
 SMOOTH_FROM = 100
 SMOOTHED_SHARE = 0.02
@@ -36,7 +38,7 @@ class CurvesHandler:
     """Draw ``progress.png`` after an epoch, but not too often, and at the end.
 
     It reads the log, so it must be attached after ProgressHandler, and a training that went on is shown whole. A
-    picture that cannot be drawn or written costs a warning, once, and never the training.
+    picture that cannot be drawn or written, or a missing matplotlib, costs a warning, once, and never the training.
 
     Args:
         output_dir: folder of the log and the picture.
@@ -66,7 +68,7 @@ class CurvesHandler:
         """Draw the picture now."""
         try:
             records = read_log(self.folder / LOG_NAME)
-            save_png(draw_curves(records, self.label_names), self.folder / PICTURE_NAME)
+            save_figure(draw_curves(records, self.label_names), self.folder / PICTURE_NAME)
         except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
             if not self._has_warned:
                 logger.warning("%s is not drawn: %s", PICTURE_NAME, first_line(error))
@@ -74,7 +76,7 @@ class CurvesHandler:
         self._drawn = time.monotonic()
 
 
-def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> Image.Image:
+def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> "Figure":
     """Draw loss, Dice, learning rate, time and throughput by epoch.
 
     Args:
@@ -82,7 +84,10 @@ def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> Image.
         label_names: names of what is scored, behind the background.
 
     Returns:
-        A picture of 1200 x 714 pixels.
+        A figure of 1200 x 700 pixels.
+
+    Raises:
+        ConfigError: if matplotlib is not installed.
     """
     rows = [
         [_loss_chart(records), _dice_chart(records, label_names[1:])],
@@ -145,18 +150,18 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 
 def _dice_chart(records: Sequence[Record], names: Sequence[str]) -> Chart:
     by_class = {name: _class_points(records, name) for name in names}
-    if len(names) > len(CLASS_COLOURS):
+    if len(names) > MOST_COLOURS:
         # more colours than eyes tell apart: the worst by name, the others for comparison
         last = {name: points[-1][1] for name, points in by_class.items() if points}
         worst = min(last, key=lambda name: last[name]) if last else None
         lines = [Line(points, "#cccccc", "", 1) for points in by_class.values()]
         lines[:1] = [Line(lines[0].points, "#cccccc", f"{len(names)} classes", 1)]
         if worst is not None:
-            lines.append(Line(by_class[worst], CLASS_COLOURS[0], f"worst: {worst}", 1.5))
+            lines.append(Line(by_class[worst], COLOURS[0], f"worst: {worst}", 1.5))
     else:
         lines = [
             Line(points, colour, name, 1.5)
-            for (name, points), colour in zip(by_class.items(), CLASS_COLOURS, strict=False)
+            for (name, points), colour in zip(by_class.items(), COLOURS, strict=False)
         ]
     if len(names) > 1:
         lines.append(Line(_points(records, "dice"), INK, "mean", 3))
