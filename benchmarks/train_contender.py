@@ -47,8 +47,8 @@ class Training:
 def ours(job: dict[str, Any]) -> Training:
     """Network, loss and optimizer of train.json for the plan of the job."""
     workflow = importlib.import_module("dynunet_bundle.configs.workflow")
-    allocator = importlib.import_module("dynunet_bundle.training.process.allocator")
-    allocator.keep_freed_memory(job["device"])
+    numerics = importlib.import_module("dynunet_bundle.training.process.numerics")
+    numerics.keep_freed_memory(job["device"])
     parser = workflow.load_workflow(job["bundle"], "train.json", (), job["plan"]).parser
     parts = {name: parser.get_parsed_content(name) for name in ("network", "loss", "optimizer")}
     parser.get_parsed_content("numerics")

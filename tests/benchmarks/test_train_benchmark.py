@@ -63,7 +63,7 @@ def test_the_job_of_a_contender(setting, tmp_path, monkeypatch):
     (tmp_path / "job.json").write_text(json.dumps({**job, **own}))
     monkeypatch.setattr(sys, "argv", ["program", str(tmp_path / "job.json")])
     monkeypatch.setattr(
-        "dynunet_bundle.training.process.allocator.keep_freed_memory", lambda device: False
+        "dynunet_bundle.training.process.numerics.keep_freed_memory", lambda device: False
     )
     train_contender.main()
     figures = json.loads((tmp_path / "figures.json").read_text())

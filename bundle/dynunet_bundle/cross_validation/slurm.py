@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import StrictUndefined, Template
+
 from dynunet_bundle.cross_validation.commands import training_command
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
 from dynunet_bundle.training.watching.status import STATUS_NAME
@@ -25,56 +27,7 @@ OWN_IDS = {
 }
 """Ids that the script sets, and the option of scripts/slurm.py that decides them."""
 
-SCRIPT = """\
-#!/bin/bash
-{directives}
-
-# Trains on all machines as one. Stopped before the time limit, it saves, is queued again, and goes on.
-set -u
-status={status}
-started=$(mktemp)
-training=
-signalled=
-cancelled=
-
-forward() {{
-    caught=1
-    # srun passes USR1 on to torchrun on every machine; told to terminate, it would kill them
-    [ -z "$training" ] || kill -USR1 "$training"
-}}
-trap 'signalled=1; forward' USR1
-trap 'cancelled=1; forward' TERM
-
-# srun does not take this from sbatch any more (since SLURM 22.05)
-[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-# else processes that torchrun starts again look for the old ones (github.com/pytorch/pytorch/issues/135712)
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --kill-on-bad-exit=0 --wait={wait_s} \\
-    {command} &
-training=$!
-
-# a signal ends a wait, but not the training
-while :; do
-    caught=
-    wait "$training"
-    code=$?
-    [ -n "$caught" ] || break
-done
-
-# torchrun ends with 1 when its processes end with {stopped}
-if [ "$code" -ne 0 ]; then
-    if [ "$status" -nt "$started" ] && grep -q '"state": "stopped"' "$status"; then code={stopped}; fi
-    if [ -n "$signalled" ]; then code={stopped}; fi
-fi
-rm -f "$started"
-# who cancels a job does not want it back; a preempted one SLURM queues itself
-if [ "$code" -eq {stopped} ] && [ -z "$cancelled" ]; then
-    trap '' USR1 TERM
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$code"
-"""
+TEMPLATE = Path(__file__).with_name("slurm.sh.jinja")
 
 
 @dataclass(frozen=True)
@@ -143,7 +96,10 @@ def sbatch_script(job: SlurmJob) -> str:
         "output_dir": job.out / "run",
     }
     command = training_command(job.bundle, job.overlays, settings, job.overrides, torchrun)
-    return SCRIPT.format(
+    template = Template(
+        TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    return template.render(
         directives="\n".join(f"#SBATCH {directive}" for directive in _directives(job)),
         status=shlex.quote(str(job.out / "run" / STATUS_NAME)),
         command=_lines(command),

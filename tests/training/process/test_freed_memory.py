@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from dynunet_bundle.training.process import allocator
-from dynunet_bundle.training.process.allocator import keep_freed_memory
+from dynunet_bundle.training.process import numerics
+from dynunet_bundle.training.process.numerics import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
 import torch
-from dynunet_bundle.training.process.allocator import keep_freed_memory
+from dynunet_bundle.training.process.numerics import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory("cpu")
@@ -39,7 +39,7 @@ def test_memory_is_not_taken_from_the_system_again():
 
 
 def test_on_a_gpu_and_with_other_allocators_nothing_changes(monkeypatch):
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("called"))
+    monkeypatch.setattr(numerics.ctypes, "CDLL", lambda name: pytest.fail("called"))
     assert not keep_freed_memory("cuda:0")
-    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(numerics.platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory("cpu")
