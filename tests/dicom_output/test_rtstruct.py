@@ -10,13 +10,14 @@ from scipy.ndimage import label
 
 pytest.importorskip("highdicom")
 
+from helpers.dicom_readers import fill, read_rtstruct
 from out_checks import ALGORITHM, KNOWN, NO_DICOMDIR, PRIVATE_CODE, require_valid
 from out_series import DIRECTIONS, LABELS, OBLIQUE, SHAPE, made_mask, made_series
 from pydicom import dcmread
 
 from dynunet_bundle.dicom_input.series import load_series
-from dynunet_bundle.dicom_output.outlines import fill, outlines
-from dynunet_bundle.dicom_output.rtstruct import read_rtstruct, write_rtstruct
+from dynunet_bundle.dicom_output.outlines import outlines
+from dynunet_bundle.dicom_output.rtstruct import write_rtstruct
 from dynunet_bundle.errors import OutputError
 
 

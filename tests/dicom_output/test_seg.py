@@ -7,15 +7,18 @@ import pytest
 
 pytest.importorskip("highdicom")
 
+from helpers.dicom_readers import read_probabilities, read_seg
 from helpers.made_dicom import make_enhanced, oblique, volume
+from highdicom import VolumeGeometry
+from highdicom.seg import segread
 from out_checks import ALGORITHM, KNOWN, PRIVATE_CODE, masks_of_segments, require_valid, write
 from out_series import DIRECTIONS, LABELS, OBLIQUE, SHAPE, made_mask, made_series
 from pydicom import dcmread
 
 from dynunet_bundle.dicom_input.series import load_series
+from dynunet_bundle.dicom_output.count_voxels import count_voxels
+from dynunet_bundle.dicom_output.headers import lps_affine
 from dynunet_bundle.dicom_output.seg import (
-    read_probabilities,
-    read_seg,
     write_probabilities,
     write_seg,
 )
@@ -166,7 +169,7 @@ def test_probabilities_come_back_to_half_a_step(tmp_path: Path) -> None:
         wanted = probability[list(LABELS).index(name)].astype(float)
         np.testing.assert_allclose(fractions, wanted, atol=1 / 510 + 1e-6)
     with pytest.raises(OutputError, match="no BINARY segmentation but FRACTIONAL"):
-        read_seg(path, series)
+        count_voxels(path, series)
 
 
 def test_probabilities_need_a_channel_for_each_label_and_something_in_them(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_a_segmentation_of_another_grid_is_refused(tmp_path: Path) -> None:
         made_series(shape=(13, 12, 7)),
     ):
         with pytest.raises(OutputError, match="another grid"):
-            read_seg(path, other)
+            count_voxels(path, other)
 
 
 @pytest.mark.parametrize("place", [0, 3, 6])
@@ -224,6 +227,23 @@ def test_one_slice_tells_the_step_between_slices(place: int, tmp_path: Path) -> 
     assert shared.PixelMeasuresSequence[0].SpacingBetweenSlices == pytest.approx(2.5)
     np.testing.assert_array_equal(read_seg(path, series), mask)
     require_valid(path)
+
+
+@pytest.mark.parametrize("name", ["axial", "oblique"])
+def test_highdicom_reads_the_mask_on_the_grid_of_the_series(name: str, tmp_path: Path) -> None:
+    series, mask = made_series(DIRECTIONS[name]), made_mask()
+    path = write(mask, series, tmp_path / "seg.dcm", labels=KNOWN)
+    segmentation = segread(path)
+    values = [
+        int(str(item.SegmentDescription).rpartition(" ")[2])
+        for item in segmentation.SegmentSequence
+    ]
+    # highdicom's arrays are [slice, row, column]
+    grid = VolumeGeometry(
+        lps_affine(series)[:, [2, 1, 0, 3]], mask.shape[::-1], coordinate_system="PATIENT"
+    )
+    found = segmentation.get_volume(combine_segments=True).match_geometry(grid).array
+    np.testing.assert_array_equal(np.array([0, *values])[found].transpose(2, 1, 0), mask)
 
 
 def test_from_files_of_an_enhanced_object_and_back(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ import pytest
 
 pytest.importorskip("highdicom")
 
+from helpers.dicom_readers import read_seg
 from out_checks import KNOWN, NO_DICOMDIR, require_valid, write
 from out_series import LABELS, OBLIQUE, made_mask, made_series
 from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
-
-from dynunet_bundle.dicom_output.seg import read_seg
 
 
 def test_frames_that_each_say_how_they_lie(tmp_path: Path) -> None:

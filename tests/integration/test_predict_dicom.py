@@ -12,11 +12,14 @@ from dynunet_bundle.errors import CaseError, ConfigError
 
 pytest.importorskip("highdicom")
 
+from helpers.dicom_readers import (  # noqa: E402
+    read_probabilities,
+    read_rtstruct,
+    read_seg,
+)
 from helpers.made_dicom import PATIENT, make_enhanced, make_series, oblique, straight  # noqa: E402
 
 from dynunet_bundle.dicom_input.series import load_series  # noqa: E402
-from dynunet_bundle.dicom_output.rtstruct_reader import read_rtstruct  # noqa: E402
-from dynunet_bundle.dicom_output.seg import read_probabilities, read_seg  # noqa: E402
 
 
 def body() -> np.ndarray:

@@ -1,7 +1,6 @@
 """Which labels of a mask go into a DICOM object, and how their values come back from it."""
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,26 +69,3 @@ def say_nothing(path: Path) -> None:
 def short_label(text: str) -> str:
     """A text as DICOM takes it for a label: 64 characters, no backslash."""
     return text.replace("\\", "/")[:MAX_MEANING_CHARACTERS]
-
-
-def value_of(label: str, note: Any, number: int, labels: Mapping[str, int] | None) -> int:
-    """The label value of a segment or region.
-
-    Args:
-        label: its name.
-        note: its description.
-        number: its number.
-        labels: label values by name, or None to go by the description and else by the number.
-
-    Raises:
-        OutputError: if ``labels`` lacks it.
-    """
-    if labels is None:
-        match = re.fullmatch(VALUE_NOTE.format(r"(\d+)"), str(note or ""))
-        return int(match[1]) if match else number
-    by_label = {short_label(name): value for name, value in labels.items()}
-    if label not in by_label:
-        raise OutputError(
-            f'the object has "{label}", the labels are {sorted(labels)}. Add its value.'
-        )
-    return by_label[label]

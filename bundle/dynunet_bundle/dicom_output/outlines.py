@@ -8,8 +8,6 @@ a corner only belong to different polygons. A hole is joined to what surrounds i
 keyhole of DICOM PS3.3 section C.8.8.6.3, as a polygon of an RTSTRUCT has no holes.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 Vertex = tuple[int, int]
@@ -40,32 +38,6 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
         _join(edges, holes)
         loops = _trace(edges)
     return [np.array(loop, float) + first - 0.5 for loop in loops]
-
-
-def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Find the voxels whose centres lie inside an odd number of polygons.
-
-    Args:
-        polygons: ``[N, 2]`` each.
-        shape: ``(X, Y)`` of the slice.
-
-    Returns:
-        ``[X, Y]`` bool.
-    """
-    starts = np.concatenate([*polygons, np.empty((0, 2))])
-    ends = np.concatenate([*(np.roll(polygon, -1, axis=0) for polygon in polygons), starts[:0]])
-    # rows of voxel centres that each edge crosses; one that ends on a row crosses it only if it comes from below
-    low, high = np.ceil(np.sort([starts[:, 1], ends[:, 1]], axis=0)).clip(0, shape[1]).astype(int)
-    counts = high - low
-    edge = np.repeat(np.arange(len(starts)), counts)
-    rows = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
-    (x0, y0), (x1, y1) = starts[edge].T, ends[edge].T
-    columns = np.ceil(x0 + (rows - y0) * (x1 - x0) / (y1 - y0)).clip(0, shape[0]).astype(int)
-    # only the lowest bit of the counts matters, so they may overflow
-    crossings = np.zeros((shape[0] + 1, shape[1]), np.uint8)
-    np.add.at(crossings, (columns, rows), 1)
-    inside: np.ndarray = np.bitwise_xor.accumulate(crossings, axis=0)[:-1] & 1 == 1
-    return inside
 
 
 def _edges(mask: np.ndarray) -> Edges:

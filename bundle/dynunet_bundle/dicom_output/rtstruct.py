@@ -35,12 +35,12 @@ from dynunet_bundle.dicom_output.object import (
     write_object,
 )
 from dynunet_bundle.dicom_output.outlines import outlines
-from dynunet_bundle.dicom_output.rtstruct_reader import CONTOUR_DATA, read_rtstruct
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
 
-__all__ = ["read_rtstruct", "write_rtstruct"]
+CONTOUR_DATA = 0x30060050
+"""Tag of the points of a contour."""
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"

@@ -40,13 +40,10 @@ from dynunet_bundle.dicom_output.object import (
     require_highdicom,
     write_object,
 )
-from dynunet_bundle.dicom_output.seg_reader import read_probabilities, read_seg
 from dynunet_bundle.errors import OutputError
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
-
-__all__ = ["read_probabilities", "read_seg", "write_probabilities", "write_seg"]
 
 MAX_FRACTION = 255
 """Of 8 bits; a probability is kept to 1/510."""

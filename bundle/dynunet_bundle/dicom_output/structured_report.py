@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynunet_bundle import __version__
 from dynunet_bundle.dicom_output.codes import Code
+from dynunet_bundle.dicom_output.count_voxels import count_voxels
 from dynunet_bundle.dicom_output.headers import (
     derived_uid,
     series_number,
@@ -23,7 +24,6 @@ from dynunet_bundle.dicom_output.object import (
     require_highdicom,
     write_object,
 )
-from dynunet_bundle.dicom_output.seg_reader import count_voxels
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries

@@ -1,6 +1,6 @@
-"""DICOM Segmentation objects -> masks and probabilities on the grid of their series."""
+"""Voxels of a segmentation that was written, counted in its file: what the structured report tells is what is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from dynunet_bundle.dicom_input.parse import require_pydicom
 from dynunet_bundle.dicom_output.headers import lps_affine, slice_positions
-from dynunet_bundle.dicom_output.labels import short_label, value_of
 from dynunet_bundle.dicom_output.object import building
 from dynunet_bundle.errors import OutputError
 
@@ -17,62 +16,6 @@ if TYPE_CHECKING:
 
 MAX_SHIFT_VOXELS = 0.1
 """How far a frame may lie from its slice."""
-
-
-def read_seg(
-    path: Path, series: "DicomSeries", labels: Mapping[str, int] | None = None
-) -> np.ndarray:
-    """Read a BINARY segmentation as the mask it was written from.
-
-    Args:
-        path: a file of ``write_seg``, or of another program on the grid of the series.
-        series: the images that it belongs to.
-        labels: label values by the name of the segment; by default what ``write_seg`` noted, else segment numbers.
-
-    Returns:
-        ``[X, Y, Z]``, label values; where segments overlap that of the later one.
-
-    Raises:
-        OutputError: if it is FRACTIONAL, lies on another grid, or has a segment that ``labels`` lacks.
-    """
-    dataset, frames = _read(path, "BINARY")
-    values = {}
-    for item in dataset.SegmentSequence:
-        number, note = int(item.SegmentNumber), item.get("SegmentDescription")
-        values[number] = value_of(str(item.SegmentLabel), note, number, labels)
-    kind = np.uint8 if max(values.values()) <= np.iinfo(np.uint8).max else np.uint16
-    mask = np.zeros(series.array.shape[-3:], kind)
-    places = _places(dataset, series)
-    for number, place, frame in sorted(zip(*places, frames, strict=True), key=lambda item: item[0]):
-        mask[:, :, place][frame.T != 0] = values[number]
-    return mask
-
-
-def read_probabilities(
-    path: Path, series: "DicomSeries", labels: Mapping[str, int] | None = None
-) -> dict[str, np.ndarray]:
-    """Read a FRACTIONAL segmentation.
-
-    Args:
-        path: a file of ``write_probabilities``, or of another program on the grid of the series.
-        series: the images that it belongs to.
-        labels: names to return, by default those in the file; the ones that it lacks are zero.
-
-    Returns:
-        ``[X, Y, Z]`` float32 by the name of the segment.
-
-    Raises:
-        OutputError: if it is BINARY or lies on another grid.
-    """
-    dataset, frames = _read(path, "FRACTIONAL")
-    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
-    wanted = list(names.values()) if labels is None else [name for name in labels if labels[name]]
-    shape = series.array.shape[-3:]
-    volumes = {short_label(name): np.zeros(shape, np.float32) for name in wanted}
-    for number, place, frame in zip(*_places(dataset, series), frames, strict=True):
-        if names[number] in volumes:
-            volumes[names[number]][:, :, place] = frame.T / float(dataset.MaximumFractionalValue)
-    return {name: volumes[short_label(name)] for name in wanted}
 
 
 def count_voxels(path: Path, series: "DicomSeries") -> tuple[Any, dict[int, int]]:
