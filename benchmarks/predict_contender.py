@@ -195,8 +195,8 @@ def restore(job: dict[str, Any]) -> dict[str, Any]:
     parser = workflow.load_workflow(job["bundle"], "inference.json", (), job["plan"]).parser
     preprocessing = parser.get_parsed_content("preprocessing")
     image = preprocessing({"image": job["input"]})["image"]
-    labels = job["plan"]["label_values"]
-    logits = torch.empty(len(labels), *image.shape[1:]).normal_()
+    labels = parser.get_parsed_content("labels")
+    logits = torch.empty(labels.num_outputs, *image.shape[1:]).normal_()
     before = time.process_time()
     mask = classes.RestoreClassesd("pred", preprocessing, labels)({"image": image, "pred": logits})
     return {

@@ -22,6 +22,7 @@ from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.files import NIFTI_SUFFIXES
 from dynunet_bundle.images.nifti import load_nifti
 from dynunet_bundle.inference.restore import RestoreClassesd
+from dynunet_bundle.labels.scheme import LabelScheme
 
 NUM_CLASSES = 5
 SHARPNESS = 1.5
@@ -140,7 +141,7 @@ def restored(
     preprocessing = _preprocessing(bundle, plan)
     data = preprocessing({"image": str(path)})
     logits = make_logits(data["image"].as_tensor())
-    restore = RestoreClassesd("pred", preprocessing, range(NUM_CLASSES))
+    restore = RestoreClassesd("pred", preprocessing, LabelScheme.from_plan(plan))
     mask = restore({**data, "pred": logits})["pred"][0].as_tensor().numpy()
     turn = ornt_transform(axcodes2ornt(AXCODES), axcodes2ornt(codes))
     turned = apply_orientation(logits.permute(1, 2, 3, 0).numpy(), turn)

@@ -60,9 +60,13 @@ def main() -> None:
     given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
     source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions)
     masks = find_masks(str(predictions), str(labels), **source.ids)
-    summary = summarize_measures(measure_masks(masks, tolerance_mm), masks.names, tolerance_mm)
+    scheme = masks.labels
+    summary = summarize_measures(
+        measure_masks(masks, tolerance_mm), scheme.target_names, tolerance_mm
+    )
     outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.images)
-    written = write_outputs(summary, predictions, labels, outputs, masks.class_names)
+    class_names = dict(zip(scheme.values, scheme.names, strict=True))
+    written = write_outputs(summary, predictions, labels, outputs, class_names)
     print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dynunet_bundle.best_configuration.component_rules import PackedPair, decide_rules, format_rules
-from dynunet_bundle.labels.classes import IGNORE_CLASS
 from dynunet_bundle.labels.largest_component import keep_largest
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 NAMES = ["background", "liver", "tumour"]
 REGION_NAMES = ["background", "edema", "core", "enhancing"]
@@ -22,7 +22,8 @@ def line(text: str) -> np.ndarray:
 
 def decide(*cases: tuple[str, str], names=NAMES, values=(0, 1, 2), regions=None):
     arrays = ((f"case {i}", line(pred), line(ref)) for i, (pred, ref) in enumerate(cases))
-    return decide_rules(arrays, names, values, regions)
+    order = regions and [parts[0] for parts in regions.values()]
+    return decide_rules(arrays, LabelScheme(names, values, None, regions, order))
 
 
 def kept(decision) -> list[str]:
@@ -162,7 +163,9 @@ def test_many_random_cases_against_a_loop_of_its_own(seed, regions):
         found[speckle < 0.01 * seed] = rng.integers(1, 4)
         found[speckle > 0.97] = 0
         cases.append((f"{index}", found, truth))
-    decision = decide_rules(cases, REGION_NAMES, (0, 1, 2, 4), regions)
+    order = regions and [1, 2, 4]
+    labels = LabelScheme(REGION_NAMES, (0, 1, 2, 4), None, regions, order)
+    decision = decide_rules(cases, labels)
     targets = [[1, 2, 3], [2, 3], [3]] if regions else [[1], [2], [3]]
     masks, rules = [found for _, found, _ in cases], []
     truths = [truth for *_, truth in cases]

@@ -31,6 +31,8 @@ FROZEN_TRAIN_IDS = {
     "batch_dice",
     "bundle_root",
     "case_keys",
+    "cases",
+    "labels",
     "ckpt_dir",
     "dataset_dir",
     "deep_supervision",
@@ -126,7 +128,7 @@ def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference(
     # MONAI Label asks for every key of a LoadImaged, and a prediction has no label
     assert load["keys"] == "$[key for key in @case_keys if key != 'label']"
     load["keys"] = train["preprocessing"]["transforms"][0]["keys"]
-    for name in (*PLAN_IDS, "plan", "case_keys", "preprocessing"):
+    for name in (*PLAN_IDS, "plan", "labels", "case_keys", "preprocessing"):
         assert train[name] == inference[name], name
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
     # a validation is quick: as declared, without mirroring

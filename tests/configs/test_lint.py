@@ -4,12 +4,14 @@ import copy
 import json
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import BUNDLE, ROOT
 
 from dynunet_bundle.configs.lint import config_faults, lint_configs, require_data
+from dynunet_bundle.configs.targets import OWN_COMMANDS
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError
 
@@ -113,6 +115,8 @@ def test_what_configs_need_is_allowed(text):
         "monai.apps.utils.extractall",
         "benchmarks.measure.subprocess.run",
         "dynunet_bundle.cross_validation.commands.ProcessRunner",
+        "dynunet_bundle.cross_validation.slurm.write_script",
+        "dynunet_bundle.dataset.download.download",
         "dynunet_bundle.files.write_json",
         "dynunet_bundle.networks.dynunet.no_such_function",
         "dynunet_bundle.networks.dynunet",
@@ -141,6 +145,10 @@ def test_a_plan_cannot_bring_a_component_of_its_own():
     assert not config_faults({"architecture": "DynUNet"}, TRAIN)
     residual = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
     assert not config_faults({"architecture": residual}, TRAIN)
+
+
+def test_the_commands_that_are_refused_are_where_the_list_says():
+    assert all(find_spec(f"dynunet_bundle.{name}") for name in OWN_COMMANDS)
 
 
 @pytest.mark.parametrize("change", [{"_mode_": "debug"}, {"_debug_": True}])
@@ -207,7 +215,7 @@ def test_the_recipes_of_the_bundle_work_wherever_they_are_called_from(name, tmp_
 def test_an_overlay_that_is_no_object(tmp_path):
     path = tmp_path / "overlay.json"
     path.write_text("[]")
-    with pytest.raises(ConfigError, match="holds no ids"):
+    with pytest.raises(ConfigError, match="holds a list, not ids"):
         load_workflow(BUNDLE, "inference.json", [str(path)])
 
 

@@ -12,6 +12,7 @@ from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError
+from dynunet_bundle.labels.scheme import LabelScheme
 
 MakeDataset = Callable[..., Path]
 
@@ -28,8 +29,8 @@ def test_a_valid_data_set(make_dataset: MakeDataset):
     dataset = load_dataset(root)
     assert dataset.name == "Task77_Thing"
     assert dataset.channel_names == ("FLAIR", "T1w")
-    assert dataset.label_names == ("background", "edema", "tumour")
-    assert dataset.label_values == (0, 1, 2)
+    assert dataset.labels.names == ("background", "edema", "tumour")
+    assert dataset.labels.values == (0, 1, 2)
     assert dataset.training == tuple(
         {
             "image": str(root / f"imagesTr/t_0{i}.nii.gz"),
@@ -44,8 +45,8 @@ def test_a_valid_data_set(make_dataset: MakeDataset):
 def test_more_than_ten_labels_are_in_order_of_their_numbers(make_dataset: MakeDataset):
     labels = {str(value): f"organ {value}" for value in range(12)}
     dataset = load_dataset(make_dataset(labels=labels))
-    assert dataset.label_names[9:] == ("organ 9", "organ 10", "organ 11")
-    assert dataset.label_values == tuple(range(12))
+    assert dataset.labels.names[9:] == ("organ 9", "organ 10", "organ 11")
+    assert dataset.labels.values == tuple(range(12))
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_more_than_ten_labels_are_in_order_of_their_numbers(make_dataset: MakeDa
 )
 def test_label_tables_with_gaps_in_both_forms(make_dataset: MakeDataset, labels: dict[str, Any]):
     dataset = load_dataset(make_dataset(labels=labels))
-    assert dataset.label_values == (0, 128, 255)
-    assert dataset.label_names == ("background", "cytoplasm", "nucleus")
+    assert dataset.labels.values == (0, 128, 255)
+    assert dataset.labels.names == ("background", "cytoplasm", "nucleus")
 
 
 def test_test_cases_are_optional_and_may_be_objects(make_dataset: MakeDataset):
@@ -220,8 +221,8 @@ def test_nnunets_files_of_a_case_belong_together(nnunet: MakeDataset):
     dataset = load_dataset(root)
     assert dataset.name == "Dataset012_Own"
     assert dataset.channel_names == ("FLAIR", "T1w")
-    assert dataset.label_names == ("background", "edema", "tumour")
-    assert dataset.label_values == (0, 1, 2)
+    assert dataset.labels.names == ("background", "edema", "tumour")
+    assert dataset.labels.values == (0, 1, 2)
     assert dataset.training == tuple(
         {
             "image": [str(root / f"imagesTr/{name}_000{channel}.nii.gz") for channel in (0, 1)],
@@ -341,7 +342,7 @@ def test_plain_folders_are_paired_by_name(tmp_path: Path):
     assert load_dataset(root) == DatasetDescription(
         "cells",
         (),
-        (),
+        LabelScheme(()),
         tuple(
             {
                 "image": str(root / f"images/{name}.bmp"),
@@ -395,11 +396,14 @@ def test_empty_plain_folders(tmp_path: Path):
 
 
 def test_names_for_plain_folders():
-    plain = DatasetDescription("cells", (), (), ({"image": "a.png", "label": "a.png"},), ())
-    assert plain.label_values == ()
-    named = plain.named(["R", "G", "B"], [0, 255], ["background", "cell"])
+    plain = DatasetDescription(
+        "cells", (), LabelScheme(()), ({"image": "a.png", "label": "a.png"},), ()
+    )
+    assert plain.labels.values == ()
+    labels = LabelScheme(["background", "cell"], [0, 255])
+    named = plain.named(["R", "G", "B"], labels)
     assert named.channel_names == ("R", "G", "B")
-    assert (named.label_values, named.label_names) == ((0, 255), ("background", "cell"))
+    assert named.labels == labels
     assert named.training == plain.training
 
 
@@ -412,5 +416,5 @@ def test_real_sets_are_understood(real_data: Path):
     assert Path(cells.training[0]["image"]).name == "001.bmp"
     assert Path(cells.training[0]["label"]).name == "001.png"
     cord = load_dataset(real_data / "extra" / "spinalcord_t2_psr")
-    assert cord.label_names == ("background", "cord")
+    assert cord.labels.names == ("background", "cord")
     assert names(cord.training) == ["errsm30_t2"]

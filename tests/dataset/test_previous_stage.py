@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from conftest import touch
 
-from dynunet_bundle.dataset.cases import all_files, file_identity
+from dynunet_bundle.dataset.cases import Case, all_files, file_identity
 from dynunet_bundle.dataset.previous_stage import with_previous
-from dynunet_bundle.dataset.select import select_cases
+from dynunet_bundle.dataset.select import FoldCases
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError
+from dynunet_bundle.labels.scheme import LabelScheme
 
 CASES: list[dict[str, Any]] = [
     {"image": "/data/a.nii.gz", "label": "/data/labels/a.nii.gz"},
@@ -65,32 +66,28 @@ def test_two_masks_of_one_name(tmp_path: Path) -> None:
 
 def test_cases_of_a_data_set(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     root = str(make_dataset(num_cases=5))
-    plan = {
-        "channel_names": ["FLAIR", "T1w"],
-        "label_names": ["background", "edema", "tumour"],
-        "cascade": True,
-        "previous_dir": str(tmp_path / "masks"),
-    }
+    labels = LabelScheme(["background", "edema", "tumour"])
+    plan = {"cascade": True, "previous_dir": str(tmp_path / "masks")}
+
+    def cases_of(part: str, **settings: Any) -> list[Case]:
+        return getattr(FoldCases(root, ["FLAIR", "T1w"], labels, **settings), part)
+
     touch(tmp_path / "masks", *(f"t_{index:02d}.nii.gz" for index in range(4)))
-    plain = {key: plan[key] for key in ("channel_names", "label_names")}
     held_out: set[str] = set()
     for fold in range(5):
-        names = [
-            Path(case["label"]).name
-            for case in select_cases(root, "validation", fold=fold, **plain)
-        ]
+        names = [Path(case["label"]).name for case in cases_of("validation", fold=fold)]
         if names == ["t_04.nii.gz"]:
             with pytest.raises(CaseError, match="case t_04: there is no mask"):
-                select_cases(root, "validation", fold=fold, **plan)
+                cases_of("validation", fold=fold, **plan)
             continue
-        cases = select_cases(root, "validation", fold=fold, **plan)
+        cases = cases_of("validation", fold=fold, **plan)
         assert [Path(case["previous"]).name for case in cases] == names
         held_out.update(names)
         with pytest.raises(CaseError, match="case t_04: there is no mask"):
-            select_cases(root, "training", fold=fold, **plan)
+            cases_of("training", fold=fold, **plan)
     assert len(held_out) == 4
     with pytest.raises(CaseError, match="case t_04: there is no mask"):
-        select_cases(root, "training", fold="all", **plan)
+        cases_of("training", fold="all", **plan)
 
 
 def test_what_is_computed_from_a_case_hangs_on_its_mask(tmp_path: Path) -> None:

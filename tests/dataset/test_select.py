@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from conftest import touch
 
-from dynunet_bundle.dataset.select import load_dataset, names_for, select_cases
+from dynunet_bundle.dataset.cases import Case
+from dynunet_bundle.dataset.select import FoldCases, load_dataset, names_for
 from dynunet_bundle.errors import DatasetError, PlanError
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 
 MakeDataset = Callable[..., Path]
 
@@ -17,6 +19,13 @@ PLANNED = {
     "channel_names": ["FLAIR", "T1w"],
     "label_names": ["background", "edema", "tumour"],
 }
+
+
+def cases_of(root: str, part: str, channel_names: list[str], **settings: Any) -> list[Case]:
+    """``training`` or ``validation`` of ``FoldCases``, from the ids of a plan."""
+    labels = LabelScheme.from_plan(settings)
+    own = {key: value for key, value in settings.items() if key not in LABEL_IDS}
+    return getattr(FoldCases(root, channel_names, labels, **own), part)
 
 
 def test_paths_are_absolute_for_a_relative_folder(
@@ -27,7 +36,7 @@ def test_paths_are_absolute_for_a_relative_folder(
     assert load_dataset(root.name) == load_dataset(root)
 
 
-# --- select_cases
+# --- cases of a fold
 
 
 def test_each_case_is_held_out_once_and_trained_on_in_all_other_folds(make_dataset: MakeDataset):
@@ -36,8 +45,8 @@ def test_each_case_is_held_out_once_and_trained_on_in_all_other_folds(make_datas
     held_out = []
     for fold in range(4):
         part = {"fold": fold, "num_folds": 4, **PLANNED}
-        validation = select_cases(str(root), "validation", **part)
-        training = select_cases(str(root), "training", **part)
+        validation = cases_of(str(root), "validation", **part)
+        training = cases_of(str(root), "training", **part)
         assert [case for case in everything if case not in validation] == training
         assert len(training) + len(validation) == 11
         held_out += validation
@@ -45,7 +54,7 @@ def test_each_case_is_held_out_once_and_trained_on_in_all_other_folds(make_datas
 
 
 def test_fold_0_of_ten_cases_is_that_of_scikit_learn(make_dataset: MakeDataset):
-    cases = select_cases(str(make_dataset(num_cases=10)), "validation", **PLANNED)
+    cases = cases_of(str(make_dataset(num_cases=10)), "validation", **PLANNED)
     assert [Path(case["label"]).name for case in cases] == ["t_00.nii.gz", "t_07.nii.gz"]
 
 
@@ -61,34 +70,30 @@ def test_a_plan_of_another_data_set(
     make_dataset: MakeDataset, changes: dict[str, Any], message: str
 ):
     with pytest.raises(PlanError, match=rf"{message}.*scripts/plan\.py"):
-        select_cases(str(make_dataset(num_cases=10)), "training", **(PLANNED | changes))
+        cases_of(str(make_dataset(num_cases=10)), "training", **(PLANNED | changes))
 
 
 def test_values_with_gaps_must_be_the_plans_too(make_dataset: MakeDataset):
     labels = {"0": "background", "128": "edema", "255": "tumour"}
     root = str(make_dataset(num_cases=10, labels=labels))
     planned = {**PLANNED, "label_values": [0, 128, 255]}
-    assert len(select_cases(root, "training", **planned)) == 8
+    assert len(cases_of(root, "training", **planned)) == 8
     with pytest.raises(PlanError, match=r"label values are \[0, 1, 2\].* are \[0, 128, 255\]"):
-        select_cases(root, "training", **PLANNED)
+        cases_of(root, "training", **PLANNED)
 
 
 def test_folders_that_name_nothing_take_the_names_of_any_plan(tmp_path: Path):
     names = [f"{folder}/{index}.png" for folder in ("images", "labels") for index in range(5)]
     touch(tmp_path, *names)
-    cases = select_cases(str(tmp_path), "validation", ["R", "G", "B"], ["back", "cell"], [0, 255])
+    labels = LabelScheme(["back", "cell"], [0, 255])
+    cases = FoldCases(str(tmp_path), ["R", "G", "B"], labels).validation
     assert [Path(case["image"]).name for case in cases] == ["0.png"]
 
 
 @pytest.mark.parametrize("fold", [5, -1])
 def test_a_fold_that_does_not_exist(make_dataset: MakeDataset, fold: int):
     with pytest.raises(DatasetError, match=f"no fold {fold}.*from 0 to 4"):
-        select_cases(str(make_dataset(num_cases=10)), "training", fold=fold, **PLANNED)
-
-
-def test_a_part_that_does_not_exist(make_dataset: MakeDataset):
-    with pytest.raises(DatasetError, match='not "test"'):
-        select_cases(str(make_dataset(num_cases=10)), "test", **PLANNED)
+        cases_of(str(make_dataset(num_cases=10)), "training", fold=fold, **PLANNED)
 
 
 def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
@@ -98,25 +103,25 @@ def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
     part = {**PLANNED, "splits_file": str(splits)}
 
     def selected(which: str) -> list[str]:
-        return [Path(case["image"]).name[:4] for case in select_cases(root, which, **part)]
+        return [Path(case["image"]).name[:4] for case in cases_of(root, which, **part)]
 
     assert (selected("training"), selected("validation")) == (["t_01", "t_03"], ["t_02", "t_05"])
     with pytest.raises(DatasetError, match=r"no fold 1: .*splits\.json has 1 fold\(s\)"):
-        select_cases(root, "training", fold=1, **part)
+        cases_of(root, "training", fold=1, **part)
 
 
 def test_without_the_file_of_folds_they_are_drawn(make_dataset: MakeDataset, tmp_path: Path):
     root = str(make_dataset(num_cases=10))
     absent = str(tmp_path / "none.json")
-    drawn = select_cases(root, "validation", **PLANNED)
-    assert select_cases(root, "validation", splits_file=absent, **PLANNED) == drawn
+    drawn = cases_of(root, "validation", **PLANNED)
+    assert cases_of(root, "validation", splits_file=absent, **PLANNED) == drawn
 
 
 def test_a_file_of_folds_of_other_cases(make_dataset: MakeDataset, tmp_path: Path):
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": ["t_00"], "val": ["old_case"]}]))
     with pytest.raises(DatasetError, match="lacks: old_case"):
-        select_cases(str(make_dataset()), "training", splits_file=str(splits), **PLANNED)
+        cases_of(str(make_dataset()), "training", splits_file=str(splits), **PLANNED)
 
 
 # --- names from saved facts
@@ -130,7 +135,7 @@ def test_names_that_were_saved():
     }
     dataset = names_for("Own", facts)
     assert (dataset.name, dataset.channel_names) == ("Own", ("CT",))
-    assert (dataset.label_names, dataset.label_values) == (("background", "organ"), (0, 255))
+    assert dataset.labels == LabelScheme(("background", "organ"), (0, 255))
     assert dataset.training == dataset.test == ()
 
 
@@ -144,9 +149,8 @@ def test_regions_that_were_saved():
         "regions_class_order": [1, 2],
     }
     dataset = names_for("Own", facts)
-    assert dataset.regions == facts["regions"]
-    assert dataset.regions_class_order == (1, 2)
-    assert dataset.file_values == (0, 1, 2, 3)
+    assert dataset.labels.ids() == {name: facts[name] for name in LABEL_IDS}
+    assert dataset.labels.file_values == (0, 1, 2, 3)
     with pytest.raises(PlanError, match="need regions_class_order"):
         names_for("Own", {**facts, "regions_class_order": None})
 
@@ -156,8 +160,7 @@ def test_names_from_the_numbers_of_nnunets_facts():
         "Own", {"modality": "MRI", "num_channels": 2, "num_classes_with_background": 3}
     )
     assert dataset.channel_names == ("MRI", "MRI")
-    assert dataset.label_names == ("background", "class_1", "class_2")
-    assert dataset.label_values == (0, 1, 2)
+    assert dataset.labels == LabelScheme(("background", "class_1", "class_2"), (0, 1, 2))
 
 
 @pytest.mark.parametrize("facts", [{}, {"modality": "MRI", "num_channels": "many"}])

@@ -11,7 +11,7 @@ from dynunet_bundle.evaluation.case_measures import (
     require_tolerance,
 )
 from dynunet_bundle.evaluation.statistics import MEASURES
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 SPACING = (2.0, 0.5, 1.5)
 GRID = Grid(SPACING, 2.0 * 0.5 * 1.5 / 1000)

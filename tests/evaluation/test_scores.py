@@ -18,6 +18,7 @@ from dynunet_bundle.evaluation.scores import (
     summarize_measures,
 )
 from dynunet_bundle.files import write_json
+from dynunet_bundle.labels.scheme import LabelScheme
 
 NAMES = ["background", "head", "tail"]
 SCORES = {"a": [0.5, None], "b": [1.0, 0.25]}
@@ -54,7 +55,7 @@ def test_the_handler_scores_by_the_name_of_the_case(tmp_path):
         return batch
 
     engine = Engine(step)
-    ScoreHandler(str(tmp_path / "out"), NAMES).attach(engine)
+    ScoreHandler(str(tmp_path / "out"), LabelScheme(NAMES)).attach(engine)
     engine.run(outputs)
     saved = json.loads((tmp_path / "out" / "scores.json").read_text())
     expected = {"head": 1.0, "tail": 2 / 3}
@@ -63,7 +64,7 @@ def test_the_handler_scores_by_the_name_of_the_case(tmp_path):
 
 def run_handler(out, mask, reference, **settings):
     engine = Engine(lambda _, batch: batch)
-    ScoreHandler(str(out), NAMES, **settings).attach(engine)
+    ScoreHandler(str(out), LabelScheme(NAMES), **settings).attach(engine)
     engine.run([[{"pred": mask, "label": reference}]])
     return json.loads((out / "scores.json").read_text())
 
@@ -89,7 +90,7 @@ def test_the_handler_measures_in_the_millimetres_of_the_file(tmp_path):
 
 def test_the_handler_refuses_a_tolerance_that_is_none(tmp_path):
     with pytest.raises(ConfigError, match="nsd_tolerance_mm"):
-        ScoreHandler(str(tmp_path), NAMES, nsd_tolerance_mm=-1)
+        ScoreHandler(str(tmp_path), LabelScheme(NAMES), nsd_tolerance_mm=-1)
 
 
 def test_the_handler_scores_regions_and_leaves_out_what_is_ignored(tmp_path):
@@ -98,7 +99,8 @@ def test_the_handler_scores_regions_and_leaves_out_what_is_ignored(tmp_path):
     mask = MetaTensor(torch.zeros_like(reference), meta={"filename_or_obj": "images/a.nii.gz"})
     mask[0, 0], mask[0, 1:3] = 2, 1
     engine = Engine(lambda _, batch: batch)
-    ScoreHandler(str(tmp_path), NAMES, [0, 3, 9], {"body": [3, 9], "end": [9]}).attach(engine)
+    labels = LabelScheme(NAMES, [0, 3, 9], None, {"body": [3, 9], "end": [9]}, [3, 9])
+    ScoreHandler(str(tmp_path), labels).attach(engine)
     engine.run([[{"pred": mask, "label": reference}]])
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert saved["cases"] == {"a": {"body": 1.0, "end": 0.0}}

@@ -16,7 +16,7 @@ from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import write_json
 from dynunet_bundle.inference.probabilities import SaveProbabilitiesd
-from dynunet_bundle.labels.scheme import target_classes, target_names
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.plan import plan_from
 
 SHAPE = (14, 12, 8)
@@ -106,8 +106,7 @@ def make_run(
     """A run folder with fold files, masks, models and, if ``save``, probabilities."""
     results = ResultFolder(folder / "cross_validation")
     results.predictions.mkdir(parents=True)
-    targets = target_classes(plan["label_values"], plan["regions"])
-    names = target_names(plan["label_names"], plan["regions"])
+    labels = LabelScheme.from_plan(plan)
     for fold, cases in enumerate(held_out):
         if folds is not None and fold not in folds:
             continue
@@ -115,12 +114,14 @@ def make_run(
         for case in cases:
             found = probabilities(case)
             mask = decide(found, plan)
-            scores[case] = dice_by_target(mask, truth_of(case), targets)
+            scores[case] = dice_by_target(mask, truth_of(case), labels.target_classes)
             values = np.array(plan["label_values"], np.int16)[mask]
             save_nifti(results.predictions / f"{case}.nii.gz", values, AFFINE)
             if save:
                 save_probabilities(folder, case, found, plan)
-        record = fold_record(fold, summarize(scores, names), plan, held_out, {"epoch": 3})
+        record = fold_record(
+            fold, summarize(scores, labels.target_names), plan, held_out, {"epoch": 3}
+        )
         write_json(results.fold_file(fold), record)
         model = folder / f"fold_{fold}" / "models" / "model.pt"
         model.parent.mkdir(parents=True)
@@ -132,7 +133,6 @@ def save_probabilities(
     folder: Path, case: str, found: np.ndarray, plan: Mapping[str, Any] = PLAN
 ) -> None:
     """Save the probabilities of a case into a run."""
-    labels = ("label_names", "label_values", "regions", "regions_class_order")
     tensor = MetaTensor(
         torch.from_numpy(found),
         affine=torch.from_numpy(AFFINE),
@@ -141,7 +141,7 @@ def save_probabilities(
     SaveProbabilitiesd(
         "probability",
         str(folder / "cross_validation" / "probabilities"),
-        **{name: plan[name] for name in labels},
+        LabelScheme.from_plan(plan),
     )({"probability": tensor})
 
 

@@ -5,11 +5,6 @@ from typing import Any
 
 from conftest import BUNDLE
 
-NAMES = {
-    "_target_": "dynunet_bundle.labels.scheme.target_names",
-    "label_names": "@label_names",
-    "regions": "@regions",
-}
 WRITER = {
     "_target_": "torch.utils.tensorboard.SummaryWriter",
     "_disabled_": "$@rank > 0",
@@ -22,7 +17,7 @@ TRAINING: list[dict[str, Any]] = [
         "output_dir": "@output_dir",
         "evaluator": "@validate#evaluator",
         "optimizer": "@optimizer",
-        "label_names": "@train#target_names",
+        "label_names": "$@labels.target_names",
         "batch_size": "@batch_size",
         "world_size": "@world_size",
     },
@@ -40,7 +35,7 @@ TRAINING: list[dict[str, Any]] = [
         "_target_": "dynunet_bundle.training.watching.curves.CurvesHandler",
         "_disabled_": "$@rank > 0",
         "output_dir": "@output_dir",
-        "label_names": "@train#target_names",
+        "label_names": "$@labels.target_names",
     },
     {
         "_target_": "dynunet_bundle.training.watching.tracking.EpochTracking",
@@ -50,7 +45,7 @@ TRAINING: list[dict[str, Any]] = [
 VALIDATION: list[dict[str, Any]] = [
     {
         "_target_": "dynunet_bundle.training.watching.tracking.NamedScores",
-        "label_names": "@train#target_names",
+        "label_names": "$@labels.target_names",
     },
     {
         "_target_": "dynunet_bundle.training.watching.tensorboard.ExampleSlices",
@@ -70,7 +65,6 @@ def watched() -> dict[str, Any]:
         return [one for one in config[part]["handlers"] if one["_target_"] not in ours]
 
     return {
-        "train#target_names": NAMES,
         "train#summary_writer": WRITER,
         "train#handlers": others("train") + TRAINING,
         "validate#handlers": VALIDATION + others("validate"),

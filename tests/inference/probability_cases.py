@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from dynunet_bundle.inference.probabilities import SaveProbabilitiesd
+from dynunet_bundle.labels.scheme import LabelScheme
 
 LABELS = {
     "label_names": ["background", "liver", "tumour"],
@@ -38,7 +39,8 @@ def save_case(
         affine=torch.as_tensor(np.eye(4) if affine is None else affine),
         meta=meta,
     )
-    SaveProbabilitiesd("probability", str(folder), **labels)({"probability": tensor})
+    scheme = LabelScheme.from_plan(labels)
+    SaveProbabilitiesd("probability", str(folder), scheme)({"probability": tensor})
 
 
 def softmax_of(logits: np.ndarray) -> np.ndarray:

@@ -8,14 +8,16 @@ import torch
 from monai.data import MetaTensor
 from probability_cases import LABELS, REGIONS, random_probabilities, save_case
 
-from dynunet_bundle.errors import CaseError, DatasetError, PlanError
+from dynunet_bundle.errors import CaseError, DatasetError
 from dynunet_bundle.inference import probabilities as module
 from dynunet_bundle.inference.probabilities import (
     SaveProbabilitiesd,
     label_differences,
     read_probabilities,
 )
+from dynunet_bundle.labels.scheme import LabelScheme
 
+SCHEME = LabelScheme.from_plan(LABELS)
 SHAPE = (5, 4, 3)
 AFFINE = np.array([[0, 2, 0, 5], [1.5, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1.0]])
 
@@ -34,11 +36,11 @@ def test_what_is_read_is_what_was_found(folder, tmp_path):
     assert list(found) == ["a.1", "b"]
     first, second = found.values()
     assert (first.case, first.source, first.shape) == ("a.1", "a.1.nii.gz", SHAPE)
-    assert np.array_equal(first.affine, AFFINE) and first.labels == LABELS
+    assert np.array_equal(first.affine, AFFINE) and first.labels == SCHEME
     array = first.array()
     assert isinstance(array, np.memmap) and array.flags.c_contiguous
     assert np.array_equal(array, random_probabilities(0, SHAPE).astype(np.float16))
-    assert second.labels == REGIONS and second.array().shape == (2, 6, 2, 1)
+    assert second.labels == LabelScheme.from_plan(REGIONS) and second.array().shape == (2, 6, 2, 1)
     assert sorted(file.name for file in folder.iterdir()) == [
         *("a.1.json", "a.1.npy", "b.json", "b.npy")
     ]
@@ -60,7 +62,7 @@ def test_any_layout_and_type_is_saved(tmp_path, dtype):
     turned = wanted.to(dtype).permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     tensor = MetaTensor(turned, meta={"filename_or_obj": "x.nii.gz"})
     data = {"probability": tensor, "name": "case"}
-    saved = SaveProbabilitiesd("probability", str(tmp_path), **LABELS)(data)
+    saved = SaveProbabilitiesd("probability", str(tmp_path), SCHEME)(data)
     assert saved["probability"] is tensor
     found = read_probabilities(tmp_path)["case"]
     assert np.array_equal(found.array(), wanted.numpy())
@@ -94,8 +96,12 @@ def change_header(folder, **changes):
     ("changes", "message"),
     [
         ({"shape": [5, 4, 4]}, r"float16 \(3, 5, 4, 3\), its header says float16 \(3, 5, 4, 4\)"),
-        ({"label_names": ["background", "liver"]}, r"its header says float16 \(2, 5, 4, 3\)"),
+        (
+            {"label_names": ["b", "l"], "label_values": [0, 1]},
+            r"its header says float16 \(2, 5, 4, 3\)",
+        ),
         ({"affine": "gone", "source": "gone"}, "lacks affine, source"),
+        ({"label_names": ["background", "liver"]}, "2 label_names and 3 label_values"),
     ],
 )
 def test_arrays_that_do_not_fit_their_header_are_refused(folder, changes, message):
@@ -117,14 +123,15 @@ def test_damaged_files_are_named(folder):
 def test_outputs_that_are_not_the_plans_are_refused(tmp_path):
     with pytest.raises(CaseError, match=r"shape \(2, 5, 4, 3\), the plan has 3 outputs"):
         save_case(tmp_path, tmp_path / "x.nii", np.zeros((2, *SHAPE)))
-    with pytest.raises(PlanError, match="regions_class_order"):
-        SaveProbabilitiesd("p", str(tmp_path), ["b", "x"], [0, 1], {"x": [1]}, [1, 1])
 
 
 def test_labels_in_another_order_differ():
-    turned = {**REGIONS, "regions": dict(reversed(REGIONS["regions"].items()))}
-    assert label_differences(REGIONS, {**REGIONS}) == []
-    assert len(label_differences(REGIONS, turned)) == 1
-    assert label_differences(LABELS, {**LABELS, "label_values": [0, 1, 3]}) == [
+    one = LabelScheme(["b", "left", "right"], [0, 1, 2], None, {"l": [1], "r": [2]}, [1, 2])
+    other = LabelScheme(one.names, one.values, None, {"r": [2], "l": [1]}, [2, 1])
+    assert label_differences(one, one) == []
+    assert [text.split(":")[0] for text in label_differences(one, other)] == [
+        *("regions", "regions_class_order")
+    ]
+    assert label_differences(SCHEME, LabelScheme(SCHEME.names, [0, 1, 3])) == [
         "label_values: [0, 1, 2] against [0, 1, 3]"
     ]

@@ -7,8 +7,10 @@ import torch
 
 from dynunet_bundle.inference import quality
 from dynunet_bundle.inference.quality import NoteQualityd, find_flags
+from dynunet_bundle.labels.scheme import LabelScheme
 
-NAMES = ["background", "a", "b"]
+CLASSES = LabelScheme(["background", "a", "b"])
+REGIONS = LabelScheme(CLASSES.names, regions={"a": [1, 2], "b": [2]}, regions_class_order=[1, 2])
 
 
 def logits_of(shares, shape=(4, 5, 6)):
@@ -18,7 +20,7 @@ def logits_of(shares, shape=(4, 5, 6)):
 
 def test_entropy_is_that_of_the_probabilities_in_bits():
     logits = logits_of([0.25, 0.5, 0.25])
-    noted = NoteQualityd("pred", NAMES)({"pred": logits, "image": torch.zeros(1, 4, 5, 6)})
+    noted = NoteQualityd("pred", CLASSES)({"pred": logits, "image": torch.zeros(1, 4, 5, 6)})
     assert noted["quality"]["entropy"]["a"] == pytest.approx(1.5, abs=1e-5)
     assert noted["quality"]["entropy"]["b"] is None
 
@@ -26,9 +28,7 @@ def test_entropy_is_that_of_the_probabilities_in_bits():
 def test_entropy_of_regions_is_that_of_each():
     logits = torch.full((2, 4, 5, 6), math.log(3.0))
     logits[1] = -1
-    noted = NoteQualityd("pred", NAMES, regions={"a": [1, 2], "b": [2]})(
-        {"pred": logits, "image": torch.zeros(1, 4, 5, 6)}
-    )
+    noted = NoteQualityd("pred", REGIONS)({"pred": logits, "image": torch.zeros(1, 4, 5, 6)})
     expected = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
     assert noted["quality"]["entropy"] == {"a": pytest.approx(expected, abs=1e-5), "b": None}
 
@@ -36,9 +36,9 @@ def test_entropy_of_regions_is_that_of_each():
 def test_large_volumes_are_looked_at_in_part(monkeypatch):
     logits = torch.randn(3, 20, 20, 20, generator=torch.Generator().manual_seed(0))
     data = {"pred": logits, "image": torch.zeros(1, 20, 20, 20)}
-    whole = NoteQualityd("pred", NAMES)(data)["quality"]["entropy"]["a"]
+    whole = NoteQualityd("pred", CLASSES)(data)["quality"]["entropy"]["a"]
     monkeypatch.setattr(quality, "MAX_VOXELS", 1000)
-    part = NoteQualityd("pred", NAMES)(data)["quality"]["entropy"]["a"]
+    part = NoteQualityd("pred", CLASSES)(data)["quality"]["entropy"]["a"]
     assert part != whole and part == pytest.approx(whole, rel=0.1)
 
 
@@ -47,7 +47,7 @@ def test_intensities_outside_the_training_are_those_that_were_cut_off():
     image = torch.zeros(2, 4, 5, 6)
     image[0, 0] = (300 - 50) / 20
     image[0, 1, 0] = (-100 - 50) / 20
-    noted = NoteQualityd("pred", NAMES, intensity_statistics=[statistics, None])(
+    noted = NoteQualityd("pred", CLASSES, intensity_statistics=[statistics, None])(
         {"pred": logits_of([0.1, 0.8, 0.1]), "image": image}
     )
     assert noted["quality"]["clipped"] == [pytest.approx(36 / 120), None]

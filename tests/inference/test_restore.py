@@ -19,10 +19,14 @@ from monai.transforms import (
 from dynunet_bundle.inference import planes
 from dynunet_bundle.inference.restore import RestoreClassesd
 from dynunet_bundle.labels.regions_to_classes import RegionsToClassesd
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
-REGIONS = {"whole": [1, 2], "core": [2]}
+CLASSES = LabelScheme(["background", "edema", "core"])
+REGIONS = LabelScheme(
+    CLASSES.names, regions={"whole": [1, 2], "core": [2]}, regions_class_order=[1, 2]
+)
 AFFINES = {
     "plain": np.diag([1.0, 1.2, 1.6, 1]),
     "flipped": np.diag([-1.0, 1.2, -1.6, 1]),
@@ -63,7 +67,7 @@ def by_monai(transform, data, regions=False):
     steps = [
         Invertd("pred", transform, orig_keys="image", nearest_interp=False),
         AsDiscreted("pred", argmax=not regions),
-        RegionsToClassesd("pred", [0, 1, 2], REGIONS, [1, 2], 0.0) if regions else Compose(),
+        RegionsToClassesd("pred", REGIONS, 0.0) if regions else Compose(),
     ]
     # Invertd leaves a plain tensor as it is
     return Compose(steps)({**data, "pred": MetaTensor(data["pred"])})["pred"]
@@ -74,7 +78,7 @@ def test_classes_are_those_of_all_logits_at_once(case, chunk, monkeypatch):
     transform, data = case
     if chunk:
         monkeypatch.setattr(planes, "CHUNK_BYTES", {"cpu": chunk})
-    ours = RestoreClassesd("pred", transform, [0, 1, 2])(data)["pred"]
+    ours = RestoreClassesd("pred", transform, CLASSES)(data)["pred"]
     theirs = by_monai(transform, data)
     assert isinstance(ours, MetaTensor) and ours.dtype == torch.uint8
     assert ours.shape == theirs.shape == (1, 24, 20, 12)
@@ -86,7 +90,7 @@ def test_classes_are_those_of_all_logits_at_once(case, chunk, monkeypatch):
 def test_regions_are_written_over_each_other(case):
     transform, data = case
     outputs = {**data, "pred": data["pred"][:2]}
-    ours = RestoreClassesd("pred", transform, [0, 1, 2], REGIONS, [1, 2])(outputs)["pred"]
+    ours = RestoreClassesd("pred", transform, REGIONS)(outputs)["pred"]
     # MONAI pads logits with zeros, and nothing is above zero there
     theirs = by_monai(transform, outputs, regions=True)
     assert (ours.as_tensor() == theirs.as_tensor()).float().mean() > 0.9995
@@ -94,7 +98,7 @@ def test_regions_are_written_over_each_other(case):
 
 def test_probabilities_lie_on_the_grid_of_the_file(case):
     transform, data = case
-    restore = RestoreClassesd("pred", transform, [0, 1, 2], probability_key="probability")
+    restore = RestoreClassesd("pred", transform, CLASSES, probability_key="probability")
     restored = restore(data)
     shares = restored["probability"]
     assert shares.shape == (3, 24, 20, 12) and shares.dtype == torch.float16
@@ -111,9 +115,7 @@ def test_probabilities_lie_on_the_grid_of_the_file(case):
 def test_probabilities_of_regions_are_zero_outside(case):
     transform, data = case
     outputs = {**data, "pred": data["pred"][:2]}
-    restore = RestoreClassesd(
-        "pred", transform, [0, 1, 2], REGIONS, [1, 2], probability_key="probability"
-    )
+    restore = RestoreClassesd("pred", transform, REGIONS, probability_key="probability")
     shares = restore(outputs)["probability"]
     assert shares[:, 0, 0, 0].tolist() == [0, 0] and shares.max() > 0.7
 
@@ -121,7 +123,7 @@ def test_probabilities_of_regions_are_zero_outside(case):
 def test_a_preprocessing_that_does_not_end_with_resampling_is_refused(case):
     _, data = case
     with pytest.raises(ValueError, match="ResampleToSpacingd"):
-        RestoreClassesd("pred", Compose([Activationsd("pred", softmax=True)]), [0, 1, 2])(data)
+        RestoreClassesd("pred", Compose([Activationsd("pred", softmax=True)]), CLASSES)(data)
 
 
 def test_the_largest_array_is_a_chunk(monkeypatch, tmp_path):
@@ -136,6 +138,6 @@ def test_the_largest_array_is_a_chunk(monkeypatch, tmp_path):
         planes, "_in_plane", lambda *a: sizes.append((r := original(*a)).numel() * 4) or r
     )
     monkeypatch.setattr(planes, "CHUNK_BYTES", {"cpu": 2**19})
-    mask = RestoreClassesd("pred", transform, range(25))(data)["pred"]
+    mask = RestoreClassesd("pred", transform, LabelScheme(list(map(str, range(25)))))(data)["pred"]
     assert max(sizes) <= 2**19 and len(sizes) > 10
     assert mask.shape == (1, 40, 40, 40)

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from dynunet_bundle.errors import DatasetError
-from dynunet_bundle.labels.dataset_json import LabelTable, read_labels
+from dynunet_bundle.labels.dataset_json import read_labels
+from dynunet_bundle.labels.scheme import LabelScheme
 
 SOURCE = Path("DATA/dataset.json")
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 
 
-def read(labels: Any, order: Any = None) -> LabelTable:
+def read(labels: Any, order: Any = None) -> LabelScheme:
     content = {"labels": labels}
     return read_labels(
         content if order is None else {**content, "regions_class_order": order}, SOURCE
@@ -21,7 +22,7 @@ def read(labels: Any, order: Any = None) -> LabelTable:
 
 def test_plain_labels_have_neither():
     table = read({"background": 0, "edema": 1, "core": 5})
-    assert table == LabelTable((0, 1, 5), ("background", "edema", "core"))
+    assert table == LabelScheme(("background", "edema", "core"), (0, 1, 5))
     # nnU-Net writes the key for every data set, and one value is no region
     assert read({"background": 0, "edema": [1], "core": 5}, [1, 5]) == table
 
@@ -57,7 +58,7 @@ def test_the_order_of_the_file_is_the_order_of_the_outputs():
     ],
 )
 def test_the_ignored_value_is_no_class(labels: dict[str, Any]):
-    assert read(labels) == LabelTable((0, 1), ("background", "edema"), 7)
+    assert read(labels) == LabelScheme(("background", "edema"), (0, 1), 7)
 
 
 @pytest.mark.parametrize(

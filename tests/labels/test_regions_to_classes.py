@@ -9,12 +9,14 @@ from monai.data import MetaTensor
 
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.cases import apply_to_case
-from dynunet_bundle.errors import PlanError
 from dynunet_bundle.labels.regions_to_classes import RegionsToClassesd
+from dynunet_bundle.labels.scheme import LabelScheme
 
 VALUES = [0, 1, 2, 4]
 REGIONS = {"whole": [1, 2, 4], "core": [2, 4], "enhancing": [4]}
 ORDER = [1, 2, 4]
+NAMES = ["background", "edema", "core", "enhancing"]
+LABELS = LabelScheme(NAMES, VALUES, None, REGIONS, ORDER)
 
 
 def written_by_loop(found: np.ndarray) -> np.ndarray:
@@ -33,7 +35,7 @@ def test_later_regions_win(threshold: float):
     outputs = torch.from_numpy(rng.normal(threshold, 1, (3, 6, 5, 4)).astype(np.float32))
     outputs[:, 0, 0, 0] = threshold  # as likely as not: nnU-Net takes that for background
     outputs[:, 0, 0, 1] = torch.nan
-    transform = RegionsToClassesd("pred", VALUES, REGIONS, ORDER, threshold)
+    transform = RegionsToClassesd("pred", LABELS, threshold)
     mask = transform({"pred": outputs})["pred"]
     assert mask.shape == (1, 6, 5, 4) and mask.dtype == torch.float32
     expected = written_by_loop(outputs.numpy() > threshold)
@@ -43,18 +45,13 @@ def test_later_regions_win(threshold: float):
 
 def test_without_regions_nothing_happens():
     data = {"pred": torch.rand(3, 2, 2, 2)}
-    assert RegionsToClassesd("pred", VALUES)(data)["pred"] is data["pred"]
+    assert RegionsToClassesd("pred", LabelScheme(NAMES, VALUES))(data)["pred"] is data["pred"]
 
 
 def test_masks_keep_their_file_and_place():
     outputs = MetaTensor(torch.rand(3, 2, 2, 2), meta={"filename_or_obj": "a.nii.gz"})
-    mask = RegionsToClassesd("pred", VALUES, REGIONS, ORDER)({"pred": outputs})["pred"]
+    mask = RegionsToClassesd("pred", LABELS)({"pred": outputs})["pred"]
     assert mask.meta["filename_or_obj"] == "a.nii.gz"
-
-
-def test_regions_that_do_not_fit_are_refused():
-    with pytest.raises(PlanError, match="regions_class_order"):
-        RegionsToClassesd("pred", VALUES, REGIONS, [1, 2])
 
 
 def test_a_mask_holds_what_the_network_found_and_zero_outside_the_crop(tmp_path):
@@ -72,7 +69,7 @@ def test_a_mask_holds_what_the_network_found_and_zero_outside_the_crop(tmp_path)
             "output_dir": str(tmp_path / "masks"),
             "axcodes": "RAS",
             "spacing": [1.0, 1.0, 1.0],
-            "label_names": ["background", "edema", "core", "enhancing"],
+            "label_names": NAMES,
             "label_values": VALUES,
             "regions": REGIONS,
             "regions_class_order": ORDER,

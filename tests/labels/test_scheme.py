@@ -1,29 +1,66 @@
 """Regions that fit their classes, and every way in which they may not."""
 
+import copy
 import itertools
+import json
 from typing import Any
 
 import pytest
 
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.labels.scheme import (
-    find_ignore_fault,
-    find_region_fault,
-    require_label_plan,
-    target_classes,
-    target_names,
-)
+from dynunet_bundle.labels.faults import find_region_fault
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
+from dynunet_bundle.preprocessing.recipe import describe
 
+NAMES = ["background", "edema", "core", "enhancing"]
 VALUES = [0, 1, 2, 3]
 TUMOUR = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
 
 
 def test_targets_are_the_classes_or_the_regions():
-    names = ["background", "edema", "core"]
-    assert target_names(names, None) == names
-    assert target_names(names, {"all": [1, 2], "inner": [2]}) == ["background", "all", "inner"]
-    assert target_classes([0, 5, 9], None) == [[1], [2]]
-    assert target_classes([0, 5, 9], {"inner": [9], "all": [5, 9]}) == [[2], [1, 2]]
+    plain = LabelScheme(["background", "edema", "core"], [0, 5, 9])
+    assert plain.target_names == ["background", "edema", "core"]
+    assert plain.target_classes == [[1], [2]]
+    assert (plain.num_outputs, plain.sigmoid, plain.region_classes) == (3, False, [])
+    regions = {"all": [5, 9], "inner": [9]}
+    scheme = LabelScheme(plain.names, plain.values, 11, regions, [5, 9])
+    assert scheme.target_names == ["background", "all", "inner"]
+    assert scheme.target_classes == [[1, 2], [2]]
+    assert (scheme.num_outputs, scheme.sigmoid, scheme.region_classes) == (2, True, [1, 2])
+    assert (plain.file_values, scheme.file_values) == ((0, 5, 9), (0, 5, 9, 11))
+
+
+def test_classes_are_numbered_unless_the_files_are():
+    assert LabelScheme(NAMES).values == (0, 1, 2, 3)
+    assert LabelScheme(()).values == ()
+
+
+def test_a_scheme_holds_what_it_was_given_and_no_more():
+    """Later changes of the plan do not reach it; lists and tuples are one."""
+    regions: dict[str, list[int]] = {"whole": [1, 2, 3]}
+    scheme = LabelScheme(NAMES, VALUES, 4, regions, [1])
+    assert scheme == LabelScheme(tuple(NAMES), tuple(VALUES), 4, {"whole": (1, 2, 3)}, (1,))
+    regions["whole"].append(9)
+    assert scheme.regions == {"whole": (1, 2, 3)}
+    assert copy.deepcopy(scheme) == copy.copy(scheme) == scheme
+
+
+@pytest.mark.parametrize("regions", [None, TUMOUR])
+def test_a_plan_and_a_scheme_say_the_same(regions: Any):
+    order = None if regions is None else [1, 2, 3]
+    plan = dict(zip(LABEL_IDS, (NAMES, VALUES, 7, regions, order), strict=True))
+    scheme = LabelScheme.from_plan({**plan, "batch_size": 2})
+    assert scheme.ids() == json.loads(json.dumps(scheme.ids())) == plan
+    assert list(scheme.ids()) == list(LABEL_IDS)
+    assert LabelScheme.from_plan({"label_names": NAMES, "label_values": VALUES}).regions is None
+
+
+def test_the_store_describes_it_by_what_it_says():
+    plain = describe(LabelScheme(NAMES, VALUES))
+    assert plain == {"LabelScheme": {"names": NAMES, "values": VALUES}}
+    full = describe(LabelScheme(NAMES, VALUES, 4, TUMOUR, [1, 2, 3]))
+    assert full["LabelScheme"]["regions"] == TUMOUR and full["LabelScheme"]["ignore_value"] == 4
+    assert json.loads(json.dumps(full)) == full
 
 
 @pytest.mark.parametrize(
@@ -42,8 +79,7 @@ def test_targets_are_the_classes_or_the_regions():
     ],
 )
 def test_good_regions(regions: Any, order: Any):
-    assert find_region_fault(VALUES, regions, order) is None
-    require_label_plan(VALUES, 4, regions, order)
+    LabelScheme(NAMES, VALUES, 4, regions, order)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +111,7 @@ def test_good_regions(regions: Any, order: Any):
 )
 def test_bad_regions_say_what_to_do(regions: Any, order: Any, words: tuple[str, ...]):
     with pytest.raises(PlanError) as error:
-        require_label_plan(VALUES, None, regions, order)
+        LabelScheme(NAMES, VALUES, None, regions, order)
     for word in words:
         assert word in str(error.value)
 
@@ -107,10 +143,21 @@ def test_what_passes_can_be_written_and_read_back():
 
 @pytest.mark.parametrize("value", [None, 4, 255])
 def test_good_ignored_values(value: Any):
-    assert find_ignore_fault(VALUES, value) is None
+    assert LabelScheme(NAMES, VALUES, value).ignore_value == value
 
 
 @pytest.mark.parametrize("value", [0, 3, -1, 1.5, "4", True])
 def test_bad_ignored_values(value: Any):
     with pytest.raises(PlanError, match="the ignored value is .*of its own"):
-        require_label_plan(VALUES, value)
+        LabelScheme(NAMES, VALUES, value)
+
+
+def test_as_many_values_as_names():
+    with pytest.raises(PlanError, match="4 label_names and 2 label_values; it needs one value"):
+        LabelScheme(NAMES, [0, 255])
+
+
+@pytest.mark.parametrize("values", [[0, 255, 128], [0, 1, 1], [0, "1"], list(range(256))])
+def test_tables_that_are_refused(values: list[Any]):
+    with pytest.raises(PlanError, match="must ascend, at most 255"):
+        LabelScheme([f"class {value}" for value in values], values)

@@ -11,9 +11,10 @@ import pytest
 from conftest import save_nifti, save_picture
 
 from dynunet_bundle.dataset.folds import default_folds
-from dynunet_bundle.dataset.select import select_cases
+from dynunet_bundle.dataset.select import FoldCases
 from dynunet_bundle.errors import ConfigError, DatasetError, PlanError
 from dynunet_bundle.images import read as volumes_module
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.command import PlanRequest, run
 from dynunet_bundle.planning.plan import PLAN_IDS
 
@@ -168,10 +169,10 @@ def test_plain_colour_pictures_are_named_by_what_is_found(
     assert plan["normalization"] == ["zscore"] * 3
     assert "decided for 2d" in text
     # what the plan says selects the cases it was made from
-    names = {key: plan[key] for key in ("channel_names", "label_names", "label_values")}
     splits = str(tmp_path / "tasks" / "splits" / "Cells.json")
-    cases = select_cases(str(root), "training", splits_file=splits, **names)
-    assert len(cases) == 4
+    labels = LabelScheme.from_plan(plan)
+    cases = FoldCases(str(root), plan["channel_names"], labels, splits_file=splits)
+    assert len(cases.training) == 4
 
 
 def test_plain_pictures_of_one_channel(pictures: Callable[..., Path], tmp_path: Path):

@@ -16,6 +16,7 @@ from dynunet_bundle.dataset.cases import Case
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 
 SHAPE = (20, 30, 12)
@@ -23,7 +24,7 @@ SPACING = (1.5, 0.8, 3.0)
 
 
 def dataset(*cases: Case, channel_names: tuple[str, ...] = ("MRI",)) -> DatasetDescription:
-    return DatasetDescription("Own", channel_names, ("background", "organ"), cases, ())
+    return DatasetDescription("Own", channel_names, LabelScheme(("background", "organ")), cases, ())
 
 
 def in_ras(found: Fingerprint, table: np.ndarray) -> list[list[float]]:
@@ -192,7 +193,7 @@ def test_channels_that_differ_between_cases_without_names(tmp_path: Path):
     two = {**one, "image": str(save_nifti(tmp_path / "two.nii.gz", noise(*SHAPE, 2)))}
     two["label"] = str(save_nifti(tmp_path / "label.nii.gz", ball(*SHAPE)))
     with pytest.raises(DatasetError, match="the images have 1 or 2 channels"):
-        extract(DatasetDescription("Plain", (), (), (one, two), ()))
+        extract(DatasetDescription("Plain", (), LabelScheme(()), (one, two), ()))
 
 
 def test_a_constant_image(tmp_path: Path):
@@ -264,7 +265,7 @@ def test_pictures_are_cut_along_their_one_slice(tmp_path: Path):
         "image": str(save_picture(tmp_path / "a.png", np.maximum(picture, 1))),
         "label": str(save_picture(tmp_path / "m.png", mask)),
     }
-    facts = extract(DatasetDescription("Cells", (), (), (case,), ()))
+    facts = extract(DatasetDescription("Cells", (), LabelScheme(()), (case,), ()))
     assert facts.axcodes == "SAR"
     assert facts.shapes_after_crop.tolist() == [[1, 30, 40]]
     assert facts.label_voxels == {0: 1200 - 90, 255: 90}

@@ -5,6 +5,7 @@ import pytest
 from PIL import ImageColor
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.picture import CASES, HEIGHT, PLANNED, WIDTH, draw_plan
 from dynunet_bundle.planning.planner import make_plan
@@ -15,7 +16,7 @@ def test_cases_plan_and_patch_are_drawn(configuration):
     shapes = np.array([[20, 64, 48], [24, 60, 50], [22, 70, 52]])
     spacings = np.array([[3.0, 1.0, 1.0], [3.0, 1.1, 1.1], [3.5, 1.0, 1.0]])
     found = Fingerprint("SAR", spacings, shapes, 1.0, [])
-    dataset = DatasetDescription("Own", ("MRI",), ("background", "organ"), (), ())
+    dataset = DatasetDescription("Own", ("MRI",), LabelScheme(("background", "organ")), (), ())
     plan = make_plan(dataset, found, configuration)
     image = np.random.default_rng(0).random((22, 64, 50)).astype(np.float32)
     label = np.zeros((22, 64, 50), np.uint8)

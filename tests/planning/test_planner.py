@@ -12,6 +12,7 @@ from conftest import BUNDLE, save_nifti
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import PlanError
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.nnunet_rules import PLANNERS
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
@@ -26,7 +27,7 @@ from dynunet_bundle.planning.planner import (
 from dynunet_bundle.planning.presets import preset_for
 from dynunet_bundle.planning.topology import seed_topology
 
-LABELS = ("background", "organ", "lesion")
+LABELS = LabelScheme(("background", "organ", "lesion"))
 
 
 def dataset(name: str, channel_names: Sequence[str] = ("MRI",)) -> DatasetDescription:
@@ -163,7 +164,7 @@ def test_2d_plans_of_the_decathlon(task: str):
 def test_the_plan_of_task04_is_the_default_of_train_json():
     config = json.loads((BUNDLE / "configs" / "train.json").read_text())
     task04 = DatasetDescription(
-        "Task04_Hippocampus", ("MRI",), ("background", "Anterior", "Posterior"), (), ()
+        "Task04_Hippocampus", ("MRI",), LabelScheme(("background", "Anterior", "Posterior")), (), ()
     )
     assert seed_plan(task04).overlay() == {name: config[name] for name in PLAN_IDS}
 
@@ -428,7 +429,7 @@ def test_a_seed_plan_is_for_the_plain_network():
 
 
 def test_label_values_are_the_data_sets():
-    own = DatasetDescription("Own", ("MRI",), LABELS, (), (), (0, 128, 255))
+    own = DatasetDescription("Own", ("MRI",), LabelScheme(LABELS.names, (0, 128, 255)), (), ())
     plan = make_plan(own, fingerprint((64, 64, 64), (1, 1, 1)))
     assert plan.label_values == [0, 128, 255]
     assert plan_differences(plan.overlay(), plan.overlay() | {"label_values": [0, 1, 2]}) == [
@@ -447,7 +448,7 @@ def test_real_pictures_are_planned_in_2d(
     plain = replace(plain, training=plain.training[:12])
     found = extract(plain, cache_dir=tmp_path)
     values = sorted(found.label_voxels)
-    own = plain.named(channels, values, [f"class_{value}" for value in values])
+    own = plain.named(channels, LabelScheme([f"class_{value}" for value in values], values))
     assert list(all_layouts(found, len(values))) == ["2d"]
     plan = make_plan(own, found, "2d")
     assert plan.spatial_dims == 2
@@ -462,7 +463,8 @@ TUMOUR = {"whole": (1, 2), "core": (2,)}
 
 
 def test_a_plan_tells_regions_and_the_ignored_value_as_plain_json():
-    described = replace(dataset("Own"), ignore_value=3, regions=TUMOUR, regions_class_order=(1, 2))
+    labels = LabelScheme(LABELS.names, LABELS.values, 3, TUMOUR, (1, 2))
+    described = replace(dataset("Own"), labels=labels)
     overlay = make_plan(described, fingerprint((64, 64, 64), (1, 1, 1))).overlay()
     ids = {name: overlay[name] for name in ("ignore_value", "regions", "regions_class_order")}
     assert ids == {
@@ -478,8 +480,9 @@ def test_a_plan_tells_regions_and_the_ignored_value_as_plain_json():
 def test_memory_is_planned_for_the_entries_of_nnunets_label_table():
     plain = dataset("Own")
     assert plain.num_entries == 3
-    assert replace(plain, ignore_value=3).num_entries == 4
-    assert replace(plain, regions={"all": (1, 2)}, regions_class_order=(1,)).num_entries == 2
+    assert replace(plain, labels=LabelScheme(LABELS.names, ignore_value=3)).num_entries == 4
+    regions = LabelScheme(LABELS.names, regions={"all": (1, 2)}, regions_class_order=(1,))
+    assert replace(plain, labels=regions).num_entries == 2
 
 
 def test_regions_in_another_order_are_another_plan():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.planner import all_layouts, make_plan, seed_plan
 from dynunet_bundle.planning.summary import (
@@ -19,7 +20,7 @@ from dynunet_bundle.planning.summary import (
 )
 
 CELLS = DatasetDescription(
-    "Cells", ("CT", "PET"), ("background", "body", "nucleus"), (), (), (0, 128, 255)
+    "Cells", ("CT", "PET"), LabelScheme(("background", "body", "nucleus"), (0, 128, 255)), (), ()
 )
 STATISTICS = {
     "mean": 99.29,
@@ -157,7 +158,9 @@ def test_which_rule_gave_the_spacing(spacing: list[float], configuration: str, r
 
 
 def test_a_preset_names_its_tables():
-    spleen = DatasetDescription("Task09_Spleen", ("CT",), ("background", "spleen"), (), ())
+    spleen = DatasetDescription(
+        "Task09_Spleen", ("CT",), LabelScheme(("background", "spleen")), (), ()
+    )
     rows = preset_rows(seed_plan(spleen))
     assert value_of(rows, "patch") == "64x192x160 voxels"
     assert rule_of(rows, "patch") == "the seed's table"

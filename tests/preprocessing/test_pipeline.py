@@ -17,6 +17,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from dynunet_bundle.dataset.select import Case, apply_to_case
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.labels.classes import ClassesToValuesd
+from dynunet_bundle.labels.scheme import LabelScheme
 
 SHAPE = (22, 18, 14)
 SPACING = (0.9, 1.1, 1.8)  # right, anterior, superior
@@ -217,6 +218,7 @@ def test_channels_are_kept_apart_and_share_one_crop(pipeline: Pipeline, tmp_path
 
 
 GAPS = {"label_values": [0, 128, 255]}
+LABELS = LabelScheme(["background", "one", "two"], GAPS["label_values"])
 
 
 def test_labels_with_gaps_are_classes_to_the_network_and_come_back(
@@ -230,7 +232,7 @@ def test_labels_with_gaps_are_classes_to_the_network_and_come_back(
     prepared = apply_to_case(case, preprocessing)
     np.testing.assert_array_equal(prepared["label"].numpy(), plain["label"].numpy())
     back = restore(preprocessing, prepared, prepared["label"].as_tensor().float())
-    mask = ClassesToValuesd("pred", GAPS["label_values"])({"pred": back})["pred"]
+    mask = ClassesToValuesd("pred", LABELS)({"pred": back})["pred"]
     stored = nib.load(case["label"])
     np.testing.assert_array_equal(mask.numpy()[0], np.asanyarray(stored.dataobj))
     assert np.allclose(np.asarray(mask.affine), stored.affine, atol=1e-6)
@@ -293,7 +295,7 @@ def test_a_picture_and_its_mask_come_back(pipeline: Pipeline, tmp_path: Path):
     turned = picture[::-1, ::-1].transpose(2, 0, 1)[:, np.newaxis] / 255
     np.testing.assert_allclose(prepared["image"].numpy(), turned, atol=1e-6)
     back = restore(preprocessing, prepared, prepared["label"].as_tensor().float())
-    values = ClassesToValuesd("pred", GAPS["label_values"])({"pred": back})["pred"]
+    values = ClassesToValuesd("pred", LABELS)({"pred": back})["pred"]
     np.testing.assert_array_equal(values.numpy(), read_volume(case["label"])[0])
 
 

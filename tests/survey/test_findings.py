@@ -11,6 +11,7 @@ from conftest import run_script, save_nifti, save_picture
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.survey.findings import Finding, duplicate_findings, format_findings
 from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
@@ -122,7 +123,9 @@ def test_real_misfits(real_data):
         }
         for label in ("hippocampus_010", "hippocampus_281")
     )
-    dataset = DatasetDescription("Spoiled", ("MRI",), ("background", "a", "b"), cases, ())
+    dataset = DatasetDescription(
+        "Spoiled", ("MRI",), LabelScheme(("background", "a", "b")), cases, ()
+    )
     errors = [one for one in findings_of(dataset) if one.severity == "error"]
     assert len(errors) == 2
     assert all("different shapes" in one.problem for one in errors)
@@ -136,7 +139,9 @@ def test_a_constant_channel_is_a_warning(tmp_path: Path):
         "image": str(save_nifti(tmp_path / "a.nii.gz", image)),
         "label": str(save_nifti(tmp_path / "m.nii.gz", label)),
     }
-    dataset = DatasetDescription("Own", ("T1", "T2"), ("background", "organ"), (case,), ())
+    dataset = DatasetDescription(
+        "Own", ("T1", "T2"), LabelScheme(("background", "organ")), (case,), ()
+    )
     (finding,) = findings_of(dataset)
     assert finding.severity == "warning"
     assert finding.problem == "channel 1 of its image is constant (3)"
@@ -151,7 +156,9 @@ def test_channels_in_files_of_their_own_are_named(tmp_path: Path):
     ]
     label = save_nifti(tmp_path / "m.nii.gz", np.ones((6, 5, 4), np.uint8), sheared)
     case = {"image": files, "label": str(label), "name": "a"}
-    dataset = DatasetDescription("Own", ("T1", "T2"), ("background", "organ"), (case,), ())
+    dataset = DatasetDescription(
+        "Own", ("T1", "T2"), LabelScheme(("background", "organ")), (case,), ()
+    )
     findings = findings_of(dataset)
     assert [finding.case for finding in findings] == ["a"] * 3
     assert [finding.problem.split(":")[0] for finding in findings] == [
@@ -168,7 +175,9 @@ def test_channels_on_different_grids_are_an_error_of_the_case(tmp_path: Path):
     ]
     label = str(save_nifti(tmp_path / "m.nii.gz", np.ones((6, 5, 4), np.uint8)))
     cases = ({"image": files, "label": label, "name": "patient"},)
-    dataset = DatasetDescription("Own", ("FLAIR", "T1"), ("background", "organ"), cases, ())
+    dataset = DatasetDescription(
+        "Own", ("FLAIR", "T1"), LabelScheme(("background", "organ")), cases, ()
+    )
     (finding,) = findings_of(dataset)
     assert (finding.case, finding.severity) == ("patient", "error")
     assert "flair.nii.gz and t1.nii.gz have shapes" in finding.problem
@@ -181,7 +190,7 @@ def test_only_nifti_headers_have_two_forms_to_compare(tmp_path: Path, suffix: st
     for path, values in zip(paths, (array, array > 100), strict=True):
         sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.uint8)), str(path))
     case = dict(zip(("image", "label"), map(str, paths), strict=True))
-    assert findings_of(DatasetDescription("Own", (), (), (case,), ())) == []
+    assert findings_of(DatasetDescription("Own", (), LabelScheme(()), (case,), ())) == []
 
 
 def test_a_photograph_in_the_place_of_a_mask(tmp_path: Path):

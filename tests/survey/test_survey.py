@@ -16,6 +16,7 @@ from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import OutputError
 from dynunet_bundle.images import read as volumes
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.survey.survey import CaseSurvey, all_findings, survey_dataset
 
 SHAPE = (9, 8, 7)
@@ -37,7 +38,7 @@ def dataset(tmp_path: Path) -> DatasetDescription:
     return DatasetDescription(
         "Own",
         ("MRI",),
-        ("background", "organ"),
+        LabelScheme(("background", "organ")),
         tuple(cases[:NUM_TRAINING]),
         tuple(cases[NUM_TRAINING:]),
     )
@@ -226,7 +227,7 @@ def test_a_cache_file_without_its_notes_is_made_anew(
 @pytest.mark.parametrize(
     "change",
     [
-        {"label_values": (0, 1, 2), "label_names": ("background", "organ", "lesion")},
+        {"labels": LabelScheme(("background", "organ", "lesion"))},
         {"channel_names": ("CT",)},
     ],
 )
@@ -243,7 +244,7 @@ def test_a_table_that_lacks_a_value_is_an_error_although_the_files_are_known(
     dataset: DatasetDescription, tmp_path: Path
 ):
     survey_dataset(dataset, 1, tmp_path / "cache")
-    other = replace(dataset, label_values=(0, 255))
+    other = replace(dataset, labels=LabelScheme(dataset.labels.names, (0, 255)))
     findings = all_findings(survey_dataset(other, 1, tmp_path / "cache"))
     assert len(findings) == NUM_TRAINING
     assert all("not listed: 1 " in finding.problem for finding in findings)
@@ -317,7 +318,7 @@ def test_a_data_set_without_names_takes_what_there_is(tmp_path: Path):
         "image": str(save_nifti(tmp_path / "a.nii.gz", image)),
         "label": str(save_nifti(tmp_path / "m.nii.gz", label)),
     }
-    (survey,) = survey_dataset(DatasetDescription("Plain", (), (), (case,), ()))
+    (survey,) = survey_dataset(DatasetDescription("Plain", (), LabelScheme(()), (case,), ()))
     assert survey.findings == ()
     assert survey.facts.label_voxels == {0: 9 * 56 - 112, 128: 56, 255: 56}
     assert len(survey.facts.intensities) == 2
@@ -331,7 +332,7 @@ def test_another_ignored_value_is_another_look(
     save_nifti(Path(dataset.training[0]["label"]), label)
     plain = survey_dataset(dataset, 1, tmp_path / "cache")
     assert [finding.severity for finding in plain[0].findings] == ["error"]
-    ignoring = replace(dataset, ignore_value=7)
+    ignoring = replace(dataset, labels=LabelScheme(dataset.labels.names, ignore_value=7))
     first = survey_dataset(ignoring, 1, tmp_path / "cache")
     assert all(survey.findings == () for survey in first)
     assert first[0].facts.label_voxels == {0: label[4:].size, 1: label[:2].size}

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.training.losses import IGNORE_CLASS, SegmentationLoss, label_at
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
+from dynunet_bundle.training.losses import SegmentationLoss, label_at
 
-VALUES = [0, 1, 4]
-REGIONS = {"all": [1, 4], "core": [4]}
+CLASSES = LabelScheme(["background", "rim", "core"], [0, 1, 4])
+REGIONS = LabelScheme(CLASSES.names, CLASSES.values, None, {"all": [1, 4], "core": [4]}, [1, 4])
 SHAPES = [(8, 6, 12), (4, 3, 6)]
 WEIGHTS = [0.7, 0.3]
 VARIANTS = {
@@ -26,15 +27,15 @@ VARIANTS = {
     "focal": {"pixel_loss": "focal", "focal_gamma": 1.5},
     "top-k": {"pixel_loss": "topk", "topk_percent": 7.0},
     "top-k, batch dice": {"pixel_loss": "topk", "batch_dice": True},
-    "regions": {"regions": REGIONS},
-    "regions, batch dice": {"regions": REGIONS, "batch_dice": True},
-    "regions, focal": {"regions": REGIONS, "pixel_loss": "focal"},
-    "regions, top-k": {"regions": REGIONS, "pixel_loss": "topk", "topk_percent": 30.0},
+    "regions": {"labels": REGIONS},
+    "regions, batch dice": {"labels": REGIONS, "batch_dice": True},
+    "regions, focal": {"labels": REGIONS, "pixel_loss": "focal"},
+    "regions, top-k": {"labels": REGIONS, "pixel_loss": "topk", "topk_percent": 30.0},
 }
 
 
 def make_loss(**settings) -> SegmentationLoss:
-    return SegmentationLoss(VALUES, level_weights=WEIGHTS, **settings)
+    return SegmentationLoss(**{"labels": CLASSES, "level_weights": WEIGHTS, **settings})
 
 
 def made(channels: int, batch: int = 2, ignored: float = 0.2, seed: int = 0):
@@ -48,7 +49,7 @@ def made(channels: int, batch: int = 2, ignored: float = 0.2, seed: int = 0):
 
 
 def num_channels(settings) -> int:
-    return len(settings.get("regions") or VALUES)
+    return settings.get("labels", CLASSES).num_outputs
 
 
 def reference(outputs, label, weights=WEIGHTS, **settings) -> float:
@@ -64,7 +65,7 @@ def reference(outputs, label, weights=WEIGHTS, **settings) -> float:
 def level(  # noqa: C901, PLR0912 - plain on purpose
     z: np.ndarray,
     label: np.ndarray,
-    regions=None,
+    labels=CLASSES,
     batch_dice=False,
     include_background=False,
     pixel_loss="cross_entropy",
@@ -75,7 +76,8 @@ def level(  # noqa: C901, PLR0912 - plain on purpose
     smooth=1e-5,
 ) -> float:
     batch, channels = z.shape[:2]
-    groups = [[VALUES.index(value) for value in values] for values in (regions or {}).values()]
+    regions = labels.regions
+    groups = [[(0, 1, 4).index(value) for value in values] for values in (regions or {}).values()]
     overlap, total = np.zeros((batch, channels)), np.zeros((batch, channels))
     by_sample: list[list[float]] = []
     for b in range(batch):
@@ -148,11 +150,11 @@ def test_by_default_it_is_monais_dice_ce_in_deep_supervision(batch_dice, dims):
         assert torch.allclose(ours, other, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("regions", [None, REGIONS])
-def test_focal_is_monais(regions):
-    (logits, _), label = made(num_channels({"regions": regions}), ignored=0.0)
-    loss = SegmentationLoss(VALUES, regions, pixel_loss="focal", dice_weight=0)
-    if regions:
+@pytest.mark.parametrize("labels", [CLASSES, REGIONS])
+def test_focal_is_monais(labels):
+    (logits, _), label = made(labels.num_outputs, ignored=0.0)
+    loss = SegmentationLoss(labels, pixel_loss="focal", dice_weight=0)
+    if labels.sigmoid:
         members = torch.tensor([[0, 1, 1], [0, 0, 1]])
         target = members[:, label[:, 0].long()].movedim(0, 1)
         theirs = FocalLoss(gamma=2.0)(logits, target)
@@ -165,7 +167,7 @@ def test_focal_is_monais(regions):
 def test_an_ignored_voxel_has_no_gradient_and_no_say(name):
     settings = VARIANTS[name]
     outputs, label = made(num_channels(settings))
-    (logits, _), loss = outputs, SegmentationLoss(VALUES, **settings)
+    (logits, _), loss = outputs, SegmentationLoss(**{"labels": CLASSES, **settings})
     hidden = (label == IGNORE_CLASS).expand_as(logits)
     logits.requires_grad_()
     value = loss(logits, label)
@@ -212,16 +214,16 @@ def test_autocast_does_not_make_it_coarse(name):
 
 def test_a_single_tensor_is_the_finest_level_alone():
     (logits, _), label = made(3)
-    alone = SegmentationLoss(VALUES)(logits, label)
+    alone = SegmentationLoss(CLASSES)(logits, label)
     assert make_loss()(logits, label).item() == alone.item()
-    assert SegmentationLoss(VALUES)([logits], label).item() == alone.item()
+    assert SegmentationLoss(CLASSES)([logits], label).item() == alone.item()
 
 
 def test_a_head_without_weight_gets_a_gradient_of_zeros():
     outputs, label = made(3)
     for logits in outputs:
         logits.requires_grad_()
-    SegmentationLoss(VALUES, level_weights=[1.0, 0.0])(outputs, label).backward()
+    SegmentationLoss(CLASSES, level_weights=[1.0, 0.0])(outputs, label).backward()
     assert (outputs[1].grad == 0).all() and (outputs[0].grad != 0).any()
 
 
@@ -250,19 +252,18 @@ def test_a_coarse_label_is_a_view_where_the_sizes_divide():
         ({"topk_percent": 101}, "topk_percent is 101"),
         ({"focal_gamma": -1}, "focal_gamma is -1"),
         ({"dice_weight": -1}, "dice_weight is -1"),
-        ({"regions": {"core": [3]}}, '"core" has the value 3'),
-        ({"label_values": [0]}, "no class but the background"),
+        ({"labels": LabelScheme(["background"])}, "no class but the background"),
     ],
 )
 def test_settings_that_cannot_work(settings, words):
     with pytest.raises(ConfigError, match=words):
-        SegmentationLoss(**{"label_values": VALUES, **settings})
+        SegmentationLoss(**{"labels": CLASSES, **settings})
 
 
 def test_one_weight_an_output():
     outputs, label = made(3)
     with pytest.raises(ConfigError, match=r"2 output\(s\), but loss#level_weights is \[1.0\]"):
-        SegmentationLoss(VALUES)(outputs, label)
+        SegmentationLoss(CLASSES)(outputs, label)
 
 
 def network(channels: int) -> nn.Module:

@@ -9,12 +9,15 @@ from monai.metrics import DiceMetric
 from monai.networks import one_hot
 
 from dynunet_bundle.evaluation.dice import dice_by_target
-from dynunet_bundle.labels.classes import IGNORE_CLASS
-from dynunet_bundle.labels.scheme import target_classes
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 from dynunet_bundle.training.validation_masks import TargetMasks
 
 VALUES = [0, 1, 2, 5]
-REGIONS = {"whole": [1, 2, 5], "inner": [5], "rim": [1, 2]}
+CLASSES = LabelScheme(["background", "a", "b", "c"], VALUES)
+REGIONS = LabelScheme(
+    CLASSES.names, VALUES, None, {"whole": [1, 2, 5], "inner": [5], "rim": [1, 2]}, [1, 5, 1]
+)
+INNER = LabelScheme(CLASSES.names, VALUES, None, {"inner": [5]}, [5])
 
 
 def outputs(seed: int = 0, ignored: bool = False) -> list[dict[str, torch.Tensor]]:
@@ -30,15 +33,15 @@ def outputs(seed: int = 0, ignored: bool = False) -> list[dict[str, torch.Tensor
     return made
 
 
-def mean_dice(step, regions=None, **settings) -> torch.Tensor:
+def mean_dice(step, labels=CLASSES, **settings) -> torch.Tensor:
     """As train.json declares ``val_dice_by_class``."""
     metric = DiceMetric(
-        include_background=regions is not None,
-        num_classes=len(regions or VALUES),
+        include_background=labels.sigmoid,
+        num_classes=labels.num_outputs,
         reduction="mean_batch",
         **settings,
     )
-    metric(*TargetMasks(VALUES, regions)(step))
+    metric(*TargetMasks(labels)(step))
     return metric.aggregate()
 
 
@@ -52,17 +55,17 @@ def test_plain_classes_are_scored_to_the_bit_as_one_hot_masks_are():
 
 def test_nothing_is_copied_where_nothing_is_ignored():
     step = outputs()
-    predictions, labels = TargetMasks(VALUES)(step)
+    predictions, labels = TargetMasks(CLASSES)(step)
     assert all(mask is case["pred"] for mask, case in zip(predictions, step, strict=True))
     assert all(mask is case["label"] for mask, case in zip(labels, step, strict=True))
 
 
-@pytest.mark.parametrize("regions", [None, REGIONS, {"inner": [5]}])
+@pytest.mark.parametrize("labels", [CLASSES, REGIONS, INNER])
 @pytest.mark.parametrize("ignored", [False, True])
-def test_scores_are_those_of_the_masks_without_what_is_ignored(regions, ignored):
+def test_scores_are_those_of_the_masks_without_what_is_ignored(labels, ignored):
     step = outputs(3, ignored)
-    found = mean_dice(step, regions)
-    targets = target_classes(VALUES, regions)
+    found = mean_dice(step, labels)
+    targets = labels.target_classes
     expected = []
     for case in step:
         prediction, label = case["pred"].numpy(), case["label"].numpy()
@@ -73,13 +76,13 @@ def test_scores_are_those_of_the_masks_without_what_is_ignored(regions, ignored)
     assert found.flatten().tolist() == pytest.approx(np.mean(expected, axis=0).tolist(), abs=1e-6)
 
 
-@pytest.mark.parametrize("regions", [None, REGIONS])
-def test_what_is_found_at_ignored_voxels_changes_nothing(regions):
+@pytest.mark.parametrize("labels", [CLASSES, REGIONS])
+def test_what_is_found_at_ignored_voxels_changes_nothing(labels):
     step, other = outputs(4, ignored=True), outputs(4, ignored=True)
     for case in other:
         case["pred"][:, 1:3] = torch.randint(0, 4, case["pred"][:, 1:3].shape).float()
     assert not torch.equal(step[0]["pred"].as_tensor(), other[0]["pred"].as_tensor())
-    assert torch.equal(mean_dice(step, regions), mean_dice(other, regions))
+    assert torch.equal(mean_dice(step, labels), mean_dice(other, labels))
 
 
 def test_monais_own_way_to_ignore_a_class_agrees():
@@ -94,5 +97,5 @@ def test_monais_own_way_to_ignore_a_class_agrees():
 def test_the_outputs_stay_as_they_are():
     step = outputs(6, ignored=True)
     before = [case["label"].clone() for case in step]
-    TargetMasks(VALUES, REGIONS)(step)
+    TargetMasks(REGIONS)(step)
     assert all(torch.equal(old, case["label"]) for old, case in zip(before, step, strict=True))

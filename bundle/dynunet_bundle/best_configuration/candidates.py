@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dynunet_bundle.best_configuration.run_results import RunResults
 from dynunet_bundle.dataset.cases import unreadable
@@ -19,8 +20,7 @@ from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
-from dynunet_bundle.labels.classes import IGNORE_CLASS
-from dynunet_bundle.labels.scheme import target_classes
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
 
 TOLERANCE = 1e-6
@@ -40,20 +40,15 @@ class Labels:
 
     Attributes:
         files: path of each label.
-        plan: whose label ids count.
+        scheme: what their values mean.
     """
 
     files: Mapping[str, Path]
-    plan: Mapping[str, Any]
-
-    @property
-    def targets(self) -> list[list[int]]:
-        """Class numbers of each class or region that is scored."""
-        return target_classes(self.plan["label_values"], self.plan.get("regions"))
+    scheme: LabelScheme
 
     def read(self, case: str) -> tuple[np.ndarray, np.ndarray]:
         """Class numbers ``[X, Y, Z]`` uint8 of a label, and its affine."""
-        return read_classes(self.files[case], case, self.plan)
+        return read_classes(self.files[case], case, self.scheme)
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Candidate:
         """
         reference, affine = labels.read(case)
         if len(self.members) == 1:
-            found, own_affine = read_classes(self.members[0].masks[case], case, labels.plan)
+            found, own_affine = read_classes(self.members[0].masks[case], case, labels.scheme)
         else:
             files = [(run.probabilities or {})[case] for run in self.members]
             found, own_affine = average_classes(files), files[0].affine
@@ -131,7 +126,7 @@ def candidates_of(
 def _find_strange(run: RunResults, labels: Labels) -> str | None:
     """Why probabilities are not those of the masks beside them, as after a longer training that saved masks only."""
     for case in run.first_cases:
-        mask, _ = read_classes(run.masks[case], case, labels.plan)
+        mask, _ = read_classes(run.masks[case], case, labels.scheme)
         own = average_classes([(run.probabilities or {})[case]])
         if own.shape != mask.shape:
             return f"its probabilities of {case} have another shape than the mask"
@@ -166,7 +161,7 @@ def score(candidate: Candidate, labels: Labels, cache_dir: Path) -> dict[str, li
     known = {case: kept[case] for case in cases if kept.get(case, {}).get("key") == keys[case]}
     todo = [case for case in cases if case not in known]
     for case in progress(todo, f"score {candidate.name}", total=len(todo)):
-        dice = dice_by_target(*candidate.compare(case, labels), labels.targets)
+        dice = dice_by_target(*candidate.compare(case, labels), labels.scheme.target_classes)
         known[case] = {"key": keys[case], "dice": dice}
         write_json(path, known)
     scores = {case: known[case]["dice"] for case in cases}
@@ -202,19 +197,17 @@ def _key(candidate: Candidate, labels: Labels, case: str) -> str:
     """A hash of all that the score of a case depends on."""
     files = [labels.files[case], *candidate.files(case)]
     status = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    ids = ("label_values", "ignore_value", "regions", "regions_class_order")
-    return hashlib.sha256(
-        json.dumps([status, [labels.plan.get(name) for name in ids]]).encode()
-    ).hexdigest()
+    _, *decides = labels.scheme.ids().values()  # the names decide nothing
+    return hashlib.sha256(json.dumps([status, decides]).encode()).hexdigest()
 
 
-def read_classes(path: Path, case: str, plan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def read_classes(path: Path, case: str, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers of a mask or a label.
 
     Args:
         path: the file.
         case: name of the case, for messages.
-        plan: with ``label_values`` and ``ignore_value``.
+        scheme: what its values mean.
 
     Returns:
         ``[X, Y, Z]`` uint8 with ``IGNORE_CLASS`` where nobody labelled, and the affine ``[4, 4]``.
@@ -229,16 +222,11 @@ def read_classes(path: Path, case: str, plan: Mapping[str, Any]) -> tuple[np.nda
     except Exception as error:  # what nibabel raises is of several kinds
         raise unreadable({"image": str(path), "name": case}, error) from error
     values = np.rint(volume.array[0]).astype(np.int32)
-    listed, ignored = np.array(plan["label_values"]), plan.get("ignore_value")
-    classes = np.searchsorted(listed, values).clip(max=len(listed) - 1).astype(np.uint8)
-    is_listed = listed[classes] == values
-    if ignored is not None:
-        is_listed |= values == ignored
-        classes[values == ignored] = IGNORE_CLASS
+    is_listed = np.isin(values, scheme.file_values)
     if not is_listed.all():
         raise CaseError(
             case,
-            f"{path.name} has the value {values[~is_listed][0]}, the classes have {listed.tolist()}",
+            f"{path.name} has the value {values[~is_listed][0]}, the classes have {list(scheme.values)}",
             SAME_DATA,
         )
-    return classes, volume.affine
+    return scheme.to_classes(torch.from_numpy(values)).numpy(), volume.affine

@@ -12,7 +12,6 @@ no first rule is found, while here the other classes decide.
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ import numpy as np
 from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.scores import mean_of, summarize
-from dynunet_bundle.labels.classes import IGNORE_CLASS
 from dynunet_bundle.labels.largest_component import bounding_box, keep_largest
-from dynunet_bundle.labels.scheme import Regions, target_classes, target_names
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 from dynunet_bundle.progress import progress
 
 ALL_FOREGROUND = "all foreground"
@@ -68,67 +66,36 @@ def _packed(array: np.ndarray) -> bytes:
     return zlib.compress(array.astype(np.uint8).tobytes(), level=1)
 
 
-@dataclass
-class _Task:
-    """What the cases are scored by.
-
-    Attributes:
-        names: names of classes or regions, the background first.
-        targets: class numbers of each.
-        values: label value of each class.
-    """
-
-    names: list[str]
-    targets: list[list[int]]
-    values: Sequence[int]
-
-    @property
-    def foreground(self) -> list[int]:
-        """Class numbers of all of it."""
-        return list(range(1, len(self.values)))
-
-    def label_values(self, classes: Sequence[int]) -> list[int]:
-        """Values of some classes."""
-        return [self.values[number] for number in classes]
-
-
 def decide_rules(
     cases: Iterable[tuple[str, np.ndarray, np.ndarray]],
-    label_names: Sequence[str],
-    label_values: Sequence[int],
-    regions: Regions | None = None,
+    labels: LabelScheme,
 ) -> dict[str, Any]:
     """Decide which rules make out-of-fold masks better.
 
     Args:
         cases: name, prediction and reference of each case: class numbers ``[X, Y, Z]`` uint8, the prediction by a model
             that has not seen the case, the reference with ``IGNORE_CLASS`` where nobody labelled.
-        label_names: one name a class, the background first.
-        label_values: value of each class.
-        regions: the plan's regions, or None.
+        labels: the plan's labels.
 
     Returns:
         JSON data: ``keep_largest``, the rules in label values as ``KeepLargestd`` takes them; ``steps``, each rule that
         was tried with what it names, Dice before and after, in how many cases it changed something and whether it is
         ``kept``; ``before`` and ``after`` all kept rules, each with ``mean`` by class and ``mean_dice``; ``num_cases``.
     """
-    task = _Task(
-        target_names(label_names, regions), target_classes(label_values, regions), label_values
-    )
     pairs = {name: PackedPair(prediction, reference) for name, prediction, reference in cases}
-    before = _score(pairs, task)
-    steps = [_try_all(pairs, task, before)]
-    if len(task.targets) > 1:
+    before = _score(pairs, labels)
+    steps = [_try_all(pairs, labels, before)]
+    if len(labels.target_classes) > 1:
         # classes do not overlap, so that no rule of one changes the Dice of another: one look at each case is enough
-        numbers = range(len(task.targets))
-        groups = [list(numbers)] if regions is None else [[number] for number in numbers]
+        numbers = range(len(labels.target_classes))
+        groups = [[number] for number in numbers] if labels.sigmoid else [list(numbers)]
         for group in groups:
-            steps += _try_targets(pairs, task, group)
+            steps += _try_targets(pairs, labels, group)
     return {
         "keep_largest": [step["values"] for step in steps if step["kept"]],
         "num_cases": len(pairs),
         "before": _means(before),
-        "after": _means(_score(pairs, task)),
+        "after": _means(_score(pairs, labels)),
         "steps": steps,
     }
 
@@ -149,23 +116,23 @@ def format_rules(decision: Mapping[str, Any]) -> str:
 
 
 def _try_all(
-    pairs: Mapping[str, PackedPair], task: _Task, before: Mapping[str, Any]
+    pairs: Mapping[str, PackedPair], labels: LabelScheme, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All foreground as one, with the means of all targets before and after."""
     rows: dict[str, Row] = {}
-    num_changed = 0
+    num_changed, foreground = 0, range(1, len(labels.values))
     for name, pair in _each(pairs, ALL_FOREGROUND):
         prediction, reference = pair.arrays()
-        num_changed += bool(keep_largest(prediction, task.foreground))
-        rows[name] = dice_by_target(prediction, reference, task.targets)
-    after = summarize(rows, task.names)
+        num_changed += bool(keep_largest(prediction, foreground))
+        rows[name] = dice_by_target(prediction, reference, labels.target_classes)
+    after = summarize(rows, labels.target_names)
     worse = [name for name, mean in after["mean"].items() if _less(mean, before["mean"][name])]
     kept = _less(before["mean_dice"], after["mean_dice"]) and not worse
     if kept:
-        _apply(pairs, task.foreground)
+        _apply(pairs, foreground)
     return {
         "target": ALL_FOREGROUND,
-        "values": task.label_values(task.foreground),
+        "values": list(labels.values[1:]),
         "kept": kept,
         "num_changed": num_changed,
         "before": _means(before),
@@ -175,16 +142,17 @@ def _try_all(
 
 
 def _try_targets(
-    pairs: Mapping[str, PackedPair], task: _Task, group: Sequence[int]
+    pairs: Mapping[str, PackedPair], labels: LabelScheme, group: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Each of some targets alone, by its own Dice."""
+    names, targets = labels.target_names[1:], labels.target_classes
     scores: dict[int, list[tuple[float | None, float | None]]] = {number: [] for number in group}
     changed = dict.fromkeys(group, 0)
-    for _, pair in _each(pairs, task.names[group[0] + 1] if len(group) == 1 else "each class"):
+    for _, pair in _each(pairs, names[group[0]] if len(group) == 1 else "each class"):
         prediction, reference = pair.arrays()
-        old = dice_by_target(prediction, reference, [task.targets[number] for number in group])
+        old = dice_by_target(prediction, reference, [targets[number] for number in group])
         for number, score in zip(group, old, strict=True):
-            classes, candidate, new = task.targets[number], prediction.copy(), score
+            classes, candidate, new = targets[number], prediction.copy(), score
             if keep_largest(candidate, classes):
                 changed[number] += 1
                 new = dice_by_target(candidate, reference, [classes])[0]
@@ -194,11 +162,11 @@ def _try_targets(
         means = [mean_of(column) for column in zip(*scores[number], strict=True)]
         kept = _less(*means)
         if kept:
-            _apply(pairs, task.targets[number])
+            _apply(pairs, targets[number])
         steps.append(
             {
-                "target": task.names[number + 1],
-                "values": task.label_values(task.targets[number]),
+                "target": names[number],
+                "values": [labels.values[index] for index in targets[number]],
                 "kept": kept,
                 "num_changed": changed[number],
                 "before": {"mean_dice": means[0]},
@@ -220,9 +188,10 @@ def _apply(pairs: Mapping[str, PackedPair], classes: Sequence[int]) -> None:
             pair.replace(prediction)
 
 
-def _score(pairs: Mapping[str, PackedPair], task: _Task) -> dict[str, Any]:
-    rows = {name: dice_by_target(*pair.arrays(), task.targets) for name, pair in pairs.items()}
-    return summarize(rows, task.names)
+def _score(pairs: Mapping[str, PackedPair], labels: LabelScheme) -> dict[str, Any]:
+    targets = labels.target_classes
+    rows = {name: dice_by_target(*pair.arrays(), targets) for name, pair in pairs.items()}
+    return summarize(rows, labels.target_names)
 
 
 def _means(summary: Mapping[str, Any]) -> dict[str, Any]:

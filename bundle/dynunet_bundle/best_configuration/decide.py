@@ -22,7 +22,7 @@ from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import ensure_writable, write_json
-from dynunet_bundle.labels.scheme import target_names
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.progress import progress
 
@@ -58,16 +58,16 @@ def run(request: BestRequest) -> dict[str, Any]:
     runs = read_runs(request.runs)
     labels = _labels(request.dataset_dir, runs[0])
     ensure_writable(request.out.parent)
-    names = target_names(labels.plan["label_names"], labels.plan.get("regions"))
     candidates, left_out = candidates_of(runs, labels, request.pairs)
     cache_dir = request.out.with_name(f"{request.out.stem}_scores")
+    names = labels.scheme.target_names
     summaries = [summarize(score(candidate, labels, cache_dir), names) for candidate in candidates]
     best = choose([summary["mean_dice"] for summary in summaries])
     winner = candidates[best]
     rules = _decide_rules(winner, labels)
     content = {
         "metric": "Dice",
-        "task_name": labels.plan.get("task_name"),
+        "task_name": runs[0].plan.get("task_name"),
         "num_cases": len(runs[0].scores),
         "best": winner.name,
         "members": [_member(member) for member in winner.members],
@@ -125,7 +125,8 @@ def _labels(dataset_dir: Path, first: RunResults) -> Labels:
             f"{dataset_dir} has no label of {shown(lacking)}, which {first.path} was scored on. "
             "Pass the --dataset_dir that the runs were trained on."
         )
-    return Labels({case: Path(cases[case]["label"]) for case in first.scores}, first.plan)
+    files = {case: Path(cases[case]["label"]) for case in first.scores}
+    return Labels(files, LabelScheme.from_plan(first.plan))
 
 
 def _decide_rules(winner: Candidate, labels: Labels) -> dict[str, Any]:
@@ -134,8 +135,7 @@ def _decide_rules(winner: Candidate, labels: Labels) -> dict[str, Any]:
         (case, *winner.compare(case, labels))
         for case in progress(cases, f"read {winner.name}", total=len(cases))
     )
-    plan = labels.plan
-    return decide_rules(pairs, plan["label_names"], plan["label_values"], plan.get("regions"))
+    return decide_rules(pairs, labels.scheme)
 
 
 def _member(member: RunResults) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from dynunet_bundle.dataset.cases import list_images
 from dynunet_bundle.errors import BundleError, ConfigError, some_of
 from dynunet_bundle.files import case_name
 from dynunet_bundle.inference.probabilities import (
-    LABEL_IDS,
     ProbabilityFile,
     label_differences,
     read_probabilities,
 )
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 
 PROBABILITIES_DIR = "probabilities"
-SAME_IDS = ("task_name", "ignore_value", *LABEL_IDS)
+SAME_IDS = ("task_name", *LABEL_IDS)
 MAX_SHOWN = 3
 
 
@@ -136,7 +136,8 @@ def _probabilities(
     lacking = sorted(set(cases) - set(found))
     if lacking:
         return None, f"{folder} has none of {shown(lacking)}"
-    differences = [text for case in cases for text in label_differences(found[case].labels, plan)]
+    ours = LabelScheme.from_plan(plan)
+    differences = [text for case in cases for text in label_differences(found[case].labels, ours)]
     if differences:
         return None, f"{folder} is of another plan ({differences[0]})"
     return {case: found[case] for case in cases}, None

@@ -2,8 +2,8 @@
 
 MONAI hands every text that begins with ``$`` to ``eval`` (GHSA-873f-pvrv-4x83: by design). The grammar here is what the
 bundle's configs need: arithmetic, choices, indices and lists of literals and ids, a few builtins, a few names of torch
-and MONAI, and a few methods. All else is refused, so that nobody has to list what is dangerous: ``torch.os.system``,
-``().__class__`` and ``"{0.real}".format`` are out of reach alike.
+and MONAI, and a few attributes of components. All else is refused, so that nobody has to list what is dangerous:
+``torch.os.system``, ``().__class__`` and ``"{0.real}".format`` are out of reach alike.
 """
 
 import ast
@@ -27,8 +27,14 @@ MODULE_NAMES = frozenset(
 BUILTINS = frozenset(
     ("bool", "float", "int", "len", "list", "max", "min", "range", "round", "sorted", "str", "sum")
 )
-METHODS = frozenset(("remaining", "run", "to", "type"))
-"""Attributes of anything else: of components that the configs declare, and ``type`` of a device."""
+ATTRIBUTES = frozenset(
+    (
+        *("num_outputs", "sigmoid", "target_names"),
+        *("remaining", "run", "to", "training", "type", "validation"),
+    )
+)
+"""Attributes of anything else: of components that the configs declare, and ``type`` of a device. The first line is
+that of ``LabelScheme``."""
 
 NODES = (
     *(ast.Expression, ast.Constant, ast.Load, ast.Store, ast.keyword, ast.BoolOp, ast.And, ast.Or),
@@ -103,13 +109,13 @@ class _Reader(ast.NodeVisitor):
             self.faults += reference_faults(reference, self._ids)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802 - likewise
-        """A name of torch or MONAI, or a method."""
+        """A name of torch or MONAI, or an attribute of a component."""
         name = _dotted(node)
         if name is not None and name.split(".")[0] in MODULES:
             if name not in MODULE_NAMES:
                 self.faults.append(f"{name} is not allowed")
             return
-        if node.attr not in METHODS:
+        if node.attr not in ATTRIBUTES:
             self.faults.append(f"the attribute {node.attr} is not allowed")
         self.visit(node.value)
 

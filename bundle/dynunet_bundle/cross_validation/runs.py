@@ -224,7 +224,7 @@ class FoldRuns:
 
 
 def _find_folds(splits_file: str | None, names: list[str], num_folds: int) -> Folds:
-    """The folds that ``select_cases`` will find."""
+    """The folds that ``FoldCases`` will find."""
     if splits_file and Path(splits_file).is_file():
         return read_folds(Path(splits_file), names)
     return default_folds(names, num_folds)

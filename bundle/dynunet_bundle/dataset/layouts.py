@@ -18,8 +18,8 @@ from dynunet_bundle.dataset.cases import (
 )
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
-from dynunet_bundle.labels.dataset_json import LabelTable, read_labels
-from dynunet_bundle.labels.scheme import Regions
+from dynunet_bundle.labels.dataset_json import read_labels
+from dynunet_bundle.labels.scheme import LabelScheme
 
 LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
@@ -34,35 +34,16 @@ class DatasetDescription:
     Attributes:
         name: folder name of the data set, e.g. ``Task04_Hippocampus``.
         channel_names: one name a channel of the images, e.g. ``("FLAIR", "T1w")``; empty where nothing names them.
-        label_names: one name a class, the background first; empty where nothing names them.
+        labels: what the values in files of labels mean; without classes if nothing names them.
         training: labelled cases, sorted by name.
         test: unlabelled cases, sorted by name.
-        label_values: value of each class in the files; 0, 1, 2, ... where not given.
-        ignore_value: value of voxels that nobody labelled, or None.
-        regions: values by the name of each region, or None; see ``LabelTable``.
-        regions_class_order: for each region the value that masks get.
     """
 
     name: str
     channel_names: tuple[str, ...]
-    label_names: tuple[str, ...]
+    labels: LabelScheme
     training: tuple[Case, ...]
     test: tuple[Case, ...]
-    label_values: tuple[int, ...] = ()
-    ignore_value: int | None = None
-    regions: Regions | None = None
-    regions_class_order: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Number the classes where the files' values are not given."""
-        if not self.label_values:
-            object.__setattr__(self, "label_values", tuple(range(len(self.label_names))))
-
-    @property
-    def file_values(self) -> tuple[int, ...]:
-        """Values that files of labels may have: those of the classes, and the ignored one."""
-        ignored = () if self.ignore_value is None else (self.ignore_value,)
-        return tuple(sorted(self.label_values + ignored))
 
     @property
     def num_entries(self) -> int:
@@ -70,19 +51,11 @@ class DatasetDescription:
 
         Its planners take the length of ``labels`` in dataset.json.
         """
-        named = len(self.label_names) if self.regions is None else 1 + len(self.regions)
-        return named + (self.ignore_value is not None)
+        return len(self.labels.target_names) + (self.labels.ignore_value is not None)
 
-    def named(
-        self, channel_names: Sequence[str], label_values: Sequence[int], label_names: Sequence[str]
-    ) -> "DatasetDescription":
+    def named(self, channel_names: Sequence[str], labels: LabelScheme) -> "DatasetDescription":
         """The same data set with names, for a layout that tells none."""
-        return replace(
-            self,
-            channel_names=tuple(channel_names),
-            label_values=tuple(label_values),
-            label_names=tuple(label_names),
-        )
+        return replace(self, channel_names=tuple(channel_names), labels=labels)
 
 
 def read_layout(root: Path) -> DatasetDescription:
@@ -118,7 +91,7 @@ def read_layout(root: Path) -> DatasetDescription:
 
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``training`` holds pairs of paths, ``test`` paths; ``image`` may be a list of files, one a channel."""
-    return _described(
+    return DatasetDescription(
         root.name,
         _channel_names(content, source),
         read_labels(content, source),
@@ -174,32 +147,12 @@ def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> Datase
             for case in _nnunet_cases(root / "imagesTr", ending, len(channel_names))
         ]
     test = _nnunet_cases(root / "imagesTs", ending, len(channel_names))
-    return _described(
+    return DatasetDescription(
         root.name,
         channel_names,
         labels,
         _sorted(training, f"{source}"),
         _sorted(test, f"{source}"),
-    )
-
-
-def _described(
-    name: str,
-    channel_names: tuple[str, ...],
-    labels: LabelTable,
-    training: tuple[Case, ...],
-    test: tuple[Case, ...],
-) -> DatasetDescription:
-    return DatasetDescription(
-        name,
-        channel_names,
-        labels.names,
-        training,
-        test,
-        labels.values,
-        labels.ignore_value,
-        labels.regions,
-        labels.regions_class_order,
     )
 
 
@@ -243,7 +196,7 @@ def _read_plain(root: Path) -> DatasetDescription:
     """Two folders with files of the same names; channels and labels have no names until the data are read."""
     images, labels = root / "images", root / "labels"
     if images.is_dir() and labels.is_dir():
-        return DatasetDescription(root.name, (), (), _plain_pairs(images, labels), ())
+        return DatasetDescription(root.name, (), LabelScheme(()), _plain_pairs(images, labels), ())
     raise DatasetError(
         f"{root} has no dataset.json. Pass --dataset_dir with a folder that has {LAYOUTS}."
     )

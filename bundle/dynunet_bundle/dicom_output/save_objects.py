@@ -16,6 +16,7 @@ from dynunet_bundle.dicom_output.object import Algorithm
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import sha256_of
 from dynunet_bundle.inference.save_mask import SAVED
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.networks.weights import weight_files
 
 KINDS = ("seg", "fractional", "rtstruct", "report")
@@ -33,8 +34,7 @@ class SaveDicomObjectsd(MapTransform):
         keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.
         output_dir: where they go.
         objects: which, some of ``KINDS``; a report needs ``seg``, and ``fractional`` the probabilities.
-        label_names: one name a class, the background first.
-        label_values: value of each class.
+        labels: the plan's labels.
         task_name: helps to find the codes of labels, see ``clinical.codes``.
         weights_file: what made the masks; its hash becomes the version of the algorithm.
         label_codes: codes of labels by their names, over those of ``dicom_output/codes.json``.
@@ -52,8 +52,7 @@ class SaveDicomObjectsd(MapTransform):
         keys: KeysCollection,
         output_dir: str,
         objects: Sequence[str],
-        label_names: Sequence[str],
-        label_values: Sequence[int],
+        labels: LabelScheme,
         task_name: str = "",
         weights_file: str | Sequence[str] = "",
         label_codes: Mapping[str, Any] | None = None,
@@ -68,7 +67,7 @@ class SaveDicomObjectsd(MapTransform):
             )
         self.output_dir = Path(output_dir)
         self.objects = list(objects)
-        self.labels = dict(zip(label_names, label_values, strict=True))
+        self.labels = dict(zip(labels.names, labels.values, strict=True))
         self.task_name = task_name
         self.weights = weight_files(weights_file)
         self.label_codes = label_codes

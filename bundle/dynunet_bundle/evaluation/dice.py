@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 
 def dice_by_class(

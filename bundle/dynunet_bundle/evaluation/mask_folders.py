@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from dynunet_bundle.configs.overrides import known_ids, read_overlay
 from dynunet_bundle.dataset.cases import find_images, image_files, unreadable
@@ -25,12 +26,11 @@ from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import Volume, read_volume
-from dynunet_bundle.labels.classes import IGNORE_CLASS, MAX_CLASSES
-from dynunet_bundle.labels.scheme import Regions, require_label_plan, target_classes, target_names
+from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 from dynunet_bundle.progress import progress
 
 MAX_SHOWN = 10
-LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
 
 
 class Pair(NamedTuple):
@@ -53,30 +53,21 @@ class MaskFolders:
 
     Attributes:
         files: paths of the prediction and of the reference, by case.
-        values: value of each class, ascending.
-        names: names of the classes or regions, the background first.
-        targets: class numbers of each of them without the background.
-        ignore_value: value of what is left out, or None.
-        class_names: name of each value, also where regions are scored.
+        labels: what the values of both mean.
     """
 
     files: Mapping[str, tuple[str, str]]
-    values: Sequence[int]
-    names: Sequence[str]
-    targets: Sequence[Sequence[int]]
-    ignore_value: int | None
-    class_names: Mapping[int, str]
+    labels: LabelScheme
 
     def pairs(self) -> Iterator[tuple[str, Pair]]:
         """Name and masks of each case, as class numbers; ``IGNORE_CLASS`` in the reference is what is left out."""
         for name, files in progress(self.files.items(), "score", total=len(self.files)):
             prediction, reference, affine = _load_pair(name, *files)
-            classes = self._classes(reference)
-            classes[reference == self.ignore_value] = IGNORE_CLASS
-            yield name, Pair(self._classes(prediction), classes, affine)
-
-    def _classes(self, mask: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.values, mask).astype(np.uint8)
+            ours, theirs = (
+                self.labels.to_classes(torch.from_numpy(mask)).numpy()
+                for mask in (prediction, reference)
+            )
+            yield name, Pair(ours, theirs, affine)
 
 
 def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
@@ -132,14 +123,8 @@ def find_masks(
     files = {name: (path, references[name]) for name, path in found.items()}
     occurring = _occurring_values(files, ignore_value)
     values, names = _classes(occurring, label_names, label_values, regions)
-    require_label_plan(values, ignore_value, regions, regions_class_order)
     return MaskFolders(
-        files,
-        values,
-        target_names(names, regions),
-        target_classes(values, regions),
-        ignore_value,
-        dict(zip(values, names, strict=True)),
+        files, LabelScheme(names, values, ignore_value, regions, regions_class_order)
     )
 
 
@@ -159,10 +144,10 @@ def score_folders(
     """
     masks = find_masks(predictions, labels, *arguments, **ids)
     scores = {
-        name: dice_by_target(pair.prediction, pair.reference, masks.targets)
+        name: dice_by_target(pair.prediction, pair.reference, masks.labels.target_classes)
         for name, pair in masks.pairs()
     }
-    return scores, list(masks.names)
+    return scores, masks.labels.target_names
 
 
 def measure_folders(
@@ -185,7 +170,7 @@ def measure_folders(
     """
     require_tolerance(nsd_tolerance_mm)
     masks = find_masks(predictions, labels, **ids)
-    return measure_masks(masks, nsd_tolerance_mm), list(masks.names)
+    return measure_masks(masks, nsd_tolerance_mm), masks.labels.target_names
 
 
 def measure_masks(
@@ -202,7 +187,7 @@ def measure_masks(
         name: measure_case(
             pair.prediction,
             pair.reference,
-            masks.targets,
+            masks.labels.target_classes,
             grid_of(pair.affine, name),
             nsd_tolerance_mm,
         )

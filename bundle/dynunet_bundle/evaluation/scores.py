@@ -23,7 +23,7 @@ from dynunet_bundle.evaluation.case_measures import (
 from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_statistics
 from dynunet_bundle.evaluation.text_tables import format_measures
 from dynunet_bundle.files import write_json
-from dynunet_bundle.labels.scheme import Regions, target_classes, target_names
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.report.text import counted
 
 Scores = Mapping[str, Sequence[float | None]]
@@ -116,9 +116,7 @@ class ScoreHandler:
 
     Args:
         output_dir: folder of ``scores.json``.
-        label_names: one name a class, the background first.
-        label_values: value of each class; only needed with regions.
-        regions: the plan's regions, which are then scored in place of the classes, or None.
+        labels: the plan's labels; its regions are scored in place of the classes.
         prediction_key: key of the restored mask, class numbers ``[1, X, Y, Z]``.
         reference_key: key of the reference on the same grid; what it ignores does not count.
         nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
@@ -130,17 +128,15 @@ class ScoreHandler:
     def __init__(
         self,
         output_dir: str,
-        label_names: Sequence[str],
-        label_values: Sequence[int] | None = None,
-        regions: Regions | None = None,
+        labels: LabelScheme,
         prediction_key: str = "pred",
         reference_key: str = "label",
         nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     ) -> None:
         require_tolerance(nsd_tolerance_mm)
         self.path = Path(output_dir) / SCORES_NAME
-        self.names = target_names(label_names, regions)
-        self.targets = target_classes(label_values or range(len(label_names)), regions)
+        self.names = labels.target_names
+        self.targets = labels.target_classes
         self.prediction_key = prediction_key
         self.reference_key = reference_key
         self.nsd_tolerance_mm = nsd_tolerance_mm

@@ -32,9 +32,8 @@ from dynunet_bundle.inference.probabilities import (
     read_probabilities,
 )
 from dynunet_bundle.inference.save_mask import save_mask
-from dynunet_bundle.labels.classes import ClassesToValuesd
 from dynunet_bundle.labels.largest_component import KeepLargestd, Rules, require_rules
-from dynunet_bundle.labels.regions_to_classes import regions_to_classes
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
 
 CHUNK_BYTES = 64 * 2**20
@@ -83,7 +82,7 @@ def run(request: EnsembleRequest) -> list[Path]:
     members = [read_probabilities(folder) for folder in request.members]
     require_alike(members, [str(folder) for folder in request.members])
     labels = next(iter(members[0].values())).labels
-    require_rules(request.rules, labels["label_values"])
+    require_rules(request.rules, labels.values)
     sources = _find_sources(members[0], request.images)
     done = _start(request)
     todo = [case for case in members[0] if case not in done]
@@ -111,14 +110,13 @@ def average_classes(
         weights: one number a member, or None for the plain mean.
 
     Returns:
-        Class numbers ``[X, Y, Z]`` uint8; the value of a class is in its label ids.
+        Class numbers ``[X, Y, Z]`` uint8; ``labels`` of a file tells the values.
 
     Raises:
         CaseError: if a file cannot be read.
     """
     arrays = [file.array() for file in files]
     labels = files[0].labels
-    written = [labels["label_values"].index(value) for value in labels["regions_class_order"] or ()]
     factors = [1.0] * len(files) if weights is None else list(weights)
     classes = np.empty(files[0].shape, np.uint8)
     planes = max(1, CHUNK_BYTES // (4 * arrays[0][:, :1].size))
@@ -127,7 +125,9 @@ def average_classes(
         mean = torch.from_numpy(_mean([array[:, part] for array in arrays], factors))
         # torch.argmax takes five times as long along the first axis
         decided = (
-            regions_to_classes(mean, written, threshold=0.5) if written else mean.max(0).indices
+            labels.regions_to_classes(mean, threshold=0.5)
+            if labels.sigmoid
+            else mean.max(0).indices
         )
         classes[part] = decided.numpy()
     return classes
@@ -144,13 +144,14 @@ def _mean(parts: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray:
 class _Finish:
     """Class numbers ``[X, Y, Z]`` -> label values after the rules."""
 
-    def __init__(self, labels: Mapping[str, Any], rules: Rules) -> None:
-        self.to_values = ClassesToValuesd("mask", labels["label_values"])
+    def __init__(self, labels: LabelScheme, rules: Rules) -> None:
+        self.labels = labels
         self.keep = KeepLargestd("mask", rules)
 
     def __call__(self, classes: np.ndarray) -> torch.Tensor:
-        data: dict[Hashable, Any] = {"mask": torch.from_numpy(classes)[None]}
-        return self.keep(self.to_values(data))["mask"][0]
+        mask = self.labels.to_values(torch.from_numpy(classes))
+        data: dict[Hashable, Any] = {"mask": mask[None]}
+        return self.keep(data)["mask"][0]
 
 
 def require_alike(members: Members, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ outputs are as close as that.
 """
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
 from dynunet_bundle.dataset.cases import name_of
-from dynunet_bundle.errors import CaseError, DatasetError
+from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
 from dynunet_bundle.images.grid import SPATIAL_AXES
-from dynunet_bundle.labels.scheme import Regions, require_label_plan
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 
-LABEL_IDS = ("label_names", "label_values", "regions", "regions_class_order")
-"""Ids of the plan that say what each channel is."""
+CHANNEL_IDS = tuple(name for name in LABEL_IDS if name != "ignore_value")
+"""Ids of the plan that say what each channel is; a network finds nothing to be ignored."""
 
 REMEDY = "Predict this case again."
 
@@ -39,7 +39,7 @@ class ProbabilityFile:
         source: file name of the image.
         shape: voxels by axis of the image, ``(X, Y, Z)``.
         affine: ``[4, 4]`` of the image, to RAS+ millimetres.
-        labels: the ids of ``LABEL_IDS``.
+        labels: what each channel is.
     """
 
     case: str
@@ -47,7 +47,7 @@ class ProbabilityFile:
     source: str
     shape: tuple[int, ...]
     affine: np.ndarray
-    labels: Mapping[str, Any]
+    labels: LabelScheme
 
     def array(self) -> np.ndarray:
         """The probabilities ``[C, X, Y, Z]`` float16, mapped into memory, not read.
@@ -59,7 +59,7 @@ class ProbabilityFile:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise CaseError(self.case, f"{self.path} cannot be read ({error})", REMEDY) from error
-        channels = len(self.labels["regions"] or self.labels["label_names"])
+        channels = self.labels.num_outputs
         if array.shape != (channels, *self.shape) or array.dtype != np.float16:
             raise CaseError(
                 self.case,
@@ -78,35 +78,20 @@ class SaveProbabilitiesd(MapTransform):
     Args:
         keys: keys of the probabilities, MetaTensors ``[C, X, Y, Z]`` on the grid of the file in their meta data.
         output_dir: folder of the results.
-        label_names: one name a class, the background first.
-        label_values: value of each class.
-        regions: the plan's regions, or None.
-        regions_class_order: the value that is written for each region, or None.
+        labels: the plan's labels.
         allow_missing_keys: as in MONAI.
-
-    Raises:
-        PlanError: if regions and values do not belong together.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         output_dir: str,
-        label_names: Sequence[str],
-        label_values: Sequence[int],
-        regions: Regions | None = None,
-        regions_class_order: Sequence[int] | None = None,
+        labels: LabelScheme,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        require_label_plan(label_values, None, regions, regions_class_order)
         self.output_dir = Path(output_dir)
-        self.labels = {
-            "label_names": list(label_names),
-            "label_values": list(label_values),
-            "regions": regions and {name: list(values) for name, values in regions.items()},
-            "regions_class_order": regions_class_order and list(regions_class_order),
-        }
+        self.labels = labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Save one case; the data is passed on as it came."""
@@ -125,7 +110,7 @@ def save_probabilities(
     probabilities: torch.Tensor,
     affine: Any,
     source: str,
-    labels: Mapping[str, Any],
+    labels: LabelScheme,
     folder: Path,
     case: str,
 ) -> Path:
@@ -135,7 +120,7 @@ def save_probabilities(
         probabilities: ``[C, X, Y, Z]``, of any floating type.
         affine: ``[4, 4]``, to RAS+ millimetres.
         source: file name of the image.
-        labels: the ids of ``LABEL_IDS``.
+        labels: what each channel is.
         folder: where they go.
         case: name of the case.
 
@@ -146,7 +131,7 @@ def save_probabilities(
         CaseError: if there are not as many channels as classes or regions.
         OutputError: if they cannot be written.
     """
-    channels = len(labels["regions"] or labels["label_names"])
+    channels = labels.num_outputs
     if probabilities.ndim != SPATIAL_AXES + 1 or len(probabilities) != channels:
         raise CaseError(
             case,
@@ -165,7 +150,8 @@ def save_probabilities(
             file.write(memoryview(half).cast("B"))
     matrix = np.asarray(affine, dtype=float).tolist()
     shape = list(probabilities.shape[1:])
-    write_json(header, {"source": source, "shape": shape, "affine": matrix, **labels})
+    names = {name: value for name, value in labels.ids().items() if name in CHANNEL_IDS}
+    write_json(header, {"source": source, "shape": shape, "affine": matrix, **names})
     return path
 
 
@@ -193,9 +179,10 @@ def read_probabilities(folder: str | Path) -> dict[str, ProbabilityFile]:
     return found
 
 
-def label_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Ids of ``LABEL_IDS`` in which two plans differ, each as ``"id: one against other"``; order counts."""
-    pairs = {name: (one.get(name), other.get(name)) for name in LABEL_IDS}
+def label_differences(one: LabelScheme, other: LabelScheme) -> list[str]:
+    """Ids of ``CHANNEL_IDS`` in which two plans differ, each as ``"id: one against other"``; order counts."""
+    ours, theirs = one.ids(), other.ids()
+    pairs = {name: (ours[name], theirs[name]) for name in CHANNEL_IDS}
     return [
         f"{name}: {first} against {second}"
         for name, (first, second) in pairs.items()
@@ -206,14 +193,14 @@ def label_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 def _read_header(path: Path) -> ProbabilityFile:
     header = path.with_suffix(".json")
     content = read_json(header, DatasetError)
-    needed = {"source", "shape", "affine", *LABEL_IDS}
+    needed = {"source", "shape", "affine", *CHANNEL_IDS}
     if not isinstance(content, dict) or not needed <= content.keys():
         lacking = ", ".join(sorted(needed - set(content if isinstance(content, dict) else ())))
         raise CaseError(path.stem, f"{header} lacks {lacking}", REMEDY)
-    labels = {name: content[name] for name in LABEL_IDS}
-    require_label_plan(
-        labels["label_values"], None, labels["regions"], labels["regions_class_order"]
-    )
+    try:
+        labels = LabelScheme.from_plan({name: content[name] for name in CHANNEL_IDS})
+    except PlanError as error:
+        raise CaseError(path.stem, f"{header}: {error}", REMEDY) from error
     return ProbabilityFile(
         case=path.stem,
         path=path,

@@ -8,8 +8,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from dynunet_bundle.labels.regions_to_classes import regions_to_classes
-from dynunet_bundle.labels.scheme import Regions, target_names
+from dynunet_bundle.labels.scheme import LabelScheme
 
 QUALITY = "quality"
 MAX_VOXELS = 2**21
@@ -28,8 +27,7 @@ class NoteQualityd(MapTransform):
 
     Args:
         keys: key of the logits ``[C, D, H, W]``.
-        label_names: one name a class, the background first.
-        regions: the plan's regions, or None.
+        labels: the plan's labels.
         intensity_statistics: the plan's, one a channel.
         image_key: key of the preprocessed image ``[channels, D, H, W]``.
         allow_missing_keys: as in MONAI.
@@ -38,15 +36,14 @@ class NoteQualityd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        label_names: Sequence[str],
-        regions: Regions | None = None,
+        labels: LabelScheme,
         intensity_statistics: Sequence[Mapping[str, float] | None] = (),
         image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.names = target_names(label_names, regions)[1:]
-        self.has_regions = regions is not None
+        self.names = labels.target_names[1:]
+        self.has_regions = labels.sigmoid
         self.statistics = list(intensity_statistics)
         self.image_key = image_key
 
@@ -63,7 +60,7 @@ class NoteQualityd(MapTransform):
     def _look(self, logits: torch.Tensor, image: torch.Tensor) -> dict[str, Any]:
         if self.has_regions:
             members = list(logits > 0)
-            foreground = regions_to_classes(logits, [1] * len(logits), threshold=0.0) > 0
+            foreground = (logits > 0).any(0)
         else:
             classes = logits.max(0).indices
             members = [classes == number for number in range(1, len(logits))]

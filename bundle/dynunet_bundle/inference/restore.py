@@ -11,8 +11,7 @@ from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
 from dynunet_bundle.inference.planes import resized_planes
-from dynunet_bundle.labels.regions_to_classes import regions_to_classes
-from dynunet_bundle.labels.scheme import Regions, require_label_plan
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 CLASS_TYPE = torch.uint8
@@ -22,7 +21,7 @@ CLASS_TYPE = torch.uint8
 class RestoreClassesd(MapTransform):
     """Undo the preprocessing and decide on a class for each voxel of the file.
 
-    Logits are resampled, then the largest counts (for regions: what is above 0, see ``regions_to_classes``), as in
+    Logits are resampled, then the largest counts (for regions: what is above 0, see ``LabelScheme``), as in
     nnU-Net's export. What lies outside the crop is background.
 
     MONAI's Invertd and AsDiscreted keep all classes at the resolution of the file, several times over; here that exists
@@ -32,33 +31,25 @@ class RestoreClassesd(MapTransform):
         keys: keys of the outputs ``[C, D, H, W]`` on the preprocessed grid, logits.
         transform: the preprocessing, as Invertd takes it. What comes before its resampling is undone by its own
             inverse.
-        label_values: value of each class, the background's first.
-        regions: the plan's regions, or None.
-        regions_class_order: the value to write for each region.
+        labels: the plan's labels.
         orig_keys: key of the image that the outputs were computed from; it knows what was done to it.
         probability_key: where to put the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file; None, and
             there are none. They need the memory that this class saves.
         allow_missing_keys: as in MONAI.
-
-    Raises:
-        PlanError: if regions and values do not belong together.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         transform: Compose,
-        label_values: Sequence[int],
-        regions: Regions | None = None,
-        regions_class_order: Sequence[int] | None = None,
+        labels: LabelScheme,
         orig_keys: str = "image",
         probability_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        require_label_plan(label_values, None, regions, regions_class_order)
         self.transform = transform
-        self.written = [list(label_values).index(value) for value in regions_class_order or ()]
+        self.labels = labels
         self.orig_keys = orig_keys
         self.probability_key = probability_key
 
@@ -90,7 +81,7 @@ class RestoreClassesd(MapTransform):
         if shares is None:
             return mask, None
         probabilities = self._undo(shares, image, trace, affine, others)
-        if not self.written:
+        if not self.labels.sigmoid:
             # padding outside the crop has zeros in all classes
             probabilities[0][probabilities.sum(0) == 0] = 1
         return mask, probabilities
@@ -107,13 +98,13 @@ class RestoreClassesd(MapTransform):
         return steps
 
     def _decide(self, chunk: torch.Tensor) -> torch.Tensor:
-        if self.written:
-            return regions_to_classes(chunk, self.written, threshold=0.0).to(CLASS_TYPE)
+        if self.labels.sigmoid:
+            return self.labels.regions_to_classes(chunk, threshold=0.0).to(CLASS_TYPE)
         # torch.argmax takes five times as long along the first axis
         return torch.max(chunk, dim=0).indices.to(CLASS_TYPE)
 
     def _probabilities(self, chunk: torch.Tensor) -> torch.Tensor:
-        return chunk.sigmoid() if self.written else chunk.softmax(0)
+        return chunk.sigmoid() if self.labels.sigmoid else chunk.softmax(0)
 
     def _undo(
         self,

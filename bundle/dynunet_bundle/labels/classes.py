@@ -1,20 +1,12 @@
 """Label values in files <-> classes in the network: 0, 128, 255 on disk are 0, 1, 2 in training."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from dynunet_bundle.errors import PlanError
-
-IGNORE_CLASS = 255
-"""Class number of voxels that nobody labelled: the largest of a uint8, in which labels are kept. They count neither in
-the loss nor in a score."""
-
-MAX_CLASSES = 255
-"""0 to 254, below ``IGNORE_CLASS``."""
+from dynunet_bundle.labels.scheme import LabelScheme, values_to_classes
 
 
 class ValuesToClassesd(MapTransform):
@@ -24,46 +16,29 @@ class ValuesToClassesd(MapTransform):
     values that are in no table.
 
     Args:
-        keys: keys of the labels, whole numbers of any shape, each value one of ``label_values`` or ``ignore_value``.
-        label_values: value of each class; the first is the background's.
-        ignore_value: value that becomes ``IGNORE_CLASS``, or None.
+        keys: keys of the labels, whole numbers of any shape, each a value of a class or the ignored one, which becomes
+            ``IGNORE_CLASS``.
+        labels: what the values mean.
         allow_missing_keys: as in MONAI.
-
-    Raises:
-        PlanError: if the table is not ascending, or has more than 255 classes.
     """
 
-    # an attribute of the class: the key of the prepared store (describe.py) changes only where there is such a value
+    # an attribute of the class: the key of the prepared store (recipe.py) changes only where there is such a value
     ignore_value: int | None = None
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        label_values: Sequence[int],
-        ignore_value: int | None = None,
-        allow_missing_keys: bool = False,
+        self, keys: KeysCollection, labels: LabelScheme, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        values = list(label_values)
-        if values != sorted(set(values)) or len(values) > MAX_CLASSES:
-            raise PlanError(
-                f"label_values must ascend, at most {MAX_CLASSES} of them, not {values}."
-            )
-        self.label_values = values
-        if ignore_value is not None:
-            self.ignore_value = ignore_value
+        # not the scheme: its names and regions change nothing in the prepared store, so they are not in its key
+        self.label_values = list(labels.values)
+        if labels.ignore_value is not None:
+            self.ignore_value = labels.ignore_value
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Map one case, rounding what is off a whole number; the result is uint8."""
         mapped = dict(data)
-        table = torch.tensor(self.label_values)
         for key in self.key_iterator(mapped):
-            label = mapped[key].round()
-            ignored = None if self.ignore_value is None else label == self.ignore_value
-            if self.label_values != list(range(len(self.label_values))):
-                label = torch.bucketize(label.to(torch.int64), table.to(label.device))
-            label = label.to(torch.uint8)
-            mapped[key] = label if ignored is None else label.masked_fill(ignored, IGNORE_CLASS)
+            mapped[key] = values_to_classes(mapped[key], self.label_values, self.ignore_value)
         return mapped
 
 
@@ -72,24 +47,19 @@ class ClassesToValuesd(MapTransform):
 
     Args:
         keys: keys of the masks, class numbers of any shape; a network finds nothing to be ignored.
-        label_values: value of each class.
+        labels: what the values mean.
         allow_missing_keys: as in MONAI.
     """
 
     def __init__(
-        self, keys: KeysCollection, label_values: Sequence[int], allow_missing_keys: bool = False
+        self, keys: KeysCollection, labels: LabelScheme, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_values = list(label_values)
+        self.labels = labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Map one case; the result has the type of the mask, or int32 where that is too small."""
         mapped = dict(data)
         for key in self.key_iterator(mapped):
-            mask = mapped[key]
-            if self.label_values == list(range(len(self.label_values))):
-                continue
-            values = torch.tensor(self.label_values, device=mask.device)
-            taken = torch.take(values, mask.to(torch.int64)).to(torch.int32)
-            mapped[key] = taken if mask.dtype == torch.uint8 else taken.to(mask.dtype)
+            mapped[key] = self.labels.to_values(mapped[key])
         return mapped

@@ -1,12 +1,11 @@
 """The ``labels`` of a dataset.json: classes, nnU-Net's regions, and the value of what nobody labelled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import DatasetError
-from dynunet_bundle.labels.scheme import Regions, find_ignore_fault, find_region_fault
+from dynunet_bundle.errors import DatasetError, PlanError
+from dynunet_bundle.labels.scheme import LabelScheme
 
 IGNORE_NAME = "ignore"
 """nnU-Net's name for it (``label_handling.py``)."""
@@ -14,26 +13,7 @@ IGNORE_NAME = "ignore"
 Entries = Sequence[tuple[str, list[int]]]
 
 
-@dataclass(frozen=True)
-class LabelTable:
-    """What the values in files of labels mean.
-
-    Attributes:
-        values: value of each class, ascending from the background's 0.
-        names: one name a class.
-        ignore_value: value of voxels that nobody labelled, or None.
-        regions: values by the name of each region, in the order of the file; None where every class is by itself.
-        regions_class_order: for each region the value that masks get, later ones over earlier ones.
-    """
-
-    values: tuple[int, ...]
-    names: tuple[str, ...]
-    ignore_value: int | None = None
-    regions: Regions | None = None
-    regions_class_order: tuple[int, ...] | None = None
-
-
-def read_labels(content: Mapping[str, Any], source: Path) -> LabelTable:
+def read_labels(content: Mapping[str, Any], source: Path) -> LabelScheme:
     """Read ``{"0": "background"}`` (Decathlon) or ``{"background": 0}`` (nnU-Net), where a list of values is a region.
 
     Args:
@@ -49,16 +29,14 @@ def read_labels(content: Mapping[str, Any], source: Path) -> LabelTable:
     if ignored and (len(ignored) > 1 or len(ignored[0]) != 1):
         raise DatasetError(f'{source}: "{IGNORE_NAME}" in "labels" needs one value, not {ignored}.')
     if any(len(values) > 1 for _, values in named):
-        table = _with_regions(named, content.get("regions_class_order"), source)
+        found = _with_regions(named, source)
+        found["regions_class_order"] = content.get("regions_class_order")
     else:
-        table = _plain(named, source)
-    ignore_value = ignored[0][0] if ignored else None
-    fault = find_ignore_fault(table.values, ignore_value)
-    if fault:
-        raise DatasetError(f'{source}, "labels": {fault}')
-    return LabelTable(
-        table.values, table.names, ignore_value, table.regions, table.regions_class_order
-    )
+        found = _plain(named, source)
+    try:
+        return LabelScheme(**found, ignore_value=ignored[0][0] if ignored else None)
+    except PlanError as error:
+        raise DatasetError(f'{source}, "labels": {error}') from error
 
 
 def _entries(table: Any, source: Path) -> Entries:
@@ -80,17 +58,17 @@ def _entries(table: Any, source: Path) -> Entries:
         ) from error
 
 
-def _plain(named: Entries, source: Path) -> LabelTable:
+def _plain(named: Entries, source: Path) -> dict[str, Any]:
     names = {values[0]: name for name, values in named if values}
     if len(names) != len(named) or min(names, default=None) != 0:
         raise DatasetError(
             f'{source}: "labels" must give each class a value of its own, the background 0; it has {dict(named)}.'
         )
     ordered = sorted(names)
-    return LabelTable(tuple(ordered), tuple(names[value] for value in ordered))
+    return {"values": ordered, "names": [names[value] for value in ordered]}
 
 
-def _with_regions(named: Entries, order: Any, source: Path) -> LabelTable:
+def _with_regions(named: Entries, source: Path) -> dict[str, Any]:
     """Each entry but the background is a region; classes are all values, named by a region that is one value."""
     values = sorted({value for _, entry in named for value in entry})
     alone = {entry[0]: name for name, entry in reversed(named) if len(set(entry)) == 1}
@@ -98,11 +76,10 @@ def _with_regions(named: Entries, order: Any, source: Path) -> LabelTable:
         raise DatasetError(
             f'{source}: "labels" has regions, so it needs "background": 0 beside them; it has {dict(named)}.'
         )
-    regions = {
-        name: tuple(dict.fromkeys(entry)) for name, entry in named if list(set(entry)) != [0]
+    return {
+        "values": values,
+        "names": [alone.get(value, f"label {value}") for value in values],
+        "regions": {
+            name: list(dict.fromkeys(entry)) for name, entry in named if list(set(entry)) != [0]
+        },
     }
-    fault = find_region_fault(values, regions, order)
-    if fault:
-        raise DatasetError(f"{source}: {fault}")
-    names = tuple(alone.get(value, f"label {value}") for value in values)
-    return LabelTable(tuple(values), names, None, regions, tuple(order))

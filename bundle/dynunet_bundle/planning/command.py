@@ -9,6 +9,7 @@ from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError
 from dynunet_bundle.files import ensure_writable, read_json, write_json
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint, extract
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
@@ -120,7 +121,7 @@ def _named(
             raise ConfigError(
                 f"--{what}_names has {len(names)} name(s), but there are {number} {what}s{found}."
             )
-    return dataset.named(channels, values, labels)
+    return dataset.named(channels, LabelScheme(labels, values))
 
 
 def _decide(
@@ -164,13 +165,6 @@ def _write_beside(
         write_folds(splits, case_names)
         rows.append(("folds", str(splits), ""))
     facts = ensure_writable(folder / "fingerprints") / f"{dataset.name}.json"
-    names = {
-        "channel_names": list(dataset.channel_names),
-        "label_names": list(dataset.label_names),
-        "label_values": list(dataset.label_values),
-        "ignore_value": dataset.ignore_value,
-        "regions": dataset.regions,
-        "regions_class_order": dataset.regions_class_order,
-    }
+    names = {"channel_names": list(dataset.channel_names), **dataset.labels.ids()}
     write_json(facts, {**fingerprint.to_json(), **names})
     return [("fingerprint", str(facts), ""), *rows]

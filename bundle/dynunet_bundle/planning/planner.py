@@ -6,7 +6,6 @@ import numpy as np
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.labels.scheme import Regions
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
@@ -214,17 +213,12 @@ def _plan(
             f"images of about {product_text(topology.patch_size)} voxels are too small for a U-Net of "
             f"{MIN_LEVELS} levels. Resample them to a finer spacing."
         )
-    order = None if dataset.regions_class_order is None else list(dataset.regions_class_order)
     return Plan(
         task_name=dataset.name,
         spatial_dims=len(spacing),
         axcodes=axcodes,
         channel_names=list(dataset.channel_names),
-        label_names=list(dataset.label_names),
-        label_values=list(dataset.label_values),
-        ignore_value=dataset.ignore_value,
-        regions=_region_lists(dataset.regions),
-        regions_class_order=order,
+        **dataset.labels.ids(),
         spacing=spacing,
         patch_size=topology.patch_size,
         batch_size=batch_size,
@@ -237,10 +231,6 @@ def _plan(
         intensity_statistics=statistics,
         cascade=cascade,
     )
-
-
-def _region_lists(regions: Regions | None) -> dict[str, list[int]] | None:
-    return None if regions is None else {name: list(values) for name, values in regions.items()}
 
 
 def product_text(values: Sequence[float] | np.ndarray) -> str:

@@ -43,13 +43,13 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Ro
             )
         )
     total = sum(fingerprint.label_voxels.values())
-    for value, name in zip(dataset.label_values, dataset.label_names, strict=True):
+    for value, name in zip(dataset.labels.values, dataset.labels.names, strict=True):
         if total:
             count = fingerprint.label_voxels.get(value, 0)
             rows.append((f"label {value}", name, f"{count} voxels, {count / total:.2%}"))
-    if dataset.ignore_value is not None:
-        rows.append((f"label {dataset.ignore_value}", "ignored", "counts nowhere"))
-    for name, parts in (dataset.regions or {}).items():
+    if dataset.labels.ignore_value is not None:
+        rows.append((f"label {dataset.labels.ignore_value}", "ignored", "counts nowhere"))
+    for name, parts in (dataset.labels.regions or {}).items():
         rows.append((f"region {name}", ", ".join(map(str, parts)), "an output of its own"))
     return rows
 

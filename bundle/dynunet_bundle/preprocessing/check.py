@@ -10,9 +10,9 @@ from monai.transforms import MapTransform
 
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.previous_stage import HOW_TO_MAKE, PREVIOUS
-from dynunet_bundle.errors import CaseError, PlanError
+from dynunet_bundle.errors import CaseError
 from dynunet_bundle.images.read import Volume
-from dynunet_bundle.labels.scheme import Regions, require_label_plan
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.survey.problems import find_mask_problems, find_problems
 
 
@@ -26,51 +26,34 @@ class CheckCased(MapTransform):
 
     Args:
         channel_names: the plan's channels.
-        label_names: the plan's labels.
-        label_values: value of each class in the label, one a name; 0, 1, 2, ... where None.
-        ignore_value: value of voxels that nobody labelled, or None.
-        regions: the plan's regions, or None. They only have to fit the classes.
-        regions_class_order: for each region the value that masks get.
+        labels: the plan's labels.
         image_key: key of the image, a MetaTensor ``[C, X, Y, Z]``.
         label_key: key of the label, ``[1, X, Y, Z]``; it may be absent.
         cascade: whether the plan is a cascade.
 
     Raises:
-        PlanError: if names and values are not as many, or the ignored value or the regions do not fit them.
         CaseError: naming the case, the fault and the remedy.
     """
 
-    # attributes of the class: the key of the prepared store (describe.py) changes only in a cascade
+    # attributes of the class: the key of the prepared store (recipe.py) changes only in a cascade
     cascade: bool = False
     class_values: Sequence[int] = ()
 
     def __init__(
         self,
         channel_names: Sequence[str],
-        label_names: Sequence[str],
-        label_values: Sequence[int] | None = None,
-        ignore_value: int | None = None,
-        regions: Regions | None = None,
-        regions_class_order: Sequence[int] | None = None,
+        labels: LabelScheme,
         image_key: str = "image",
         label_key: str = "label",
         cascade: bool = False,
     ) -> None:
         super().__init__((image_key, label_key), allow_missing_keys=True)
         self.num_channels = len(channel_names)
-        self.label_values = list(range(len(label_names)) if label_values is None else label_values)
-        if len(self.label_values) != len(label_names):
-            raise PlanError(
-                f"the plan has {len(label_names)} label_names and {len(self.label_values)} label_values; "
-                "it needs one value a name."
-            )
-        require_label_plan(self.label_values, ignore_value, regions, regions_class_order)
+        # not the scheme: its names and regions change nothing in the prepared store, so they are not in its key
+        self.label_values = list(labels.file_values)
         if cascade:
             # a network ignores nothing
-            self.cascade, self.class_values = True, self.label_values
-        if ignore_value is not None:
-            # sorted as the others are; the key of the prepared store changes only here
-            self.label_values = sorted([*self.label_values, ignore_value])
+            self.cascade, self.class_values = True, list(labels.values)
         self.image_key = image_key
         self.label_key = label_key
 

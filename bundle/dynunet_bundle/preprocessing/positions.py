@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 POSITIONS_PER_CLASS = 4096
 

@@ -5,6 +5,7 @@ left out, so a file may move; to rename a transform or an attribute prepares eve
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -25,8 +26,8 @@ def describe(thing: Any) -> Any:
         thing: a transform, or any value that one holds as an attribute.
 
     Returns:
-        JSON data that is equal for equal settings in any process. What has no settings (a random state, a logger)
-        is named by its class only.
+        JSON data that is equal for equal settings in any process. A dataclass, such as ``LabelScheme``, is described
+        by its fields. What has no settings (a random state, a logger) is named by its class only.
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
@@ -53,7 +54,16 @@ def _describe_values(values: Any) -> Any:
 
 def _describe_object(thing: Any) -> Any:
     name = type(thing).__qualname__
+    if is_dataclass(thing):
+        return {name: {key: describe(value) for key, value in _changed_fields(thing).items()}}
     if not isinstance(thing, Transform) and not type(thing).__module__.startswith("monai."):
         return name
     settings = {key: value for key, value in sorted(vars(thing).items()) if key not in STATE_OF_USE}
     return {name: {key: describe(value) for key, value in settings.items()}}
+
+
+def _changed_fields(thing: Any) -> dict[str, Any]:
+    """Fields of a dataclass that differ from their defaults: a new field with a default changes no key."""
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    defaults = {field.name: field.default for field in fields(thing)}
+    return {name: value for name, value in values.items() if value is not defaults[name]}

@@ -62,12 +62,12 @@ def case_findings(
         dataset: what the data set says of itself.
     """
     problems = find_problems(
-        image, label, len(dataset.channel_names) or None, dataset.file_values or None
+        image, label, len(dataset.channel_names) or None, dataset.labels.file_values or None
     )
     findings = [Finding(name, "error", problem, remedy) for problem, remedy in problems]
     if not findings:
         warnings = [
-            *_content_warnings(image, label, dataset.ignore_value),
+            *_content_warnings(image, label, dataset.labels.ignore_value),
             *_header_warnings(headers),
         ]
         findings = [Finding(name, "warning", problem, remedy) for problem, remedy in warnings]

@@ -91,10 +91,10 @@ def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) ->
         "format": FORMAT_VERSION,
         "files": file_identity(case),
         "channels": list(dataset.channel_names),
-        "label_values": list(dataset.label_values),
+        "label_values": list(dataset.labels.values),
     }
-    if dataset.ignore_value is not None:
-        identity["ignore_value"] = dataset.ignore_value
+    if dataset.labels.ignore_value is not None:
+        identity["ignore_value"] = dataset.labels.ignore_value
     name = name_of(case)
     if path is not None:
         known = _remembered(path, identity, name)
@@ -135,7 +135,7 @@ def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
     usable = all(finding.severity != "error" for finding in findings)
     facts = None
     if usable and label is not None:
-        facts = CaseFacts.of(image, label, dataset.ignore_value)
+        facts = CaseFacts.of(image, label, dataset.labels.ignore_value)
     digest = hashlib.sha256(image.array.data).hexdigest()
     return CaseSurvey(name, findings, digest, facts)
 

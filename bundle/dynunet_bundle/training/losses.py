@@ -3,7 +3,7 @@
 Tensors are ``[B, C, *spatial]``; in between, ``N`` stands for all voxels of a patch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 PIXEL_LOSSES = ("cross_entropy", "focal", "topk")
 TABLE_SIZE = 256
@@ -32,8 +32,7 @@ class SegmentationLoss(nn.Module):
     the joint batch; every process must compute the loss at the same time, with as many patches.
 
     Args:
-        label_values: one value a class, the background's first.
-        regions: None for softmax over the classes; or label values by region, for one sigmoid output a region.
+        labels: the plan's labels: softmax over the classes, or one sigmoid output a region.
         batch_dice: take Dice over the batch of all processes instead of each patch.
         include_background: whether Dice counts the background too; the loss by voxel always does.
         pixel_loss: ``cross_entropy``; ``focal`` (Lin et al., ICCV 2017), scaled as MONAI's FocalLoss, which is the mean
@@ -47,16 +46,14 @@ class SegmentationLoss(nn.Module):
         level_weights: one weight an output of the network, finest first.
 
     Raises:
-        ConfigError: for an unknown ``pixel_loss``, a number that is out of range, a region of an unknown value, or
-            Dice that would count no class.
+        ConfigError: for an unknown ``pixel_loss``, a number that is out of range, or Dice that would count no class.
     """
 
     membership: torch.Tensor
 
     def __init__(
         self,
-        label_values: Sequence[int],
-        regions: Mapping[str, Sequence[int]] | None = None,
+        labels: LabelScheme,
         batch_dice: bool = False,
         include_background: bool = False,
         pixel_loss: str = "cross_entropy",
@@ -68,7 +65,7 @@ class SegmentationLoss(nn.Module):
         level_weights: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        self.by_region = regions is not None
+        self.by_region = labels.sigmoid
         self.first = 0 if include_background or self.by_region else 1
         self.batch_dice = batch_dice
         self.pixel_loss = pixel_loss
@@ -78,8 +75,8 @@ class SegmentationLoss(nn.Module):
         self.pixel_weight = pixel_weight
         self.smooth = smooth
         self.level_weights = list(level_weights)
-        self._require_sense(len(label_values))
-        self.register_buffer("membership", _membership(label_values, regions), persistent=False)
+        self._require_sense(len(labels.names))
+        self.register_buffer("membership", _membership(labels), persistent=False)
 
     def _require_sense(self, num_classes: int) -> None:
         if self.pixel_loss not in PIXEL_LOSSES:
@@ -246,17 +243,10 @@ def label_at(label: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return label[places]
 
 
-def _membership(
-    label_values: Sequence[int], regions: Mapping[str, Sequence[int]] | None
-) -> torch.Tensor:
+def _membership(labels: LabelScheme) -> torch.Tensor:
     """``[regions, 256]``: 1 where a class is part of a region; ``IGNORE_CLASS`` is in none."""
-    table = torch.zeros(len(regions or ()), TABLE_SIZE)
-    for row, (name, values) in enumerate((regions or {}).items()):
-        unknown = [value for value in values if value not in label_values]
-        if unknown:
-            raise ConfigError(
-                f'the region "{name}" has the value {unknown[0]}; label_values is {list(label_values)}.'
-            )
-        for value in values:
-            table[row, list(label_values).index(value)] = 1
+    regions = labels.target_classes if labels.sigmoid else []
+    table = torch.zeros(len(regions), TABLE_SIZE)
+    for row, classes in zip(table, regions, strict=True):
+        row[classes] = 1
     return table

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from dynunet_bundle.labels.classes import IGNORE_CLASS
-from dynunet_bundle.labels.scheme import Regions, target_classes
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 
 class TargetMasks:
@@ -17,20 +16,18 @@ class TargetMasks:
     dictionary, and MeanDice knows no regions and cannot be told to ignore a class (its DiceMetric can).
 
     Args:
-        label_values: value of each class, the background's first.
-        regions: the plan's regions, or None.
+        labels: the plan's labels.
         prediction_key: key of the class numbers that were found, ``[1, D, H, W]``.
         label_key: key of the label's, likewise; ``IGNORE_CLASS`` where nobody labelled.
     """
 
     def __init__(
         self,
-        label_values: Sequence[int],
-        regions: Regions | None = None,
+        labels: LabelScheme,
         prediction_key: str = "pred",
         label_key: str = "label",
     ) -> None:
-        self.targets = None if regions is None else target_classes(label_values, regions)
+        self.targets = labels.target_classes if labels.sigmoid else None
         self.prediction_key = prediction_key
         self.label_key = label_key
 

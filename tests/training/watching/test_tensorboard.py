@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from dynunet_bundle.drawing.slices import LABEL_COLOURS
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
 from dynunet_bundle.training.watching.tensorboard import ExampleSlices, tag_of, write_epoch
 

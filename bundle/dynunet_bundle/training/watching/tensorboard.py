@@ -11,7 +11,7 @@ from monai.handlers import TensorBoardHandler
 from torch.utils.tensorboard import SummaryWriter
 
 from dynunet_bundle.drawing.slices import grey_limits, grid_picture, slice_picture
-from dynunet_bundle.labels.classes import IGNORE_CLASS
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 TILE_PIXELS = 256
 
