@@ -78,9 +78,10 @@ sbom: $(BIN)/.installed ## write dist/sbom.json, the bill of materials
 template: $(BIN)/.installed ## write metadata and model card of bundle/ anew, after a change of what they tell
 	$(BIN)/python scripts/package.py --refresh_template
 
-format: $(BIN)/.installed ## format the code
+format: $(BIN)/.installed ## format code and configs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tests/helpers/config_layout.py
 
 clean: ## remove what the demo made
 	rm -rf $(DEMO)

@@ -88,7 +88,6 @@ def _seconds(
         "skip_validation": EPOCHS,
         "checkpoint": "none",
         "feed_threads": 1,
-        "bind": True,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={number}", "-m", "monai.bundle", "run", "training"]

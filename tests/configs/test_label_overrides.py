@@ -20,7 +20,8 @@ from monai.bundle import ConfigParser
 from monai.data import partition_dataset
 
 from dynunet_bundle.errors import find_user_error
-from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet, training_network
+from dynunet_bundle.networks.architectures import training_network
+from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
 from dynunet_bundle.training.handlers.generations import LAST
 
 PLAN = {
@@ -245,9 +246,7 @@ def test_several_processes_take_its_merged_config(
     assert (bundle / "models" / "earlier_run_1" / "model.pt").is_file()
 
 
-@pytest.mark.parametrize(
-    "architecture", ["DynUNet", "dynunet_bundle.networks.residual.ResidualEncoderUNet"]
-)
+@pytest.mark.parametrize("architecture", ["DynUNet", "ResidualEncoderUNet"])
 def test_weights_without_heads_load_strictly_and_nothing_else_is_forgiven(
     architecture: str,
 ) -> None:

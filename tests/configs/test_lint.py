@@ -13,7 +13,7 @@ from conftest import BUNDLE, ROOT
 from dynunet_bundle.configs.lint import config_faults, lint_configs, require_data
 from dynunet_bundle.configs.targets import OWN_COMMANDS
 from dynunet_bundle.configs.workflow import load_workflow
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, find_user_error
 
 CONFIGS = BUNDLE / "configs"
 TRAIN = json.loads((CONFIGS / "train.json").read_text())
@@ -139,12 +139,24 @@ def test_a_component_from_elsewhere_is_refused(target):
         assert config_faults(config, TRAIN), config
 
 
-def test_a_plan_cannot_bring_a_component_of_its_own():
-    # network_def takes it as its _target_
-    assert config_faults({"architecture": "os.system"}, TRAIN)
-    assert not config_faults({"architecture": "DynUNet"}, TRAIN)
-    residual = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
-    assert not config_faults({"architecture": residual}, TRAIN)
+def test_a_component_is_named_where_it_stands():
+    # an id could be set by another file
+    assert config_faults({"network_def": {"_target_": "@task_name"}}, TRAIN)
+    assert config_faults({"network_def": {"_target_": "$'os.system'"}}, TRAIN)
+    assert config_faults({"network_def": {"_target_": ["os.system"]}}, TRAIN)
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+@pytest.mark.parametrize("name", ["os.system", "dynunet_bundle.residual.ResidualEncoderUNet"])
+def test_an_architecture_is_a_name_of_the_table(config, name, tmp_path):
+    path = overlay(tmp_path, architecture=name)
+    parser = load_workflow(BUNDLE, config, [str(path)]).parser
+    with pytest.raises(Exception, match="Failed to") as caught:
+        parser.get_parsed_content("network_def")
+    message = str(find_user_error(caught.value))
+    assert f'architecture is "{name}"' in message
+    if name != "os.system":
+        assert '"architecture": "ResidualEncoderUNet"' in message
 
 
 def test_the_commands_that_are_refused_are_where_the_list_says():
@@ -175,7 +187,6 @@ def overlay(folder: Path, **content: object) -> Path:
         {"norm_name": {"_target_": "torch.nn.Identity"}},
         {"+filters": ["$1"]},
         {"patch_size#0": "$1"},
-        {"architecture": "os.system"},
         {"imports": ["$import os"]},
         {"initialize": ["$__import__('os').system('touch marker')"]},
         {"optimizer": {"_target_": "dynunet_bundle.cross_validation.runs.run"}},
@@ -192,7 +203,7 @@ def test_an_overlay_from_outside_brings_no_code(content, tmp_path):
 
 
 def test_values_and_the_bundles_own_components_are_no_code(tmp_path):
-    residual = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
+    residual = "ResidualEncoderUNet"
     content = {
         "architecture": residual,
         "norm_name": ["INSTANCE", {"affine": True}],
@@ -215,7 +226,7 @@ def test_the_recipes_of_the_bundle_work_wherever_they_are_called_from(name, tmp_
 def test_an_overlay_that_is_no_object(tmp_path):
     path = tmp_path / "overlay.json"
     path.write_text("[]")
-    with pytest.raises(ConfigError, match="holds a list, not ids"):
+    with pytest.raises(ConfigError, match="holds no ids"):
         load_workflow(BUNDLE, "inference.json", [str(path)])
 
 

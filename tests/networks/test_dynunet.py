@@ -13,11 +13,11 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle.errors import PlanError
+from dynunet_bundle.networks.architectures import training_network
 from dynunet_bundle.networks.dynunet import (
     DeepSupervisedDynUNet,
     deep_supervision_weights,
     inference_state_dict,
-    training_network,
 )
 from dynunet_bundle.networks.residual import ResidualEncoderUNet
 from dynunet_bundle.planning.planner import ARCHITECTURES

@@ -323,7 +323,7 @@ def test_the_inference_form_loads_the_weights_strictly_and_agrees(plan: Plan) ->
 def test_a_plan_switches_to_it_by_one_id(name: str) -> None:
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / name))
-    parser.update({"architecture": "dynunet_bundle.networks.residual.ResidualEncoderUNet"})
+    parser.update({"architecture": "ResidualEncoderUNet"})
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
     assert isinstance(network, ResidualEncoderUNet)

@@ -117,7 +117,7 @@ def test_an_own_place_for_the_overlay(volumes: Path, tmp_path: Path):
 def test_residual_planners_name_their_network(volumes: Path, tmp_path: Path, planner: str):
     text = run(request_for(volumes, tmp_path, planner=planner))
     architecture = overlay_of(tmp_path / "tasks", "Own_3d")["architecture"]
-    assert architecture == "dynunet_bundle.networks.residual.ResidualEncoderUNet"
+    assert architecture == "ResidualEncoderUNet"
     assert f"planner {planner}" in text
     assert "residual encoder" in text
 

@@ -23,8 +23,6 @@ MODES = ("default", "callable", "partial")
 
 NOT_CONFIGS = ("metadata.json",)
 CODE_STARTS = ("$", "%", "@")
-ARCHITECTURES = ("dynunet_bundle.networks.residual.ResidualEncoderUNet",)
-"""What plans name beside the components of the configs."""
 
 
 def lint_configs(config_dir: str | Path) -> list[str]:
@@ -85,7 +83,7 @@ def require_data(path: str | Path, content: Any, config_dir: str | Path) -> None
     faults += [
         f"{where}: {target} is no component of the bundle's own configs"
         for where, target in _targets(content, "")
-        if target.startswith(OWN_PACKAGE) and target not in {*own, *ARCHITECTURES}
+        if target.startswith(OWN_PACKAGE) and target not in own
     ]
     if faults:
         raise ConfigError(
@@ -134,19 +132,13 @@ def _parts(key: str) -> list[str]:
 def _key_faults(key: str, value: Any, ids: Mapping[str, Any]) -> Iterator[str]:
     key = _parts(key)[-1]
     if key == "_target_":
-        target = _resolved(value, ids)
-        fault = target_fault(target) if target else "it is no name, and no id of one"
+        fault = target_fault(value) if _is_name(value) else "it is not a name"
         if fault:
             yield fault
     elif key == "_mode_" and value not in MODES:
         yield f"it is {value!r}, none of {', '.join(MODES)}"
     elif key == "_debug_":
         yield "it would open a debugger"
-    elif key == "architecture" and _resolved(value, {}):
-        # network_def takes it as its _target_
-        fault = target_fault(value)
-        if fault:
-            yield fault
 
 
 def _text_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
@@ -158,18 +150,15 @@ def _text_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
     return reference_faults(text[1:], ids) if text.startswith("@") else []
 
 
-def _resolved(value: Any, ids: Mapping[str, Any]) -> str:
-    """The name behind a ``_target_``: itself, or that of an id which holds a name; empty where it is neither."""
-    if isinstance(value, str) and value.startswith("@"):
-        value = ids.get(value[1:])
-    is_name = isinstance(value, str) and not value.startswith(CODE_STARTS)
-    return str(value) if is_name else ""
+def _is_name(value: Any) -> bool:
+    """Whether a ``_target_`` is a name itself; a reference could lead to one that another file sets."""
+    return isinstance(value, str) and not value.startswith(CODE_STARTS)
 
 
 def _targets(value: Any, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, item in value.items():
-            if _parts(str(key))[-1] in ("_target_", "architecture") and _resolved(item, {}):
+            if _parts(str(key))[-1] == "_target_" and _is_name(item):
                 yield where or str(key), item
             yield from _targets(item, f"{where}#{key}" if where else str(key))
     elif isinstance(value, list):

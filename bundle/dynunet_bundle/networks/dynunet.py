@@ -11,9 +11,8 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from dynunet_bundle.errors import PlanError
 from dynunet_bundle.networks.cpu.layers import use_cpu_layers
-from dynunet_bundle.networks.residual import HEADS_PREFIX, ResidualEncoderUNet, keep_heads
+from dynunet_bundle.networks.residual import HEADS_PREFIX, keep_heads
 
 
 class DeepSupervisedDynUNet(DynUNet):
@@ -85,23 +84,6 @@ class DeepSupervisedDynUNet(DynUNet):
             levels.append(features)
         heads = [self.output_block, *self.supervision_heads]
         return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
-
-
-def training_network(architecture: str, **settings: Any) -> nn.Module:
-    """The network of a plan in the form that is trained, with its heads for deep supervision.
-
-    Args:
-        architecture: the plan's id: ``DynUNet``, or the path of ``ResidualEncoderUNet``.
-        **settings: arguments of ``DeepSupervisedDynUNet``, which both take.
-
-    Raises:
-        PlanError: for another architecture.
-    """
-    if architecture == "DynUNet":
-        return DeepSupervisedDynUNet(**settings)
-    if architecture == f"{ResidualEncoderUNet.__module__}.{ResidualEncoderUNet.__qualname__}":
-        return ResidualEncoderUNet(**settings)
-    raise PlanError(f'architecture is "{architecture}". Plan again with scripts/plan.py.')
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

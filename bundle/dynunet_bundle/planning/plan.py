@@ -27,7 +27,7 @@ class Plan:
         patch_size: voxels a patch, ``spatial_dims`` values.
         batch_size: patches a training step on one device.
         batch_dice: whether Dice is taken over the batch instead of each patch.
-        architecture: class of the network, ``DynUNet`` or the path of ``ResidualEncoderUNet``; both take the ids below.
+        architecture: name of the network, ``DynUNet`` or ``ResidualEncoderUNet``; both take the ids below.
         kernel_sizes: convolution kernel of each level, top to bottom.
         strides: stride into each level; the first is all ones.
         filters: channels of each level.

@@ -39,8 +39,8 @@ SCHEME_BY_CHANNEL = {
 }
 """Channel names that ask for a normalisation, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
 
-ARCHITECTURES = {False: "DynUNet", True: "dynunet_bundle.networks.residual.ResidualEncoderUNet"}
-"""Network of a planner by whether its encoder is residual."""
+ARCHITECTURES = {False: "DynUNet", True: "ResidualEncoderUNet"}
+"""Network of a planner by whether its encoder is residual; ``networks/architectures.py`` has the classes."""
 
 
 def make_plan(

@@ -14,7 +14,7 @@ from dynunet_bundle.planning.plan import PLAN_IDS
 
 DEFAULTS = json.loads((BUNDLE / "configs" / "inference.json").read_text())
 TINY_PLAN = {name: TINY[name] for name in PLAN_IDS if name in TINY}
-RESIDUAL = "dynunet_bundle.networks.residual.ResidualEncoderUNet"
+RESIDUAL = "ResidualEncoderUNet"
 PLANS: dict[str, dict[str, Any]] = {
     "3d": TINY_PLAN,
     "2d": {**TINY_PLAN, **tiny_plan(2)},

@@ -19,7 +19,7 @@ def recipe_texts(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
         "normalization": ", ".join(f"{channel} {scheme}" for channel, scheme in pairs),
         "spacing": sizes(plan["spacing"]),
         "patch": sizes(plan["patch_size"]),
-        "architecture": plan["architecture"].rpartition(".")[2],
+        "architecture": plan["architecture"],
         "filters": "-".join(map(str, plan["filters"][: len(plan["strides"])])),
         "deep_supervision": ", deep supervision" if recipe["deep_supervision"] else "",
         "loss": _loss(plan, recipe),
