@@ -63,7 +63,7 @@ def torchrun(
     return subprocess.run(
         command,
         cwd=BUNDLE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
