@@ -2,6 +2,8 @@ r"""Draw a plan: sizes and spacings of the cases, and the patch on a slice of a 
 
 python scripts/draw_plan.py --dataset_dir DATA/Task09_Spleen \
     --config_file bundle/configs/tasks/Task09_Spleen_3d.json --out plan.png
+
+It needs matplotlib: pip install "dynunet-bundle[watch]".
 """
 
 import argparse
@@ -32,7 +34,7 @@ def main() -> None:
 
     from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.dataset.select import apply_to_case, load_dataset
-    from dynunet_bundle.drawing.slices import save_png
+    from dynunet_bundle.drawing.charts import save_figure
     from dynunet_bundle.planning.fingerprint import extract
     from dynunet_bundle.planning.picture import draw_plan
     from dynunet_bundle.planning.plan import plan_from
@@ -46,14 +48,14 @@ def main() -> None:
     median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]
     preprocessing = workflow.parser.get_parsed_content("preprocessing")
     prepared = apply_to_case(median_case, preprocessing)
-    picture = draw_plan(
+    figure = draw_plan(
         plan,
         facts.spacings_mm,
         facts.shapes_after_crop,
         prepared["image"][0].numpy(),
         prepared["label"][0].numpy(),
     )
-    save_png(picture, arguments.out)
+    save_figure(figure, arguments.out)
     print(f"the picture is in {arguments.out}")
 
 

@@ -32,6 +32,14 @@ def test_points_and_texts_are_those_of_the_chart() -> None:
     assert axes.get_legend() is not None
 
 
+def test_a_legend_has_every_name_as_it_is() -> None:
+    names = ["_liver", "$a_1$ and $b", ""]
+    (axes,) = axes_of(Chart("chart", [Line([(1, 0.0), (2, 1.0)], RED, name) for name in names]))
+    texts = axes.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == names[:2]
+    assert not any(text.get_parse_math() for text in texts)
+
+
 @pytest.mark.parametrize("is_log", [False, True])
 def test_values_that_are_not_finite_are_left_out(is_log: bool) -> None:
     points = [(1, 1.0), (2, float("nan")), (3, float("inf")), (4, 0.0), (5, 2.0)]

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from PIL import ImageColor
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint
-from dynunet_bundle.planning.picture import CASES, HEIGHT, PLANNED, WIDTH, draw_plan
+from dynunet_bundle.planning.picture import CASES, HEIGHT, WIDTH, draw_plan
 from dynunet_bundle.planning.planner import make_plan
 
 
@@ -21,17 +20,29 @@ def test_cases_plan_and_patch_are_drawn(configuration):
     image = np.random.default_rng(0).random((22, 64, 50)).astype(np.float32)
     label = np.zeros((22, 64, 50), np.uint8)
     label[10, 20:40, 20:30] = 1
-    picture = draw_plan(plan, spacings, shapes, image, label)
-    assert picture.size == (WIDTH, HEIGHT)
-    pixels = np.array(picture)
-
-    def count(colour: str, columns: slice) -> int:
-        return int((pixels[:, columns] == ImageColor.getrgb(colour)).all(axis=-1).sum())
-
-    for panel in (slice(0, 410), slice(410, 800)):
-        assert count(CASES, panel) > 50
-        assert count(PLANNED, panel) > 50
-    patch = np.argwhere((pixels[:, 800:] == ImageColor.getrgb(PLANNED)).all(axis=-1))
-    rows, columns = np.ptp(patch[patch[:, 0] < HEIGHT - 40], axis=0) + 1
-    expected = np.array(plan.patch_size[-2:]) * plan.spacing[-2:]
-    assert rows / columns == pytest.approx(expected[0] / expected[1], rel=0.05)
+    figure = draw_plan(plan, spacings, shapes, image, label)
+    assert figure.bbox.size == pytest.approx((WIDTH, HEIGHT))
+    assert figure.get_suptitle() == f"Own, {plan.spatial_dims}D: 3 cases"
+    sizes, distances, slices = figure.axes
+    for axes, values, planned, name in (
+        (sizes, shapes, plan.patch_size, "patch"),
+        (distances, spacings, plan.spacing, "target"),
+    ):
+        (dots,) = axes.lines
+        assert dots.get_color() == CASES
+        dims = plan.spatial_dims
+        columns = np.round(dots.get_xdata()).astype(int)
+        for axis in range(dims):
+            drawn = dots.get_ydata()[columns == axis]
+            assert drawn.tolist() == values[:, 3 - dims + axis].tolist()
+        (lines,) = axes.collections
+        assert [segment[0, 1] for segment in lines.get_segments()] == list(planned)
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cases", name]
+        assert [text.get_text() for text in axes.get_xticklabels()] == list("SAR"[-dims:])
+        assert axes.get_ylabel() in ("voxels", "mm") and axes.get_ylim()[0] == 0
+    (shown,) = slices.images
+    assert shown.get_extent() == [0, 50 * plan.spacing[-1], 64 * plan.spacing[-2], 0]
+    (patch,) = slices.lines
+    width, height = np.ptp(patch.get_xdata()), np.ptp(patch.get_ydata())
+    assert (height, width) == pytest.approx(np.array(plan.patch_size[-2:]) * plan.spacing[-2:])
+    assert "slice 10 " in slices.get_title(loc="left")

@@ -21,6 +21,8 @@ DOTS_UP_TO = 40
 """Number of points up to which each is marked; a single point would not show as a line."""
 
 LEGEND_CHARACTERS = 24
+UNNAMED = "_nolegend_"
+"""The label of a line that is not in the legend."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,7 @@ def draw_charts(
     Raises:
         ConfigError: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            'charts need matplotlib. Install it with: pip install "dynunet-bundle[watch]"'
-        ) from error
-    figure = Figure((width / DPI, sum(row_heights) / DPI), dpi=DPI, layout="constrained")
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=12, color=INK)
+    figure = new_figure(heading, width, sum(row_heights))
     bands = figure.subfigures(len(rows), 1, height_ratios=row_heights, squeeze=False)[:, 0]
     xs = [x for row in rows for chart in row for line in chart.lines for x, _ in line.points]
     for band, row in zip(bands, rows, strict=True):
@@ -92,6 +87,41 @@ def draw_charts(
                 # half an epoch of room, so that a single point lies in the middle
                 axes.set_xlim(min(xs) - 0.5, max(xs) + 0.5)
     return figure
+
+
+def new_figure(heading: str, width: int, height: int) -> "Figure":
+    """An empty figure under a heading. It is drawn by Agg, without a window: pyplot is not used.
+
+    Args:
+        heading: the line at the top.
+        width: pixels.
+        height: pixels.
+
+    Raises:
+        ConfigError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            'charts need matplotlib. Install it with: pip install "dynunet-bundle[watch]"'
+        ) from error
+    figure = Figure((width / DPI, height / DPI), dpi=DPI, layout="constrained")
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=12, color=INK).set_parse_math(False)
+    return figure
+
+
+def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:
+    """Title, names of the axes, and a light grid behind the data."""
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel(x_label, fontsize=8, color=MUTED)
+    axes.set_ylabel(y_label, fontsize=8, color=MUTED)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, labelcolor=MUTED, color=MUTED)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(MUTED)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
@@ -110,15 +140,8 @@ def save_figure(figure: "Figure", path: Path) -> None:
 def _draw(axes: "Axes", chart: Chart) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(chart.title, fontsize=10, loc="left", color=INK)
-    axes.set_xlabel("epoch", fontsize=8, color=MUTED)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, labelcolor=MUTED, color=MUTED)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    style(axes, chart.title, "epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     points = [_plot(axes, line) for line in chart.lines]
     ys = [y for line in points for _, y in line]
     if not ys:
@@ -132,8 +155,12 @@ def _draw(axes: "Axes", chart: Chart) -> None:
     if chart.mark is not None:
         ring: dict[str, Any] = {"facecolors": "none", "edgecolors": MARK_COLOUR, "zorder": 3}
         axes.scatter(*chart.mark, s=60, label=chart.mark_text, **ring)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8, frameon=False, loc="best")
+    named = [one for one in (*axes.lines, *axes.collections) if one.get_label() != UNNAMED]
+    if named:
+        # the texts are passed as well: matplotlib leaves out names with a leading underscore
+        texts = [str(one.get_label()) for one in named]
+        for text in axes.legend(named, texts, fontsize=8, frameon=False, loc="best").get_texts():
+            text.set_parse_math(False)
 
 
 def _plot(axes: "Axes", line: Line) -> list[tuple[float, float]]:
@@ -144,7 +171,7 @@ def _plot(axes: "Axes", line: Line) -> list[tuple[float, float]]:
             *zip(*points, strict=True),
             color=line.colour,
             linewidth=line.width,
-            label=_shortened(line.name) or "_",
+            label=_shortened(line.name) or UNNAMED,
             marker="o" if len(points) <= DOTS_UP_TO else "",
             markersize=line.width + 2,
         )

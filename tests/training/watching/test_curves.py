@@ -21,7 +21,7 @@ from dynunet_bundle.training.watching.curves import (
     CurvesHandler,
     draw_curves,
 )
-from dynunet_bundle.training.watching.status import LOG_NAME
+from dynunet_bundle.training.watching.status import LOG_NAME, STATUS_NAME
 
 NAMES = ["background", "head", "tail"]
 
@@ -62,6 +62,22 @@ def test_any_length_of_log_gives_a_picture(epochs, tmp_path):
     assert len(lines["Dice of the validation cases"]) == 3 * (epochs > 1)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 5, 300])
+def test_epochs_are_whole_numbers(epochs):
+    for axes in draw_curves(made(epochs), NAMES).get_axes():
+        ticks = [float(tick) for tick in axes.get_xticks()]
+        assert ticks and all(tick.is_integer() for tick in ticks)
+
+
+def test_the_heading_names_the_task(tmp_path, monkeypatch):
+    write_log(tmp_path, made(3))
+    (tmp_path / STATUS_NAME).write_text(json.dumps({"task_name": "Task04_Hippocampus"}))
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, _: drawn.append(figure))
+    CurvesHandler(str(tmp_path), NAMES).draw()
+    assert drawn[0].get_suptitle().startswith("Task04_Hippocampus ")
+
+
 def test_the_learning_rate_is_drawn_to_its_end():
     records = [*made(3), {"epoch": 4, "learning_rate": 0.0}]
     (line,) = lines_of(records)["learning rate"]
@@ -89,8 +105,9 @@ def test_the_best_is_the_first_of_the_highest():
     for record, dice in zip(records[1::2], (0.5, 0.9, 0.7, 0.9), strict=True):
         record["dice"] = dice
     assert curves._best(records) == (4.0, 0.9)
-    assert "best mean Dice 0.9000 at epoch 4" in curves._heading(records)
-    assert "0:01:36 of training" in curves._heading(records)
+    heading = curves._heading(records, "Task04")
+    assert heading.startswith("Task04 ") and "best mean Dice 0.9000 at epoch 4" in heading
+    assert "0:01:36 of training" in heading
 
 
 def test_the_loss_is_smoothed_without_a_lag():

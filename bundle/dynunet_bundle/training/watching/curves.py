@@ -12,8 +12,9 @@ from ignite.engine import Engine, Events
 from dynunet_bundle.drawing.charts import INK, MUTED, Chart, Line, draw_charts, save_figure
 from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.drawing.text_table import number_cell
-from dynunet_bundle.errors import first_line
-from dynunet_bundle.training.watching.status import LOG_NAME, read_log
+from dynunet_bundle.errors import ConfigError, first_line
+from dynunet_bundle.files import read_json
+from dynunet_bundle.training.watching.status import LOG_NAME, STATUS_NAME, read_log
 from dynunet_bundle.training.watching.status_text import clock
 
 if TYPE_CHECKING:
@@ -68,20 +69,28 @@ class CurvesHandler:
         """Draw the picture now."""
         try:
             records = read_log(self.folder / LOG_NAME)
-            save_figure(draw_curves(records, self.label_names), self.folder / PICTURE_NAME)
+            figure = draw_curves(records, self.label_names, self._task_name())
+            save_figure(figure, self.folder / PICTURE_NAME)
         except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
             if not self._has_warned:
                 logger.warning("%s is not drawn: %s", PICTURE_NAME, first_line(error))
             self._has_warned = True
         self._drawn = time.monotonic()
 
+    def _task_name(self) -> str:
+        path = self.folder / STATUS_NAME
+        return str(read_json(path, ConfigError).get("task_name", "")) if path.is_file() else ""
 
-def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> "Figure":
+
+def draw_curves(
+    records: Sequence[Record], label_names: Sequence[str], task_name: str = ""
+) -> "Figure":
     """Draw loss, Dice, learning rate, time and throughput by epoch.
 
     Args:
         records: of the log, in the order of epochs; what one lacks is left out.
         label_names: names of what is scored, behind the background.
+        task_name: name of the data set, for the heading.
 
     Returns:
         A figure of 1200 x 700 pixels.
@@ -101,14 +110,15 @@ def draw_curves(records: Sequence[Record], label_names: Sequence[str]) -> "Figur
             ),
         ],
     ]
-    return draw_charts(_heading(records), rows, ROW_HEIGHTS, WIDTH)
+    return draw_charts(_heading(records, task_name), rows, ROW_HEIGHTS, WIDTH)
 
 
-def _heading(records: Sequence[Record]) -> str:
+def _heading(records: Sequence[Record], task_name: str) -> str:
+    start = [task_name] if task_name else []
     if not records:
-        return "no epoch is done yet"
+        return "     ".join([*start, "no epoch is done yet"])
     last = records[-1]
-    parts = [f"epoch {last['epoch']}", f"loss {number_cell(last.get('loss'), '.4f')}"]
+    parts = [*start, f"epoch {last['epoch']}", f"loss {number_cell(last.get('loss'), '.4f')}"]
     best = _best(records)
     if best is not None:
         parts.append(f"best mean Dice {best[1]:.4f} at epoch {best[0]:.0f}")
