@@ -18,6 +18,7 @@ from benchmarks.measure import ONE_THREAD, Measurement
 from dynunet_bundle.errors import ConfigError
 
 SAMPLES = 1000
+ONE_CORE = Path(__file__).with_name("one_core.py")
 EPOCHS = 3
 """The first one starts up; of the others the faster counts, for the machine may have been disturbed."""
 
@@ -90,7 +91,7 @@ def _seconds(
         "feed_threads": 1,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={number}", "-m", "monai.bundle", "run", "training"]
+    command += [f"--nproc_per_node={number}", str(ONE_CORE), "run", "training"]
     command += ["--config_file", "['configs/train.json','configs/multi_gpu_train.json']"]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]

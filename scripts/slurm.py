@@ -38,6 +38,11 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--gpus_per_node", type=int, default=1, help="0 to train on CPUs")
     parser.add_argument("--processes_per_node", type=int, help="default: one a GPU")
     parser.add_argument("--cpus_per_process", type=int, default=8, help="cores a GPU or process")
+    parser.add_argument(
+        "--numa_binding",
+        choices=("node", "socket", "exclusive", "core-complex"),
+        help="keep each process on cores near its GPU: torchrun's --numa-binding; needs numactl",
+    )
     parser.add_argument("--time", default="24:00:00", help="limit as SLURM writes it")
     parser.add_argument(
         "--signal_s", type=int, default=120, help="seconds before the limit to stop and save"

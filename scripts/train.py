@@ -53,6 +53,11 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         help="GPUs, or processes on a CPU, that train a fold together",
     )
     parser.add_argument(
+        "--numa_binding",
+        choices=("node", "socket", "exclusive", "core-complex"),
+        help="keep each process on cores near its GPU: torchrun's --numa-binding; needs numactl",
+    )
+    parser.add_argument(
         "--collect",
         dest="collect_only",
         action="store_true",
@@ -80,6 +85,7 @@ def main() -> int:
         folds=tuple(arguments.folds),
         fold=arguments.fold,
         num_processes=arguments.num_processes,
+        numa_binding=arguments.numa_binding,
         settings={
             name: str(value.resolve()) if isinstance(value, Path) else value
             for name, value in given.items()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +43,23 @@ def test_rates_are_those_of_the_fastest_later_epoch(
     assert "1.82 times" in two.remark
     assert os.sched_getaffinity(0) == allowed
     assert all("configs/multi_gpu_train.json" in " ".join(command) for command in commands)
+
+
+def test_each_process_has_a_core_of_its_own(tmp_path: Path) -> None:
+    """Program and arguments reach monai.bundle; a config prints where it runs."""
+    cores = sorted(os.sched_getaffinity(0))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"imports": ["$import os"], "run": ["$print(*os.sched_getaffinity(0))"]})
+    )
+    for rank, core in enumerate(cores[:2]):
+        done = subprocess.run(
+            [sys.executable, scaling.ONE_CORE, "run", "--config_file", tmp_path / "config.json"],
+            env={**os.environ, "LOCAL_RANK": str(rank)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == str(core)
 
 
 def test_more_processes_than_cores_are_refused(tmp_path: Path) -> None:

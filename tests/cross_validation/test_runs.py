@@ -166,6 +166,28 @@ def test_several_processes_train_with_torchrun(request_for: Any, trains: Any) ->
     assert "--nproc_per_node=4" in command and "--standalone" in command
 
 
+@pytest.mark.parametrize("num_processes", [1, 4])
+def test_processes_are_bound_by_torchrun(
+    num_processes: int, request_for: Any, trains: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    runner = trains()
+    request = request_for(num_processes=num_processes, folds=("1",), numa_binding="exclusive")
+    assert run(request) == 0
+    (command,) = runner.commands
+    assert "torch.distributed.run" in command and "--numa-binding=exclusive" in command
+
+
+def test_without_numactl_nothing_starts(
+    request_for: Any, trains: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    runner = trains()
+    with pytest.raises(ConfigError, match="needs the program numactl"):
+        run(request_for(num_processes=2, folds=("1",), numa_binding="node"))
+    assert not runner.commands
+
+
 def test_a_split_of_the_user_decides(request_for: Any, trains: Any, tmp_path: Path) -> None:
     names = [f"phantom_00{number}" for number in range(6)]
     splits = tmp_path / "splits.json"

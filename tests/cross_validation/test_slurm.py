@@ -147,6 +147,7 @@ def test_what_the_script_asks_for(tmp_path: Path) -> None:
         *("--nodes", 4, "--gpus_per_node", 8, "--cpus_per_process", 6, "--time", "12:00:00"),
         *("--dataset_dir", tmp_path / "my data", "--out", tmp_path / "job"),
         *("--task_config", overlay, "--epochs", 7, "--sbatch=--partition=gpu", "--max_restarts", 2),
+        *("--numa_binding", "exclusive"),
     )
     assert done.returncode == 0, done.stderr
     directives = [line[8:] for line in done.stdout.splitlines() if line.startswith("#SBATCH ")]
@@ -171,6 +172,7 @@ def test_what_the_script_asks_for(tmp_path: Path) -> None:
         "--nnodes=4",
         "--nproc_per_node=8",
         "--max-restarts=2",
+        "--numa-binding=exclusive",
         "--rdzv_id=77",
         "--rdzv_endpoint=localhost:29500",
     ):
@@ -195,6 +197,7 @@ def test_a_job_for_cpus_asks_for_no_gpus(job: SlurmJob) -> None:
         ({"nodes": 0}, "nodes is 0"),
         ({"gpus_per_node": 0}, "processes_per_node is 0"),
         ({"gpus_per_node": 2, "processes_per_node": 3}, "3 processes"),
+        ({"gpus_per_node": 0, "processes_per_node": 2, "numa_binding": "node"}, "--numa_binding"),
         ({"directives": ("--comment=a b",)}, "--comment=a b"),
         ({"time": "1:00\n#SBATCH --evil"}, "#SBATCH line"),
         ({"out": Path("/my runs")}, "/my runs"),

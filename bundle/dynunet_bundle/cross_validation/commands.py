@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from dynunet_bundle.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED
+from dynunet_bundle.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, ConfigError
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
@@ -73,6 +74,24 @@ def training_command(
         configs.append("multi_gpu_train.json")
         launcher = [*WITHOUT_SLURM, sys.executable, "-m", "torch.distributed.run", *torchrun]
     return bundle_command("training", bundle, configs, settings, overrides, launcher)
+
+
+def numa_options(binding: str | None) -> list[str]:
+    """Options of torchrun that keep each process on cores near its GPU.
+
+    Args:
+        binding: a mode of torchrun's ``--numa-binding``, or None.
+
+    Raises:
+        ConfigError: if numactl, which torchrun starts the processes with, is not installed.
+    """
+    if binding is None:
+        return []
+    if shutil.which("numactl") is None:
+        raise ConfigError(
+            "--numa_binding needs the program numactl, which is not installed. Install the package numactl."
+        )
+    return [f"--numa-binding={binding}"]
 
 
 class ProcessRunner:

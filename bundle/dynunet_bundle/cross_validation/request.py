@@ -36,6 +36,7 @@ class FoldsRequest:
         folds: numbers of folds, ``["all"]`` for each of them.
         fold: one number, or ``"all"`` to train on every case; wins over ``folds``.
         num_processes: GPUs, or processes on a CPU, that train as one.
+        numa_binding: which cores near its GPU each process keeps to, as torchrun's ``--numa-binding``; None for any.
         settings: ids given by options of their own, where they were given.
         overrides: further ``--id value`` pairs, as on the command line.
         collect_only: train nothing; score what has finished and sum up.
@@ -48,6 +49,7 @@ class FoldsRequest:
     folds: tuple[str, ...] = (ALL,)
     fold: str | None = None
     num_processes: int = 1
+    numa_binding: str | None = None
     settings: Mapping[str, Any] | None = None
     overrides: tuple[str, ...] = ()
     collect_only: bool = False

@@ -20,6 +20,7 @@ from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.cross_validation.commands import (
     ProcessRunner,
     bundle_command,
+    numa_options,
     read_status,
     training_command,
 )
@@ -135,14 +136,14 @@ class FoldRuns:
             return 0
         self.prepare(fold)
         logger.info("fold %s of %d: training", fold, len(self.folds))
-        processes = self.request.num_processes
-        options = ["--standalone", f"--nproc_per_node={processes}"]
+        processes, binding = self.request.num_processes, self.request.numa_binding
+        options = ["--standalone", f"--nproc_per_node={processes}", *numa_options(binding)]
         command = training_command(
             self.request.bundle,
             self.request.overlays,
             self._fold_settings(fold),
             self.request.overrides,
-            options if processes > 1 else None,
+            options if processes > 1 or binding else None,
         )
         return self.runner.run(command, self._status_file(fold))
 

@@ -43,6 +43,7 @@ class SlurmJob:
         gpus_per_node: GPUs of each; 0 trains on CPUs.
         processes_per_node: processes of each; None for one a GPU.
         cpus_per_process: cores of each process, for its feed.
+        numa_binding: which cores near its GPU each process keeps to, as torchrun's ``--numa-binding``; None for any.
         time: limit as SLURM writes it, e.g. ``24:00:00``.
         signal_s: seconds before the limit at which the training is told to stop and save.
         max_restarts: how often torchrun starts the processes again when one has failed.
@@ -58,6 +59,7 @@ class SlurmJob:
     gpus_per_node: int = 1
     processes_per_node: int | None = None
     cpus_per_process: int = 8
+    numa_binding: str | None = None
     time: str = "24:00:00"
     signal_s: int = 120
     max_restarts: int = 3
@@ -89,6 +91,7 @@ def sbatch_script(job: SlurmJob) -> str:
         f"--rdzv_endpoint=$first:{PORT}",
         f"--max-restarts={job.max_restarts}",
         "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        *([] if job.numa_binding is None else [f"--numa-binding={job.numa_binding}"]),
     ]
     settings = {
         "dataset_dir": job.dataset_dir,
@@ -152,6 +155,10 @@ def _check(job: SlurmJob) -> None:
         raise ConfigError(
             f"{job.num_processes} processes cannot have a GPU each of {job.gpus_per_node}. "
             "Lower --processes_per_node."
+        )
+    if job.numa_binding and not job.gpus_per_node:
+        raise ConfigError(
+            "--numa_binding binds to cores near a GPU, and the job asks for none. Leave it out."
         )
     for text in [job.time, *job.directives, str(job.out)]:
         # SLURM reads the lines itself, by rules of its own for quotes and blanks
