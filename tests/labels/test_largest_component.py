@@ -14,7 +14,6 @@ from dynunet_bundle.configs.overlays import rules_of
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.labels.largest_component import (
     KeepLargestd,
-    bounding_box,
     keep_largest,
     require_rules,
 )
@@ -125,13 +124,6 @@ def test_how_many_voxels_went():
     num_changed = (mask != expected).sum()
     assert keep_largest(mask, [1]) == num_changed > 0
     assert np.array_equal(mask, expected)
-
-
-def test_boxes():
-    mask = np.zeros((5, 6, 7), bool)
-    assert bounding_box(mask) is None
-    mask[0, 2, 6] = mask[3, 1, 6] = True
-    assert bounding_box(mask) == (slice(0, 4), slice(1, 3), slice(6, 7))
 
 
 @pytest.mark.parametrize(

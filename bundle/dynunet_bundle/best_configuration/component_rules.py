@@ -19,7 +19,8 @@ import numpy as np
 from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.scores import mean_of, summarize
-from dynunet_bundle.labels.largest_component import bounding_box, keep_largest
+from dynunet_bundle.images.boxes import bounding_box
+from dynunet_bundle.labels.largest_component import keep_largest
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 from dynunet_bundle.progress import progress
 

@@ -13,8 +13,7 @@ import cc3d
 import numpy as np
 
 from dynunet_bundle.feed.previous_mask_draws import MaskChange, Morphology, Removal
-
-Box = tuple[slice, ...]
+from dynunet_bundle.images.boxes import bounding_box
 
 CONNECTIVITY = {2: 8, 3: 26}
 """Components touch by faces, edges or corners: the default of skimage's ``label``, which nnU-Net uses."""
@@ -44,7 +43,7 @@ def changed_mask(classes: np.ndarray, changes: Sequence[MaskChange]) -> np.ndarr
 def _reshape(classes: np.ndarray, change: Morphology) -> None:
     mask = classes == change.value
     # a closing grows and shrinks again: nothing farther away than twice the radius can matter
-    box = _box(mask, 2 * math.ceil(change.radius) + 1)
+    box = bounding_box(mask, 2 * math.ceil(change.radius) + 1)
     if box is None:
         return
     before = mask[box]
@@ -89,7 +88,7 @@ def eroded(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def _remove(classes: np.ndarray, change: Removal) -> None:
     mask = classes == change.value
-    box = _box(mask, 0)
+    box = bounding_box(mask)
     if box is None:
         return
     labels = cc3d.connected_components(
@@ -100,15 +99,3 @@ def _remove(classes: np.ndarray, change: Removal) -> None:
     if len(small):
         component = small[int(change.place * len(small))] + 1
         classes[box][labels == component] = change.refill
-
-
-def _box(mask: np.ndarray, margin: int) -> Box | None:
-    """The box of what is set and so many voxels around it, or None where nothing is."""
-    box = []
-    for axis, length in enumerate(mask.shape):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        if not len(found):
-            return None
-        box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + margin + 1, length)))
-    return tuple(box)

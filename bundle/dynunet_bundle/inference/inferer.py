@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
 from torch import nn
@@ -139,7 +138,7 @@ class PatchInferer(SlidingWindowInferer):
         if isinstance(network, nn.Module):
             # here, so that a server that asks for the bare network of the bundle gets the same masks
             fit_to_cpu(network)
-        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        volume = inputs.as_subclass(torch.Tensor)
         by_slice = len(self.roi_size) < volume.ndim - 2
         roi = (*([1] * by_slice), *fall_back_tuple(self.roi_size, volume.shape[2 + by_slice :]))
         padded, inner = _pad(volume, roi, self.cval)

@@ -54,7 +54,10 @@ class NoteQualityd(MapTransform):
             logits, image = noted[key], noted[self.image_key]
             step = max(math.ceil((logits[0].numel() / MAX_VOXELS) ** (1 / 3)), 1)
             part = (slice(None), *[slice(None, None, step)] * (logits.ndim - 1))
-            noted[QUALITY] = self._look(_plain(logits)[part].float(), _plain(image)[part])
+            noted[QUALITY] = self._look(
+                logits.as_subclass(torch.Tensor)[part].float(),
+                image.as_subclass(torch.Tensor)[part],
+            )
         return noted
 
     def _look(self, logits: torch.Tensor, image: torch.Tensor) -> dict[str, Any]:
@@ -85,10 +88,6 @@ class NoteQualityd(MapTransform):
         else:
             shares = logits.softmax(0)
         return float(torch.special.entr(shares).sum(0).mean() / math.log(2))
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def _clipped_share(values: torch.Tensor, statistics: Mapping[str, float] | None) -> float | None:

@@ -58,7 +58,7 @@ class RestoreClassesd(MapTransform):
         restored = dict(data)
         for key in self.key_iterator(restored):
             outputs = restored[key]
-            logits = outputs.as_tensor() if isinstance(outputs, MetaTensor) else outputs
+            logits = outputs.as_subclass(torch.Tensor)
             restored[key], probabilities = self._restore(logits, restored[self.orig_keys])
             if probabilities is not None:
                 restored[self.probability_key] = probabilities

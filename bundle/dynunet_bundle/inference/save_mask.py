@@ -63,7 +63,7 @@ class SaveMaskd(SaveImaged):
             mask = saved[key]
             begun = time.monotonic()
             file = save_mask(
-                mask[0].as_tensor() if hasattr(mask, "as_tensor") else mask[0],
+                mask[0].as_tensor(),
                 Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
                 self.output_dir,
                 name_of({**saved, "image": mask}),

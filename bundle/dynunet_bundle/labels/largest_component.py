@@ -11,11 +11,12 @@ from typing import Any
 
 import cc3d
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.transforms.utils import generate_spatial_bounding_box
 
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.images.boxes import bounding_box
 
 CONNECTIVITY = 26
 RULES_ID = "keep_largest"
@@ -52,7 +53,7 @@ class KeepLargestd(MapTransform):
         if self.rules:
             for key in self.key_iterator(changed):
                 mask = changed[key].clone()
-                plain = mask.as_tensor() if hasattr(mask, "as_tensor") else mask
+                plain = mask.as_subclass(torch.Tensor)
                 array = plain[0].cpu().numpy()
                 for values in self.rules:
                     keep_largest(array, values)
@@ -97,14 +98,6 @@ def keep_largest(mask: np.ndarray, values: Sequence[int], background: int = 0) -
     for plane, numbers in zip(mask[box], components, strict=True):
         plane[is_lost[numbers]] = background
     return int(sizes[is_lost].sum())
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Slices of the smallest box around what is true in a boolean ``[X, Y, Z]``, or None where nothing is."""
-    start, end = generate_spatial_bounding_box(mask[np.newaxis], select_fn=lambda image: image)
-    if not all(end):
-        return None
-    return tuple(map(slice, map(int, start), map(int, end)))
 
 
 def require_rules(rules: Any, label_values: Sequence[int] | None = None) -> None:

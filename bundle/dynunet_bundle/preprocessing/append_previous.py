@@ -39,10 +39,10 @@ class AppendPreviousd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Join one case; the image keeps its meta data."""
         joined = dict(data)
-        classes = _plain(joined.pop(self.previous_key))
+        classes = joined.pop(self.previous_key).as_subclass(torch.Tensor)
         for key in self.key_iterator(joined):
             image = joined[key]
-            channels = append_masks(_plain(image), classes, self.num_classes)
+            channels = append_masks(image.as_subclass(torch.Tensor), classes, self.num_classes)
             joined[key] = MetaTensor(channels).copy_meta_from(image)
         return joined
 
@@ -64,7 +64,3 @@ def append_masks(image: torch.Tensor, classes: torch.Tensor, num_classes: int) -
     for value in range(1, num_classes):
         result[num_channels + value - 1] = classes[0] == value
     return result
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -1,7 +1,6 @@
 """What counts as content when a volume is cropped."""
 
 import torch
-from monai.data import MetaTensor
 
 
 def is_nonzero(image: torch.Tensor) -> torch.Tensor:
@@ -17,5 +16,4 @@ def is_nonzero(image: torch.Tensor) -> torch.Tensor:
         Boolean mask of the same shape.
     """
     # a MetaTensor would carry its meta data through the comparison
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return plain != 0
+    return image.as_subclass(torch.Tensor) != 0

@@ -69,7 +69,7 @@ class NormalizeChannelsd(MapTransform):
         for key in self.key_iterator(normalized):
             given = normalized[key]
             # as a MetaTensor every step would copy the meta data
-            plain = given.as_tensor() if isinstance(given, MetaTensor) else given
+            plain = given.as_subclass(torch.Tensor)
             image = plain.to(torch.float32)
             mask = _nonzero_mask(image) if "zscore_nonzero" in self.normalization else None
             channels = zip(image, self.normalization, self.intensity_statistics, strict=True)

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from dynunet_bundle.images.boxes import bounding_box
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.histogram import Histogram
 from dynunet_bundle.survey.value_counts import value_counts
@@ -116,11 +117,5 @@ def nonzero_box(volume: np.ndarray) -> tuple[slice, ...]:
     Returns:
         One slice a spatial axis.
     """
-    content = (volume != 0).any(axis=0)
-    box = []
-    for axis in range(content.ndim):
-        others = tuple(other for other in range(content.ndim) if other != axis)
-        occupied = np.flatnonzero(content.any(axis=others))
-        whole = slice(0, content.shape[axis])
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else whole)
-    return tuple(box)
+    box = bounding_box((volume != 0).any(axis=0))
+    return box or tuple(slice(0, size) for size in volume.shape[1:])
