@@ -1,7 +1,7 @@
 """Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
@@ -10,6 +10,9 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 """Stopped by a signal and resumable; EX_TEMPFAIL of sysexits.h."""
+
+MAX_SHOWN = 5
+"""Names that a message shows, the rest is counted."""
 
 
 class BundleError(ValueError):
@@ -94,10 +97,16 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def some_of(names: Sequence[str], most: int) -> str:
-    """Names for a message: the first ones, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def some_of(names: Iterable[object], most: int = MAX_SHOWN) -> str:
+    """Names for a message: the first ones, and how many more there are.
+
+    Args:
+        names: anything that can be shown as text.
+        most: how many are shown.
+    """
+    shown = list(map(str, names))
+    more = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _exit_with(error: BundleError) -> NoReturn:

@@ -10,13 +10,16 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
+from dynunet_bundle import __version__
 from dynunet_bundle.errors import BundleError, OutputError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -182,7 +185,12 @@ def exclusive(path: Path, purpose: str) -> Iterator[None]:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON with a final newline, atomically."""
     with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=4) + "\n").encode())
+        file.write(json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """The bytes that ``write_json`` writes: indented by four, as the Model Zoo's hooks want it."""
+    return (json.dumps(content, indent=4) + "\n").encode()
 
 
 def read_json(
@@ -269,9 +277,37 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def json_sha256(content: Any) -> str:
-    """Hex SHA-256 of a JSON value; the order of keys does not count."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def json_sha256(
+    content: Any, ordered: bool = False, default: Callable[[Any], Any] | None = None
+) -> str:
+    """Hex SHA-256 of a JSON value.
+
+    Args:
+        content: the value.
+        ordered: whether the order of keys counts.
+        default: turns other values into JSON data, see ``json.dumps``; None refuses it.
+    """
+    text = json.dumps(content, sort_keys=not ordered, default=default)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of this package and of others, by the names that pip knows."""
+    return {"dynunet_bundle": __version__, **{name: _version_of(name) for name in packages}}
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # MONAI's weekly builds have another name for pip
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name from outside stays in the folder that it is joined to, on POSIX and on Windows."""
+    windows = PureWindowsPath(name)
+    is_absolute = PurePosixPath(name).is_absolute() or bool(windows.drive or windows.root)
+    return not is_absolute and ".." not in windows.parts
 
 
 def case_name(path: str | os.PathLike[str]) -> str:

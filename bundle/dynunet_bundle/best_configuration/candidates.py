@@ -1,7 +1,5 @@
 """Single runs and pairs of them: their out-of-fold masks, and the Dice of these, kept from one call to the next."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from dynunet_bundle.best_configuration.run_results import RunResults
 from dynunet_bundle.dataset.cases import unreadable
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import dice_by_target
-from dynunet_bundle.files import ensure_writable, read_json, write_json
+from dynunet_bundle.files import ensure_writable, json_sha256, read_json, write_json
 from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
@@ -198,7 +196,7 @@ def _key(candidate: Candidate, labels: Labels, case: str) -> str:
     files = [labels.files[case], *candidate.files(case)]
     status = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     _, *decides = labels.scheme.ids().values()  # the names decide nothing
-    return hashlib.sha256(json.dumps([status, decides]).encode()).hexdigest()
+    return json_sha256([status, decides], ordered=True)  # regions in another order are other scores
 
 
 def read_classes(path: Path, case: str, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:

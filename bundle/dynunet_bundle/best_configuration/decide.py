@@ -15,11 +15,11 @@ from typing import Any
 
 from dynunet_bundle.best_configuration.candidates import Candidate, Labels, candidates_of, score
 from dynunet_bundle.best_configuration.component_rules import decide_rules, format_rules
-from dynunet_bundle.best_configuration.run_results import RunResults, read_runs, shown
+from dynunet_bundle.best_configuration.run_results import RunResults, read_runs
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.drawing.text_table import number_cell, text_table
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import ensure_writable, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
@@ -122,7 +122,7 @@ def _labels(dataset_dir: Path, first: RunResults) -> Labels:
     lacking = sorted(set(first.scores) - set(cases))
     if lacking:
         raise ConfigError(
-            f"{dataset_dir} has no label of {shown(lacking)}, which {first.path} was scored on. "
+            f"{dataset_dir} has no label of {some_of(lacking)}, which {first.path} was scored on. "
             "Pass the --dataset_dir that the runs were trained on."
         )
     files = {case: Path(cases[case]["label"]) for case in first.scores}

@@ -19,7 +19,6 @@ from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 
 PROBABILITIES_DIR = "probabilities"
 SAME_IDS = ("task_name", *LABEL_IDS)
-MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def read_run(path: Path) -> RunResults:
     lacking = sorted(set(scores) - set(masks))
     if lacking:
         raise ConfigError(
-            f"{folder.predictions} has no mask of {shown(lacking)}. Run scripts/train.py --collect again."
+            f"{folder.predictions} has no mask of {some_of(lacking)}. Run scripts/train.py --collect again."
         )
     probabilities, reason = _probabilities(folder.path / PROBABILITIES_DIR, first["plan"], scores)
     return RunResults(
@@ -135,7 +134,7 @@ def _probabilities(
         return None, str(error)
     lacking = sorted(set(cases) - set(found))
     if lacking:
-        return None, f"{folder} has none of {shown(lacking)}"
+        return None, f"{folder} has none of {some_of(lacking)}"
     ours = LabelScheme.from_plan(plan)
     differences = [text for case in cases for text in label_differences(found[case].labels, ours)]
     if differences:
@@ -159,8 +158,3 @@ def _require_same_data(one: RunResults, other: RunResults) -> None:
         raise ConfigError(
             f"{pair} have different splits: {fault}. Train them with the same splits_file and num_folds."
         )
-
-
-def shown(names: Sequence[str]) -> str:
-    """Some names for a message, three and how many more."""
-    return some_of(names, MAX_SHOWN)

@@ -1,6 +1,5 @@
 """Configs of one task that need no overlay: those of the bundle with the values of the overlays in them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,3 @@ def rules_of(overlays: Sequence[str], config_dir: Path) -> Rules:
         rules = read_overlay(overlay, known).get(RULES_ID, rules)
     require_rules(rules)
     return rules
-
-
-def json_bytes(content: Any) -> bytes:
-    """JSON as the Model Zoo's hooks want it."""
-    return (json.dumps(content, indent=4) + "\n").encode()

@@ -1,7 +1,5 @@
 """Masks and scores of the cases that a fold holds out, by its best model; made again when something has changed."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,14 @@ from dynunet_bundle.cross_validation.results import ResultFolder, fold_record
 from dynunet_bundle.dataset.cases import Case, file_identity, name_of
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.evaluation.scores import SCORES_NAME
-from dynunet_bundle.files import case_name, ensure_writable, read_json, sha256_of, write_json
+from dynunet_bundle.files import (
+    case_name,
+    ensure_writable,
+    json_sha256,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from dynunet_bundle.planning.plan import plan_differences
 
 
@@ -29,11 +34,11 @@ def score_basis(weights: Path, cases: Sequence[Case]) -> dict[str, Any]:
             f"the training has finished but left no {weights}. Train with --checkpoint last_and_best."
         )
     facts = read_json(weights.with_suffix(".json"), WeightsError)
-    files = json.dumps([[name_of(case), file_identity(case)] for case in cases])
+    files = [[name_of(case), file_identity(case)] for case in cases]
     return {
         "weights_sha256": sha256_of(weights),
         "epoch": facts.get("epoch"),
-        "files_sha256": hashlib.sha256(files.encode()).hexdigest(),
+        "files_sha256": json_sha256(files, ordered=True),
     }
 
 

@@ -18,7 +18,6 @@ from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.files import exclusive, read_json, write_json
 from dynunet_bundle.planning.plan import plan_differences
 
-MAX_SHOWN = 3
 FOLD_FILE = re.compile(r"fold_(\d+)\.json")
 
 
@@ -166,5 +165,5 @@ def split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]
     for fold, (old, new) in enumerate(zip(then, now, strict=True)):
         changed = sorted(set(old) ^ set(new))
         if changed:
-            return f"fold {fold} holds out {some_of(changed, MAX_SHOWN)} in one of them only"
+            return f"fold {fold} holds out {some_of(changed)} in one of them only"
     return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line, some_of
 from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 
 Case = dict[str, Any]
@@ -20,8 +20,6 @@ META_FILE_NAME = "filename_or_obj"
 """Key under which MONAI's MetaTensors know their file, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 
 MASK_ROLES = ("label", "previous")
-
-MAX_SHOWN = 5
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
@@ -144,9 +142,7 @@ def require_files(cases: Sequence[Case]) -> None:
         if not Path(path).is_file()
     ]
     if missing:
-        shown = ", ".join(path for _, path in missing[:MAX_SHOWN])
-        if len(missing) > MAX_SHOWN:
-            shown += f" and {len(missing) - MAX_SHOWN} more"
+        shown = some_of(path for _, path in missing)
         raise CaseError(
             missing[0][0],
             f"{len(missing)} file(s) listed in dataset.json do not exist: {shown}",

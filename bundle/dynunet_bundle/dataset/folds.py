@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.errors import DatasetError, some_of
 from dynunet_bundle.files import read_json, write_json
 
 Folds = list[dict[str, list[str]]]
@@ -13,7 +13,6 @@ Folds = list[dict[str, list[str]]]
 
 MIN_FOLDS = 2
 NUM_FOLDS = 5
-MAX_SHOWN = 5
 
 SPLIT_SEED = 12345
 """The seed's and nnU-Net's random state for the five folds."""
@@ -99,12 +98,12 @@ def read_folds(path: Path, names: Sequence[str]) -> Folds:
         if unknown:
             raise DatasetError(
                 f"{path}: fold {index} has {len(unknown)} case(s) that the data set lacks: "
-                f"{', '.join(unknown[:MAX_SHOWN])}. {remedy}"
+                f"{some_of(unknown)}. {remedy}"
             )
         both = sorted(set(fold["train"]) & set(fold["val"]))
         if both:
             raise DatasetError(
-                f"{path}: fold {index} has {', '.join(both[:MAX_SHOWN])} in train and in val. {remedy}"
+                f"{path}: fold {index} has {some_of(both)} in train and in val. {remedy}"
             )
     return folds
 

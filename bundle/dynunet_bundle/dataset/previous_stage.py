@@ -8,7 +8,7 @@ cases that the first network has not seen, else the second one learns to trust t
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynunet_bundle.dataset.cases import MAX_SHOWN, Case, list_images, name_of, require_unique
+from dynunet_bundle.dataset.cases import Case, list_images, name_of, require_unique
 from dynunet_bundle.errors import CaseError, ConfigError, some_of
 from dynunet_bundle.files import case_name
 
@@ -55,7 +55,7 @@ def with_previous(
     names = [name_of(case) for case in cases]
     missing = [name for name in names if name not in masks]
     if missing:
-        others = f", nor for {some_of(missing[1:], MAX_SHOWN)}" if missing[1:] else ""
+        others = f", nor for {some_of(missing[1:])}" if missing[1:] else ""
         raise CaseError(
             missing[0],
             f"there is no mask of the previous stage for it in {previous_dir}{others}",

@@ -13,13 +13,14 @@ import zipfile
 import zlib
 from functools import cache
 from multiprocessing.util import Finalize
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from dynunet_bundle.errors import DatasetError, OutputError
+from dynunet_bundle.files import is_inside
+from dynunet_bundle.limits import GIB
 
 CHUNK_BYTES = 1 << 20
-GIB = 1 << 30
 ENCRYPTED = 0x1
 """Bit 0 of an entry's flags (APPNOTE.TXT of PKWARE, section 4.4.4)."""
 
@@ -114,21 +115,12 @@ def _require_safe(entries: list[zipfile.ZipInfo], size: int, limits: Limits) -> 
         problem = f"would grow {total // max(size, 1)}-fold; {limits.ratio}-fold is allowed"
     elif any(stat.S_ISLNK(entry.external_attr >> 16) for entry in entries):
         problem = "holds a symbolic link"
-    elif any(_leads_out(entry.filename) for entry in entries):
+    elif not all(is_inside(entry.filename) for entry in entries):
         problem = "holds a file name that leads out of its folder"
     elif any(entry.flag_bits & ENCRYPTED for entry in entries):
         problem = "is encrypted"
     if problem:
         raise DatasetError(f"the zip archive {problem}. Extract it yourself and pass the folder.")
-
-
-def _leads_out(name: str) -> bool:
-    windows = PureWindowsPath(name)
-    return (
-        PurePosixPath(name).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
-    )
 
 
 def _write(

@@ -9,7 +9,7 @@ from dynunet_bundle.dicom_input.names import UID, short_name
 from dynunet_bundle.dicom_input.scan import PLANES, Series
 from dynunet_bundle.errors import ConfigError, DatasetError
 
-MAX_SHOWN = 10
+MAX_SERIES_SHOWN = 10
 
 SOURCE_RULES = ("channels", "all")
 """Rules of a whole source, which ``find_cases`` takes beside those of ``Rules``."""
@@ -110,7 +110,7 @@ def choose(series: Sequence[Series], rules: Rules, skipped: Mapping[str, int]) -
         raise ambiguous([usable])
     fitting = [one for one in series if fits(one, rules)]
     if fitting:
-        reasons = "; ".join(f"{one}: {one.problem}" for one in fitting[:MAX_SHOWN])
+        reasons = "; ".join(f"{one}: {one.problem}" for one in fitting[:MAX_SERIES_SHOWN])
         raise DatasetError(f"the DICOM input holds no series that can be read: {reasons}.")
     if series and not any(is_named(one, rules) for one in series):
         wanted = rules.series or ""
@@ -155,8 +155,8 @@ def ambiguous(studies: Sequence[Sequence[Series]]) -> DatasetError:
 
 
 def _listed(series: Sequence[Series]) -> str:
-    shown = "; ".join(map(str, series[:MAX_SHOWN]))
-    more = len(series) - MAX_SHOWN
+    shown = "; ".join(map(str, series[:MAX_SERIES_SHOWN]))
+    more = len(series) - MAX_SERIES_SHOWN
     return f"{shown}; and {more} more" if more > 0 else shown
 
 

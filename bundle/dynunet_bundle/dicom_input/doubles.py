@@ -8,7 +8,6 @@ from dynunet_bundle.dicom_input.geometry import by_position
 from dynunet_bundle.errors import CaseError, some_of
 
 SAME_POSITION_MM = 0.01
-MAX_SHOWN = 6
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def selected(case: str, frames: Sequence[Frame], select: Mapping[str, str]) -> l
         if not left:
             raise CaseError(
                 case,
-                f"no image has {tag}={as_text(value)}; there are {_shown(values) or 'no values of it'}",
+                f"no image has {tag}={as_text(value)}; there are {some_of(values) or 'no values of it'}",
                 f"Select one of these, or another of {', '.join(STACK_TAGS)}.",
             )
     return left
@@ -79,7 +78,7 @@ def _differing(case: str, groups: Sequence[Sequence[Frame]], number: int) -> Cas
     parting = [tag for tag in STACK_TAGS if _parts(tag, groups)]
     where = f"{len(frames)} images at {len(groups)} positions"
     if parting:
-        choices = " or ".join(f"{tag} ({_shown(_values(frames, tag))})" for tag in parting[:3])
+        choices = " or ".join(f"{tag} ({some_of(_values(frames, tag))})" for tag in parting[:3])
         first = parting[0]
         return CaseError(
             case,
@@ -104,7 +103,7 @@ def selection_hint(frames: Sequence[Frame]) -> str:
     for tag in STACK_TAGS:
         values = _values(frames, tag)
         if 1 < len(values) <= len(frames) // 2:
-            return f' Or choose a part of it by the rule "select": {tag} ({_shown(values)}).'
+            return f' Or choose a part of it by the rule "select": {tag} ({some_of(values)}).'
     return ""
 
 
@@ -117,7 +116,3 @@ def _as_number(text: str) -> tuple[float, str]:
         return float(text), text
     except ValueError:
         return float("inf"), text
-
-
-def _shown(values: Sequence[str]) -> str:
-    return some_of(values, MAX_SHOWN)

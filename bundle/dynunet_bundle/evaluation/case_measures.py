@@ -24,10 +24,10 @@ from dynunet_bundle.errors import CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import members
 from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.evaluation.surfaces import SurfaceMeasures, surface_measures
+from dynunet_bundle.labels.extents import MM3_PER_ML
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 NSD_TOLERANCE_MM = 1.0
-MM3_PER_ML = 1000.0
 MIN_AXES = 2
 
 

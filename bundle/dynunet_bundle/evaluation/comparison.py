@@ -14,7 +14,6 @@ from dynunet_bundle.files import read_json
 from dynunet_bundle.report.text import counted
 
 NUM_CHANGED = 5
-MAX_SHOWN = 5
 DECIMALS = 9
 """Differences of millimetres, millilitres or shares are equal that differ in later ones, by rounding."""
 
@@ -52,7 +51,7 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
     common = [case for case in ours if case in theirs]
     if not common:
         raise ConfigError(
-            f"no case is in both: {first} has {_shown(ours)}, {second} has {_shown(theirs)}. "
+            f"no case is in both: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
             "Compare scores of the same cases."
         )
     names = _common_names(ours[common[0]], theirs[common[0]], first, second)
@@ -126,10 +125,10 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     for letter in "ab":
         others = comparison[f"only_in_{letter}"]
         if others:
-            lines.append(f"only in {letter.upper()}, left out: {_shown(others)}")
+            lines.append(f"only in {letter.upper()}, left out: {some_of(sorted(others))}")
     if comparison["other_references"]:
         lines.append(
-            f"scored on other labels of the same class: {_shown(comparison['other_references'])}"
+            f"scored on other labels of the same class: {some_of(sorted(comparison['other_references']))}"
         )
     for name, rows in comparison["differences"].items():
         shown = {measure: row for measure, row in rows.items() if row["num_pairs"]}
@@ -183,11 +182,7 @@ def _common_names(
     names = [name for name in ours if name in theirs]
     if not names:
         raise ConfigError(
-            f"no class is in both: {first} has {_shown(ours)}, {second} has {_shown(theirs)}. "
+            f"no class is in both: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
             "Evaluate both with the same --label_names."
         )
     return names
-
-
-def _shown(names: Sequence[str] | Mapping[str, Any]) -> str:
-    return some_of(sorted(names), MAX_SHOWN)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.mask_folders import label_ids
 from dynunet_bundle.files import read_json
+from dynunet_bundle.inference.run_record import RUN_NAME
 
-RUN_NAME = "run.json"
 BY_VALUE = "classes are named by their values"
 
 

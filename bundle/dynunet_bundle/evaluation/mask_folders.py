@@ -30,7 +30,7 @@ from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 from dynunet_bundle.progress import progress
 
-MAX_SHOWN = 10
+MAX_CLASSES_SHOWN = 10
 
 
 class Pair(NamedTuple):
@@ -243,7 +243,7 @@ def _classes(
 
 
 def _shown(items: Sequence[object]) -> str:
-    return some_of(list(map(str, items)), MAX_SHOWN)
+    return some_of(items, MAX_CLASSES_SHOWN)
 
 
 def _files_by_name(folder: str, option: str) -> dict[str, str]:

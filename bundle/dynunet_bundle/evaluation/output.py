@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.evaluation.label_source import RUN_NAME, with_names
+from dynunet_bundle.evaluation.label_source import with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
 from dynunet_bundle.evaluation.text_tables import measures_csv
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
+from dynunet_bundle.inference.run_record import RUN_NAME
 
 
 class Outputs(NamedTuple):

@@ -15,11 +15,15 @@ from typing import Any
 from dynunet_bundle.errors import ConfigError
 
 INTERPOLATIONS = ("linear", "cubic")
-SPATIAL_AXES = (0, 1, 2)
+AXIS_NUMBERS = (0, 1, 2)
 MAX_ANISOTROPY = 3
 """nnU-Net turns patches that are more than this much longer in the plane than across it in the plane only."""
 MAX_ELONGATION = 1.5
 """nnU-Net turns 2D patches that are longer than this by 15 degrees at most."""
+
+
+EPSILON = 1e-7
+"""Smallest divisor of contrast and gamma, as on a GPU so on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _degrees(kind: str, setting: str, value: Any) -> tuple[float, float] | None:
 
 def _axes(kind: str, setting: str, value: Any) -> tuple[int, ...]:
     items = value if isinstance(value, (list, tuple)) else [None]
-    if any(axis not in SPATIAL_AXES or isinstance(axis, bool) for axis in items):
+    if any(axis not in AXIS_NUMBERS or isinstance(axis, bool) for axis in items):
         raise ConfigError(f"augmentation {kind}: {setting} are {value!r}, not from 0, 1, 2.")
     return tuple(items)
 

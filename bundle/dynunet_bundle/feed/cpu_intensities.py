@@ -6,10 +6,10 @@ Nothing here is split over threads, so no sum depends on their number.
 
 import numpy as np
 
+from dynunet_bundle.feed.augmentation import EPSILON
 from dynunet_bundle.feed.cpu_interpolation import blurred, low_resolution_taps, resampled
 from dynunet_bundle.feed.draws import Draw
 
-EPSILON = 1e-7
 ROW = 512
 """Float32 sums run over so many values; the sums of rows are added in double precision."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nvidia.dali import fn, math, pipeline_def, types
 
+from dynunet_bundle.feed.augmentation import EPSILON
 from dynunet_bundle.feed.cpu_batches import FinishedBatches
 from dynunet_bundle.feed.source import PatchSource
 from dynunet_bundle.feed.spatial import AFFINE, SCALE
@@ -33,8 +34,6 @@ SAMPLE_TYPES = (
     *(WHOLE, REAL),  # flips, matrix
 )
 """Types of what the source gives after the image; in a cascade the previous mask comes last."""
-
-EPSILON = 1e-7
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ an axis of length 1e308 into a direction. Tests show each of these.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import NamedTuple
 
-from dynunet_bundle.files import case_name
+from dynunet_bundle.files import case_name, is_inside
 from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -198,12 +198,7 @@ def _require_beside(path: Path, line: str) -> None:
     name = line.strip()
     if not name:
         return
-    windows = PureWindowsPath(name)
-    if (
-        PurePosixPath(name).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
-    ):
+    if not is_inside(name):
         raise OSError("its header names a file of voxels that is not in its folder")
     if len(name) > MAX_NAME or not PATTERN.fullmatch(name):
         raise OSError("what its header names as its voxels is no name of a file")

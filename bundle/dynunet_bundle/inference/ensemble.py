@@ -40,7 +40,6 @@ CHUNK_BYTES = 64 * 2**20
 """Of the means of one chunk, float32; what is taken at a time, whatever the size of a case."""
 
 RECORD_NAME = "ensemble.json"
-MAX_SHOWN = 5
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ def require_alike(members: Members, names: Sequence[str]) -> None:
         lacking = [case for case in every if case not in member]
         if lacking:
             raise DatasetError(
-                f"{name} has no probabilities of {some_of(lacking, MAX_SHOWN)}, which another member has. "
+                f"{name} has no probabilities of {some_of(lacking)}, which another member has. "
                 "Predict the same images with every member."
             )
     first = next(iter(members[0].values()))
@@ -216,7 +215,7 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
     missing = [path.name for path in sources.values() if not path.is_file()]
     if missing:
         raise DatasetError(
-            f"{folder} has no {some_of(missing, MAX_SHOWN)}; a mask gets the grid of its image. "
+            f"{folder} has no {some_of(missing)}; a mask gets the grid of its image. "
             "Pass --images with the folder that was predicted."
         )
     return sources

@@ -3,8 +3,6 @@
 It is written after each case, so that a run that was stopped can go on behind the last one.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ignite
-import monai
 import nibabel as nib
 import numpy as np
 import torch
@@ -24,13 +20,17 @@ from dynunet_bundle import __version__
 from dynunet_bundle.dataset.cases import Case, all_files, name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, ConfigError, find_user_error
-from dynunet_bundle.files import read_json, sha256_of, write_json
+from dynunet_bundle.files import json_sha256, read_json, sha256_of, versions, write_json
 from dynunet_bundle.inference.quality import QUALITY, find_flags
 from dynunet_bundle.inference.save_mask import SAVED
 from dynunet_bundle.labels.extents import class_extents
 from dynunet_bundle.networks.weights import weight_files
 
 RUN_NAME = "run.json"
+
+DECISIVE = ("monai", "torch", "numpy", "pytorch-ignite", "nibabel")
+"""Packages whose versions decide the masks."""
+
 FORMAT = 1
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,10 @@ class RunRecord:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
             "task_name": self.plan["task_name"],
-            "versions": versions(),
+            "versions": versions(*DECISIVE),
             "device": self.device,
             "plan": self.plan,
-            "plan_sha256": _hash_of(self.plan),
+            "plan_sha256": json_sha256(self.plan, default=str),
             "weights": [
                 {"file": path.name, "sha256": digest} for path, digest in self._digests().items()
             ],
@@ -214,12 +214,14 @@ class RunRecord:
     def _made_by(self) -> str:
         """A hash of all that decides a mask but its image."""
         weights = list(self._digests().values())
-        return _hash_of([__version__, weights, self.plan, self.parameters])
+        return json_sha256([__version__, weights, self.plan, self.parameters], default=str)
 
     def _of_case(self, made_by: str, case: Case | None) -> str:
         """The hash for one case: DICOM objects come of series alone."""
         images = [] if case is None else all_files(case).values()
-        return _hash_of([made_by, self.dicom]) if any(map(is_series_name, images)) else made_by
+        if not any(map(is_series_name, images)):
+            return made_by
+        return json_sha256([made_by, self.dicom], default=str)
 
     def _digests(self) -> dict[Path, str]:
         """SHA-256 of each file of weights that is there."""
@@ -256,18 +258,6 @@ class RunRecord:
         write_json(self.path, self._content)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    return {
-        "dynunet_bundle": __version__,
-        "monai": monai.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pytorch-ignite": ignite.__version__,
-        "nibabel": nib.__version__,
-    }
-
-
 def _identity(file: str) -> dict[str, Any]:
     if is_series_name(file):
         # pydicom is an extra
@@ -276,7 +266,3 @@ def _identity(file: str) -> dict[str, Any]:
         return series_identity(file)
     path = Path(file)
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _hash_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

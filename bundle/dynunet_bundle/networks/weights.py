@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from dynunet_bundle import __version__
 from dynunet_bundle.errors import WeightsError, first_line
-from dynunet_bundle.files import atomic_write, read_json, sha256_of, write_json
+from dynunet_bundle.files import atomic_write, read_json, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
 from dynunet_bundle.planning.plan import plan_differences
@@ -62,14 +60,8 @@ def save_weights(
         torch.save(dict(state), file)
         # only now: where the disk is full the old weights keep their plan
         sidecar.unlink(missing_ok=True)
-    versions = {
-        "dynunet_bundle": __version__,
-        "monai": monai.__version__,
-        "torch": torch.__version__,
-    }
-    write_json(
-        sidecar, {"plan": dict(plan), "sha256": sha256_of(path), **facts, "versions": versions}
-    )
+    made_with = {"versions": versions("monai", "torch")}
+    write_json(sidecar, {"plan": dict(plan), "sha256": sha256_of(path), **facts, **made_with})
 
 
 def load_weights(

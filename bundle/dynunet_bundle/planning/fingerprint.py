@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from dynunet_bundle import __version__
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import DatasetError, PlanError
+from dynunet_bundle.files import versions
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.survey.findings import require_usable
 from dynunet_bundle.survey.histogram import merged
@@ -55,11 +54,7 @@ class Fingerprint:
             "median_relative_size_after_cropping": self.median_relative_size,
             "intensities": self.intensities,
             "label_voxels": {str(value): count for value, count in self.label_voxels.items()},
-            "versions": {
-                "dynunet_bundle": __version__,
-                "nibabel": nib.__version__,
-                "numpy": np.__version__,
-            },
+            "versions": versions("nibabel", "numpy"),
         }
 
     @classmethod

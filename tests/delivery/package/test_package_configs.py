@@ -8,8 +8,9 @@ import pytest
 from conftest import BUNDLE
 from monai.bundle import ConfigParser
 
-from dynunet_bundle.configs.overlays import json_bytes, merged_configs, set_id
+from dynunet_bundle.configs.overlays import merged_configs, set_id
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import write_json
 
 CONFIGS = BUNDLE / "configs"
 
@@ -39,7 +40,7 @@ def test_an_overlay_wins_over_evaluate_json_as_it_does_on_a_command_line(tmp_pat
     files = [str(CONFIGS / "train.json"), str(CONFIGS / "evaluate.json"), path]
     theirs = ConfigParser.load_config_files(files)
     for name in ("train.json", "evaluate.json"):
-        (tmp_path / name).write_bytes(json_bytes(ours[name]))
+        write_json(tmp_path / name, ours[name])
     both = ConfigParser.load_config_files(
         [str(tmp_path / "train.json"), str(tmp_path / "evaluate.json")]
     )

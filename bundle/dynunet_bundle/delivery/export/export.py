@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 from torch import nn
 
-from dynunet_bundle import __version__
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.select import find_images
 from dynunet_bundle.delivery.export.formats import (
@@ -39,7 +37,7 @@ from dynunet_bundle.delivery.export.parity import (
 )
 from dynunet_bundle.delivery.export.table import REPORT_NAME, Row
 from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
-from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, write_json
+from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import BACKENDS, computes, sidecar_of
 from dynunet_bundle.networks.weights import load_weights
 
@@ -183,7 +181,6 @@ def _reference(request: ExportRequest) -> Reference:
         cases = find_images(request.images, num_channels)
         patches = image_patches(cases, parsed("preprocessing"), shape, request.num_patches)
     patches = patches.to(request.device)
-    versions = {"dynunet_bundle": __version__, "monai": monai.__version__}
     network.to(request.device)
     logits, times = run_on(network, patches), time_patch(network, patches[:1], request.repeats)
     return Reference(
@@ -194,7 +191,7 @@ def _reference(request: ExportRequest) -> Reference:
         facts={
             "plan": plan,
             "weights_sha256": sha256_of(request.weights),
-            "versions": {**versions, "torch": torch.__version__},
+            "versions": versions("monai", "torch"),
         },
         regions=plan["regions"] is not None,
         shape=shape,

@@ -14,6 +14,9 @@ from dynunet_bundle.files import TEMPORARY_SUFFIX, atomic_write, ensure_writable
 SUMS_NAME = "SHA256SUMS"
 """In the format that ``sha256sum --check`` reads."""
 
+MAX_FILE_BYTES = 25 * 10**6
+"""Of a file in the Model Zoo; larger ones are named in ``large_files.yml``."""
+
 OLDEST_TIME = (1980, 1, 1, 0, 0, 0)
 """The first moment that a zip can tell."""
 

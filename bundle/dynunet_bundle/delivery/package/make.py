@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.overlays import COPIED, json_bytes, merged_configs
+from dynunet_bundle.configs.overlays import COPIED, merged_configs
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.delivery.package.archive import (
+    MAX_FILE_BYTES,
     publish,
     require_replaceable,
     staged,
@@ -25,15 +26,12 @@ from dynunet_bundle.delivery.package.facts import load_facts
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.files import read_json, sha256_of
+from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.networks.weights import load_weights, read_weights
 from dynunet_bundle.planning.plan import plan_from
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}")
 """The Model Zoo's ``organ_modality_task``; MONAI Label tells by the name what a bundle does."""
-
-MAX_FILE_BYTES = 25 * 10**6
-"""Of a file in the Model Zoo; larger ones are named in ``large_files.yml``."""
 
 LARGE_FILES = """\
 large_files:
@@ -137,7 +135,7 @@ def make_package(request: PackageRequest) -> Package:
     with staged(request.output, request.name) as folder:
         _copy_code(request.bundle, folder)
         for name, config in {**configs, "metadata.json": metadata}.items():
-            (folder / "configs" / name).write_bytes(json_bytes(config))
+            write_json(folder / "configs" / name, config)
         write_docs(folder / "docs", content)
         if request.curves is not None:
             shutil.copyfile(request.curves, folder / "docs" / "progress.png")
@@ -189,7 +187,7 @@ def _copy_code(bundle: Path, folder: Path) -> None:
     for name in COPIED:
         source, target = bundle / "configs" / name, folder / "configs" / name
         if source.suffix == ".json":
-            target.write_bytes(json_bytes(read_json(source, ConfigError)))
+            write_json(target, read_json(source, ConfigError))
         else:
             shutil.copyfile(source, target)
 
@@ -200,7 +198,7 @@ def _add_weights(
     """The weights and their JSON, or the address of weights that are too large for the Model Zoo."""
     sha256 = sha256_of(request.weights)
     facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
-    (folder / "models" / "model.json").write_bytes(json_bytes(facts))
+    write_json(folder / "models" / "model.json", facts)
     too_large = request.weights.stat().st_size > MAX_FILE_BYTES
     if too_large and request.weights_url:
         (folder / "large_files.yml").write_text(

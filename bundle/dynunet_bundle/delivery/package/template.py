@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from dynunet_bundle.configs.overlays import json_bytes, merged_configs
+from dynunet_bundle.configs.overlays import merged_configs
 from dynunet_bundle.delivery.package.facts import load_facts
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
-from dynunet_bundle.files import atomic_write
+from dynunet_bundle.files import atomic_write, json_bytes
 from dynunet_bundle.planning.plan import plan_from
 
 NAME = "DynUNet segmentation"

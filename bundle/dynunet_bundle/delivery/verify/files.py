@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from dynunet_bundle.delivery.package.archive import SUMS_NAME, files_of
+from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import sha256_of
@@ -27,7 +27,6 @@ REQUIRED = (
 )
 WEIGHTS = "models/model.pt"
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
-MAX_FILE_BYTES = 25 * 10**6
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """Kinds that MONAI checks, and their length in hex digits."""
 

@@ -13,8 +13,6 @@ from torch.optim import Optimizer
 from dynunet_bundle.errors import some_of
 from dynunet_bundle.feed.loader import DaliLoader
 
-MAX_SHOWN = 3
-
 
 def optimizer_kind(optimizer: Optimizer) -> str:
     """Its class, what it wraps, and how its parameters are grouped."""
@@ -87,7 +85,7 @@ def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         "gone": [name for name in then if name not in now],
         "changed": [name for name in now if name in then and then[name] != now[name]],
     }
-    return [f"{kind}: {some_of(names, MAX_SHOWN)}" for kind, names in kinds.items() if names]
+    return [f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names]
 
 
 def starts_from_given_weights(engine: Engine) -> bool:

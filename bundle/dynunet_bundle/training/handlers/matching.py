@@ -5,7 +5,7 @@ else; MONAI's ``copy_model_state`` copies what is equal in name and shape. Neith
 differ, and neither tells why something was left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -25,7 +25,6 @@ OUTPUT_PREFIX = "output_block."
 KERNEL_NDIM = 4
 """Axes of a convolution's weights in 2D; norms and biases have fewer."""
 
-MAX_SHOWN = 5
 
 Plans = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -63,7 +62,7 @@ class Fit:
         kinds = {"matched": self.matched, "skipped": self.skipped, "fresh": self.missing}
         return [
             f"copied {len(self.copies)} tensors, {self.num_copied:,} of {self.num_own:,} values",
-            *(f"{kind}: {_shown(tensors)}" for kind, tensors in kinds.items() if tensors),
+            *(f"{kind}: {some_of(tensors)}" for kind, tensors in kinds.items() if tensors),
         ]
 
 
@@ -139,11 +138,11 @@ def _match(
     elif ours.shape == theirs.shape and not (axis and is_output):
         taken = values = theirs
         if axis:
-            fit.matched.append(f"{name} ({_shown(axis.theirs)} for {_shown(axis.ours)})")
+            fit.matched.append(f"{name} ({some_of(axis.theirs)} for {some_of(axis.ours)})")
     else:
         why = f"it is {tuple(theirs.shape)}, here {tuple(ours.shape)}"
         if axis:
-            why = f"it is for {_shown(axis.theirs)}, here for {_shown(axis.ours)}"
+            why = f"it is for {some_of(axis.theirs)}, here for {some_of(axis.ours)}"
         fit.skipped.append(f"{name} ({why})")
         return
     fit.copies.append((ours, values))
@@ -156,8 +155,8 @@ def _note(fit: Fit, name: str, axis: _Axis, here: list[int], there: list[int]) -
     if here == there == list(range(len(axis.ours))) and len(axis.ours) == len(axis.theirs):
         return
     fresh = [other for index, other in enumerate(axis.ours) if index not in here]
-    shared = _shown([axis.ours[index] for index in here])
-    fit.matched.append(f"{name} ({shared}{'; fresh: ' + _shown(fresh) if fresh else ''})")
+    shared = some_of([axis.ours[index] for index in here])
+    fit.matched.append(f"{name} ({shared}{'; fresh: ' + some_of(fresh) if fresh else ''})")
 
 
 def _named_axis(
@@ -188,7 +187,3 @@ def _outputs(plan: Mapping[str, Any]) -> list[str]:
     if regions:
         return [f"region {name}" for name in regions]
     return list(plan.get("label_names", ()))
-
-
-def _shown(names: Sequence[str]) -> str:
-    return some_of(names, MAX_SHOWN)
