@@ -144,7 +144,12 @@ def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference(
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}
     # a validation is quick: as declared, without mirroring
     settings = {key: inference["inferer"][key] for key in ("_target_", "roi_size", "mode")}
-    own = {"sw_batch_size": 2, "overlap": 0.5, "precision": "@train#precision"}
+    own = {
+        "sw_batch_size": 2,
+        "overlap": 0.5,
+        "precision": "@train#precision",
+        "require_finite": False,
+    }
     assert train["validate"]["inferer"] == {**settings, **own}
 
 

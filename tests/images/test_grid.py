@@ -16,12 +16,13 @@ from dynunet_bundle.images.grid import corner_shift, grid_difference, same_grid
 from dynunet_bundle.images.read import Volume, read_channels
 from dynunet_bundle.inference.ensemble import require_alike
 from dynunet_bundle.inference.probabilities import ProbabilityFile
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.report.pictures import CaseFiles, draw_case
 from dynunet_bundle.survey.problems import find_problems
 
 SHAPE = (501, 4, 3)
 PLAN = {"label_names": ["background", "organ"], "label_values": [0, 1]}
-LABELS = {**PLAN, "regions": None, "regions_class_order": None}
+LABELS = LabelScheme.from_plan(PLAN)
 
 
 def mask() -> np.ndarray:
@@ -56,7 +57,7 @@ def ensemble(folder: Path, other: np.ndarray) -> None:
 def best_configuration(folder: Path, other: np.ndarray) -> None:
     label, found = two_files(folder, other, ("labels/a.nii.gz", "masks/a.nii.gz"))
     run = RunResults("run", folder, PLAN, [["a"]], {"a": [1.0]}, {"a": found}, None, None)
-    Candidate((run,)).compare("a", Labels({"a": label}, PLAN))
+    Candidate((run,)).compare("a", Labels({"a": label}, LABELS))
 
 
 def report(folder: Path, other: np.ndarray) -> None:

@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(phantom, tmp_path):
 
 
 def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
-    done = train(phantom, tmp_path, label_names="['background','liver']")
+    done = train(phantom, tmp_path, label_names="['background','liver']", label_values="[0, 1]")
     assert_refused(done, "liver", "scripts/plan.py")
 
 

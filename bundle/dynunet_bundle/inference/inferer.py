@@ -64,6 +64,8 @@ class PatchInferer(SlidingWindowInferer):
         mirror_axes: axes of the patch over which to mirror; logits are averaged over all their combinations, as
             nnU-Net does: 8 times the work for ``[0, 1, 2]``.
         precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, or ``"auto"``, see ``compute_dtype``.
+        require_finite: whether NaN or infinite logits are an error. The validations of a training leave them to its own
+            check of the loss, which names the iteration and what to lower.
         skip_empty: take windows that have one value throughout in each channel as background, without the network.
         background: channel of the background, or None where there is none (regions); for ``skip_empty`` only.
         cval: value that smaller volumes are padded with; 0 as in nnU-Net, which is the mean of a normalised channel.
@@ -85,6 +87,7 @@ class PatchInferer(SlidingWindowInferer):
         mirror_axes: Sequence[int] = (),
         precision: str = "float32",
         skip_empty: bool = False,
+        require_finite: bool = True,
         background: int | None = 0,
         cval: float = 0.0,
         sw_device: torch.device | str | None = None,
@@ -114,6 +117,7 @@ class PatchInferer(SlidingWindowInferer):
             )
         self.mirror_axes = tuple(mirror_axes)
         self.precision = precision
+        self.require_finite = require_finite
         self.skip_empty = skip_empty
         self.background = background
 
@@ -133,7 +137,7 @@ class PatchInferer(SlidingWindowInferer):
             ``[B, outputs, *spatial]`` float32.
 
         Raises:
-            PredictionError: if a value is NaN or infinite.
+            PredictionError: if a value is NaN or infinite, unless ``require_finite`` is false.
         """
         if isinstance(network, nn.Module):
             # here, so that a server that asks for the bare network of the bundle gets the same masks
@@ -158,7 +162,8 @@ class PatchInferer(SlidingWindowInferer):
         results = [self._collect(image, windows, rows, compute) for image in padded]
         # stacking copies
         whole = torch.stack(results) if len(results) > 1 else results[0].unsqueeze(0)
-        _require_finite(whole)
+        if self.require_finite:
+            _require_finite(whole)
         return whole[(slice(None), slice(None), *inner)]
 
     def _starts(self, size: int, width: int) -> list[int]:

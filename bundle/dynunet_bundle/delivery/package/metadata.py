@@ -27,6 +27,7 @@ REQUIRED_PACKAGES = (
     "pillow",
     "jinja2",
     "connected-components-3d",
+    "jsonschema",
 )
 """What the bundle imports beside MONAI, torch and numpy; pyproject.toml lists the same."""
 
