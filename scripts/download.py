@@ -1,10 +1,13 @@
-"""Fetch a data set of the Medical Segmentation Decathlon; interrupted, it goes on when it is run again.
+"""Fetch a data set of the Medical Segmentation Decathlon.
 
     python scripts/download.py --task 09
     python scripts/download.py --task Task09_Spleen --out DATA --keep_archive
 
 This leaves DATA/Task09_Spleen. Until the archive is removed, the disk must hold it and the data set: twice its size.
-A proxy is taken from the environment (https_proxy).
+A proxy is taken from the environment (https_proxy). A download that was cut begins anew. Where that happens often, let
+curl go on after each cut, and run the command above on the archive that lies there then:
+
+    curl -C - -o DATA/Task09_Spleen.tar https://msd-for-monai.s3-us-west-2.amazonaws.com/Task09_Spleen.tar
 """
 
 import argparse
@@ -15,7 +18,7 @@ from pathlib import Path
 from dynunet_bundle.errors import user_errors_exit
 
 EXIT_STOPPED = 75
-"""Stopped by a signal; the same command goes on."""
+"""Stopped by a signal; the same command may be run again."""
 
 
 def main() -> None:
@@ -42,5 +45,8 @@ if __name__ == "__main__":
         try:
             main()
         except KeyboardInterrupt:
-            print("stopped. The same command goes on from here.", file=sys.stderr)
+            print(
+                "stopped. Run the same command again; it downloads the archive anew.",
+                file=sys.stderr,
+            )
             sys.exit(EXIT_STOPPED)

@@ -1,15 +1,12 @@
-"""Fetch a data set of the Medical Segmentation Decathlon (MSD); what was cut goes on where it stopped.
+"""Fetch a data set of the Medical Segmentation Decathlon (MSD) with MONAI's ``download_url`` and ``extractall``.
 
-URLs and MD5s are those of MONAI's DecathlonDataset; the MD5 check and the extraction are MONAI's too. Its
-``download_url`` is not used: it begins again after every cut (of archives of many GB), waits for a silent server for
-ever, and says "Downloaded" after a PermissionError.
+URLs and MD5s are those of MONAI's DecathlonDataset. A download that was cut begins anew; an archive that lies in the
+target folder already, fetched by ``curl -C -`` for example, is used if its MD5 is right.
 
-In the target folder, each only while it is needed::
+In the target folder, the last two only while they are needed::
 
-    Task09_Spleen.tar.part        the bytes that came so far
-    Task09_Spleen.tar.part.json   what they are bytes of: ETag, Last-Modified, size
     Task09_Spleen.tar             the archive, whole and of the right MD5
-    .Task09_Spleen.extracting/    renamed to Task09_Spleen when it is whole
+    .Task09_Spleen.work/          what is being downloaded, then extracted; renamed to Task09_Spleen when it is whole
     .Task09_Spleen.lock           held by the command that works on this task
 """
 
@@ -17,25 +14,45 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
+import sys
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener, install_opener
 
 from monai.apps import DecathlonDataset
-from monai.apps.utils import check_hash, extractall
+from monai.apps.utils import HashCheckError, download_url, extractall
 from monai.apps.utils import logger as monai_logger
 
-from dynunet_bundle.dataset.http_resume import complete
 from dynunet_bundle.errors import ConfigError, DatasetError, OutputError, first_line
 
 LICENCE = (
     "The data is licensed CC BY-SA 4.0 by the Medical Segmentation Decathlon "
     "(http://medicaldecathlon.com): https://creativecommons.org/licenses/by-sa/4.0/"
 )
+TIMEOUT_S = 60.0
+"""How long a server may be silent."""
+
 logger = logging.getLogger(__name__)
+
+
+class _SameScheme(HTTPRedirectHandler):
+    """Follows a redirect only within its scheme; urllib would go from https to http and ftp."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        if urlsplit(newurl).scheme != req.type:
+            raise URLError(f"it redirects to {newurl}, which is not {req.type}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def find_task(text: str) -> str:
@@ -125,13 +142,31 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_monai() -> Iterator[None]:
-    """MONAI logs to stdout what we say in the error, or need not say."""
-    before, monai_logger.disabled = monai_logger.disabled, True
+def _work_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder`` for unfinished files, without what a killed run left; removed at the end."""
+    work = folder.with_name(f".{folder.name}.work")
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _careful_monai(work: Path) -> Iterator[None]:
+    """MONAI downloads through ``work``, not the system's /tmp, with a timeout; its lines on stdout are left out."""
+    before = tempfile.tempdir, socket.getdefaulttimeout(), monai_logger.disabled
+    tempfile.tempdir, monai_logger.disabled = str(work), True
+    socket.setdefaulttimeout(TIMEOUT_S)
+    install_opener(build_opener(_SameScheme))
     try:
         yield
     finally:
-        monai_logger.disabled = before
+        install_opener(None)  # urllib makes its own again
+        tempfile.tempdir, timeout, monai_logger.disabled = before
+        socket.setdefaulttimeout(timeout)
 
 
 def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
@@ -140,68 +175,64 @@ def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
             f"{folder} exists but holds no dataset.json. Move it away, or choose another folder with --out."
         )
     archive = folder.with_name(f"{folder.name}.tar")
-    if not archive.exists():
+    with _work_folder(folder) as work, _careful_monai(work):
         _fetch(url, md5, archive)
-    elif not _has_md5(archive, md5):  # put there by someone else: not ours to remove
-        raise DatasetError(
-            f"{archive} is not the archive with MD5 {md5} that MONAI lists. Remove it and run again."
-        )
-    logger.info("extracting %s", archive.name)
-    _extract(archive, folder)
+        logger.info("extracting %s", archive.name)
+        _extract(archive, work, folder)
     if not keep_archive:
         archive.unlink()
 
 
-# --- download
-
-
 def _fetch(url: str, md5: str, archive: Path) -> None:
-    """Download ``archive``, or the rest of it; it appears when it is whole and its MD5 is right."""
-    part = archive.with_name(f"{archive.name}.part")
-    facts = part.with_name(f"{part.name}.json")
-    complete(url, part, facts)
-    logger.info("checking the MD5 of %s", archive.name)
-    if not _has_md5(part, md5):
-        part.unlink()
-        facts.unlink(missing_ok=True)
+    """Download ``archive``, or check the one that is there; it appears when it is whole and its MD5 is right."""
+    resume = f"curl -C - -o {archive} {url}"
+    was_there = archive.exists()
+    logger.info("checking the MD5 of %s" if was_there else "downloading %s", archive.name)
+    try:
+        download_url(url, archive, md5, "md5", progress=sys.stderr.isatty())
+    except HashCheckError as error:
+        if was_there:  # put there by someone else: not ours to remove
+            raise DatasetError(
+                f"{archive} is not the archive with MD5 {md5} that MONAI lists. If its download was cut, finish it: "
+                f"{resume}; else remove it. Then run the same command again."
+            ) from error
         raise DatasetError(
             f"what came from {url} does not have the MD5 {md5}, and was removed. Run the same command again; "
             "if that does not help, a proxy or the server changes the archive."
-        )
-    os.replace(part, archive)
-    facts.unlink(missing_ok=True)
+        ) from error
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        raise DatasetError(
+            f"cannot download {url}: {_reason(error)}. Check the network and the proxy, and run the same command "
+            f"again; it begins anew. To go on after each cut, download by hand first: {resume}"
+        ) from error
+    if not archive.exists():  # MONAI is silent about a folder that it may not write to
+        raise PermissionError(None, "Permission denied", str(archive))
 
 
-def _has_md5(path: Path, md5: str) -> bool:
-    with _quiet_monai():
-        return bool(check_hash(path, md5, "md5"))
+def _reason(error: Exception) -> str:
+    """``<urlopen error [Errno 111] Connection refused>`` -> ``Connection refused``."""
+    if isinstance(error, HTTPError):
+        return str(error)
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, Exception):
+        return getattr(cause, "strerror", None) or first_line(cause)
+    return str(cause)
 
 
-# --- extraction
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """Extract beside ``folder`` and rename: the folder is whole or absent."""
-    temporary = folder.with_name(f".{folder.name}.extracting")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
+def _extract(archive: Path, work: Path, folder: Path) -> None:
+    """Extract to ``work`` and rename: the folder is whole or absent."""
     try:
-        try:
-            with _quiet_monai():
-                # refuses links, absolute paths and ".." with a ValueError
-                extractall(archive, temporary, has_base=False)
-        except (ValueError, tarfile.TarError, EOFError, zlib.error) as error:
-            raise DatasetError(
-                f"{archive} cannot be extracted: {first_line(error)}. "
-                "Nothing of it was kept. Remove it and run again."
-            ) from error
-        if not _is_there(temporary / folder.name):
-            raise DatasetError(
-                f"{archive} holds no {folder.name}/dataset.json. Remove it and run again."
-            )
-        # else a power cut after the rename could leave empty files that look complete
-        os.sync()
-        os.rename(temporary / folder.name, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # refuses links, absolute paths and ".." with a ValueError
+        extractall(archive, work, has_base=False)
+    except (ValueError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DatasetError(
+            f"{archive} cannot be extracted: {first_line(error)}. "
+            "Nothing of it was kept. Remove it and run again."
+        ) from error
+    if not _is_there(work / folder.name):
+        raise DatasetError(
+            f"{archive} holds no {folder.name}/dataset.json. Remove it and run again."
+        )
+    # else a power cut after the rename could leave empty files that look complete
+    os.sync()
+    os.rename(work / folder.name, folder)
