@@ -139,6 +139,23 @@ def test_an_old_stop_does_not_make_a_failure_come_back(job: SlurmJob, tmp_path: 
     assert not (tmp_path / "notes").exists()
 
 
+def test_the_script_is_known_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """slurm_job.sh is what this job gives; change it along with the template."""
+    monkeypatch.setattr("sys.executable", "python")
+    job = SlurmJob(
+        Path("/repo/bundle"),
+        Path("/my data"),
+        Path("/out/job"),
+        overlays=(Path("/it's/task.json"),),
+        nodes=2,
+        gpus_per_node=4,
+        directives=("--partition=gpu",),
+        overrides=("--epochs", "7"),
+    )
+    expected = Path(__file__).with_name("slurm_job.sh").read_bytes()
+    assert sbatch_script(job).encode() == expected
+
+
 def test_what_the_script_asks_for(tmp_path: Path) -> None:
     overlay = tmp_path / "it's a task.json"
     overlay.write_text("{}")

@@ -1,14 +1,15 @@
-"""An evaluator that one bad case does not stop."""
+"""An evaluator that one bad case does not stop, and a line in the log for each case."""
 
 import logging
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
@@ -84,6 +85,33 @@ class CaseEvaluator(SupervisedEvaluator):
             self.state.failures[name] = _message(name, failure)
             engine.state.batch, engine.state.output = [], []
             return engine.state.output
+
+
+class CaseProgress:
+    """Log each case when it is done, with its place in the list and its seconds."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
+
+    def _start(self) -> None:
+        self._since = time.monotonic()
+
+    def _report(self, engine: Engine) -> None:
+        now = time.monotonic()
+        for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
+            logger.info(
+                "%s: %d of %d, %.1f s",
+                name_of({**case, "image": outputs["pred"]}),
+                engine.state.iteration,
+                engine.state.epoch_length,
+                now - self._since,
+            )
+        self._since = now
 
 
 def _failure(error: Exception) -> BaseException | None:
