@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("highdicom")
 
+from conftest import ROOT
 from helpers.dicom_readers import read_probabilities, read_seg
 from helpers.made_dicom import make_enhanced, oblique, volume
 from highdicom import VolumeGeometry
@@ -244,6 +245,22 @@ def test_highdicom_reads_the_mask_on_the_grid_of_the_series(name: str, tmp_path:
     )
     found = segmentation.get_volume(combine_segments=True).match_geometry(grid).array
     np.testing.assert_array_equal(np.array([0, *values])[found].transpose(2, 1, 0), mask)
+
+
+def test_the_documented_lines_read_a_mask_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "dicom_output.md").read_text()
+    (lines,) = [block for block in text.split("```python\n")[1:] if "segread" in block]
+    mask = made_mask()
+    mask[mask == 5] = 3
+    series = made_series(OBLIQUE)
+    labels = {"background": 0, "liver": 1, "cancer": 2, "cyst": 3}
+    write(mask, series, tmp_path / "liver.seg.dcm", labels=labels)
+    monkeypatch.chdir(tmp_path)
+    names = {"mask": mask, "series": series}
+    exec(lines.partition("```")[0], names)  # noqa: S102 - it is ours
+    np.testing.assert_array_equal(names["found"], mask)
 
 
 def test_from_files_of_an_enhanced_object_and_back(tmp_path: Path) -> None:

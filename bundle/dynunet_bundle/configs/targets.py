@@ -19,7 +19,7 @@ PACKAGES = (
 
 OWN_COMMANDS = (
     *("configs.overlays", "configs.workflow", "cross_validation", "best_configuration"),
-    *("dataset.download", "dataset.http_resume", "delivery", "files"),
+    *("dataset.download", "delivery", "files"),
 )
 """Modules of this package that start processes, or write files of any name: nothing for a config."""
 
