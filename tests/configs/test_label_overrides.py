@@ -254,7 +254,7 @@ def test_weights_without_heads_load_strictly_and_nothing_else_is_forgiven(
         "spatial_dims": 2,
         "in_channels": 1,
         "out_channels": 2,
-        "kernel_size": [[3, 3]] * 4,
+        "kernel_sizes": [[3, 3]] * 4,
         "strides": [[1, 1]] + [[2, 2]] * 3,
         "filters": [2, 3, 4, 5],
     }

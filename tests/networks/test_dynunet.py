@@ -1,6 +1,7 @@
 """Deep supervision at native resolutions, and weights that a plain DynUNet loads."""
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,12 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from dynunet_bundle.errors import PlanError
-from dynunet_bundle.networks.architectures import training_network
+from dynunet_bundle.networks.architectures import network_arguments
 from dynunet_bundle.networks.dynunet import (
     DeepSupervisedDynUNet,
     deep_supervision_weights,
     inference_state_dict,
 )
-from dynunet_bundle.networks.residual import ResidualEncoderUNet
-from dynunet_bundle.planning.planner import ARCHITECTURES
 
 # kernels, strides and patches as planned; few filters, for speed
 TASK04: dict[str, Any] = {
@@ -49,11 +47,11 @@ Plan = tuple[dict[str, Any], tuple[int, ...], list[tuple[int, ...]]]
 
 def settings_of(plan: dict[str, Any], **overrides: Any) -> dict[str, Any]:
     """The arguments that train.json gives, for two channels and three classes."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "train.json")))
-    names = ("norm_name", "act_name", "trans_bias")
-    constant = {name: parser.get_parsed_content(f"network_def#{name}") for name in names}
+    train = json.loads((BUNDLE / "configs" / "train.json").read_text())
+    ids = {name: train[name] for name in ("norm_name", "negative_slope")}
     dims = {"spatial_dims": len(plan["strides"][0]), "in_channels": 2, "out_channels": 3}
-    return {**constant, **dims, **plan, **overrides}
+    levels = {"kernel_sizes": plan["kernel_size"], **{k: plan[k] for k in ("strides", "filters")}}
+    return {**network_arguments(**dims, **levels, **ids), **overrides}
 
 
 def make_network(plan: dict[str, Any], **overrides: Any) -> DeepSupervisedDynUNet:
@@ -278,22 +276,3 @@ def test_the_declared_loss_is_the_weighted_sum_over_the_levels(
     assert value.item() == pytest.approx(expected, rel=1e-4)
     value.backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize(
-    ("residual", "kind"), [(False, DeepSupervisedDynUNet), (True, ResidualEncoderUNet)]
-)
-def test_the_planned_architecture_is_trained_with_its_heads(residual: bool, kind: type) -> None:
-    torch.manual_seed(0)
-    network = training_network(ARCHITECTURES[residual], **settings_of(TASK04))
-    assert type(network) is kind
-    levels = network.train()(images((16, 16, 16)))
-    assert [tuple(level.shape) for level in levels] == [
-        (levels[0].shape[0], 3, *[16 // 2**index] * 3) for index in range(len(levels))
-    ]
-    assert len(levels) == 2
-
-
-def test_another_architecture_is_refused() -> None:
-    with pytest.raises(PlanError, match='architecture is "UNETR"'):
-        training_network("UNETR", **settings_of(TASK04))

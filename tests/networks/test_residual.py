@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from dynunet_bundle.errors import PlanError
+from dynunet_bundle.networks.architectures import network_arguments
 from dynunet_bundle.networks.dynunet import (
     DeepSupervisedDynUNet,
     deep_supervision_weights,
@@ -92,8 +93,9 @@ def settings_of(plan: dict[str, Any], config: str = "train.json", **more: Any) -
         }
     )
     names = set(parser.get("network_def")) - {"_target_", "architecture"}
-    settings = {name: parser.get_parsed_content(f"network_def::{name}") for name in names}
-    return {**settings, **more}
+    ids = {name: parser.get_parsed_content(f"network_def::{name}") for name in names}
+    deep_supervision = ids.pop("deep_supervision", False)
+    return {**network_arguments(**ids), "deep_supervision": deep_supervision, **more}
 
 
 def make_network(plan: dict[str, Any], **more: Any) -> ResidualEncoderUNet:
@@ -447,7 +449,6 @@ def test_the_transposed_convolutions_lose_their_bias_on_request() -> None:
         ({"kernel_size": [[3, 3]], "strides": [[1, 1]], "filters": [2]}, "1 level"),
         ({"kernel_size": [], "strides": [], "filters": []}, "0 level"),
         ({"kernel_size": [[3, 3, 3]] * 5}, "must have 2 values"),
-        ({"upsample_kernel_size": FLAT["strides"]}, r"upsample_kernel_size is .*\[1, 1\]"),
     ],
 )
 def test_lists_that_do_not_belong_together_are_refused(
@@ -459,6 +460,6 @@ def test_lists_that_do_not_belong_together_are_refused(
 
 def test_tuples_are_lists() -> None:
     strides = tuple(tuple(stride) for stride in FLAT["strides"])
-    arguments = {**settings_of(FLAT), "upsample_kernel_size": FLAT["strides"][1:]}
+    arguments = settings_of(FLAT)
     arguments.update({"strides": strides, "filters": tuple(FLAT["filters"])})
     ResidualEncoderUNet(**arguments)

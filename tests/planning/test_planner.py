@@ -418,7 +418,7 @@ def test_a_residual_planner_plans_the_residual_network(planner: str):
     plan = make_plan(dataset("Own"), found, planner=planner)
     residual = planner != "plain"
     assert plan.architecture == ARCHITECTURES[residual]
-    assert plan.architecture.endswith("ResidualEncoderUNet" if residual else "DynUNet")
+    assert plan.architecture == ("ResidualEncoderUNet" if residual else "DynUNet")
     layout = all_layouts(found, 3, planner=planner)["3d_fullres"]
     assert plan.patch_size == layout.topology.patch_size
     assert plan.batch_size == layout.batch_size

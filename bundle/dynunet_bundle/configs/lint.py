@@ -115,7 +115,7 @@ def _faults(value: Any, where: str, ids: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             place = f"{where}#{key}" if where else str(key)
-            yield from (f"{place}: {fault}" for fault in _key_faults(str(key), item, ids))
+            yield from (f"{place}: {fault}" for fault in _key_faults(str(key), item))
             yield from _faults(item, place, ids)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -129,10 +129,10 @@ def _parts(key: str) -> list[str]:
     return str(ReferenceResolver.normalize_id(key.lstrip("+~"))).split(ReferenceResolver.sep)
 
 
-def _key_faults(key: str, value: Any, ids: Mapping[str, Any]) -> Iterator[str]:
+def _key_faults(key: str, value: Any) -> Iterator[str]:
     key = _parts(key)[-1]
     if key == "_target_":
-        fault = target_fault(value) if _is_name(value) else "it is not a name"
+        fault = target_fault(value) if _is_name(value) else f"{value!r} is not a component's name"
         if fault:
             yield fault
     elif key == "_mode_" and value not in MODES:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.planning.plan import find_old_architecture
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -40,12 +41,16 @@ def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
         known: top-level ids of the configs.
 
     Raises:
-        ConfigError: if the file is missing or malformed, or names an id that no config has.
+        ConfigError: if the file is missing or malformed, names an id that no config has, or names the network by an
+            import path, as earlier versions did.
     """
     content = read_json(path, ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
     _require_known(content, known, str(path))
+    fault = find_old_architecture(content)
+    if fault:
+        raise ConfigError(f"{path}: {fault}")
     return content
 
 

@@ -1,7 +1,6 @@
-"""The networks that a plan can name.
+"""The networks that a plan may name, in the form that is trained and in the form that predicts.
 
-Stored on disk: the names, as ``architecture`` in plans, packages and ``model.json``. They are names of their own, not
-import paths, so that a file may move and a plan from elsewhere names no code.
+Stored on disk: the names of ``ARCHITECTURES``, in plans, packages and model.json. Classes may move, these may not.
 """
 
 from collections.abc import Sequence
@@ -12,57 +11,88 @@ from torch import nn
 
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
-from dynunet_bundle.networks.residual import ResidualEncoderUNet
-from dynunet_bundle.planning.planner import ARCHITECTURES
+from dynunet_bundle.networks.residual import INSTANCE_NORM, LayerName, ResidualEncoderUNet
+from dynunet_bundle.planning.plan import find_old_architecture
 
-OLD_NAMES = {"dynunet_bundle.residual.ResidualEncoderUNet": "ResidualEncoderUNet"}
-"""Names that version 0.1.0 wrote into plans."""
+ARCHITECTURES: dict[str, type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]] = {
+    "DynUNet": DeepSupervisedDynUNet,
+    "ResidualEncoderUNet": ResidualEncoderUNet,
+}
 
 
-def training_network(architecture: str, **settings: Any) -> nn.Module:
-    """The network in the form that is trained, with heads for deep supervision; ``network_def`` of train.json.
+def training_network(
+    architecture: str, deep_supervision: bool = True, **plan_ids: Any
+) -> DeepSupervisedDynUNet | ResidualEncoderUNet:
+    """The network that is trained, with its heads for deep supervision: ``network_def`` of train.json.
 
     Args:
-        architecture: the plan's id, ``DynUNet`` or ``ResidualEncoderUNet``.
-        **settings: arguments of ``DeepSupervisedDynUNet``, which both take.
+        architecture: a name of ``ARCHITECTURES``.
+        deep_supervision: whether there are heads below the full resolution.
+        **plan_ids: see ``network_arguments``.
 
     Raises:
         PlanError: for another architecture.
     """
-    require_architecture(architecture)
-    kind = DeepSupervisedDynUNet if architecture == ARCHITECTURES[False] else ResidualEncoderUNet
-    return kind(**settings)
+    network = _class_of(architecture)
+    return network(**network_arguments(**plan_ids), deep_supervision=deep_supervision)
 
 
-def plain_network(architecture: str, strides: Sequence[Any], **settings: Any) -> nn.Module:
-    """The network without heads: MONAI's own DynUNet, or ours; ``network_def`` of inference.json and evaluate.json.
+def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
+    """The network that predicts, without heads: ``network_def`` of inference.json and evaluate.json.
+
+    Weights of the trained network load strictly after ``inference_state_dict``.
 
     Args:
-        architecture: as ``training_network``.
-        strides: stride into each level.
-        **settings: further arguments of MONAI's DynUNet, without those of upsampling and deep supervision.
+        architecture: a name of ``ARCHITECTURES``; ``DynUNet`` gives MONAI's own.
+        **plan_ids: see ``network_arguments``.
 
     Raises:
         PlanError: for another architecture.
     """
-    require_architecture(architecture)
-    if architecture == ARCHITECTURES[False]:
-        settings["upsample_kernel_size"] = list(strides[1:])
-        return DynUNet(strides=strides, deep_supervision=False, **settings)
-    return ResidualEncoderUNet(strides=strides, deep_supervision=False, **settings)
+    network, arguments = _class_of(architecture), network_arguments(**plan_ids)
+    if network is ResidualEncoderUNet:
+        return network(**arguments, deep_supervision=False)
+    return DynUNet(**arguments, upsample_kernel_size=arguments["strides"][1:])
 
 
-def require_architecture(name: str) -> None:
-    """Refuse a network that is not in the table.
+def _class_of(architecture: str) -> type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]:
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    fault = find_old_architecture({"architecture": architecture})
+    names = " or ".join(f'"{name}"' for name in ARCHITECTURES)
+    raise PlanError(fault or f'architecture is "{architecture}". It must be {names}.')
 
-    Raises:
-        PlanError: with the line to write.
+
+def network_arguments(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_sizes: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    filters: Sequence[int],
+    norm_name: LayerName = INSTANCE_NORM,
+    negative_slope: float = 0.01,
+) -> dict[str, Any]:
+    """Ids of a plan as the arguments that all networks take.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image, in a cascade with the classes of the previous stage.
+        out_channels: regions, or classes with the background.
+        kernel_sizes: kernel of each level.
+        strides: stride into each level; the first is all ones.
+        filters: channels of each level; surplus values at the end are ignored.
+        norm_name: norm, in the terms of MONAI's layer factories.
+        negative_slope: slope of the leaky ReLU below zero.
     """
-    if name in OLD_NAMES:
-        raise PlanError(
-            f'architecture is "{name}", a name of version 0.1.0. Write "architecture": "{OLD_NAMES[name]}" in the '
-            "overlay, and in the plan of model.json beside the weights."
-        )
-    if name not in ARCHITECTURES.values():
-        known = ", ".join(ARCHITECTURES.values())
-        raise PlanError(f'architecture is "{name}". Choose one of {known}, or plan again.')
+    return {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": kernel_sizes,
+        "strides": strides,
+        "filters": filters,
+        "norm_name": norm_name,
+        "act_name": ["leakyrelu", {"inplace": True, "negative_slope": negative_slope}],
+        "trans_bias": True,
+    }

@@ -165,7 +165,6 @@ class ResidualEncoderUNet(nn.Module):
         kernel_size: kernel of each level.
         strides: stride into each level.
         filters: channels of each level; surplus values at the end are ignored.
-        upsample_kernel_size: None or ``strides[1:]``, which DynUNet asks for.
         norm_name: norm, in the terms of MONAI's layer factories.
         act_name: activation, likewise.
         deep_supervision: whether there are heads below the full resolution.
@@ -183,14 +182,13 @@ class ResidualEncoderUNet(nn.Module):
         kernel_size: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
         filters: Sequence[int],
-        upsample_kernel_size: Sequence[Sequence[int]] | None = None,
         norm_name: LayerName = INSTANCE_NORM,
         act_name: LayerName = LEAKY_RELU,
         deep_supervision: bool = True,
         trans_bias: bool = True,
     ) -> None:
         super().__init__()
-        _check_levels(spatial_dims, kernel_size, strides, filters, upsample_kernel_size)
+        _check_levels(spatial_dims, kernel_size, strides, filters)
         layers = Layers(spatial_dims, norm_name, act_name)
         levels = range(len(strides))
         self.stem = layers.conv(in_channels, filters[0], kernel_size[0])
@@ -298,7 +296,6 @@ def _check_levels(
     kernel_size: Sequence[Sequence[int]],
     strides: Sequence[Sequence[int]],
     filters: Sequence[int],
-    upsample_kernel_size: Sequence[Sequence[int]] | None,
 ) -> None:
     """Refuse lists that do not describe one network."""
     remedy = "Take kernel_sizes, strides and filters from one plan of scripts/plan.py."
@@ -316,11 +313,3 @@ def _check_levels(
         raise PlanError(
             f"kernels {list(kernel_size)} and strides {list(strides)} must have {spatial_dims} values each. {remedy}"
         )
-    if upsample_kernel_size is not None:
-        found, expected = (
-            [list(size) for size in sizes] for sizes in (upsample_kernel_size, strides[1:])
-        )
-        if found != expected:
-            raise PlanError(
-                f"upsample_kernel_size is {found}, not strides[1:], {expected}. Set it to that or leave it out."
-            )

@@ -18,7 +18,7 @@ from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, read_json, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
-from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.planning.plan import find_old_architecture, plan_differences
 
 HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
 
@@ -114,8 +114,8 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
         path: the ``.pt`` file.
 
     Raises:
-        WeightsError: if the file is damaged, holds other things than tensors by name, or is not the one that its JSON
-            describes.
+        WeightsError: if the file is damaged, holds other things than tensors by name, is not the one that its JSON
+            describes, or this JSON names the network by an import path, as earlier versions did.
     """
     sidecar = path.with_suffix(".json")
     facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
@@ -124,6 +124,9 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
             "Restore both, or delete the .json if you replaced the weights yourself."
         )
+    fault = find_old_architecture(facts.get("plan", {}))
+    if fault:
+        raise WeightsError(f"{sidecar}: {fault}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

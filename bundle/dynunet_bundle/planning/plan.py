@@ -1,8 +1,8 @@
 """The plan: the flat, literal ids by which every config file describes one task.
 
-A plan is what ``scripts/plan.py`` writes as a task overlay, and what train.json, evaluate.json and inference.json
-hold as defaults. Every list of lengths or sizes is in the order of the array axes that ``axcodes`` names
-("SAR" = (z, y, x)); the coarsest axis comes first.
+A plan is what ``scripts/plan.py`` writes as a task overlay, and what train.json and inference.json hold as defaults
+(evaluate.json is read on top of train.json and has none). Every list of lengths or sizes is in the order of the array
+axes that ``axcodes`` names ("SAR" = (z, y, x)); the coarsest axis comes first.
 """
 
 from collections.abc import Mapping
@@ -87,6 +87,15 @@ def plan_from(config: Mapping[str, Any]) -> Plan:
     if missing:
         raise PlanError(f"the config lacks the plan id(s) {', '.join(missing)}.")
     return Plan(**{name: config[name] for name in PLAN_IDS if name in config})
+
+
+def find_old_architecture(plan: Mapping[str, Any]) -> str | None:
+    """What to change in a plan that names its network by an import path, as earlier versions did; else None."""
+    path = plan.get("architecture")
+    if not isinstance(path, str) or not path.startswith("dynunet_bundle."):
+        return None
+    name = path.rpartition(".")[2]
+    return f'architecture is "{path}", an import path. Change the line to "architecture": "{name}".'
 
 
 def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -218,7 +218,6 @@ def test_imports_that_lead_nowhere_are_found() -> None:
         "imports": ["$import torch", "$import no_such_thing"],
         "a": {"_target_": "dynunet_bundle.training.losses.NoLoss"},
         "b": [{"_target_": "LoadImaged"}, {"_target_": "NoSuchTransform"}],
-        "c": {"_target_": "@architecture"},
     }
     found = verify_probe.unimportable(config)
     assert len(found) == 3

@@ -16,11 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.networks.architectures import training_network
-from dynunet_bundle.networks.dynunet import (
-    HEADS_PREFIX,
-    inference_state_dict,
-    unwrapped,
-)
+from dynunet_bundle.networks.dynunet import HEADS_PREFIX, inference_state_dict, unwrapped
 from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.planning.plan import PLAN_IDS
 from dynunet_bundle.training.handlers.fine_tuning import PretrainedWeights
@@ -32,13 +28,13 @@ FIRST = {DYNUNET: "input_block.conv1.conv.weight", RESENC: "stem.conv.weight"}
 OUTPUT, BIAS = "output_block.conv.conv.weight", "output_block.conv.conv.bias"
 LEVELS: dict[str, Any] = {
     "spatial_dims": 2,
-    "kernel_size": [[3, 3]] * 4,
+    "kernel_sizes": [[3, 3]] * 4,
     "strides": [[1, 1]] + [[2, 2]] * 3,
     "filters": [2, 3, 4, 5],
 }
 LEVELS_3D: dict[str, Any] = {
     "spatial_dims": 3,
-    "kernel_size": [[3, 3, 3]] * 4,
+    "kernel_sizes": [[3, 3, 3]] * 4,
     "strides": [[1, 1, 1]] + [[2, 2, 2]] * 3,
 }
 
@@ -229,7 +225,7 @@ def test_doubled_names_are_taken_one_by_one() -> None:
 
 def test_more_levels_and_heads_in_the_file_are_listed() -> None:
     plan = plan_of()
-    longer = {"kernel_size": [[3, 3]] * 5, "strides": [[1, 1]] + [[2, 2]] * 4}
+    longer = {"kernel_sizes": [[3, 3]] * 5, "strides": [[1, 1]] + [[2, 2]] * 4}
     deep = network_of(plan, 1, filters=[2, 3, 4, 5, 5], **longer)
     shallow = network_of(plan, 2)
     fit = match_weights(shallow, deep.state_dict(), plan, plan)

@@ -42,10 +42,10 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def targets_in(value: Any) -> Iterator[str]:
-    """All ``_target_`` of a config that name something themselves."""
+    """All ``_target_`` of a config."""
     if isinstance(value, dict):
         own = value.get("_target_")
-        if isinstance(own, str) and not own.startswith(("@", "$", "%")):
+        if isinstance(own, str):
             yield own
         for item in value.values():
             yield from targets_in(item)
