@@ -1,5 +1,6 @@
-"""train.json trains by nnU-Net's recipe, and with seed_recipe.json by that of NVIDIA's nnU-Net for TensorFlow 2."""
+"""train.json trains by nnU-Net's recipe, and with the seed's two files by that of NVIDIA's nnU-Net for TensorFlow 2."""
 
+import itertools
 import json
 import math
 import warnings
@@ -16,7 +17,10 @@ from monai.engines.utils import IterationEvents
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
 
 CONFIGS = BUNDLE / "configs"
-RECIPE = str(CONFIGS / "seed_recipe.json")
+RECIPE = tuple(str(CONFIGS / name) for name in ("seed_augmentation.json", "seed_recipe.json"))
+"""The files of NVIDIA's recipe, as docs/training.md lists them."""
+
+RECIPES = ("quick.json", "seed_augmentation.json", "seed_recipe.json")
 SIX_LEVELS: dict[str, Any] = {
     "kernel_sizes": [[3, 3, 3]] * 6,
     "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5,
@@ -121,7 +125,7 @@ def test_the_default_loss_is_nnunets(train_workflow: Load) -> None:
 
 def test_gradients_are_clipped_at_12_by_default_and_not_by_the_seed(train_workflow: Load) -> None:
     assert norm_after_clipping(train_workflow()) == pytest.approx(12, rel=1e-4)
-    assert norm_after_clipping(train_workflow(RECIPE)) == pytest.approx(1000, rel=1e-4)
+    assert norm_after_clipping(train_workflow(*RECIPE)) == pytest.approx(1000, rel=1e-4)
 
 
 def test_dice_of_the_whole_batch_is_the_seeds_alone(train_workflow: Load) -> None:
@@ -129,12 +133,12 @@ def test_dice_of_the_whole_batch_is_the_seeds_alone(train_workflow: Load) -> Non
     cross_entropy = math.log(3) / 2
     each = loss_of(train_workflow(deep_supervision=False), right, undecided)
     assert each - cross_entropy == pytest.approx((0 + (0.5 + 1) / 2) / 2, abs=1e-3)
-    whole = loss_of(train_workflow(RECIPE, deep_supervision=False), right, undecided)
+    whole = loss_of(train_workflow(*RECIPE, deep_supervision=False), right, undecided)
     # class 1: 2 (1 + 1/3) / (1 + 1/3 + 2)
     assert whole - cross_entropy == pytest.approx((0.2 + 1) / 2, abs=1e-3)
 
 
-@pytest.mark.parametrize(("overlays", "smooth"), [((), 1e-5), ((RECIPE,), 1e-6)])
+@pytest.mark.parametrize(("overlays", "smooth"), [((), 1e-5), (RECIPE, 1e-6)])
 def test_smoothing_of_dice(train_workflow: Load, overlays: tuple[str, ...], smooth: float) -> None:
     workflow = train_workflow(*overlays, deep_supervision=False)
     # probabilities of an absent class that sum up to 1e-5
@@ -143,12 +147,25 @@ def test_smoothing_of_dice(train_workflow: Load, overlays: tuple[str, ...], smoo
     assert loss_of(workflow, [1e-20, 1.0, absent]) == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_recipe_is_an_overlay_with_the_seeds_augmentation() -> None:
-    recipe = content("seed_recipe.json")
-    assert recipe.keys() <= content("train.json").keys()
-    assert content("seed_augmentation.json").items() <= recipe.items()
+def test_the_recipe_is_an_overlay_and_repeats_no_other_file() -> None:
+    recipe, train = content("seed_recipe.json"), content("train.json")
+    assert recipe.keys() <= train.keys()
     for section in ("loss", "optimizer", "lr_scheduler"):
-        assert recipe[section].keys() <= content("train.json")[section].keys()
+        assert recipe[section].keys() <= train[section].keys()
+    assert not recipe.keys() & content("seed_augmentation.json").keys()
+    for one, other in itertools.combinations(RECIPES, 2):
+        ours, theirs = content(one), content(other)
+        same = [name for name in ours.keys() & theirs if ours[name] == theirs[name]]
+        assert not [name for name in same if isinstance(ours[name], (dict, list))], (one, other)
+
+
+def test_the_recipe_has_the_seeds_augmentation(train_workflow: Load) -> None:
+    for dims, volumes in ((2, 2), (3, None)):
+        workflow = train_workflow(*RECIPE, **tiny_plan(dims))
+        assert part(workflow, "augmentation") == content("seed_augmentation.json")["augmentation"]
+        assert part(workflow, "volumes_per_batch") == volumes
+    text = (CONFIGS.parents[1] / "docs" / "training.md").read_text()
+    assert "'configs/seed_augmentation.json','configs/seed_recipe.json']" in text
 
 
 def test_the_recipes_ids(train_workflow: Load) -> None:
@@ -165,23 +182,23 @@ def test_the_recipes_ids(train_workflow: Load) -> None:
         "oversampling": 0.33,
     }
     assert {name: recipe[name] for name in expected} == expected
-    plan = part(train_workflow(RECIPE), "plan")
+    plan = part(train_workflow(*RECIPE), "plan")
     assert (plan["batch_size"], plan["batch_dice"]) == (2, True)
-    assert part(train_workflow(RECIPE, spatial_dims=2), "batch_size") == 64
+    assert part(train_workflow(*RECIPE, spatial_dims=2), "batch_size") == 64
 
 
 def test_the_recipes_schedule_is_the_seeds(train_workflow: Load) -> None:
     """Keras's CosineDecayRestarts(3e-4, 4096, t_mul=2, m_mul=1, alpha=0.1), a step an iteration."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
     theirs = CosineAnnealingWarmRestarts(optimizer, T_0=4096, T_mult=2, eta_min=3e-5)
-    workflow = train_workflow(RECIPE, **LENGTH)
+    workflow = train_workflow(*RECIPE, **LENGTH)
     ours = part(workflow, "lr_scheduler")
     np.testing.assert_allclose(rates(ours, 15000), rates(theirs, 15000), rtol=1e-9)
 
 
 def test_the_recipes_weight_decay_is_an_l2_term_of_the_loss(train_workflow: Load) -> None:
     """Adam divides by the norm of the gradient, so that such a term alone moves a weight by the whole rate."""
-    workflow = train_workflow(RECIPE)
+    workflow = train_workflow(*RECIPE)
     optimizer, network = part(workflow, "optimizer"), part(workflow, "network")
     assert type(optimizer) is torch.optim.Adam
     with torch.no_grad():
@@ -197,12 +214,12 @@ def test_the_recipes_weight_decay_is_an_l2_term_of_the_loss(train_workflow: Load
 
 def test_the_recipes_levels_are_the_seeds(train_workflow: Load) -> None:
     """0.5333 * 0.5^i for three outputs; what the network has below them counts nothing."""
-    six = train_workflow(RECIPE, **SIX_LEVELS)
+    six = train_workflow(*RECIPE, **SIX_LEVELS)
     expected = [8 / 15, 4 / 15, 2 / 15]
     np.testing.assert_allclose(level_weights(six, 4), [*expected, 0], rtol=1e-3, atol=1e-6)
     for num_levels in (3, 4, 5):
         shape = {key: SIX_LEVELS[key][:num_levels] for key in ("kernel_sizes", "strides")}
-        workflow = train_workflow(RECIPE, **shape, filters=[2] * num_levels)
+        workflow = train_workflow(*RECIPE, **shape, filters=[2] * num_levels)
         outputs = part(workflow, "network").train()(torch.zeros(1, 1, 64, 32, 32))
         assert len(outputs) == num_levels - 2
         found = level_weights(workflow, num_levels - 2)
@@ -217,7 +234,7 @@ def test_the_recipe_trains(train_workflow: Load, dims: int) -> None:
         "epochs": 2,
         "skip_validation": 1,
     }
-    workflow = train_workflow(RECIPE, **plan)
+    workflow = train_workflow(*RECIPE, **plan)
     network = part(workflow, "network")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     workflow.run()

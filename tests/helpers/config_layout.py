@@ -1,9 +1,10 @@
-"""Layout of the bundle's JSON configs: what fits on a line stands on one.
+"""Layout of the bundle's JSON configs: what fits on a line stands on one, and blank lines separate groups of ids.
 
 python tests/helpers/config_layout.py
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ WIDTH = 120
 MANY = 10
 
 INDENT = "    "
+GROUP = re.compile(r'\n\s*\n {4}("[^"]+"): ')
+"""A top-level id behind a blank line."""
+
+
+def formatted(text: str) -> str:
+    """The text of a config in its layout; blank lines between top-level ids stay."""
+    result = laid_out(json.loads(text)) + "\n"
+    for name in GROUP.findall(text):
+        result = result.replace(f"\n{INDENT}{name}: ", f"\n\n{INDENT}{name}: ", 1)
+    return result
 
 
 def laid_out(value: Any, indent: str = "", lead: int = 0) -> str:
@@ -69,9 +80,7 @@ def _filled(entries: list[str], width: int) -> list[str]:
 def main() -> None:
     """Rewrite the configs of the bundle."""
     for path in CONFIGS:
-        path.write_text(
-            laid_out(json.loads(path.read_text(encoding="utf-8"))) + "\n", encoding="utf-8"
-        )
+        path.write_text(formatted(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
