@@ -20,7 +20,9 @@ def preflight(
     world_size: int = 1,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Check what would otherwise fail late or silently; the first step of every ``run`` list.
+    """Check what would fail late or silently: ``preflight`` of train.json, evaluate.json and inference.json.
+
+    It is the first step of every ``run`` list.
 
     Args:
         bundle_root: the bundle folder.

@@ -18,7 +18,7 @@ Rules = Mapping[str, Any]
 def find_inputs(
     source: str | Path, num_channels: int = 1, series_rules: Rules | None = None
 ) -> list[Case]:
-    """Find the cases to predict.
+    """Find the cases to predict: ``cases#cases`` of inference.json.
 
     Args:
         source: an image file; a folder of them, see ``find_images``; a JSON list; or DICOM: a folder or a zip.

@@ -24,7 +24,7 @@ HOW_TO_MAKE = (
 def with_previous(
     cases: Sequence[Case], previous_dir: str | None = None, cascade: bool = False
 ) -> list[Case]:
-    """Give each case the mask of the previous stage that has its name.
+    """Give each case the mask of the previous stage that has its name: ``cases`` of inference.json.
 
     Args:
         cases: raw cases.

@@ -24,11 +24,11 @@ VERSION_DIGITS = 12
 
 
 class SaveDicomObjectsd(MapTransform):
-    """Write what a PACS takes for each mask that was found in a DICOM series; other images are passed on.
+    """Write DICOM objects for each mask of a DICOM series: ``postprocessing`` of inference.json.
 
-    ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` one of probabilities, ``CASE.rtstruct.dcm`` a
-    structure set and ``CASE.report.dcm`` a report with the volumes of the segmentation. An empty mask gives none of
-    them. MONAI writes no DICOM.
+    Other images are passed on. ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` one of
+    probabilities, ``CASE.rtstruct.dcm`` a structure set and ``CASE.report.dcm`` a report with the volumes of the
+    segmentation. An empty mask gives none of them. MONAI writes no DICOM.
 
     Args:
         keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.

@@ -107,12 +107,12 @@ def format_table(summary: Mapping[str, Any]) -> str:
 
 
 class ScoreHandler:
-    """Measure each case that an evaluator has restored to the grid of its file; print and save the tables.
+    """Measure each restored case; print and save the tables: ``validate#handlers`` of evaluate.json.
 
-    MONAI's MetricsSaver writes what a MONAI metric computed; that counts no false positives of a class that is
-    absent from the reference (``ignore_empty``), or gives absent classes a score of 1, and MONAI's handlers of
-    distances know no spacing. The millimetres are those of the prediction's affine. Where several processes evaluate
-    a part of the cases each, the first one reports all of them.
+    A case is on the grid of its file. MONAI's MetricsSaver writes what a MONAI metric computed; that counts no
+    false positives of a class that is absent from the reference (``ignore_empty``), or gives absent classes a score
+    of 1, and MONAI's handlers of distances know no spacing. The millimetres are those of the prediction's affine.
+    Where several processes evaluate a part of the cases each, the first one reports all of them.
 
     Args:
         output_dir: folder of ``scores.json``.

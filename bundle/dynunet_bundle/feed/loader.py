@@ -19,11 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class DaliLoader:
-    """Augmented patches of a prepared data set, as ``{"image": [B, C, ...], "label": [B, 1, ...]}``.
+    """Augmented patches of a prepared data set: ``train#dataloader`` of train.json.
 
-    Each pass gives ``num_iterations`` batches and goes on where the last one ended; the cases are drawn with
-    replacement, so an epoch may have any length. The first pass after a stop in the middle of an epoch gives what is
-    left of that epoch. DALI is imported and the cases are prepared when the first batch is asked for.
+    A batch is ``{"image": [B, C, ...], "label": [B, 1, ...]}``. Each pass gives ``num_iterations`` batches and goes
+    on where the last one ended; the cases are drawn with replacement, so an epoch may have any length. The first
+    pass after a stop in the middle of an epoch gives what is left of that epoch. DALI is imported and the cases are
+    prepared when the first batch is asked for.
 
     Args:
         dataset: the prepared data set.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's SupervisedEvaluator for cases one by one, of which some may fail.
+    """MONAI's SupervisedEvaluator for cases one by one, of which some may fail: ``evaluator`` of inference.json.
 
     MONAI's stops at the first error. Here the other cases are finished, ``state.failures`` has the message by case
     name, and at the end the run fails with all of them. A single case fails with its own error, and so does a run
@@ -88,7 +88,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
 
 class CaseProgress:
-    """Log each case when it is done, with its place in the list and its seconds."""
+    """Log each case when it is done, with its place and its seconds: ``handlers`` of inference.json."""
 
     def __init__(self) -> None:
         self._since = 0.0

@@ -47,12 +47,12 @@ class Window(NamedTuple):
 
 
 class PatchInferer(SlidingWindowInferer):
-    """MONAI's SlidingWindowInferer with windows spread as nnU-Net spreads them, and with mirroring.
+    """Sliding windows as nnU-Net's, with mirroring: ``inferer`` of inference.json, train.json and evaluate.json.
 
-    What MONAI's lacks: mirroring; windows at even distances; a network of two axes on a volume of three in batches of
-    slices; skipping of empty windows; half precision on a CPU. MONAI's also keeps a second volume of all classes for
-    the weights, and pads results to the volume's size; here results are added to one volume, which is all the memory
-    there is besides the windows of a batch.
+    MONAI's SlidingWindowInferer lacks: mirroring; windows at even distances; a network of two axes on a volume of
+    three in batches of slices; skipping of empty windows; half precision on a CPU. It also keeps a second volume of
+    all classes for the weights, and pads results to the volume's size; here results are added to one volume, which is
+    all the memory there is besides the windows of a batch.
 
     Args:
         roi_size: the patch, three or two values. Smaller volumes are padded and cropped back. With two values a

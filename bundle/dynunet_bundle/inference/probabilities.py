@@ -70,10 +70,10 @@ class ProbabilityFile:
 
 
 class SaveProbabilitiesd(MapTransform):
-    """Save what the network found in a case, for ensembles: ``output_dir/CASE.npy`` and ``CASE.json``.
+    """Save probabilities for ensembles: ``postprocessing`` of inference.json and evaluate.json.
 
-    MONAI's SaveImaged would write an image file that has to be unpacked as a whole, in place, and without the names
-    of the classes.
+    A case is ``output_dir/CASE.npy`` and ``CASE.json``. MONAI's SaveImaged would write an image file that has to be
+    unpacked as a whole, in place, and without the names of the classes.
 
     Args:
         keys: keys of the probabilities, MetaTensors ``[C, X, Y, Z]`` on the grid of the file in their meta data.

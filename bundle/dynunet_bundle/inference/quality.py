@@ -19,11 +19,12 @@ VOLUME_MARGIN = 0.1
 
 
 class NoteQualityd(MapTransform):
-    """Note how sure the network is, and how many intensities were cut off, as ``data["quality"]``.
+    """Note how sure the network is and how much was cut off: ``postprocessing`` of inference.json.
 
-    It comes first in the postprocessing, while the logits are there. ``entropy`` is, by class or region, the mean
-    entropy in bits of its voxels' probabilities; ``clipped`` is, for each channel of CT, the share of foreground voxels
-    whose intensity lay outside the range of the training's foreground (by the plan's definition one percent there).
+    The notes are ``data["quality"]``. It comes first in the postprocessing, while the logits are there. ``entropy``
+    is, by class or region, the mean entropy in bits of its voxels' probabilities; ``clipped`` is, for each channel
+    of CT, the share of foreground voxels whose intensity lay outside the range of the training's foreground (by the
+    plan's definition one percent there).
 
     Args:
         keys: key of the logits ``[C, D, H, W]``.

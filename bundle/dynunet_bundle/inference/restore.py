@@ -19,7 +19,7 @@ CLASS_TYPE = torch.uint8
 
 
 class RestoreClassesd(MapTransform):
-    """Undo the preprocessing and decide on a class for each voxel of the file.
+    """Undo the preprocessing and decide on classes: ``postprocessing`` of inference.json and evaluate.json.
 
     Logits are resampled, then the largest counts (for regions: what is above 0, see ``LabelScheme``), as in
     nnU-Net's export. What lies outside the crop is background.

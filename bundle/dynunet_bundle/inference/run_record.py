@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecord:
-    """Keep run.json of a folder of predictions.
+    """Keep run.json of a folder of predictions: ``record`` of inference.json.
 
     Args:
         output_dir: folder of the masks.

@@ -33,12 +33,12 @@ MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", ".bmp": ".png"}
 
 
 class SaveMaskd(SaveImaged):
-    """Save each mask as ``output_dir/CASE.nii.gz`` with the geometry of the image it was computed from.
+    """Save each mask on the grid of its image: ``postprocessing`` of inference.json and evaluate.json.
 
-    The mask of an image in another format gets that format: ``CASE.nrrd``, ``CASE.png``, ... What MONAI's SaveImaged
-    lacks: it writes in place, so that a crash leaves half a file; it writes the affine that came out of the inverse
-    transforms, which may differ from the file's in the last digits; and it drops the sform and qform codes. Nothing
-    of the source's header but its geometry is copied.
+    The file is ``output_dir/CASE.nii.gz``. The mask of an image in another format gets that format: ``CASE.nrrd``,
+    ``CASE.png``, ... What MONAI's SaveImaged lacks: it writes in place, so that a crash leaves half a file; it
+    writes the affine that came out of the inverse transforms, which may differ from the file's in the last digits;
+    and it drops the sform and qform codes. Nothing of the source's header but its geometry is copied.
 
     Args:
         keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.

@@ -10,10 +10,10 @@ from dynunet_bundle.labels.scheme import LabelScheme, values_to_classes
 
 
 class ValuesToClassesd(MapTransform):
-    """Replace the values that a file uses by the numbers of their classes.
+    """Values to classes: ``preprocessing`` of train.json and inference.json, ``postprocessing`` of evaluate.json.
 
-    MONAI's MapLabelValued refuses a table that changes nothing, which is the table of most data sets, and leaves
-    values that are in no table.
+    The values that a file uses become the numbers of their classes. MONAI's MapLabelValued refuses a table that changes
+    nothing, which is the table of most data sets, and leaves values that are in no table.
 
     Args:
         keys: keys of the labels, whole numbers of any shape, each a value of a class or the ignored one, which becomes
@@ -43,7 +43,7 @@ class ValuesToClassesd(MapTransform):
 
 
 class ClassesToValuesd(MapTransform):
-    """Put the values of the files back in the place of class numbers; the counterpart of ``ValuesToClassesd``.
+    """Turn class numbers into values of files: ``postprocessing`` of inference.json and evaluate.json.
 
     Args:
         keys: keys of the masks, class numbers of any shape; a network finds nothing to be ignored.

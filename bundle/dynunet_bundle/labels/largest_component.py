@@ -26,7 +26,7 @@ Rules = Sequence[Sequence[int]]
 
 
 class KeepLargestd(MapTransform):
-    """Make background of all voxels of some labels that are not in the largest component of these labels.
+    """Keep the largest component of some labels: ``postprocessing`` of inference.json and evaluate.json.
 
     MONAI's KeepLargestConnectedComponentd needs scikit-image and 8 bytes a voxel for its components, keeps a single
     one of several that are equally large, and takes one step, not a list of them.

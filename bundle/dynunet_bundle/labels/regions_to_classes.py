@@ -10,7 +10,7 @@ from dynunet_bundle.labels.scheme import LabelScheme
 
 
 class RegionsToClassesd(MapTransform):
-    """Write regions into a mask one after the other, see ``LabelScheme.regions_to_classes``.
+    """Write regions into a mask, later ones over earlier ones: ``validate#postprocessing`` of train.json.
 
     MONAI's AsDiscreted finds either the largest of all outputs or each by its threshold, and writes no value of ours.
 

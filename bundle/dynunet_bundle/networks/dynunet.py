@@ -113,7 +113,7 @@ def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def deep_supervision_weights(num_levels: int, deep_supervision: bool = True) -> list[float]:
-    """Weights of the losses of ``DeepSupervisedDynUNet``'s outputs, for MONAI's ``DeepSupervisionLoss``.
+    """One weight an output of ``DeepSupervisedDynUNet``, for the loss: ``loss#level_weights`` of train.json.
 
     nnU-Net halves the weight at each level, gives the lowest decoder level none, and normalises to sum 1.
 

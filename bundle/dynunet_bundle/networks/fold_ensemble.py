@@ -67,7 +67,7 @@ def inference_network(
     backend: str = "torch",
     backend_file: str | None = None,
 ) -> nn.Module:
-    """The network that predicts on a device, without its weights.
+    """The network on its device, without weights: ``network`` of inference.json and evaluate.json.
 
     Args:
         network_def: a plain network of the plan.

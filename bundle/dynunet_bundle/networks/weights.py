@@ -195,7 +195,9 @@ def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
 
 
 class WeightsLoader:
-    """Load weights when an engine starts; MONAI's CheckpointLoader answers a mismatch with a page of keys.
+    """Load weights when an engine starts: ``handlers`` of inference.json and evaluate.json.
+
+    MONAI's CheckpointLoader answers a mismatch with a page of keys.
 
     Args:
         network: the network of the engine.

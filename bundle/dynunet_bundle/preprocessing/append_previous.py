@@ -12,11 +12,12 @@ from dynunet_bundle.dataset.previous_stage import PREVIOUS
 
 
 class AppendPreviousd(MapTransform):
-    """Append the previous mask to the preprocessed image, one channel of 0 and 1 for each foreground class.
+    """Append the previous mask: ``cascade_preprocessing`` of inference.json, ``preprocessing`` of evaluate.json.
 
-    It follows the preprocessing where a whole case goes into the network; the prepared store keeps the mask as one
-    byte a voxel instead. MONAI's AsDiscreted and ConcatItemsd do the same in three steps, with a channel for the
-    background that has to be taken out, and two copies.
+    It becomes one channel of 0 and 1 for each foreground class. It follows the preprocessing where a whole case
+    goes into the network; the prepared store keeps the mask as one byte a voxel instead. MONAI's AsDiscreted and
+    ConcatItemsd do the same in three steps, with a channel for the background that has to be taken out, and two
+    copies.
 
     Args:
         keys: key of the image ``[C, D, H, W]``, a MetaTensor.

@@ -17,12 +17,12 @@ from dynunet_bundle.survey.problems import find_mask_problems, find_problems
 
 
 class CheckCased(MapTransform):
-    """Check image and label of a case after ``EnsureChannelFirstd``; MONAI trains on NaN or shifted labels silently.
+    """Refuse bad images and labels after ``EnsureChannelFirstd``: ``preprocessing`` of train.json and inference.json.
 
-    Checked are: three spatial axes, number of channels, finite values, an image that is not constant; and, where
-    there is a label, equal shape and geometry (no corner off by more than 0.1 voxel), whole-numbered values from
-    the listed ones. A float label is rounded. In a cascade the same holds for the mask of the previous stage, which
-    must be there.
+    MONAI trains on NaN or shifted labels silently. Checked are: three spatial axes, number of channels, finite
+    values, an image that is not constant; and, where there is a label, equal shape and geometry (no corner off by
+    more than 0.1 voxel), whole-numbered values from the listed ones. A float label is rounded. In a cascade the
+    same holds for the mask of the previous stage, which must be there.
 
     Args:
         channel_names: the plan's channels.

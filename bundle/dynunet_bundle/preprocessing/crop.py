@@ -4,7 +4,7 @@ import torch
 
 
 def is_nonzero(image: torch.Tensor) -> torch.Tensor:
-    """Select voxels that differ from zero, for ``CropForegroundd``.
+    """Select voxels that differ from zero, in ``preprocessing`` of train.json and inference.json.
 
     MONAI's own choice, and the seed's, is "greater than zero": that cuts tissue away from CT and from images that
     are already z-scored.

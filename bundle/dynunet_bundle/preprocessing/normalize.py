@@ -18,12 +18,13 @@ MAX_RGB = 255.0
 
 
 class NormalizeChannelsd(MapTransform):
-    """Normalise each channel by its own scheme, as nnU-Net does; MONAI's transforms take one scheme for all.
+    """Normalise each channel by its own scheme: ``preprocessing`` of train.json and inference.json.
 
-    ``zscore``: minus the mean of the volume, divided by its standard deviation. ``zscore_nonzero``: the same with
-    the statistics of the mask of voxels that are nonzero in any channel, holes filled; outside it the result is 0.
-    ``ct``: clip to the data set's foreground percentiles, minus its mean, divided by its standard deviation.
-    ``rescale_to_0_1``: the volume's own range becomes 0 to 1. ``rgb_to_0_1``: divided by 255. ``none``: as it is.
+    This is nnU-Net's way; MONAI's transforms take one scheme for all. ``zscore``: minus the mean of the volume,
+    divided by its standard deviation. ``zscore_nonzero``: the same with the statistics of the mask of voxels that
+    are nonzero in any channel, holes filled; outside it the result is 0. ``ct``: clip to the data set's foreground
+    percentiles, minus its mean, divided by its standard deviation. ``rescale_to_0_1``: the volume's own range
+    becomes 0 to 1. ``rgb_to_0_1``: divided by 255. ``none``: as it is.
 
     Args:
         keys: keys of the images, ``[C, D, H, W]``.

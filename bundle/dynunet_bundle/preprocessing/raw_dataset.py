@@ -13,7 +13,9 @@ FAILURE = "failure"
 
 
 class RawDataset(Dataset):
-    """MONAI's Dataset of raw cases whose errors name the case (``monai.data.Dataset`` wraps them in its own).
+    """Raw cases whose errors name the case: ``dataset`` of inference.json and evaluate.json.
+
+    MONAI's own Dataset wraps errors in one that names no case.
 
     Args:
         data: raw cases.
@@ -37,6 +39,6 @@ class RawDataset(Dataset):
 
 
 def collate_cases(batch: Sequence[Any]) -> Any:
-    """MONAI's collation for a DataLoader of a tolerant data set; a failure is passed on as it is."""
+    """MONAI's collation, which passes failures on: ``dataloader#collate_fn`` of inference.json."""
     failures = [case for case in batch if FAILURE in case]
     return failures[0] if failures else list_data_collate(batch)

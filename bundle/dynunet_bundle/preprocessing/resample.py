@@ -43,7 +43,7 @@ BLOCK_SIZE = 24
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform):
-    """Resample to ``spacing``, and back to the very grid it came from through ``Invertd``.
+    """Resample to ``spacing`` and back to the exact grid: ``preprocessing`` of train.json and inference.json.
 
     Images are interpolated with cubic splines and keep their range of values; a voxel of a label takes the class that
     has the largest share of it, interpolated linearly. Along a coarse axis (voxels more than three times longer than

@@ -85,7 +85,7 @@ class PreparedCase:
 
 
 class PreparedDataset(Dataset):
-    """Cases as the network sees them, prepared from raw files on first use.
+    """Cases prepared from raw files on first use: ``train#dataset`` and ``validate#dataset`` of train.json.
 
     As a map-style data set it gives whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors, in a
     cascade with the masks of the previous stage as the last channels of the image; the training feed reads regions from

@@ -20,10 +20,11 @@ TABLE_SIZE = 256
 
 
 class SegmentationLoss(nn.Module):
-    """Soft Dice plus a loss by voxel, as nnU-Net v2 has them; 1 higher than there, so that it ends at 0.
+    """Soft Dice plus a loss by voxel, as nnU-Net v2 has them: ``loss`` of train.json.
 
-    By default it is MONAI's DiceCELoss inside its DeepSupervisionLoss. Those know no ignored voxels and no top-k, take
-    ``batch`` Dice in each process alone, compute the softmax twice, and copy the label to float for each level.
+    The value is 1 higher than nnU-Net's, so that it ends at 0. By default it is MONAI's DiceCELoss inside its
+    DeepSupervisionLoss. Those know no ignored voxels and no top-k, take ``batch`` Dice in each process alone,
+    compute the softmax twice, and copy the label to float for each level.
 
     With regions Dice counts all outputs, as in nnU-Net; the loss by voxel is the mean over voxels and regions. (nnU-Net
     sums it over regions where there is an ignored value, and only there.)

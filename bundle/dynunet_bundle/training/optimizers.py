@@ -35,9 +35,9 @@ def make_optimizer(
     no_decay: Sequence[str] = (),
     lookahead: Mapping[str, Any] | None = None,
 ) -> Optimizer:
-    """Make one of torch's optimizers for all parameters of a network; the defaults are nnU-Net's.
+    """Make one of torch's optimizers for all parameters of a network: ``optimizer`` of train.json.
 
-    MONAI's ``generate_param_groups`` sets learning rates by layer, not weight decay.
+    The defaults are nnU-Net's. MONAI's ``generate_param_groups`` sets learning rates by layer, not weight decay.
 
     Args:
         network: bare, or wrapped by DDP or ``torch.compile``. Where its parameters are on CUDA the step is fused, if

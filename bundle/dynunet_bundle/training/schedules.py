@@ -23,9 +23,10 @@ def make_schedule(
     cycle_growth: float = 2.0,
     peak_decay: float = 0.95,
 ) -> LambdaLR:
-    """Make a schedule of the rate, which is the optimizer's own at the peak, times a factor.
+    """Make a schedule of the learning rate: ``lr_scheduler`` of train.json.
 
-    With p = t / T, t counted from the end of the warm-up and T the steps after it, and e = ``end_factor``:
+    The rate is the optimizer's own at the peak, times a factor. With p = t / T, t counted from the end of the
+    warm-up and T the steps after it, and e = ``end_factor``:
 
     - "none": 1.
     - "poly": e + (1 - e) (1 - p)^power; nnU-Net's with power 0.9, e = 0 and one step an epoch.

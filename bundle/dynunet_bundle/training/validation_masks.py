@@ -9,7 +9,7 @@ from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 
 class TargetMasks:
-    """Output transform of ``MeanDice``: predictions and labels of a validation step as it can count them.
+    """Predictions and labels as ``MeanDice`` can count them: ``validate#target_masks`` of train.json.
 
     Class numbers stay as they are, and regions become one mask each. A voxel that the label ignores becomes background
     in both, so that it counts neither for nor against any target. MONAI's ``from_engine`` only takes values out of a

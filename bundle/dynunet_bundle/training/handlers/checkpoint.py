@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointHandler:
-    """Save the last state and the best model at the end of each epoch; go on from the last state at the start.
+    """Save the last state and the best model, and resume: ``train#checkpoint`` of train.json.
 
     A training that is started again with the same folder continues where it stopped, also inside an epoch; one that
     has finished does nothing. It must be attached after the validation and the schedule. MONAI's CheckpointSaver

@@ -22,7 +22,7 @@ def steps_now(engine: Engine) -> bool:
 
 
 class GradientClipping:
-    """Clip the norm of all gradients together, before each optimizer step.
+    """Clip the norm of all gradients together, before each step: ``train#handlers`` of train.json.
 
     Args:
         network: the network that is trained.

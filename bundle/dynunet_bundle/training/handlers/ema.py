@@ -10,7 +10,7 @@ from dynunet_bundle.training.handlers.clipping import steps_now
 
 
 def averaged_network(network: nn.Module, decay: float | None) -> nn.Module:
-    """The network to validate and to keep.
+    """The network to validate and to keep: ``averaged_network`` of train.json.
 
     Args:
         network: the network that is trained, bare or wrapped by DDP or ``torch.compile``.
@@ -35,7 +35,7 @@ def averaged_network(network: nn.Module, decay: float | None) -> nn.Module:
 
 
 class EmaHandler:
-    """Update the average after each step of the optimizer.
+    """Update the average after each step of the optimizer: ``train#handlers`` of train.json.
 
     The first update copies the weights. MONAI has no such handler; Ignite's EMAHandler makes its own copy, which the
     evaluator and the checkpoints of a config could not name, and knows nothing of accumulated gradients.

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class FailureHandler:
-    """Stop before a step that would spoil the weights, and say in one line what to do when memory runs out.
+    """Stop before a step that would spoil the weights: ``train#handlers`` of train.json.
 
-    Ignite's TerminateOnNan looks after the step: the weights are lost by then, and an exit code of 0 follows. It must
-    be attached before the gradients are clipped.
+    If memory runs out, say in one line what to do. Ignite's TerminateOnNan looks after the step: the weights are
+    lost by then, and an exit code of 0 follows. It must be attached before the gradients are clipped.
 
     Args:
         loader: the feed, which knows the cases of a batch.

@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainedWeights:
-    """Start a training from a ``model.pt``, whose channels and classes may be others; say what of it was taken.
+    """Start a training from a ``model.pt`` and report what was copied: ``train#handlers`` of train.json.
 
-    It must be attached after the checkpoint: a training that goes on keeps its own weights, and so do weights that
-    MONAI's CheckpointLoader has loaded. An average (``ema_decay``) needs no more: its first update copies the weights.
+    Channels and classes may be others. It must be attached after the checkpoint: a training that goes on keeps its
+    own weights, and so do weights that MONAI's CheckpointLoader has loaded. An average (``ema_decay``) needs no
+    more: its first update copies the weights.
 
     Args:
         network: the network that is trained, wrapped or not.

@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class StopHandler:
-    """After SIGTERM, SIGUSR1 or Ctrl-C finish the iteration, save, and exit with code 75.
+    """After a signal finish the iteration, save, and exit with code 75: ``train#handlers`` of train.json.
 
-    All processes agree on the iteration after which they stop. During a validation, which may take minutes, they do
-    not wait for its end: the state is that of the epoch's last iteration, and the validation is made up for when the
-    training goes on; so nothing but the validation may change the state before it. A second Ctrl-C stops at once.
+    The signals are SIGTERM, SIGUSR1 and Ctrl-C. All processes agree on the iteration after which they stop. During
+    a validation, which may take minutes, they do not wait for its end: the state is that of the epoch's last
+    iteration, and the validation is made up for when the training goes on; so nothing but the validation may change
+    the state before it. A second Ctrl-C stops at once.
 
     Args:
         checkpoint: saves the state.

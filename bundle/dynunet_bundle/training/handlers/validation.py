@@ -10,7 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 class LateValidationHandler(ValidationHandler):
-    """MONAI's ValidationHandler that leaves out the first epochs and never leaves out the last.
+    """Validation without the first epochs, always after the last: ``train#handlers`` of train.json.
+
+    MONAI's ValidationHandler knows an interval only.
 
     Args:
         validator: the validation engine.
@@ -38,7 +40,7 @@ class LateValidationHandler(ValidationHandler):
 
 
 class EarlyStopping:
-    """End the training when the best validation lies too far back.
+    """End the training when the best validation lies too far back: ``train#handlers`` of train.json.
 
     It asks the evaluator which epoch was the best, which the checkpoint keeps; the counter of MONAI's EarlyStopHandler
     is lost when a training is resumed.

@@ -45,17 +45,17 @@ def environment(name: str, default: int) -> int:
 
 
 def rank() -> int:
-    """Index of this process among all, over all machines."""
+    """Index of this process among all, over all machines: ``rank`` of multi_gpu_*.json."""
     return environment("RANK", 0)
 
 
 def world_size() -> int:
-    """Number of processes, over all machines."""
+    """Number of processes, over all machines: ``world_size`` of multi_gpu_*.json."""
     return environment("WORLD_SIZE", 1)
 
 
 def local_device() -> torch.device:
-    """The device of this process: by its index on this machine, so that several machines work."""
+    """The device of this process, by its index on this machine: ``device`` of multi_gpu_*.json."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index = environment("LOCAL_RANK", 0)
@@ -75,7 +75,9 @@ def is_started_again() -> bool:
 
 
 def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) -> None:
-    """Join the process group, then let one process of each machine prepare the cases while the others wait.
+    """Join the process group and prepare the cases once a machine: ``processes`` of multi_gpu_*.json.
+
+    One process of each machine prepares them while the others wait.
 
     Args:
         device: device of this process.
@@ -108,7 +110,7 @@ def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) ->
 
 
 def stop_processes() -> None:
-    """Leave the process group, if there is one, together.
+    """Leave the process group, if there is one, together: ``finalize`` of multi_gpu_*.json.
 
     A process that leaves while the others still take part in a reduction takes their connections with it, and gloo may
     then wait for its own threads.
@@ -145,7 +147,9 @@ def equal_in_all_ranks(number: int) -> bool:
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network as all processes train it: gradients are averaged, batch norms see the whole batch.
+    """The network as all processes train it: ``network`` of multi_gpu_train.json.
+
+    Gradients are averaged, batch norms see the whole batch.
 
     Args:
         network: the network, on its device.
@@ -172,11 +176,11 @@ def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Mo
 
 
 class Shard(Dataset):
-    """Every ``world_size``-th case of a data set, so that no case is validated twice and none is left out.
+    """Every ``world_size``-th case of a data set: ``validate#dataloader#dataset`` of multi_gpu_*.json.
 
-    MONAI's DistributedSampler either repeats cases, which then count twice, or leaves a rank without any; the ranks
-    that have some then wait for it for ever. A rank without cases takes the first one here, with an empty label: Dice
-    leaves out classes that a label does not have.
+    No case is validated twice and none is left out. MONAI's DistributedSampler either repeats cases, which then
+    count twice, or leaves a rank without any; the ranks that have some then wait for it for ever. A rank without
+    cases takes the first one here, with an empty label: Dice leaves out classes that a label does not have.
 
     Args:
         dataset: cases with a ``label`` tensor.

@@ -15,7 +15,7 @@ TOP_PAD = 64 * 2**20
 def set_numerics(
     tf32: bool = True, deterministic: bool = False, device: torch.device | str | None = None
 ) -> None:
-    """Set what holds for the whole process.
+    """Set what holds for the whole process: ``numerics`` of train.json.
 
     MONAI's ``set_determinism``, which seeds every config of a bundle, also forbids cuDNN to measure which algorithm is
     the fastest for a patch; that costs a training much of its speed, so it is allowed again here.

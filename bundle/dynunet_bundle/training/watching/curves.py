@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class CurvesHandler:
-    """Draw ``progress.png`` after an epoch, but not too often, and at the end.
+    """Draw ``progress.png`` after an epoch, not too often, and at the end: ``train#handlers`` of train.json.
 
     It reads the log, so it must be attached after ProgressHandler, and a training that went on is shown whole. A
     picture that cannot be drawn or written, or a missing matplotlib, costs a warning, once, and never the training.

@@ -23,10 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressHandler:
-    """Print one line an epoch with loss, scores, pace and ETA, and append it to ``train_log.jsonl``.
+    """Print and log one line an epoch: ``train#handlers`` of train.json.
 
-    On a terminal a bar shows the iterations of the running epoch. It must be attached after what resumes, validates
-    and steps the schedule. MONAI's StatsHandler prints neither times nor an ETA.
+    The line has loss, scores, pace and ETA; it is appended to ``train_log.jsonl``. On a terminal a bar shows the
+    iterations of the running epoch. It must be attached after what resumes, validates and steps the schedule.
+    MONAI's StatsHandler prints neither times nor an ETA.
 
     Two attributes of the trainer's state are for others: ``epoch_losses``, the losses of the running epoch, floats or
     tensors; it is left as it is where an epoch goes on in the middle, so that a checkpoint can bring it back; and

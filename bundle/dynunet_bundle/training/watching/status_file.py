@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class StatusFile:
-    """Keep ``status.json`` up to date: ``running``, ``finished``, ``stopped`` by a signal, or ``failed``.
+    """Keep ``status.json`` up to date: ``train#status`` of train.json.
+
+    It says ``running``, ``finished``, ``stopped`` by a signal, or ``failed``.
 
     Args:
         output_dir: folder of the file.

@@ -27,10 +27,11 @@ EPOCH_TAGS = {
 
 
 def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
-    """Write what ProgressHandler knows of an epoch: ``epoch_event_writer`` of MONAI's TensorBoardStatsHandler.
+    """What TensorBoardStatsHandler writes of an epoch, in ``train#handlers`` of train.json.
 
-    By itself that handler waits for the GPU and flushes at every iteration, knows neither rate nor throughput, and
-    leaves out the Dice by class, which is no scalar. Here the loss goes by iteration, all else by epoch.
+    It is the ``epoch_event_writer``, and gets its figures from ProgressHandler. By itself that handler waits for
+    the GPU and flushes at every iteration, knows neither rate nor throughput, and leaves out the Dice by class,
+    which is no scalar. Here the loss goes by iteration, all else by epoch.
 
     Args:
         engine: the trainer; ProgressHandler must have reported already.
@@ -55,11 +56,11 @@ def tag_of(name: str) -> str:
 
 
 class ExampleSlices(TensorBoardHandler):
-    """Write a slice of the first validation cases: the image, the label's outlines on it, and the prediction's.
+    """Slices of the first validation cases for TensorBoard: ``validate#handlers`` of train.json.
 
-    It is the slice with the most foreground in the label, so the same one at each validation. MONAI's
-    TensorBoardImageHandler shows whole volumes as animations of image, label and prediction apart, without outlines,
-    and keeps one case an epoch.
+    A slice is the image, the label's outlines on it, and the prediction's. It is the slice with the most foreground
+    in the label, so the same one at each validation. MONAI's TensorBoardImageHandler shows whole volumes as
+    animations of image, label and prediction apart, without outlines, and keeps one case an epoch.
 
     Args:
         summary_writer: as in MONAI.

@@ -23,9 +23,10 @@ TAGS = {
 
 
 class NamedScores:
-    """Put the Dice by class into the evaluator's metrics as numbers with names: ``val_dice_liver``.
+    """Put the Dice by class into the metrics by name: ``validate#handlers`` of train.json.
 
-    MONAI's metrics give a tensor for all classes. It must be the first of ``validate#handlers``.
+    They are numbers called ``val_dice_liver`` and so on. MONAI's metrics give a tensor for all classes. It must be
+    the first of ``validate#handlers``.
 
     Args:
         label_names: names of what is scored, behind the background.
@@ -50,11 +51,12 @@ class NamedScores:
 
 
 class EpochTracking:
-    """Let the MLFlowHandler of a trainer send each epoch's loss, learning rate, throughput and memory, once an epoch.
+    """Send each epoch's figures to the MLFlowHandler of a trainer: ``train#handlers`` of train.json.
 
-    The one of MONAI's settings looks for the loss in decollated output, ``[{"loss": ...}, ...]``, at every iteration.
-    Our trainer does not decollate, because MONAI's Decollated reads the loss, and so waits for the GPU; and two
-    messages an iteration to a local database take tens of milliseconds. It must be attached after ProgressHandler.
+    They are loss, learning rate, throughput and memory, sent once an epoch. The one of MONAI's settings looks for
+    the loss in decollated output, ``[{"loss": ...}, ...]``, at every iteration. Our trainer does not decollate,
+    because MONAI's Decollated reads the loss, and so waits for the GPU; and two messages an iteration to a local
+    database take tens of milliseconds. It must be attached after ProgressHandler.
     """
 
     def attach(self, engine: Engine) -> None:
