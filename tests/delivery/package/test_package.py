@@ -193,7 +193,7 @@ def test_the_facts_of_a_file_win_over_those_that_are_known(tmp_path: Path) -> No
 def test_a_version_must_be_in_the_changelog(tmp_path: Path) -> None:
     changelog = tmp_path / "CHANGES.md"
     changelog.write_text(
-        "# Mine\n\n## Unreleased\n\n## 2.1.0\n\n- Better\n  again.\n\n## 2.0.0\n- New.\n"
+        "# Mine\n\n## Unreleased\n\n## 2.1.0\n\n- Better\n  again.\n- More.\n\n## 2.0.0\nNew.\n\nOld.\n"
     )
     made = make_package(request_for(tmp_path, changelog=changelog))
     assert made.version == "2.1.0"

@@ -192,7 +192,7 @@ def installed_version(package: str) -> str:
 
 
 def read_changelog(path: Path) -> dict[str, str]:
-    """The sections ``## X.Y.Z`` of a changelog, each as one text, in the order of the file.
+    """The summary of each section ``## X.Y.Z`` of a changelog, its first entry, in the order of the file.
 
     Raises:
         ConfigError: if there is no such file or no such section.
@@ -201,7 +201,7 @@ def read_changelog(path: Path) -> dict[str, str]:
         parts = HEADING.split(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}. Pass --changelog.") from error
-    versions = dict(zip(parts[1::2], map(_as_text, parts[2::2]), strict=True))
+    versions = dict(zip(parts[1::2], map(_first_entry, parts[2::2]), strict=True))
     if not versions:
         raise ConfigError(
             f'{path} has no section "## X.Y.Z". Write one for each version of the bundle.'
@@ -209,6 +209,7 @@ def read_changelog(path: Path) -> dict[str, str]:
     return versions
 
 
-def _as_text(section: str) -> str:
-    """A list in Markdown as sentences."""
-    return " ".join(re.sub(r"^\s*[-*] ", "", line).strip() for line in section.splitlines()).strip()
+def _first_entry(section: str) -> str:
+    """The first entry of a list in Markdown, or the first paragraph, on one line."""
+    first = re.split(r"\n\s*(?:\n|[-*] )", section.strip())[0]
+    return " ".join(first.removeprefix("- ").removeprefix("* ").split())
