@@ -1,4 +1,4 @@
-# make help lists the targets.
+# Targets: make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	@# the DICOM standard as data, for tests; what it depends on would only read the standard's web pages
+	@# the DICOM standard as data, for tests; its dependencies only serve to read the standard's web pages
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt dicom-standard
 	@touch $@
 
@@ -31,9 +31,9 @@ $(PEERS)/.installed: peers-requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-peers: $(PEERS)/.installed ## create .venv-peers with the projects that benchmarks compare with
+peers: $(PEERS)/.installed ## create .venv-peers with the projects that the benchmarks compare with
 
-demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
+demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs no GPU
 	$(BIN)/python scripts/make_phantom.py --out $(DATA) --num_cases 20 --num_test 4 --seed 0
 	$(BIN)/python scripts/plan.py --dataset_dir $(DATA)
 	cd bundle && ../$(BIN)/python -m monai.bundle run training \
@@ -44,7 +44,7 @@ demo: $(BIN)/.installed ## the whole job on made data, minutes without a GPU
 	    --dataset_dir ../$(DATA) $(RUN)
 	$(BIN)/python scripts/predict.py --input $(DATA)/imagesTs --output $(DEMO)/predictions \
 	    --weights $(DEMO)/models/model.pt --config_file bundle/$(TASK) bundle/configs/quick.json
-	@echo "Held-out test cases, never seen in training:"
+	@echo "Test cases, not used in training:"
 	$(BIN)/python scripts/evaluate.py --predictions $(DEMO)/predictions --labels $(DATA)/labelsTs \
 	    --label_names background head tail
 
@@ -55,13 +55,13 @@ $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_lab
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
 	@touch $@
 
-test-clients: $(BIN)/.installed $(LABEL)/.installed ## serve two packages with MONAI Label
+test-clients: $(BIN)/.installed $(LABEL)/.installed ## test two packages on MONAI Label's server
 	$(BIN)/python -m pytest -m clients tests/clients
 
-test-slow: $(BIN)/.installed ## run the tests that take minutes
+test-slow: $(BIN)/.installed ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-test-faults: $(BIN)/.installed ## run the tests that kill, fill and damage
+test-faults: $(BIN)/.installed ## run the tests that kill processes, fill disks and damage files
 	$(BIN)/python -m pytest -m fault
 
 test-gpu: $(BIN)/.installed ## run the tests that need a CUDA device
@@ -75,7 +75,7 @@ lint: $(BIN)/.installed ## check style and types
 sbom: $(BIN)/.installed ## write dist/sbom.json, the bill of materials
 	$(BIN)/python scripts/sbom.py --out dist/sbom.json
 
-template: $(BIN)/.installed ## write metadata and model card of bundle/ anew, after a change of what they tell
+template: $(BIN)/.installed ## regenerate metadata and model card of bundle/
 	$(BIN)/python scripts/package.py --refresh_template
 
 format: $(BIN)/.installed ## format code and configs
@@ -83,5 +83,5 @@ format: $(BIN)/.installed ## format code and configs
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tests/helpers/config_layout.py
 
-clean: ## remove what the demo made
+clean: ## remove the demo's files
 	rm -rf $(DEMO)

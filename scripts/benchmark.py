@@ -1,4 +1,4 @@
-"""Measure against other projects on this machine, each contender as a process of its own on one core; and training.
+"""Measure speed and memory beside nnU-Net and MONAI, each contender in a separate process on one core.
 
     python scripts/benchmark.py resample
     python scripts/benchmark.py prepare --dataset_dir DATA/Task04_Hippocampus --json OUT.json
@@ -10,8 +10,8 @@
     python scripts/benchmark.py predict --parts forward --grid seed --device cuda
     python scripts/benchmark.py parity --data DATA
 
-Contenders live in .venv-peers (see peers-requirements.txt); those that are not there are skipped. Exit code 1 if one
-failed. A further subcommand is a function that gives tables by title, and a line in SUBCOMMANDS.
+The other projects are in .venv-peers (peers-requirements.txt, make peers); missing ones are skipped. Exit code 1 if a
+contender failed. To add a subcommand, write a function that returns tables by title and list it in SUBCOMMANDS.
 """
 
 import argparse
@@ -119,65 +119,80 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", type=Path, help="write all figures to this file too")
-    common.add_argument("--markdown", type=Path, help="write the tables to this file too")
-    common.add_argument("--core", type=int, help="number of the core to run on")
+    common.add_argument("--json", type=Path, help="JSON file to write all figures to")
+    common.add_argument("--markdown", type=Path, help="Markdown file to write the tables to")
+    common.add_argument("--core", type=int, help="index of the core to run on")
     common.add_argument(
-        "--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the others"
+        "--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the other projects"
     )
     commands = parser.add_subparsers(dest="subcommand", required=True)
-    command = commands.add_parser("resample", parents=[common], help="a made CT and its label")
+    command = commands.add_parser(
+        "resample", parents=[common], help="resample a synthetic CT and its label"
+    )
     command.add_argument("--shape", type=int, nargs=3, default=[200, 512, 512], metavar="VOXELS")
-    command = commands.add_parser("prepare", parents=[common], help="fingerprint and preparation")
-    command.add_argument("--dataset_dir", type=Path, required=True, help="folder in MSD layout")
-    command = commands.add_parser("feed", parents=[common], help="augmented training patches")
-    command.add_argument("--num_batches", type=int, help="batches to time (default: 50 or 60)")
-    command = commands.add_parser("train", parents=[common], help="training steps")
+    command = commands.add_parser("prepare", parents=[common], help="plan and prepare a data set")
+    command.add_argument(
+        "--dataset_dir", type=Path, required=True, help="folder of the data set, MSD layout"
+    )
+    command = commands.add_parser("feed", parents=[common], help="augment training patches")
+    command.add_argument(
+        "--num_batches", type=int, help="number of timed batches (default: 50 or 60)"
+    )
+    command = commands.add_parser("train", parents=[common], help="run training steps")
     command.add_argument(
         "--grid",
         choices=["small", "seed"],
         default="small",
-        help="Task04's step on a CPU core, or what NVIDIA's example publishes, on a GPU",
+        help="small: Task04's step on a CPU core; seed: the sizes of NVIDIA's figures, on a GPU",
     )
-    command.add_argument("--device", help="cpu (of the small grid) or cuda (of the seed's)")
+    command.add_argument("--device", help="cpu (default of small) or cuda (default of seed)")
     command.add_argument(
-        "--precision", nargs="+", default=[], help="fp32 bf16 on a CPU; amp bf16 tf32 fp32 on a GPU"
+        "--precision",
+        nargs="+",
+        default=[],
+        help="on a CPU: fp32 bf16; on a GPU: amp bf16 tf32 fp32",
     )
-    command.add_argument("--num_steps", type=int, help="timed steps (default: 3 or 100)")
-    command.add_argument("--rounds", type=int, default=1, help="turns of all; the fastest counts")
-    command.add_argument("--num_workers", type=int, default=4, help="processes that read, on a GPU")
-    command = commands.add_parser("scaling", parents=[common], help="processes that train as one")
-    command.add_argument("--dataset_dir", type=Path, required=True, help="Task04_Hippocampus")
+    command.add_argument("--num_steps", type=int, help="number of timed steps (default: 3 or 100)")
+    command.add_argument("--rounds", type=int, default=1, help="rounds; the fastest counts")
+    command.add_argument(
+        "--num_workers", type=int, default=4, help="processes that read cases, on a GPU"
+    )
+    command = commands.add_parser("scaling", parents=[common], help="train with several processes")
+    command.add_argument(
+        "--dataset_dir", type=Path, required=True, help="folder of Task04_Hippocampus"
+    )
     command.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N")
-    command.add_argument("--num_steps", type=int, default=20, help="iterations an epoch")
-    command.add_argument("--batch_size", type=int, default=2, help="patches a process")
+    command.add_argument("--num_steps", type=int, default=20, help="iterations per epoch")
+    command.add_argument("--batch_size", type=int, default=2, help="patches per process")
     _add_prediction(commands, common)
     return parser.parse_args()
 
 
 def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
-    command = commands.add_parser("predict", parents=[common], help="from file to file")
+    command = commands.add_parser("predict", parents=[common], help="predict from file to file")
     command.add_argument(
         "--parts",
         nargs="+",
         choices=["forward", "files", "ct", "restore"],
         help="the network alone, small cases, a large CT, many classes (default: all)",
     )
-    command.add_argument("--dataset_dir", type=Path, help="Task04_Hippocampus, for files")
-    command.add_argument("--num_cases", type=int, default=20, help="of files")
+    command.add_argument("--dataset_dir", type=Path, help="for files: folder of Task04_Hippocampus")
+    command.add_argument("--num_cases", type=int, default=20, help="for files: number of cases")
     command.add_argument(
         "--grid",
         choices=["small", "seed"],
         default="small",
-        help="of forward: Task04's patch on a CPU core, or what NVIDIA's example publishes",
+        help="for forward: as in train",
     )
-    command.add_argument("--device", help="of forward: cpu or cuda")
+    command.add_argument("--device", help="for forward: cpu or cuda")
     command.add_argument(
-        "--precision", nargs="+", default=[], help="of forward: fp16 bf16 tf32 fp32 (default: all)"
+        "--precision", nargs="+", default=[], help="for forward: fp16 bf16 tf32 fp32 (default: all)"
     )
-    command.add_argument("--rounds", type=int, default=1, help="turns of all; the fastest counts")
+    command.add_argument("--rounds", type=int, default=1, help="rounds; the fastest counts")
     command = commands.add_parser(
-        "parity", parents=[common], help="masks of equal logits on real cases, beside nnU-Net's"
+        "parity",
+        parents=[common],
+        help="compare masks of equal logits with nnU-Net's, on real cases",
     )
     command.add_argument("--data", type=Path, required=True, help="folder of the real cases")
 

@@ -1,4 +1,4 @@
-"""Report every problem of a data set at once. Exit code 2 if there are errors, 0 if there are only warnings.
+"""Report all problems of a data set. Exit code 2 if there are errors, 0 if there are only warnings.
 
 python scripts/check_dataset.py DATA/Task09_Spleen
 python scripts/check_dataset.py DATA/Task09_Spleen --json
@@ -17,10 +17,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "dataset_dir", help="folder in MSD or nnU-Net layout, or with images/ and labels/"
+        "dataset_dir",
+        help="folder of the data set: MSD or nnU-Net layout, or images/ and labels/",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    parser.add_argument("--num_workers", type=int, default=4, help="threads that read cases")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--num_workers", type=int, default=4, help="threads that read cases (default: 4)"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

@@ -1,9 +1,9 @@
-"""Compare two scores.json case by case: is B better than A, by how much, and how sure is that?
+"""Compare two scores.json case by case: mean difference B - A, its 95 % interval and a p value.
 
     python scripts/compare.py A/scores.json B/scores.json
     python scripts/compare.py A/scores.json B/scores.json --output COMPARISON.json
 
-Folders stand for the scores.json in them. How to read the figures is in docs/evaluation.md.
+A folder means the scores.json in it. docs/evaluation.md explains the figures.
 """
 
 import argparse
@@ -16,9 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("a", type=Path, help="scores.json to start from")
-    parser.add_argument("b", type=Path, help="scores.json to compare with it")
-    parser.add_argument("--output", type=Path, help="JSON to write")
+    parser.add_argument("a", type=Path, help="scores.json of A, or its folder")
+    parser.add_argument("b", type=Path, help="scores.json of B, or its folder")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
 
     from dynunet_bundle.evaluation.comparison import compare_files, format_comparison

@@ -25,11 +25,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", required=True, help="9, 09, Task09 or Task09_Spleen")
+    parser.add_argument("--task", required=True, help="task: 9, 09, Task09 or Task09_Spleen")
     parser.add_argument(
-        "--out", type=Path, default=Path("DATA"), help="folder of the data sets (default: DATA)"
+        "--out", type=Path, default=Path("DATA"), help="folder for data sets (default: DATA)"
     )
-    parser.add_argument("--keep_archive", action="store_true", help="keep the .tar in --out")
+    parser.add_argument("--keep_archive", action="store_true", help="keep the .tar file in --out")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

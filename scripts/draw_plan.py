@@ -1,4 +1,4 @@
-r"""Draw a plan: sizes and spacings of the cases, and the patch on a slice of a prepared case, as a PNG.
+r"""Draw a plan as a PNG: sizes and spacings of the cases, and the patch on a slice of a prepared case.
 
 python scripts/draw_plan.py --dataset_dir DATA/Task09_Spleen \
     --config_file bundle/configs/tasks/Task09_Spleen_3d.json --out plan.png
@@ -21,11 +21,14 @@ def main() -> None:
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+        "--config_file", action="extend", nargs="+", default=[], help="overlays for train.json"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument(
-        "--cache_dir", type=Path, default=BUNDLE / "eval" / "surveys", help="as in plan.py"
+        "--cache_dir",
+        type=Path,
+        default=BUNDLE / "eval" / "surveys",
+        help="cache of facts, as in plan.py",
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

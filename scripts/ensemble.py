@@ -1,10 +1,10 @@
-r"""Average the probabilities of several models and write one mask for each image, on the very voxels of its file.
+r"""Average the probabilities of several models and write one mask per image, on the voxel grid of its file.
 
     python scripts/ensemble.py --members OUT_2d/probabilities OUT_3d/probabilities --images IMAGES --output MASKS
     python scripts/ensemble.py --members ... --images IMAGES --output MASKS --config_file best_overlay.json
 
-Members are folders that scripts/predict.py --save_probabilities wrote; --config_file takes the rules (keep_largest)
-that scripts/find_best.py found. Run the same command with --continue to go on where it stopped.
+Members are folders written by scripts/predict.py --save_probabilities; --config_file takes the rules (keep_largest)
+found by scripts/find_best.py. Run the same command with --continue to resume.
 """
 
 import argparse
@@ -23,17 +23,13 @@ def main() -> None:
     parser.add_argument(
         "--members", nargs="+", required=True, type=Path, help="folders of probabilities"
     )
-    parser.add_argument(
-        "--images", required=True, type=Path, help="folder of the images that were predicted"
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder of the masks")
-    parser.add_argument("--weights", nargs="+", type=float, help="one a member (default: the mean)")
+    parser.add_argument("--images", required=True, type=Path, help="folder of the predicted images")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the masks")
+    parser.add_argument("--weights", nargs="+", type=float, help="one per member (default: equal)")
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays with keep_largest"
     )
-    parser.add_argument(
-        "--continue", dest="go_on", action="store_true", help="keep masks that are there already"
-    )
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="skip finished masks")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

@@ -1,12 +1,11 @@
-"""Score predicted masks against labels, voxel by voxel in native space; files are paired by their names.
+"""Score predicted masks against labels in native space; files are paired by name.
 
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --label_names background anterior posterior
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --report OUT.html --images DATA/imagesTs
 
-Names and values of the classes are those of the options, else of a task overlay, which also tells regions and the value
-of voxels to leave out, else of the run.json that a prediction leaves beside its masks. What each measure means is in
-docs/evaluation.md.
+Class names and values come from the options, else from a task overlay (also regions and the ignored value), else from
+the run.json that a prediction writes beside its masks. docs/evaluation.md defines the measures.
 """
 
 import argparse
@@ -25,18 +24,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--predictions", required=True, help="folder of predicted masks")
     parser.add_argument("--labels", required=True, help="folder of reference masks")
     parser.add_argument(
-        "--label_names", nargs="+", help="one name a class, background first (default: of run.json)"
+        "--label_names",
+        nargs="+",
+        help="one name per class, background first (default: from run.json)",
     )
-    parser.add_argument("--label_values", nargs="+", type=int, help="if not 0, 1, 2, ...")
+    parser.add_argument(
+        "--label_values", nargs="+", type=int, help="one value per class, if not 0, 1, 2, ..."
+    )
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays of the task"
     )
     parser.add_argument(
-        "--nsd_tolerance_mm", type=float, default=1.0, help="of the surface Dice (default: 1)"
+        "--nsd_tolerance_mm",
+        type=float,
+        default=1.0,
+        help="tolerance of the surface Dice (default: 1)",
     )
-    parser.add_argument("--output", type=Path, help="JSON to write (default: in PREDICTIONS)")
-    parser.add_argument("--csv", type=Path, help="table to write, one row a case and class")
-    parser.add_argument("--report", type=Path, help="HTML page to write")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file to write (default: scores.json in PREDICTIONS)"
+    )
+    parser.add_argument("--csv", type=Path, help="CSV file to write, one row per case and class")
+    parser.add_argument("--report", type=Path, help="HTML file to write")
     parser.add_argument("--images", type=Path, help="folder of the images, for the report")
     arguments = parser.parse_args()
     if arguments.images and not arguments.report:

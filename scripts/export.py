@@ -1,11 +1,11 @@
-r"""Export a trained model as TorchScript, ONNX or a TensorRT engine; check each against the weights, and time it.
+r"""Export a trained model as TorchScript, ONNX or a TensorRT engine, compare each with the weights, and time it.
 
     python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file bundle/configs/quick.json
     python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file OVERLAY.json \
         --formats torchscript onnx tensorrt --precision fp32 fp16 --images DATA/imagesTs
 
-Weights and plan belong together: pass the overlays that the weights were trained with. A file whose masks differ from
-those of the weights is not written, and the exit code is 1.
+Pass the overlays that the weights were trained with. A file whose masks differ from those of the weights is not
+written, and the exit code is 1.
 """
 
 import argparse
@@ -22,25 +22,42 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--weights", type=Path, default=BUNDLE / "models" / "model.pt", help="model.pt"
+        "--weights",
+        type=Path,
+        default=BUNDLE / "models" / "model.pt",
+        help="file of weights (default: bundle/models/model.pt)",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the exported files")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays of inference.json"
+        "--config_file", action="extend", nargs="+", default=[], help="overlays for inference.json"
     )
     parser.add_argument(
         "--formats",
         nargs="+",
         choices=("torchscript", "onnx", "tensorrt"),
         default=["torchscript", "onnx"],
+        help="formats to write (default: torchscript onnx)",
     )
     parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "fp16", "bf16"), default=["fp32"]
+        "--precision",
+        nargs="+",
+        choices=("fp32", "fp16", "bf16"),
+        default=["fp32"],
+        help="precisions of each format (default: fp32)",
     )
-    parser.add_argument("--images", help="an image or a folder of them, to take patches from")
-    parser.add_argument("--num_patches", type=int, default=4, help="patches to compare on")
-    parser.add_argument("--repeats", type=int, default=10, help="runs that a time is the median of")
-    parser.add_argument("--device", help="where to run them (default: a GPU if there is one)")
+    parser.add_argument(
+        "--images",
+        help="image or folder of images to take patches from (default: synthetic patches)",
+    )
+    parser.add_argument(
+        "--num_patches", type=int, default=4, help="number of patches to compare (default: 4)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=10, help="timed runs; the median counts (default: 10)"
+    )
+    parser.add_argument(
+        "--device", help="device, e.g. cpu or cuda:0 (default: a GPU if there is one)"
+    )
     return parser.parse_args()
 
 

@@ -1,12 +1,12 @@
-r"""Find the best of several configurations and of all pairs of them, and whether to keep only largest components.
+r"""Find the best configuration or pair of configurations, and whether to keep only the largest components.
 
     python scripts/find_best.py --runs RUNS/spleen_2d RUNS/spleen_3d --dataset_dir DATA/Task09_Spleen --out best.json
 
-Runs are folders that scripts/train.py wrote, with all folds trained; the first of equally good ones wins, so name the
-simpler ones first. Pairs need probabilities: train with
---probabilities_dir "$PWD/RUNS/spleen_3d/cross_validation/probabilities". Beside best.json goes best_overlay.json with
-the rules (keep_largest), and an overlay with plan and weights of each member of the winner. Run the same command again
-to go on where it stopped.
+Runs are folders written by scripts/train.py with all folds trained; the first of equal runs wins, so name simpler ones
+first. Pairs need probabilities: train with
+--probabilities_dir "$PWD/RUNS/spleen_3d/cross_validation/probabilities". Beside best.json it writes best_overlay.json
+with the rules (keep_largest), and one overlay with plan and weights per member of the winner. Run the same command
+again to resume.
 """
 
 import argparse
@@ -21,10 +21,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--runs", nargs="+", required=True, type=Path, help="run folders, the simpler first"
+        "--runs", nargs="+", required=True, type=Path, help="run folders, simpler ones first"
     )
     parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--out", required=True, type=Path, help="JSON to write")
+    parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument(
         "--no_pairs", dest="pairs", action="store_false", help="compare single runs only"
     )

@@ -1,10 +1,10 @@
-"""Make a small data set in MSD layout, for the demo and the tests.
+"""Write a small synthetic data set in MSD layout, for the demo and the tests.
 
     python scripts/make_phantom.py --out demo/Task99_Phantom --num_cases 20 --num_test 4 --seed 0
 
-Each case shows a bent body cut in two ("head" and "tail" touch, and differ only slightly in brightness) among
-blobs of similar brightness, under noise and a bias field, with a spacing, an orientation and an intensity scale of
-its own. Labels of the test cases are in labelsTs.
+Each case shows a bent body in two parts ("head" and "tail", which touch and differ only slightly in brightness) among
+blobs of similar brightness, with noise and a bias field. Spacing, orientation and intensity scale vary between cases.
+Labels of the test cases are in labelsTs.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def make_dataset(out: Path, num_cases: int, num_test: int, seed: int) -> None:
         out / "dataset.json",
         {
             "name": "Phantom",
-            "description": "Made bodies of two touching parts; see scripts/make_phantom.py",
+            "description": "Synthetic bodies of two touching parts; see scripts/make_phantom.py",
             "tensorImageSize": "3D",
             "modality": {"0": "MRI"},
             "labels": LABELS,
@@ -99,10 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--num_cases", type=int, default=20, help="labelled training cases")
-    parser.add_argument("--num_test", type=int, default=4, help="held-out cases")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the data set")
+    parser.add_argument(
+        "--num_cases", type=int, default=20, help="number of training cases (default: 20)"
+    )
+    parser.add_argument("--num_test", type=int, default=4, help="number of test cases (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
     make_dataset(arguments.out, arguments.num_cases, arguments.num_test, arguments.seed)
     print(f"{arguments.num_cases} training and {arguments.num_test} test cases in {arguments.out}")

@@ -1,4 +1,4 @@
-r"""Make a bundle of its own from a trained model: literal configs, weights, model card; a folder and a zip.
+r"""Package a trained model as a standalone bundle: literal configs, weights, model card; a folder and a zip.
 
     python scripts/package.py --task_config bundle/configs/tasks/Task04_Hippocampus_3d.json --weights RUN/model.pt \
         --name hippocampus_mr_segmentation --scores RUN/scores.json --out PACKAGES
@@ -6,9 +6,8 @@ r"""Make a bundle of its own from a trained model: literal configs, weights, mod
         --name lung_ct_segmentation --facts FACTS.json --changelog LUNG_CHANGELOG.md --version 1.2.0 --out PACKAGES
     python scripts/package.py --refresh_template
 
-Weights and plan belong together: pass the overlays that the weights were trained with, or none for the default plan.
-The same inputs give the same zip, to the byte. docs/delivery.md says what FACTS.json may hold. Check the result with
-scripts/verify_bundle.py.
+Pass the overlays that the weights were trained with, or none for the default plan. The same inputs give a bitwise
+identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with scripts/verify_bundle.py.
 """
 
 import argparse
@@ -26,29 +25,35 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--task_config", action="extend", nargs="+", default=[], help="overlays of the training"
+        "--task_config", action="extend", nargs="+", default=[], help="overlays for train.json"
     )
-    parser.add_argument("--weights", type=Path, help="model.pt")
-    parser.add_argument("--name", help="organ_modality_task, e.g. hippocampus_mr_segmentation")
-    parser.add_argument("--out", type=Path, default=Path("dist"), help="folder of the result")
-    parser.add_argument("--version", help="X.Y.Z (default: the newest of the changelog)")
+    parser.add_argument("--weights", type=Path, help="file of weights (model.pt)")
+    parser.add_argument(
+        "--name", help="name of the bundle, organ_modality_task, e.g. hippocampus_mr_segmentation"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("dist"), help="folder for the package (default: dist)"
+    )
+    parser.add_argument("--version", help="X.Y.Z (default: the newest in the changelog)")
     parser.add_argument(
         "--changelog",
         type=Path,
         default=ROOT / "CHANGELOG.md",
-        help='Markdown with "## X.Y.Z" sections',
+        help='Markdown file with "## X.Y.Z" sections (default: CHANGELOG.md)',
     )
     parser.add_argument("--scores", type=Path, help="scores.json of an evaluation")
-    parser.add_argument("--facts", type=Path, help="JSON with data source, licence, authors, ...")
+    parser.add_argument(
+        "--facts", type=Path, help="JSON file with data source, licence, authors, ..."
+    )
     parser.add_argument("--exports", type=Path, help="export.json of scripts/export.py")
     parser.add_argument("--curves", type=Path, help="progress.png of the training")
     parser.add_argument(
-        "--weights_url", help="where weights over 25 MB can be downloaded, for the Model Zoo"
+        "--weights_url", help="download address of weights above 25 MB, for the Model Zoo"
     )
     parser.add_argument(
         "--refresh_template",
         action="store_true",
-        help="only write metadata.json and the model card of bundle/ anew",
+        help="only regenerate metadata.json and the model card of bundle/",
     )
     return parser.parse_args()
 

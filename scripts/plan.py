@@ -1,4 +1,4 @@
-"""Look at a data set and write its task overlay, the second config file of every command.
+"""Analyse a data set and write its task overlay, the second config file of every command.
 
     python scripts/plan.py --dataset_dir DATA/Task09_Spleen
     python scripts/plan.py --dataset_dir DATA/Task09_Spleen --configuration 2d --gpu_memory_gb 16
@@ -7,8 +7,8 @@
     python scripts/plan.py --dataset_dir DATA/Own --channel_names CT --label_names background liver
     python scripts/plan.py --fingerprint FINGERPRINT.json --out OVERLAY.json
 
-The overlay goes to bundle/configs/tasks/, with what was found in the data beside it in fingerprints/, and the folds in
-splits/, which you may edit. What was found is kept in --cache_dir, so planning again is a matter of seconds.
+The overlay goes to bundle/configs/tasks/, the facts of the data to fingerprints/ in it, and the folds to splits/, which
+you may edit. The facts of each file are cached in --cache_dir, so planning again takes seconds.
 """
 
 import argparse
@@ -27,32 +27,50 @@ def parse_arguments() -> argparse.Namespace:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--dataset_dir", help="folder in MSD or nnU-Net layout, or with images/ and labels/"
+        "--dataset_dir",
+        help="folder of the data set: MSD or nnU-Net layout, or images/ and labels/",
     )
-    source.add_argument("--fingerprint", help="plan from saved facts alone; needs --out")
+    source.add_argument(
+        "--fingerprint", help="JSON file of facts to plan from without images; needs --out"
+    )
     parser.add_argument(
         "--configuration",
         choices=("3d_fullres", "2d", "3d_lowres", "3d_cascade_fullres"),
-        help="default: 3d_fullres",
+        help="configuration to plan (default: 3d_fullres)",
     )
     parser.add_argument(
-        "--planner", choices=("plain", "resenc_m", "resenc_l", "resenc_xl"), default="plain"
+        "--planner",
+        choices=("plain", "resenc_m", "resenc_l", "resenc_xl"),
+        default="plain",
+        help="nnU-Net's planner (default: plain)",
     )
-    parser.add_argument("--preset", choices=("seed",), help="NVIDIA's tables instead of the data")
+    parser.add_argument(
+        "--preset", choices=("seed",), help="use NVIDIA's tables for Decathlon tasks"
+    )
     parser.add_argument(
         "--gpu_memory_gb",
         type=float,
-        help="memory to plan for (default: the planner's 8, 24 or 40)",
+        help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
     )
-    parser.add_argument("--channel_names", nargs="+", help="for a data set without dataset.json")
-    parser.add_argument("--label_names", nargs="+", help="likewise, the background first")
-    parser.add_argument("--out", type=Path, help="overlay to write (default: in configs/tasks)")
-    parser.add_argument("--num_workers", type=int, default=4, help="threads that read cases")
+    parser.add_argument(
+        "--channel_names", nargs="+", help="names of channels, if there is no dataset.json"
+    )
+    parser.add_argument(
+        "--label_names",
+        nargs="+",
+        help="names of labels, background first, if there is no dataset.json",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="JSON file to write (default: in bundle/configs/tasks)"
+    )
+    parser.add_argument(
+        "--num_workers", type=int, default=4, help="threads that read cases (default: 4)"
+    )
     parser.add_argument(
         "--cache_dir",
         type=Path,
         default=BUNDLE / "eval" / "surveys",
-        help="where what was found in each file is kept",
+        help="cache of the facts of each file (default: bundle/eval/surveys)",
     )
     return parser.parse_args()
 

@@ -1,12 +1,12 @@
-r"""Predict masks: one for each image, on the very voxels of its file.
+r"""Predict one mask per image, on the voxel grid of its file.
 
     python scripts/predict.py --input IMAGE_FOLDER_OR_LIST --output FOLDER
     python scripts/predict.py --input IMAGES --output OUT --weights RUN/model.pt \
         --config_file bundle/configs/quick.json
     python scripts/predict.py --input IMAGES --output OUT --weights RUNS/fold_*/models/model.pt --tta
 
-Weights and plan belong together: pass the overlays that the weights were trained with. Several weights of one plan are
-an ensemble. run.json in the output folder tells what each mask was made of, how it went, and what to look at.
+Pass the overlays that the weights were trained with. Several weights of one plan form an ensemble. run.json in the
+output folder records inputs, settings and the status of each mask, and flags masks that a person should check.
 """
 
 import argparse
@@ -26,37 +26,47 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--input",
         required=True,
-        help="an image, a folder, a JSON list, or DICOM: a folder or a zip",
+        help="image, folder, JSON list, or DICOM folder or zip",
     )
-    parser.add_argument("--output", required=True, help="folder of the masks")
-    parser.add_argument("--weights", nargs="+", help="model.pt (default: bundle/models/model.pt)")
+    parser.add_argument("--output", required=True, help="folder for the masks")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays of inference.json"
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="mean over the mirrorings of the training"
+        "--weights", nargs="+", help="files of weights (default: bundle/models/model.pt)"
     )
     parser.add_argument(
-        "--series", help='series of a DICOM study: its name, or rules, e.g. \'{"modality": "CT"}\''
+        "--config_file", action="extend", nargs="+", default=[], help="overlays for inference.json"
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="average over mirrored versions (test-time augmentation)"
+    )
+    parser.add_argument(
+        "--series", help='DICOM series to use: its name, or rules, e.g. \'{"modality": "CT"}\''
     )
     parser.add_argument(
         "--dicom",
         nargs="*",
         metavar="KIND",
-        help="of a DICOM series write these: seg fractional rtstruct report (default: seg)",
-    )
-    parser.add_argument("--previous", help="for a cascade: folder of the previous stage's masks")
-    parser.add_argument("--device", help='"cpu" or "cuda:0" (default: a GPU where there is one)')
-    parser.add_argument(
-        "--precision", choices=("auto", "float32", "float16", "bfloat16"), help="default: auto"
+        help="DICOM objects to write for each series: seg, fractional, rtstruct, report (default: seg)",
     )
     parser.add_argument(
-        "--continue", action="store_true", dest="resume", help="leave out cases that are done"
+        "--previous", help="for a cascade: folder of the masks of the previous stage"
     )
     parser.add_argument(
-        "--save_probabilities", metavar="FOLDER", help="for scripts/ensemble.py; large"
+        "--device", help="device, e.g. cpu or cuda:0 (default: a GPU if there is one)"
     )
-    parser.add_argument("--report", type=Path, help="write a page with pictures to this HTML file")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="precision of the network (default: auto)",
+    )
+    parser.add_argument(
+        "--continue", action="store_true", dest="resume", help="skip finished cases"
+    )
+    parser.add_argument(
+        "--save_probabilities",
+        metavar="FOLDER",
+        help="folder for probabilities, for scripts/ensemble.py; large files",
+    )
+    parser.add_argument("--report", type=Path, help="HTML file to write: a page with pictures")
     parser.add_argument("--json", action="store_true", help="print run.json")
     return parser.parse_args()
 
@@ -93,7 +103,7 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
         overrides["weights_file"] = arguments.weights[0]
     if arguments.tta:
         weights = Path((arguments.weights or [BUNDLE / "models" / "model.pt"])[0])
-        # none at all: asked for all of them, the config says what is wrong
+        # also for a model without mirroring: the config then refuses it with a reason
         overrides["displayable_configs#mirroring"] = True
         overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights)) else {}
     return overrides
@@ -130,7 +140,7 @@ def main() -> None:
     try:
         workflow.run()
     except BaseException:
-        # a run that has not begun leaves an earlier one's file as it was
+        # a run that did not start leaves the run.json of an earlier one
         if content_of(run_file) != before:
             publish(arguments, workflow, run_file)
         raise

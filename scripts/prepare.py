@@ -1,4 +1,4 @@
-"""Prepare all cases of a data set before training; training does the same by itself for what is missing.
+"""Prepare all cases of a data set; training does the same for missing cases.
 
 python scripts/prepare.py --dataset_dir DATA/Task09_Spleen --config_file bundle/configs/tasks/Task09_Spleen_3d.json
 """
@@ -17,9 +17,11 @@ def main() -> None:
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+        "--config_file", action="extend", nargs="+", default=[], help="overlays for train.json"
     )
-    parser.add_argument("--prepared_dir", help="the store (default: eval/prepared in the bundle)")
+    parser.add_argument(
+        "--prepared_dir", help="folder for prepared cases (default: bundle/eval/prepared)"
+    )
     arguments = parser.parse_args()
 
     from dynunet_bundle.configs.workflow import load_workflow

@@ -1,4 +1,4 @@
-r"""Draw what the network sees: patches as they are, under each augmentation alone, and under all of them, as a PNG.
+r"""Draw training patches as a PNG: without augmentation, under each augmentation alone, and under all of them.
 
 python scripts/preview_feed.py --dataset_dir DATA/Task09_Spleen \
     --config_file bundle/configs/tasks/Task09_Spleen_3d.json --out feed.png
@@ -19,12 +19,14 @@ def main() -> None:
     )
     parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays of train.json"
+        "--config_file", action="extend", nargs="+", default=[], help="overlays for train.json"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--prepared_dir", help="the store (default: eval/prepared in the bundle)")
-    parser.add_argument("--columns", type=int, default=6, help="patches a row")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--prepared_dir", help="folder for prepared cases (default: bundle/eval/prepared)"
+    )
+    parser.add_argument("--columns", type=int, default=6, help="patches per row (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

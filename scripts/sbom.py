@@ -1,4 +1,4 @@
-"""Write the bill of materials of what is installed: packages, versions, licences, weights; CycloneDX 1.6 JSON.
+"""Write a bill of materials of the installed packages, with versions, licences and weights (CycloneDX 1.6 JSON).
 
     python scripts/sbom.py --out dist/sbom.json
     python scripts/sbom.py --out dist/sbom.json --weights bundle/models/model.pt --weights_license CC-BY-SA-4.0
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", required=True, type=Path, help="the JSON file")
+    parser.add_argument("--out", required=True, type=Path, help="JSON file to write")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], help="files of weights")
     parser.add_argument("--weights_license", help="SPDX name of the licence of the weights")
     return parser.parse_args()

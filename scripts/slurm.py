@@ -1,12 +1,12 @@
-r"""Print an sbatch script that trains on one or several machines, and goes on by itself after the time limit.
+r"""Print an sbatch script that trains on one or several machines and requeues itself after the time limit.
 
     python scripts/slurm.py --nodes 2 --gpus_per_node 4 --time 24:00:00 \
         --task_config bundle/configs/tasks/Task01_BrainTumour_3d.json --dataset_dir /data/Task01_BrainTumour \
         --out /scratch/me/brain > brain.sh
     sbatch brain.sh
 
-All machines must see the folders under the same paths. Options of the site: --sbatch=--partition=gpu. Any id of
-train.json can be set: --epochs 300. docs/cluster.md tells what the script does.
+All machines must see the folders under the same paths. Site-specific options: --sbatch=--partition=gpu. Any id of
+train.json can be set: --epochs 300. docs/cluster.md describes the script.
 """
 
 import argparse
@@ -18,38 +18,57 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    # without abbreviations: ids of the configs must not be taken for options
+    # no abbreviations: ids of the configs must not be parsed as options
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--out", required=True, type=Path, help="the run folder; it is created")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the run")
     parser.add_argument(
         "--task_config",
         action="extend",
         nargs="+",
         default=[],
         type=Path,
-        help="overlays of train.json: the task's, then recipes",
+        help="overlays for train.json: the task's, then recipes",
     )
-    parser.add_argument("--nodes", type=int, default=1, help="machines")
-    parser.add_argument("--gpus_per_node", type=int, default=1, help="0 to train on CPUs")
-    parser.add_argument("--processes_per_node", type=int, help="default: one a GPU")
-    parser.add_argument("--cpus_per_process", type=int, default=8, help="cores a GPU or process")
+    parser.add_argument("--nodes", type=int, default=1, help="number of machines (default: 1)")
+    parser.add_argument(
+        "--gpus_per_node",
+        type=int,
+        default=1,
+        help="GPUs per machine; 0 trains on CPUs (default: 1)",
+    )
+    parser.add_argument(
+        "--processes_per_node", type=int, help="processes per machine (default: one per GPU)"
+    )
+    parser.add_argument(
+        "--cpus_per_process", type=int, default=8, help="cores per process (default: 8)"
+    )
     parser.add_argument(
         "--numa_binding",
         choices=("node", "socket", "exclusive", "core-complex"),
-        help="keep each process on cores near its GPU: torchrun's --numa-binding; needs numactl",
+        help="bind each process to cores near its GPU (torchrun's --numa-binding); needs numactl",
     )
-    parser.add_argument("--time", default="24:00:00", help="limit as SLURM writes it")
     parser.add_argument(
-        "--signal_s", type=int, default=120, help="seconds before the limit to stop and save"
+        "--time", default="24:00:00", help="time limit in SLURM's format (default: 24:00:00)"
     )
-    parser.add_argument("--max_restarts", type=int, default=3, help="after failed processes")
     parser.add_argument(
-        "--sbatch", action="append", default=[], help="one more option of sbatch, after ="
+        "--signal_s",
+        type=int,
+        default=120,
+        help="seconds before the limit to stop and save (default: 120)",
+    )
+    parser.add_argument(
+        "--max_restarts",
+        type=int,
+        default=3,
+        help="how often torchrun restarts failed workers (default: 3)",
+    )
+    parser.add_argument(
+        "--sbatch", action="append", default=[], help="additional option of sbatch; may be repeated"
     )
     return parser.parse_known_args()
 

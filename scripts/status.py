@@ -1,10 +1,10 @@
-r"""Say where a training stands, from its files alone; give the --output_dir of one or several, or train.py's --out.
+r"""Show the state of one or more trainings. Pass their --output_dir, or the --out of train.py.
 
     python scripts/status.py bundle/eval --ckpt_dir bundle/models
     python scripts/status.py RUNS
     python scripts/status.py bundle/eval --json
 
-Exit code 2 if a folder holds no training.
+It only reads files. Exit code 2 if a folder contains no training.
 """
 
 import argparse
@@ -26,12 +26,12 @@ def main() -> None:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="its --output_dir, or a folder of folds",
+        help="--output_dir of a training, or --out of train.py",
     )
     parser.add_argument(
-        "--ckpt_dir", nargs="+", type=Path, help="its --ckpt_dir, to see the checkpoint; one a DIR"
+        "--ckpt_dir", nargs="+", type=Path, help="--ckpt_dir of each DIR, to show its checkpoint"
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON list for machines")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
@@ -56,7 +56,7 @@ def main() -> None:
     elif found:
         print(table(found))
     if faults:
-        # those of the other folders are told first
+        # after the states of the other folders
         raise ConfigError(" ".join(faults))
 
 

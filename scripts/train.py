@@ -1,4 +1,4 @@
-r"""Cross-validation: train the folds in turn, predict what each holds out, and sum up; or one fold for a cluster job.
+r"""Train the folds of a cross-validation, predict their held-out cases and summarise; or one fold for a cluster job.
 
     python scripts/train.py --task_config bundle/configs/tasks/Task09_Spleen_3d.json --dataset_dir DATA/Task09_Spleen \
         --out RUNS/spleen
@@ -6,7 +6,7 @@ r"""Cross-validation: train the folds in turn, predict what each holds out, and 
     python scripts/train.py --task_config ... --dataset_dir ... --out RUNS/spleen --collect
     python scripts/train.py --task_config ... --dataset_dir ... --out RUNS/spleen --fold all --gpus 8 --epochs 300
 
-Run the same command again to go on where it stopped. Any id of train.json can be set: --epochs 300 --batch_size 4.
+Run the same command again to resume. Any id of train.json can be set: --epochs 300 --batch_size 4.
 Exit codes: 0 done, 1 a training failed, 2 bad input, 75 stopped by a signal.
 """
 
@@ -20,7 +20,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    # without abbreviations: ids of the configs must not be taken for options
+    # no abbreviations: ids of the configs must not be parsed as options
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,17 +32,25 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         nargs="+",
         default=[],
         type=Path,
-        help="overlays of train.json: the task's, then recipes",
+        help="overlays for train.json: the task's, then recipes",
     )
     parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--out", required=True, type=Path, help="the run folder")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the run")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--folds", nargs="+", default=["all"], help="numbers, or all (the default)")
-    which.add_argument("--fold", help="one number; or all: train one model on every case")
-    parser.add_argument("--num_folds", type=int, help="where no file gives the folds (default: 5)")
-    parser.add_argument("--prepared_dir", type=Path, help="prepared cases (default: OUT/prepared)")
+    which.add_argument(
+        "--folds", nargs="+", default=["all"], help="numbers of the folds, or all (the default)"
+    )
+    which.add_argument("--fold", help="number of one fold; all trains one model on every case")
     parser.add_argument(
-        "--previous_dir", type=Path, help="for a cascade: masks of all cases by the previous stage"
+        "--num_folds", type=int, help="number of folds if the task has no splits file (default: 5)"
+    )
+    parser.add_argument(
+        "--prepared_dir", type=Path, help="folder for prepared cases (default: OUT/prepared)"
+    )
+    parser.add_argument(
+        "--previous_dir",
+        type=Path,
+        help="for a cascade: folder of the masks of all cases by the previous stage",
     )
     parser.add_argument(
         "--gpus",
@@ -50,7 +58,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         dest="num_processes",
         type=int,
         default=1,
-        help="GPUs, or processes on a CPU, that train a fold together",
+        help="number of GPUs, or of processes on a CPU, that train a fold (default: 1)",
     )
     parser.add_argument(
         "--numa_binding",
@@ -61,7 +69,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--collect",
         dest="collect_only",
         action="store_true",
-        help="train nothing: score the folds that have finished, and sum up",
+        help="train nothing; score the finished folds and summarise",
     )
     return parser.parse_known_args()
 

@@ -1,10 +1,10 @@
-"""Check that a bundle is ready for the Model Zoo, MONAI Label and the other clients; exit code 1 where it is not.
+"""Check that a bundle is ready for the Model Zoo, MONAI Label and other clients; exit code 1 if it is not.
 
     python scripts/verify_bundle.py dist/hippocampus_mr_segmentation
     python scripts/verify_bundle.py dist/hippocampus_mr_segmentation --only metadata schema readme
 
-It runs the bundle's code, on made-up data and without a network; nothing is written to the bundle. The whole takes a
-minute for a small plan. docs/delivery.md says what each check looks at.
+It runs the bundle's code offline on synthetic data and writes nothing to the bundle. All checks take a minute for a
+small plan. docs/delivery.md lists the checks.
 """
 
 import argparse
@@ -18,9 +18,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle", type=Path, help="the bundle folder")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="run these only")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="CHECK", help="run only these checks"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 
