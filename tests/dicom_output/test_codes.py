@@ -4,16 +4,17 @@ import json
 import re
 
 import pytest
+from PIL import ImageColor
 from pydicom.sr._concepts_dict import concepts
 
 from dynunet_bundle.dicom_output.codes import (
-    COLOURS,
     PRIVATE_SCHEME,
     TABLE,
     Code,
     LabelCodes,
     codes_of_labels,
 )
+from dynunet_bundle.drawing.colours import COLOURS, ClassColours
 from dynunet_bundle.errors import ConfigError
 
 CONTENT = json.loads(TABLE.read_text())
@@ -107,9 +108,16 @@ def test_colours_are_distinct() -> None:
     colours = [codes.rgb for codes in codes_of_labels(names)]
     assert colours[0] == tuple(CONTENT["labels"]["liver"]["rgb"])
     assert len(set(colours)) == len(names)
-    assert len({codes.rgb for codes in codes_of_labels([str(i) for i in range(50)])}) == len(
-        COLOURS
-    )
+    many = [codes.rgb for codes in codes_of_labels([str(i) for i in range(50)])]
+    assert len(set(many)) == len(COLOURS)
+
+
+def test_a_label_without_a_colour_has_that_of_its_class_in_reports() -> None:
+    report = ClassColours({1: "liver", 2: "a", 3: "b"})
+    _, *others = codes_of_labels(["liver", "a", "b"])
+    assert [codes.rgb for codes in others] == [
+        ImageColor.getrgb(report.colour(value)) for value in (2, 3)
+    ]
 
 
 def test_overrides() -> None:

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageColor
 
+from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.drawing.slices import (
-    LABEL_COLOURS,
     grey_limits,
     grid_picture,
     png_bytes,
@@ -28,7 +28,7 @@ def test_a_class_is_outlined_in_its_colour_and_its_inside_is_not():
     label[10:50, 10:30], label[10:50, 30:50] = 1, 2
     shown = np.array(slice_picture(np.zeros((60, 60), np.float32), label, (0, 1), (60, 60)))
     for value, (left, right) in ((1, (10, 29)), (2, (30, 49))):
-        colour = ImageColor.getrgb(LABEL_COLOURS[value - 1])
+        colour = ImageColor.getrgb(COLOURS[value - 1])
         assert tuple(shown[30, left]) == tuple(shown[30, right]) == colour
         assert tuple(shown[30, (left + right) // 2]) == (0, 0, 0)
     assert (shown[label == 0] == 0).all()

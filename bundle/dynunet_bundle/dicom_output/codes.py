@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dynunet_bundle.drawing.colours import RGB_COLOURS
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 
@@ -27,12 +28,6 @@ MAX_MEANING_CHARACTERS = 64
 
 SPELLINGS = (("tumour", "tumor"), ("oedema", "edema"), ("oesoph", "esoph"), ("haem", "hem"))
 FILLERS = frozenset({"of", "the", "in", "and", "with", "class", "label"})
-
-COLOURS = (
-    (230, 60, 60), (60, 180, 75), (60, 110, 230), (255, 200, 25), (240, 50, 230), (70, 220, 240),
-    (245, 130, 48), (145, 30, 180), (170, 255, 100), (0, 128, 128), (250, 190, 190), (170, 110, 40),
-)  # fmt: skip
-"""For labels without a colour of their own, and where two labels would have the same."""
 
 
 class Code(NamedTuple):
@@ -254,8 +249,9 @@ def _with_distinct_colours(labels: Iterable[LabelCodes]) -> list[LabelCodes]:
     for number, codes in enumerate(labels):
         rgb = codes.rgb
         if rgb is None or rgb in taken:
-            free = [colour for colour in COLOURS if colour not in taken]
-            rgb = free[0] if free else COLOURS[number % len(COLOURS)]
+            start = number % len(RGB_COLOURS)  # its colour in a report
+            palette = RGB_COLOURS[start:] + RGB_COLOURS[:start]
+            rgb = next((colour for colour in palette if colour not in taken), palette[0])
         taken.add(rgb)
         coloured.append(replace(codes, rgb=rgb))
     return coloured

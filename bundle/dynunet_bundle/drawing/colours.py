@@ -1,4 +1,4 @@
-"""Colours of classes in the pictures of a report."""
+"""Colours of classes: the same in curves, previews, reports and DICOM objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,10 @@ COLOURS = (
     *(_mixed(colour, WHITE, PALE) for colour in BASE_COLOURS),
     *(_mixed(colour, BLACK, DEEP) for colour in BASE_COLOURS),
 )
-"""Distinct for so many classes; then they begin anew."""
+"""Distinct for this many classes; then they begin anew."""
+
+RGB_COLOURS = tuple(ImageColor.getrgb(colour)[:3] for colour in COLOURS)
+"""The same as levels of 0 to 255."""
 
 
 @dataclass(frozen=True)

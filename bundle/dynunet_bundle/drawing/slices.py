@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from dynunet_bundle.drawing.colours import RGB_COLOURS
 from dynunet_bundle.files import atomic_write, ensure_writable
 
 INK = "#222222"
-LABEL_COLOURS = ("#ccbb44", "#66ccee", "#228833", "#aa3377", "#ee6677", "#eeeeee")
 OUTLINE_PIXELS = 2
 SHOWN_PERCENTILES = (1, 99.5)
 
@@ -41,8 +41,7 @@ def slice_picture(
     for value in np.unique(classes[classes > 0]):
         mask = classes == value
         outline = mask & ~ndimage.binary_erosion(mask, iterations=OUTLINE_PIXELS)
-        colour = LABEL_COLOURS[(int(value) - 1) % len(LABEL_COLOURS)]
-        shown[outline] = ImageColor.getrgb(colour)
+        shown[outline] = RGB_COLOURS[(int(value) - 1) % len(RGB_COLOURS)]
     return Image.fromarray(shown)
 
 

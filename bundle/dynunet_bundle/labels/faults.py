@@ -23,7 +23,7 @@ def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) ->
     values = list(label_values)
     ascending = all(map(_is_whole, values)) and values == sorted(set(values))
     if not ascending or len(values) > MAX_CLASSES:
-        shown = some_of(list(map(str, values)), MAX_SHOWN)
+        shown = some_of(values, MAX_SHOWN)
         return f"label_values must ascend, at most {MAX_CLASSES} of them, not {shown}."
     return None
 

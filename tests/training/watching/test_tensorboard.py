@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from dynunet_bundle.drawing.slices import LABEL_COLOURS
+from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
 from dynunet_bundle.training.watching.tensorboard import ExampleSlices, tag_of, write_epoch
@@ -92,8 +92,8 @@ def test_slices_of_each_validation_case_at_each_validation(trained):
         # image and label are those of the same slice
         assert np.array_equal(third(before, 0), third(after, 0))
         assert np.array_equal(third(before, 1), third(after, 1))
-        assert has_colour(third(before, 1), LABEL_COLOURS[0])
-        assert not has_colour(third(before, 0), LABEL_COLOURS[0])
+        assert has_colour(third(before, 1), COLOURS[0])
+        assert not has_colour(third(before, 0), COLOURS[0])
 
 
 def test_a_training_that_goes_on_goes_on_in_the_curves(train_workflow, tmp_path):
@@ -161,10 +161,10 @@ def test_the_slice_with_the_most_foreground_is_shown_and_both_outlines_are_their
     found = images(show(tmp_path, [case(label, prediction)]), "validation_case_1")
     assert list(found) == [1, 2]
     picture = found[1]
-    assert has_colour(third(picture, 1), LABEL_COLOURS[0])
-    assert not has_colour(third(picture, 1), LABEL_COLOURS[1])
-    assert has_colour(third(picture, 2), LABEL_COLOURS[1])
-    assert not has_colour(third(picture, 2), LABEL_COLOURS[0])
+    assert has_colour(third(picture, 1), COLOURS[0])
+    assert not has_colour(third(picture, 1), COLOURS[1])
+    assert has_colour(third(picture, 2), COLOURS[1])
+    assert not has_colour(third(picture, 2), COLOURS[0])
 
 
 def test_voxels_that_nobody_labelled_have_no_outline(tmp_path):
