@@ -68,12 +68,13 @@ def _feed(job: dict[str, Any], parser: Any) -> Any:
         module = importlib.import_module("benchmarks.synthetic_feed")
         sizes = {"num_channels": job["channels"], "num_classes": job["classes"]}
         return module.SyntheticLoader(plan["patch_size"], **sizes, **common)
-    loader = importlib.import_module("dynunet_bundle.feed.loader").DaliLoader
-    stored = importlib.import_module("benchmarks.train").StoredCases
+    loader: Any
     if job["feed"] == "center crop":
-        common["center_crop"] = True
+        loader = importlib.import_module("benchmarks.center_crop").CenterCropLoader
     else:
+        loader = importlib.import_module("dynunet_bundle.feed.loader").DaliLoader
         common["augmentation"] = parser.get_parsed_content("augmentation")
+    stored = importlib.import_module("benchmarks.train").StoredCases
     threads = {"num_threads": job["num_threads"], "num_workers": job["num_workers"]}
     dataset = stored(job["cases"], tuple(job["shape"]))
     return loader(dataset, plan["patch_size"], **threads, **common)

@@ -93,14 +93,13 @@ def test_unknown_names_get_a_private_code() -> None:
     name = "Zweifelhaftes\\" + "x" * 80
     codes = one(name)
     assert codes.type.scheme == PRIVATE_SCHEME
-    assert not codes.is_known
     assert len(codes.type.value) <= 16
     assert codes.type.meaning == ("Zweifelhaftes/" + "x" * 80)[:64]
     assert codes.type == one(name.upper()).type._replace(meaning=codes.type.meaning)
     assert codes.type.value != one("something else").type.value
     # half a match is none: neither the organ nor the side alone is what the label means
-    assert not one("liver something").is_known
-    assert not one("Anterior").is_known
+    assert one("liver something").type.scheme == PRIVATE_SCHEME
+    assert one("Anterior").type.scheme == PRIVATE_SCHEME
 
 
 def test_colours_are_distinct() -> None:

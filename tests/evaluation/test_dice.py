@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 
-from dynunet_bundle.evaluation.dice import dice_by_class, dice_by_target
+from dynunet_bundle.evaluation.dice import dice_by_target
 
 
 def test_dice_is_twice_the_overlap_over_both_volumes():
@@ -13,14 +13,14 @@ def test_dice_is_twice_the_overlap_over_both_volumes():
     reference[0, 0, 1:] = 1
     reference[3] = 2
     prediction[3, :2] = 2
-    assert dice_by_class(prediction, reference, 3) == [2 * 2 / 6, 2 * 8 / 24]
+    assert dice_by_target(prediction, reference, [[1], [2]]) == [2 * 2 / 6, 2 * 8 / 24]
 
 
 def test_absent_classes_count_as_none_or_zero():
     prediction, reference = np.zeros((2, 2, 2), int), np.zeros((2, 2, 2), int)
     prediction[0] = 1  # only predicted
     reference[1] = 2  # only in the reference
-    assert dice_by_class(prediction, reference, 4) == [0.0, 0.0, None]
+    assert dice_by_target(prediction, reference, [[1], [2], [3]]) == [0.0, 0.0, None]
 
 
 def test_agrees_with_monai(real_data):
@@ -29,12 +29,14 @@ def test_agrees_with_monai(real_data):
     shifted = np.roll(label, 2, axis=1)
     metric = DiceMetric(include_background=False, num_classes=3)
     expected = metric(torch.tensor(shifted)[None, None], torch.tensor(label)[None, None])
-    assert dice_by_class(shifted, label, 3) == pytest.approx(expected[0].tolist(), abs=1e-6)
+    assert dice_by_target(shifted, label, [[1], [2]]) == pytest.approx(
+        expected[0].tolist(), abs=1e-6
+    )
 
 
 def test_different_grids_are_an_error():
     with pytest.raises(ValueError, match="shapes differ"):
-        dice_by_class(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), 2)
+        dice_by_target(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), [[1]])
 
 
 def test_regions_are_scored_as_regions():
@@ -52,8 +54,12 @@ def test_ignored_voxels_count_neither_for_nor_against():
     reference[:, 2:5] = 255
     kept = np.ones(reference.shape, bool)
     kept[:, 2:5] = False
-    expected = dice_by_class(prediction[kept], reference[kept], 4)
-    assert dice_by_class(prediction, reference, 4) == expected
+    expected = dice_by_target(prediction[kept], reference[kept], [[1], [2], [3]])
+    assert dice_by_target(prediction, reference, [[1], [2], [3]]) == expected
     prediction[:, 2:5] = 3
-    assert dice_by_class(prediction, reference, 4) == expected
-    assert dice_by_class(prediction, np.full_like(reference, 255), 4) == [None, None, None]
+    assert dice_by_target(prediction, reference, [[1], [2], [3]]) == expected
+    assert dice_by_target(prediction, np.full_like(reference, 255), [[1], [2], [3]]) == [
+        None,
+        None,
+        None,
+    ]

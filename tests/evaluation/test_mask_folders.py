@@ -8,7 +8,7 @@ import pytest
 from conftest import BUNDLE, run_script, save_nifti, save_picture
 
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, PlanError
-from dynunet_bundle.evaluation.mask_folders import label_ids, measure_folders, score_folders
+from dynunet_bundle.evaluation.mask_folders import find_masks, label_ids, measure_masks
 from dynunet_bundle.images.read import Volume
 
 NAMES = ["background", "head", "tail"]
@@ -27,21 +27,32 @@ def folders(tmp_path):
     return tmp_path
 
 
+def measure(folder, *arguments, **ids):
+    masks = find_masks(str(folder / "predictions"), str(folder / "labels"), *arguments, **ids)
+    return measure_masks(masks), masks.labels.target_names
+
+
+def score(folder, *arguments, **ids):
+    """The Dice by case, and the names of what is scored."""
+    measures, names = measure(folder, *arguments, **ids)
+    return {case: [row["dice"] for row in rows] for case, rows in measures.items()}, names
+
+
 def test_folders_are_paired_by_name(folders):
-    scores, names = score_folders(str(folders / "predictions"), str(folders / "labels"), NAMES)
+    scores, names = score(folders, NAMES)
     assert scores == {"x": [2 / 3, 1.0]}
     assert names == NAMES
 
 
 def test_classes_without_names_are_named_by_their_values(folders):
-    _, names = score_folders(str(folders / "predictions"), str(folders / "labels"))
+    _, names = score(folders)
     assert names == ["background", "1", "2"]
 
 
 def test_a_prediction_without_label_is_an_error(folders):
     (folders / "labels" / "x.nii.gz").unlink()
     with pytest.raises(DatasetError, match="has no label for x"):
-        score_folders(str(folders / "predictions"), str(folders / "labels"))
+        score(folders)
 
 
 @pytest.mark.parametrize("affine", [np.eye(4), np.diag([1, 1, 2, 1])], ids=["shape", "affine"])
@@ -49,13 +60,13 @@ def test_different_grids_are_an_error(folders, affine):
     shape = (5, 5, 6) if np.array_equal(affine, np.eye(4)) else (5, 5, 5)
     save_nifti(folders / "predictions" / "x.nii.gz", np.ones(shape, np.uint8), affine)
     with pytest.raises(CaseError, match="case x: prediction and label lie on different grids"):
-        score_folders(str(folders / "predictions"), str(folders / "labels"))
+        score(folders)
 
 
 def test_values_without_a_name_are_an_error(folders):
     message = "case x: the prediction has the value 2, but background, head stand for 0, 1"
     with pytest.raises(CaseError, match=message):
-        score_folders(str(folders / "predictions"), str(folders / "labels"), NAMES[:2])
+        score(folders, NAMES[:2])
 
 
 def test_a_value_without_a_name_is_found_on_its_side(folders):
@@ -82,10 +93,6 @@ def gaps(tmp_path):
     save_picture(tmp_path / "labels" / "x.png", reference)
     save_picture(tmp_path / "predictions" / "x.png", prediction)
     return tmp_path
-
-
-def score(folder, *arguments):
-    return score_folders(str(folder / "predictions"), str(folder / "labels"), *arguments)
 
 
 def test_values_with_gaps_are_classes(gaps):
@@ -249,7 +256,7 @@ def test_voxels_without_volume_name_the_case(folders, monkeypatch):
     flat = Volume(np.ones((1, 2, 2, 2)), np.diag([1.0, 1, 0, 1]))
     monkeypatch.setattr("dynunet_bundle.evaluation.mask_folders.read_volume", lambda path: flat)
     with pytest.raises(CaseError, match="case x: its voxels have a volume of 0"):
-        measure_folders(str(folders / "predictions"), str(folders / "labels"))
+        measure(folders)
 
 
 def test_cases_are_measured_on_the_grid_of_their_files(folders):
@@ -257,9 +264,7 @@ def test_cases_are_measured_on_the_grid_of_their_files(folders):
     affine = np.array([[0, 0, 2.0, 1], [-0.5, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]])
     for path in folders.glob("*/x.nii.gz"):
         save_nifti(path, np.asarray(nib.load(path).dataobj), affine)
-    measures, names = measure_folders(
-        str(folders / "predictions"), str(folders / "labels"), label_names=NAMES
-    )
+    measures, names = measure(folders, label_names=NAMES)
     head, tail = measures["x"]
     assert (names, head["dice"], tail["hd95_mm"]) == (NAMES, 2 / 3, 0)
     # the layer that is not found, 25 voxels of 1 mm3

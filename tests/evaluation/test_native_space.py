@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import BUNDLE, TINY
 
-from dynunet_bundle.evaluation.mask_folders import measure_folders
+from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
 
 AFFINE = np.array([[0, 0, 2.5, 3], [-0.9, 0.3, 0, 40], [0.3, 0.9, 0, -7], [0, 0, 0, 1.0]])
 """Voxels of 0.95 x 0.95 x 2.5 mm, stored P, S, R and turned by 18 degrees."""
@@ -30,9 +30,8 @@ def test_the_evaluator_measures_what_the_script_does(train_workflow, oblique, tm
     train_workflow(**settings, **{**evaluating, "masks_dir": str(masks)}).run()
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["nsd_tolerance_mm"] == 1
-    measures, names = measure_folders(
-        str(masks), str(oblique / "labelsTr"), label_names=TINY["label_names"]
-    )
+    pairs = find_masks(str(masks), str(oblique / "labelsTr"), label_names=TINY["label_names"])
+    measures, names = measure_masks(pairs), pairs.labels.target_names
     assert set(measures) == set(scores["measures"]) and measures
     assert any(row["hd95_mm"] for rows in measures.values() for row in rows)
     for case, rows in measures.items():

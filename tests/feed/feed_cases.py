@@ -14,6 +14,7 @@ import torch
 from conftest import BUNDLE, save_nifti
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
+from benchmarks.center_crop import CenterCropLoader, CenterCropSource
 from dynunet_bundle.feed.augmentation import Augmentation
 from dynunet_bundle.feed.draws import Draw
 from dynunet_bundle.feed.loader import DaliLoader
@@ -85,11 +86,18 @@ def source_of(
     augmentation: dict[str, Any] | None = None,
     seed: int = 5,
     numbering: Numbering | None = None,
+    center_crop: bool = False,
     **sampling: Any,
 ) -> PatchSource:
     declared = Augmentation.from_config(augmentation or {})
     how = Sampling(tuple(patch_size), declared, oversampling, seed, **sampling)
-    return PatchSource(dataset.cases(), how, numbering or Numbering(batch_size=2))
+    source = CenterCropSource if center_crop else PatchSource
+    return source(dataset.cases(), how, numbering or Numbering(batch_size=2))
+
+
+def loader_of(*arguments: Any, center_crop: bool = False, **settings: Any) -> DaliLoader:
+    """``DaliLoader``, or one that takes the middle of each volume."""
+    return (CenterCropLoader if center_crop else DaliLoader)(*arguments, **settings)
 
 
 def parts(sample: tuple[np.ndarray, ...]) -> SimpleNamespace:

@@ -17,6 +17,7 @@ from feed_cases import (
     at_prob,
     coordinates,
     fed,
+    loader_of,
     parts,
     place_of,
     prepare,
@@ -25,7 +26,6 @@ from feed_cases import (
 from nvidia.dali import fn, pipeline_def, types
 
 from dynunet_bundle.feed.graph import Form, patch_graph
-from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 BATCH_SIZE, NUM_BATCHES, SEED = 4, 6, 5
@@ -51,9 +51,7 @@ def compared(
     **how: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, SimpleNamespace]]:
     """Image and label as they were given, and what was drawn for them, of each sample."""
-    loader = DaliLoader(
-        dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **how
-    )
+    loader = loader_of(dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **how)
     how.pop("zero_outside", None)
     source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED, **how)
     return [
@@ -227,7 +225,7 @@ def test_gamma_keeps_mean_and_deviation_and_order(
 def test_all_together_in_their_order(dataset: PreparedDataset, form: str, in_graph: bool) -> None:
     config = at_prob(0.6, WIDE)
     size = PATCHES[form]
-    loader = DaliLoader(dataset, size, BATCH_SIZE, NUM_BATCHES, config, seed=SEED)
+    loader = loader_of(dataset, size, BATCH_SIZE, NUM_BATCHES, config, seed=SEED)
     pairs = fed(loader, in_graph)
     source = source_of(dataset, size, augmentation=config, seed=SEED)
     for number, (image, label) in enumerate(pairs):

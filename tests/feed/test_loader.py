@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE
-from feed_cases import EVERYTHING, WAYS, coordinates, fed, prepare
+from feed_cases import EVERYTHING, WAYS, coordinates, fed, loader_of, prepare
 from monai.transforms import Compose
 
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, find_user_error
@@ -47,7 +47,7 @@ def make_loader(dataset: PreparedDataset, **settings: Any) -> DaliLoader:
         "augmentation": EVERYTHING,
         "seed": 1,
     }
-    return DaliLoader(dataset, **{**defaults, **settings})
+    return loader_of(dataset, **{**defaults, **settings})
 
 
 def passes(loader: DaliLoader, count: int) -> list[Batch]:

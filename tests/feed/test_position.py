@@ -43,7 +43,6 @@ def make_loader(dataset: PreparedDataset, **settings: Any) -> DaliLoader:
         ("oversampling", {"oversampling": 0.5}),
         ("seed", {"seed": 1}),
         ("volumes_per_batch", {"volumes_per_batch": 2}),
-        ("center_crop", {"center_crop": True}),
         ("zero_outside", {"zero_outside": True}),
     ],
 )

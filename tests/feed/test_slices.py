@@ -13,6 +13,7 @@ from feed_cases import (
     at_prob,
     coordinates,
     fed,
+    loader_of,
     parts,
     place_of,
     prepare,
@@ -37,7 +38,7 @@ def make_loader(dataset: PreparedDataset, **settings: Any) -> DaliLoader:
         "seed": 1,
         "volumes_per_batch": VOLUMES,
     }
-    return DaliLoader(dataset, **{**defaults, **settings})
+    return loader_of(dataset, **{**defaults, **settings})
 
 
 def groups(pairs: list[Any]) -> list[list[Any]]:

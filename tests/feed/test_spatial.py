@@ -9,9 +9,8 @@ from typing import Any
 import feed_reference as reference
 import numpy as np
 import pytest
-from feed_cases import WAYS, fed, place_of, prepare, source_of
+from feed_cases import WAYS, fed, loader_of, place_of, prepare, source_of
 
-from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.feed.spatial import AFFINE, CROP, SCALE
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
@@ -31,7 +30,7 @@ def run(
     **settings: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]:
     """Image and label ``[C, D, H, W]``, where they should come from ``[3, D, H, W]``, case and kind, of each sample."""
-    loader = DaliLoader(
+    loader = loader_of(
         dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **settings
     )
     pairs = fed(loader, in_graph)

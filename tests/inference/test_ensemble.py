@@ -11,7 +11,7 @@ from conftest import ROOT, save_nifti, save_picture
 from probability_cases import LABELS, REGIONS, one_hot, random_probabilities, save_case
 
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, OutputError
-from dynunet_bundle.evaluation.dice import dice_by_class
+from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference import ensemble as module
 from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, run
@@ -109,9 +109,9 @@ def test_two_members_that_err_elsewhere_are_better_together(images, tmp_path):
         noisy = np.where(rng.random(SHAPE) < 0.2, one_hot((truth + 1) % 3, 3) * 0.52 + 0.16, noisy)
         save_case(tmp_path / name, images / "a.nii.gz", noisy, LABELS, AFFINE)
         found = read_probabilities(tmp_path / name)["a"]
-        scores[name] = np.mean(dice_by_class(average_classes([found]), truth, 3))
+        scores[name] = np.mean(dice_by_target(average_classes([found]), truth, [[1], [2]]))
     together = run(request_for(images, tmp_path / "one", tmp_path / "two"))[0]
-    score = np.mean(dice_by_class(load(together).astype(int), truth, 3))
+    score = np.mean(dice_by_target(load(together).astype(int), truth, [[1], [2]]))
     assert score > max(scores.values()) + 0.02
 
 

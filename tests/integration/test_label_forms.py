@@ -15,7 +15,7 @@ from test_forms import Trained, blobs, plan_and_train
 
 from dynunet_bundle.dataset.cases import list_images
 from dynunet_bundle.dataset.folds import default_folds
-from dynunet_bundle.evaluation.mask_folders import label_ids, score_folders
+from dynunet_bundle.evaluation.mask_folders import find_masks, label_ids, measure_masks
 
 IGNORED = 4
 TUMOUR = {"background": 0, "whole": [1, 2, 3], "inner": 3}
@@ -91,10 +91,12 @@ def test_an_nnunet_set_of_regions_with_ignored_voxels(tmp_path):
             assert scores[name][region] == pytest.approx(dice(*pair), abs=1e-3)
     # the script, told by the overlay, agrees
     ids = label_ids([str(trained.overlay)], BUNDLE / "configs")
-    table, target_names = score_folders(str(masks), str(data / "labelsTr"), **ids)
-    assert target_names == ["background", "whole", "inner"]
+    pairs = find_masks(str(masks), str(data / "labelsTr"), **ids)
+    assert pairs.labels.target_names == ["background", "whole", "inner"]
+    measures = measure_masks(pairs)
     for name in names:
-        assert table[name] == pytest.approx(list(scores[name].values()), abs=1e-3)
+        found_dice = [row["dice"] for row in measures[name]]
+        assert found_dice == pytest.approx(list(scores[name].values()), abs=1e-3)
 
 
 def test_sparse_labels_of_plain_classes(tmp_path):

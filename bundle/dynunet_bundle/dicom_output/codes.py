@@ -59,11 +59,6 @@ class LabelCodes:
     rgb: tuple[int, int, int] | None = None
 
     @property
-    def is_known(self) -> bool:
-        """Whether the type is a public code."""
-        return self.type.scheme != PRIVATE_SCHEME
-
-    @property
     def is_anatomy(self) -> bool:
         """Whether it is a structure of the healthy body, as an organ."""
         return self.category == _table().categories["anatomy"]

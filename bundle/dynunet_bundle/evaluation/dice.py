@@ -7,19 +7,6 @@ import numpy as np
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 
-def dice_by_class(
-    prediction: np.ndarray, reference: np.ndarray, num_classes: int
-) -> list[float | None]:
-    """Dice of each foreground class, see ``dice_by_target``.
-
-    Args:
-        prediction: class numbers, any shape.
-        reference: class numbers, the same shape.
-        num_classes: labels including the background.
-    """
-    return dice_by_target(prediction, reference, [[value] for value in range(1, num_classes)])
-
-
 def dice_by_target(
     prediction: np.ndarray, reference: np.ndarray, targets: Sequence[Sequence[int]]
 ) -> list[float | None]:

@@ -21,7 +21,6 @@ from dynunet_bundle.evaluation.case_measures import (
     measure_case,
     require_tolerance,
 )
-from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.grid import grid_difference
@@ -71,7 +70,7 @@ class MaskFolders:
 
 
 def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
-    """What task overlays say of labels, later ones over earlier ones: keywords of ``score_folders``.
+    """What task overlays say of labels, later ones over earlier ones: keywords of ``find_masks``.
 
     Args:
         overlays: config files, such as ``scripts/plan.py`` writes.
@@ -126,51 +125,6 @@ def find_masks(
     return MaskFolders(
         files, LabelScheme(names, values, ignore_value, regions, regions_class_order)
     )
-
-
-def score_folders(
-    predictions: str, labels: str, *arguments: Any, **ids: Any
-) -> tuple[dict[str, list[float | None]], list[str]]:
-    """Dice of every prediction, without the measures that take longer.
-
-    Args:
-        predictions: folder of masks.
-        labels: folder of reference masks.
-        arguments: as in ``find_masks``, which also says what is raised.
-        ids: likewise.
-
-    Returns:
-        Dice by class or region for each case, and their names, the background first.
-    """
-    masks = find_masks(predictions, labels, *arguments, **ids)
-    scores = {
-        name: dice_by_target(pair.prediction, pair.reference, masks.labels.target_classes)
-        for name, pair in masks.pairs()
-    }
-    return scores, masks.labels.target_names
-
-
-def measure_folders(
-    predictions: str, labels: str, nsd_tolerance_mm: float = NSD_TOLERANCE_MM, **ids: Any
-) -> tuple[dict[str, list[Measures]], list[str]]:
-    """All measures of every prediction.
-
-    Args:
-        predictions: folder of masks.
-        labels: folder of reference masks.
-        nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
-        ids: as in ``find_masks``, which also says what is raised.
-
-    Returns:
-        Measures by class or region for each case, and their names, the background first.
-
-    Raises:
-        ConfigError: if the tolerance is no distance.
-        CaseError: if the voxels of a case have no volume.
-    """
-    require_tolerance(nsd_tolerance_mm)
-    masks = find_masks(predictions, labels, **ids)
-    return measure_masks(masks, nsd_tolerance_mm), masks.labels.target_names
 
 
 def measure_masks(

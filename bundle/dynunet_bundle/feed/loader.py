@@ -42,7 +42,6 @@ class DaliLoader:
         world_size: number of processes that train together.
         volumes_per_batch: in 2D, take a batch from so many volumes, from each the same number of neighbouring slices
             (NVIDIA's ``nvol``); None draws each slice on its own.
-        center_crop: the middle of each volume instead of a drawn place, as NVIDIA's benchmark has it.
         zero_outside: voxels that are zero before the intensities change are zero afterwards, as nnU-Net keeps what
             lies outside the nonzero mask.
         mask_augmentation: for a cascade, the declaration of what changes the masks of the previous stage, see
@@ -69,7 +68,6 @@ class DaliLoader:
         rank: int = 0,
         world_size: int = 1,
         volumes_per_batch: int | None = None,
-        center_crop: bool = False,
         zero_outside: bool = False,
         mask_augmentation: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -90,7 +88,6 @@ class DaliLoader:
             oversampling,
             seed,
             _slices_per_volume(patch_size, batch_size, volumes_per_batch),
-            center_crop,
             zero_outside,
             0 if mask_augmentation is None else dataset.num_masks,
             Augmentation.of_masks(mask_augmentation or {}),
@@ -179,7 +176,6 @@ class DaliLoader:
             "oversampling": sampling.oversampling,
             "seed": sampling.seed,
             "volumes_per_batch": sampling.slices_per_volume,
-            "center_crop": sampling.center_crop,
             "zero_outside": sampling.zero_outside,
             # another fold may have as many
             "cases": [name_of(case) for case in self.dataset.data],

@@ -67,7 +67,6 @@ class Sampling:
         seed: the seed.
         slices_per_volume: in 2D, so many samples in a row are neighbouring slices of one volume, cut and augmented
             alike but for the noise (NVIDIA's example: batch size over ``nvol``); 1 draws each on its own.
-        center_crop: take the middle of each volume, and no foreground, as NVIDIA's benchmark does.
         zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
         num_masks: in a cascade, how many foreground classes the previous stage has; else 0.
         mask_augmentation: declaration of what changes its masks.
@@ -78,7 +77,6 @@ class Sampling:
     oversampling: float = 0.33
     seed: int = 0
     slices_per_volume: int = 1
-    center_crop: bool = False
     zero_outside: bool = False
     num_masks: int = 0
     mask_augmentation: Augmentation = Augmentation({})
@@ -219,6 +217,13 @@ class PatchSource:
             lambda shape: noise(sampling.seed, number, shape),
         )
 
+    def extent(self, case: PreparedCase) -> tuple[int, ...]:
+        """Voxels that must lie in the volume: those of the patch, or of all neighbouring slices of a group."""
+        first, *others = self.patch_size
+        if self.flat:
+            first = min(self.sampling.slices_per_volume, case.shape[0])
+        return first, *others
+
     def _first_numbers(self, number: int) -> tuple[np.random.Generator, Numbers]:
         """The generator of a sample, shared by neighbouring slices, and what decides on its place, drawn from it."""
         group = number // self.sampling.slices_per_volume
@@ -227,25 +232,15 @@ class PatchSource:
 
     def _start(self, case: PreparedCase, numbers: Numbers) -> tuple[int, ...]:
         """First voxel of the patch."""
-        size = self.patch_size
-        # the neighbours of a slice must lie in the volume, too
-        more = min(self.sampling.slices_per_volume, case.shape[0]) - 1 if self.flat else 0
-        room = [
-            limit - length - (more if axis == 0 else 0)
-            for axis, (limit, length) in enumerate(zip(case.shape, size, strict=True))
-        ]
+        size = self.extent(case)
+        room = [limit - length for limit, length in zip(case.shape, size, strict=True)]
         on_foreground = numbers.hit(self.sampling.oversampling) and bool(case.present)
         coordinates, which = numbers.take(3), numbers.next()
-        if self.sampling.center_crop:
-            return tuple(length // 2 for length in room)
         if on_foreground or case.sparse:
             row = case.present[int(which * len(case.present))] - 1 if on_foreground else -1
             positions = self.reader.positions(case)[row]
             voxel = positions[int(coordinates[0] * len(positions))].tolist()
-            wanted = [
-                index - (length + (more if axis == 0 else 0)) // 2
-                for axis, (index, length) in enumerate(zip(voxel, size, strict=True))
-            ]
+            wanted = [index - length // 2 for index, length in zip(voxel, size, strict=True)]
             return tuple(
                 min(max(start, min(length, 0)), max(length, 0))
                 for start, length in zip(wanted, room, strict=True)
