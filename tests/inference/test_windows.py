@@ -28,7 +28,7 @@ def test_starts(size, window, overlap, starts):
 @pytest.mark.parametrize("size", [32, 33, 60, 131])
 def test_shares_of_all_windows_sum_to_one(mode, size):
     starts = window_starts(size, 32, 0.5)
-    rows = shares(size, starts, axis_weights(32, mode, 0.125))
+    rows = shares(size, starts, axis_weights(32, mode))
     total = torch.zeros(size)
     for start, row in zip(starts, rows, strict=True):
         total[start : start + 32] += row
@@ -37,15 +37,15 @@ def test_shares_of_all_windows_sum_to_one(mode, size):
 
 
 def test_a_single_window_has_all_of_it():
-    assert torch.equal(shares(32, [0], axis_weights(32, "gaussian", 0.125)), torch.ones(1, 32))
+    assert torch.equal(shares(32, [0], axis_weights(32, "gaussian")), torch.ones(1, 32))
 
 
 def test_the_gaussian_is_that_of_monai():
-    ours = axis_weights(24, "gaussian", 0.125).float()
+    ours = axis_weights(24, "gaussian").float()
     theirs = compute_importance_map((24,), mode="gaussian", sigma_scale=0.125)
     torch.testing.assert_close(ours.clamp_min(float(theirs.min())), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="gaussian"):
-        axis_weights(8, "median", 0.125)
+        axis_weights(8, "median")

@@ -16,6 +16,9 @@ previous stage where the plan is a cascade."""
 
 """nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
 
+IMAGE, LABEL, PREDICTION = "image", "label", "pred"
+"""Keys of a case in all dictionaries, as everywhere in MONAI."""
+
 META_FILE_NAME = "filename_or_obj"
 """Key under which MONAI's MetaTensors know their file, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 

@@ -12,7 +12,7 @@ from ignite import distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import string_list_all_gather
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import LABEL, PREDICTION, name_of
 from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
@@ -117,8 +117,6 @@ class ScoreHandler:
     Args:
         output_dir: folder of ``scores.json``.
         labels: the plan's labels; its regions are scored in place of the classes.
-        prediction_key: key of the restored mask, class numbers ``[1, X, Y, Z]``.
-        reference_key: key of the reference on the same grid; what it ignores does not count.
         nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
 
     Raises:
@@ -129,21 +127,17 @@ class ScoreHandler:
         self,
         output_dir: str,
         labels: LabelScheme,
-        prediction_key: str = "pred",
-        reference_key: str = "label",
         nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
     ) -> None:
         require_tolerance(nsd_tolerance_mm)
         self.path = Path(output_dir) / SCORES_NAME
         self.names = labels.target_names
         self.targets = labels.target_classes
-        self.prediction_key = prediction_key
-        self.reference_key = reference_key
         self.nsd_tolerance_mm = nsd_tolerance_mm
         self._measures: dict[str, list[Measures]] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Register with a MONAI evaluator."""
+        """Register with a MONAI evaluator, whose output has masks ``[1, X, Y, Z]`` of class numbers."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
         engine.add_event_handler(Events.COMPLETED, self._report)
@@ -154,11 +148,11 @@ class ScoreHandler:
     def _score(self, engine: Engine) -> None:
         # MONAI leaves what a case brings with it, such as its name, in the batch
         for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
-            prediction = outputs[self.prediction_key]
+            prediction = outputs[PREDICTION]
             name = name_of({**case, **outputs, "image": prediction})
             self._measures[name] = measure_case(
                 _class_numbers(prediction),
-                _class_numbers(outputs[self.reference_key]),
+                _class_numbers(outputs[LABEL]),
                 self.targets,
                 grid_of(np.asarray(prediction.affine.cpu()), name),
                 self.nsd_tolerance_mm,

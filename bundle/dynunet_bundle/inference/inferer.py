@@ -60,7 +60,6 @@ class PatchInferer(SlidingWindowInferer):
         sw_batch_size: windows that the network gets at once.
         overlap: least share of a window that its neighbour covers too.
         mode: ``"gaussian"`` or ``"constant"`` weights of a window's voxels.
-        sigma_scale: standard deviation of the Gaussian by the size of the patch.
         mirror_axes: axes of the patch over which to mirror; logits are averaged over all their combinations, as
             nnU-Net does: 8 times the work for ``[0, 1, 2]``.
         precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, or ``"auto"``, see ``compute_dtype``.
@@ -68,8 +67,6 @@ class PatchInferer(SlidingWindowInferer):
             check of the loss, which names the iteration and what to lower.
         skip_empty: take windows that have one value throughout in each channel as background, without the network.
         background: channel of the background, or None where there is none (regions); for ``skip_empty`` only.
-        cval: value that smaller volumes are padded with; 0 as in nnU-Net, which is the mean of a normalised channel.
-        sw_device: where the network is, by default where the volume is.
         device: where the result is collected, by default where the volume is; where a GPU is too small, the CPU.
         progress: show a bar, or lines where there is no terminal, for volumes with many windows.
 
@@ -83,14 +80,11 @@ class PatchInferer(SlidingWindowInferer):
         sw_batch_size: int = 1,
         overlap: float = 0.5,
         mode: str = "gaussian",
-        sigma_scale: float = 0.125,
         mirror_axes: Sequence[int] = (),
         precision: str = "float32",
         skip_empty: bool = False,
         require_finite: bool = True,
         background: int | None = 0,
-        cval: float = 0.0,
-        sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
         progress: bool = False,
     ) -> None:
@@ -99,9 +93,6 @@ class PatchInferer(SlidingWindowInferer):
             sw_batch_size=sw_batch_size,
             overlap=overlap,
             mode=mode,
-            sigma_scale=sigma_scale,
-            cval=cval,
-            sw_device=sw_device,
             device=device,
             progress=progress,
         )
@@ -145,11 +136,11 @@ class PatchInferer(SlidingWindowInferer):
         volume = inputs.as_subclass(torch.Tensor)
         by_slice = len(self.roi_size) < volume.ndim - 2
         roi = (*([1] * by_slice), *fall_back_tuple(self.roi_size, volume.shape[2 + by_slice :]))
-        padded, inner = _pad(volume, roi, self.cval)
+        padded, inner = _pad(volume, roi)
         sizes = padded.shape[2:]
         starts = [self._starts(*pair) for pair in zip(sizes, roi, strict=True)]
         rows = [
-            shares(size, places, axis_weights(width, str(self.mode), self.sigma_scale))
+            shares(size, places, axis_weights(width, str(self.mode)))
             for size, places, width in zip(sizes, starts, roi, strict=True)
         ]
 
@@ -186,7 +177,7 @@ class PatchInferer(SlidingWindowInferer):
         total: torch.Tensor | None = None
         for batch in self._batches(todo):
             inputs = torch.stack([image[:, *window.region] for window in batch])
-            logits = compute(inputs.to(self.sw_device or image.device))
+            logits = compute(inputs)
             if len(windows) == 1:
                 return logits[0].to(target, torch.float32)
             if total is None:
@@ -238,10 +229,8 @@ def _require_finite(logits: torch.Tensor) -> None:
         )
 
 
-def _pad(
-    volume: torch.Tensor, roi: Sequence[int], value: float
-) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """The volume at least as large as the window, and where in it the volume lies."""
+def _pad(volume: torch.Tensor, roi: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """The volume at least as large as the window, padded with zeros, and where in it the volume lies."""
     missing = [max(width - size, 0) for size, width in zip(volume.shape[2:], roi, strict=True)]
     inner = tuple(
         slice(gap // 2, gap // 2 + size)
@@ -251,7 +240,7 @@ def _pad(
         return volume, inner
     # F.pad takes the last axis first
     margins = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
-    return F.pad(volume, margins, value=value), inner
+    return F.pad(volume, margins), inner
 
 
 def _windows(starts: Sequence[Sequence[int]], roi: Sequence[int]) -> list[Window]:

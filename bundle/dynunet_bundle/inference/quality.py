@@ -8,6 +8,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from dynunet_bundle.dataset.cases import IMAGE
 from dynunet_bundle.labels.scheme import LabelScheme
 
 QUALITY = "quality"
@@ -30,7 +31,6 @@ class NoteQualityd(MapTransform):
         keys: key of the logits ``[C, D, H, W]``.
         labels: the plan's labels.
         intensity_statistics: the plan's, one a channel.
-        image_key: key of the preprocessed image ``[channels, D, H, W]``.
         allow_missing_keys: as in MONAI.
     """
 
@@ -39,20 +39,18 @@ class NoteQualityd(MapTransform):
         keys: KeysCollection,
         labels: LabelScheme,
         intensity_statistics: Sequence[Mapping[str, float] | None] = (),
-        image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.names = labels.target_names[1:]
         self.has_regions = labels.sigmoid
         self.statistics = list(intensity_statistics)
-        self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Look at one case."""
+        """Look at one case: its logits, and its preprocessed image ``[channels, D, H, W]``."""
         noted = dict(data)
         for key in self.key_iterator(noted):
-            logits, image = noted[key], noted[self.image_key]
+            logits, image = noted[key], noted[IMAGE]
             step = max(math.ceil((logits[0].numel() / MAX_VOXELS) ** (1 / 3)), 1)
             part = (slice(None), *[slice(None, None, step)] * (logits.ndim - 1))
             noted[QUALITY] = self._look(

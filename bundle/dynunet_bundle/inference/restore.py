@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
+from dynunet_bundle.dataset.cases import IMAGE
 from dynunet_bundle.inference.planes import resized_planes
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
@@ -32,7 +33,6 @@ class RestoreClassesd(MapTransform):
         transform: the preprocessing, as Invertd takes it. What comes before its resampling is undone by its own
             inverse.
         labels: the plan's labels.
-        orig_keys: key of the image that the outputs were computed from; it knows what was done to it.
         probability_key: where to put the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file; None, and
             there are none. They need the memory that this class saves.
         allow_missing_keys: as in MONAI.
@@ -43,23 +43,25 @@ class RestoreClassesd(MapTransform):
         keys: KeysCollection,
         transform: Compose,
         labels: LabelScheme,
-        orig_keys: str = "image",
         probability_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.transform = transform
         self.labels = labels
-        self.orig_keys = orig_keys
         self.probability_key = probability_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Restore one case; masks are class numbers ``[1, X, Y, Z]`` uint8 on the CPU, with the file's meta data."""
+        """Restore one case; masks are class numbers ``[1, X, Y, Z]`` uint8 on the CPU, with the file's meta data.
+
+        Args:
+            data: the outputs, and the image that they were computed from; it knows what was done to it.
+        """
         restored = dict(data)
         for key in self.key_iterator(restored):
             outputs = restored[key]
             logits = outputs.as_subclass(torch.Tensor)
-            restored[key], probabilities = self._restore(logits, restored[self.orig_keys])
+            restored[key], probabilities = self._restore(logits, restored[IMAGE])
             if probabilities is not None:
                 restored[self.probability_key] = probabilities
         return restored
@@ -118,10 +120,10 @@ class RestoreClassesd(MapTransform):
         # MONAI takes parts out of the trace while it goes back
         tensor = MetaTensor(array, meta=dict(image.meta), applied_operations=deepcopy(trace))
         tensor.affine = affine
-        work: dict[Hashable, Any] = {self.orig_keys: tensor}
+        work: dict[Hashable, Any] = {IMAGE: tensor}
         for step in steps:
             work = step.inverse(work)
-        result: MetaTensor = work[self.orig_keys]
+        result: MetaTensor = work[IMAGE]
         return result
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
+SIGMA_SCALE = 0.125
+"""Standard deviation of the Gaussian by the size of a window, as in MONAI and nnU-Net."""
+
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """First voxels of windows that are spread evenly over an axis, as nnU-Net v2 spreads them.
@@ -28,13 +31,12 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     return [round(reach / num_steps * step) for step in range(num_steps + 1)] if num_steps else [0]
 
 
-def axis_weights(window: int, mode: str, sigma_scale: float) -> torch.Tensor:
+def axis_weights(window: int, mode: str) -> torch.Tensor:
     """Weight of each voxel of a window by its place along one axis.
 
     Args:
         window: voxels.
         mode: ``"gaussian"``: as MONAI's importance map and nnU-Net's, about the centre of the window; ``"constant"``.
-        sigma_scale: standard deviation of the Gaussian by the size of the window; 1/8 in both.
 
     Returns:
         ``[window]`` float64.
@@ -47,7 +49,7 @@ def axis_weights(window: int, mode: str, sigma_scale: float) -> torch.Tensor:
     if mode != "gaussian":
         raise ValueError(f'mode must be "gaussian" or "constant", not "{mode}".')
     place = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
-    return torch.exp(place.square() / (-2 * (sigma_scale * window) ** 2))
+    return torch.exp(place.square() / (-2 * (SIGMA_SCALE * window) ** 2))
 
 
 def shares(size: int, starts: Sequence[int], weights: torch.Tensor) -> torch.Tensor:

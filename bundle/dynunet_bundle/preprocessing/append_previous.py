@@ -22,7 +22,6 @@ class AppendPreviousd(MapTransform):
     Args:
         keys: key of the image ``[C, D, H, W]``, a MetaTensor.
         num_classes: classes including the background.
-        previous_key: key of the mask, class numbers ``[1, D, H, W]`` on the same grid; it is taken out of the case.
         allow_missing_keys: as in MONAI.
     """
 
@@ -30,17 +29,20 @@ class AppendPreviousd(MapTransform):
         self,
         keys: KeysCollection,
         num_classes: int,
-        previous_key: str = PREVIOUS,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.num_classes = num_classes
-        self.previous_key = previous_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Join one case; the image keeps its meta data."""
+        """Join one case; the image keeps its meta data.
+
+        Args:
+            data: the images, and under ``PREVIOUS`` the mask, class numbers ``[1, D, H, W]`` on the same grid. It is
+                taken out of the case.
+        """
         joined = dict(data)
-        classes = joined.pop(self.previous_key).as_subclass(torch.Tensor)
+        classes = joined.pop(PREVIOUS).as_subclass(torch.Tensor)
         for key in self.key_iterator(joined):
             image = joined[key]
             channels = append_masks(image.as_subclass(torch.Tensor), classes, self.num_classes)

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import IMAGE, LABEL, name_of
 from dynunet_bundle.dataset.previous_stage import HOW_TO_MAKE, PREVIOUS
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.images.read import Volume
@@ -27,8 +27,6 @@ class CheckCased(MapTransform):
     Args:
         channel_names: the plan's channels.
         labels: the plan's labels.
-        image_key: key of the image, a MetaTensor ``[C, X, Y, Z]``.
-        label_key: key of the label, ``[1, X, Y, Z]``; it may be absent.
         cascade: whether the plan is a cascade.
 
     Raises:
@@ -43,24 +41,24 @@ class CheckCased(MapTransform):
         self,
         channel_names: Sequence[str],
         labels: LabelScheme,
-        image_key: str = "image",
-        label_key: str = "label",
         cascade: bool = False,
     ) -> None:
-        super().__init__((image_key, label_key), allow_missing_keys=True)
+        super().__init__((IMAGE, LABEL), allow_missing_keys=True)
         self.num_channels = len(channel_names)
         # not the scheme: its names and regions change nothing in the prepared store, so they are not in its key
         self.label_values = list(labels.file_values)
         if cascade:
             # a network ignores nothing
             self.cascade, self.class_values = True, list(labels.values)
-        self.image_key = image_key
-        self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check one case and return it, its label rounded to uint8, or int32 for larger values."""
+        """Check one case and return it, its label rounded to uint8, or int32 for larger values.
+
+        Args:
+            data: the image, a MetaTensor ``[C, X, Y, Z]``; the label, ``[1, X, Y, Z]``, may be absent.
+        """
         checked = dict(data)
-        image, label = checked[self.image_key], checked.get(self.label_key)
+        image, label = checked[IMAGE], checked.get(LABEL)
         case = name_of({**checked, "image": image})
         volumes = _volume(image), None if label is None else _volume(label)
         for problem, remedy in find_problems(*volumes, self.num_channels, self.label_values):
@@ -69,7 +67,7 @@ class CheckCased(MapTransform):
             self._check_previous(case, volumes[0], checked.get(PREVIOUS))
         if label is not None:
             small = self.label_values[-1] <= torch.iinfo(torch.uint8).max
-            checked[self.label_key] = label.round().to(torch.uint8 if small else torch.int32)
+            checked[LABEL] = label.round().to(torch.uint8 if small else torch.int32)
         return checked
 
     def _check_previous(self, case: str, image: Volume, previous: MetaTensor | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dynunet_bundle.dataset.cases import LABEL, PREDICTION
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 
@@ -17,27 +18,26 @@ class TargetMasks:
 
     Args:
         labels: the plan's labels.
-        prediction_key: key of the class numbers that were found, ``[1, D, H, W]``.
-        label_key: key of the label's, likewise; ``IGNORE_CLASS`` where nobody labelled.
     """
 
-    def __init__(
-        self,
-        labels: LabelScheme,
-        prediction_key: str = "pred",
-        label_key: str = "label",
-    ) -> None:
+    def __init__(self, labels: LabelScheme) -> None:
         self.targets = labels.target_classes if labels.sigmoid else None
-        self.prediction_key = prediction_key
-        self.label_key = label_key
 
     def __call__(
         self, outputs: Sequence[Mapping[str, Any]]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Predictions and labels of some cases, each ``[1, D, H, W]``, or ``[regions, D, H, W]`` boolean."""
+        """Masks of some cases.
+
+        Args:
+            outputs: of each case the class numbers of prediction and label, ``[1, D, H, W]``; ``IGNORE_CLASS`` in the
+                label where nobody labelled.
+
+        Returns:
+            Predictions and labels, each ``[1, D, H, W]``, or ``[regions, D, H, W]`` boolean.
+        """
         predictions, labels = [], []
         for output in outputs:
-            prediction, label = output[self.prediction_key], output[self.label_key]
+            prediction, label = output[PREDICTION], output[LABEL]
             ignored = label == IGNORE_CLASS
             if ignored.any():
                 prediction, label = (mask.masked_fill(ignored, 0) for mask in (prediction, label))

@@ -141,7 +141,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_the_picture_is_drawn_now_and_then_and_at_the_end(tmp_path, clock, monkeypatch):
     write_log(tmp_path, made(3))
     drawn = []
-    handler = CurvesHandler(str(tmp_path), NAMES, interval_s=60)
+    handler = CurvesHandler(str(tmp_path), NAMES)
     monkeypatch.setattr(curves, "save_figure", lambda *_: drawn.append(trainer.state.epoch))
     trainer = Engine(lambda *_: None)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: setattr(clock, "now", clock.now + 25))
@@ -162,8 +162,9 @@ def test_a_picture_that_fails_costs_one_warning_and_no_training(
             file.write('{"epoch": 4, "lo')
     else:
         write_log(tmp_path, [{"epoch": 1, "loss": "low"}])
+    monkeypatch.setattr(curves, "INTERVAL_S", 0)
     trainer = Engine(lambda *_: None)
-    CurvesHandler(str(tmp_path), NAMES, interval_s=0).attach(trainer)
+    CurvesHandler(str(tmp_path), NAMES).attach(trainer)
     with caplog.at_level(logging.WARNING, "dynunet_bundle"):
         trainer.run([0], max_epochs=3)
     assert trainer.state.epoch == 3
@@ -184,8 +185,9 @@ def test_a_training_leaves_its_picture(train_workflow, tmp_path):
 def test_a_training_without_matplotlib_says_so_once_and_goes_on(tmp_path, monkeypatch, caplog):
     write_log(tmp_path, made(3))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(curves, "INTERVAL_S", 0)
     trainer = Engine(lambda *_: None)
-    CurvesHandler(str(tmp_path), NAMES, interval_s=0).attach(trainer)
+    CurvesHandler(str(tmp_path), NAMES).attach(trainer)
     with caplog.at_level(logging.WARNING, "dynunet_bundle"):
         trainer.run([0], max_epochs=3)
     (message,) = (record.getMessage() for record in caplog.records)

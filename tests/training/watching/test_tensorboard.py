@@ -176,7 +176,7 @@ def test_voxels_that_nobody_labelled_have_no_outline(tmp_path):
 
 def test_only_so_many_cases_are_written(tmp_path):
     label = torch.ones(1, 4, 8, 8)
-    events = show(tmp_path, [case(label)] * 5, num_cases=3)
+    events = show(tmp_path, [case(label)] * 5)
     assert events.Tags()["images"] == [f"validation_case_{number}" for number in (1, 2, 3)]
     assert all(len(events.Images(tag)) == 2 for tag in events.Tags()["images"])
 

@@ -150,11 +150,11 @@ def test_scores_get_the_names_of_classes_in_their_order():
     evaluator = Engine(lambda *_: None)
     scores = torch.tensor([0.25, 0.75])
     evaluator.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(dice=scores)
+        Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(val_dice_by_class=scores)
     )
-    NamedScores(["background", "edema (old)", "tumour"], "dice").attach(evaluator)
+    NamedScores(["background", "edema (old)", "tumour"]).attach(evaluator)
     metrics = evaluator.run([0], max_epochs=1).metrics
-    assert metrics["dice"] == {"val_dice_edema__old_": 0.25, "val_dice_tumour": 0.75}
+    assert metrics["val_dice_by_class"] == {"val_dice_edema__old_": 0.25, "val_dice_tumour": 0.75}
 
 
 def test_the_real_mlflow_takes_it(train_workflow, tmp_path, monkeypatch):

@@ -18,13 +18,10 @@ class LateValidationHandler(ValidationHandler):
         validator: the validation engine.
         interval: validate every so many epochs.
         skip: epochs at the start that are not validated, as ``--skip-eval`` of NVIDIA's example.
-        epoch_level: as in MONAI; an epoch is what counts here.
     """
 
-    def __init__(
-        self, validator: Evaluator, interval: int, skip: int = 0, epoch_level: bool = True
-    ) -> None:
-        super().__init__(interval, validator, epoch_level)
+    def __init__(self, validator: Evaluator, interval: int, skip: int = 0) -> None:
+        super().__init__(interval, validator)
         self.skip = skip
 
     def attach(self, engine: Engine) -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE_NAME = "progress.png"
+INTERVAL_S = 60.0
+"""Shortest time between two pictures."""
+
 WIDTH, ROW_HEIGHTS = 1200, (420, 280)
 BLUE, PALE = "#4477aa", "#b9cfe3"
 MOST_COLOURS = 7
@@ -44,15 +47,11 @@ class CurvesHandler:
     Args:
         output_dir: folder of the log and the picture.
         label_names: names of what is scored, behind the background.
-        interval_s: seconds between two pictures at least.
     """
 
-    def __init__(
-        self, output_dir: str, label_names: Sequence[str], interval_s: float = 60.0
-    ) -> None:
+    def __init__(self, output_dir: str, label_names: Sequence[str]) -> None:
         self.folder = Path(output_dir)
         self.label_names = list(label_names)
-        self.interval_s = interval_s
         self._drawn = -math.inf
         self._has_warned = False
 
@@ -62,7 +61,7 @@ class CurvesHandler:
         engine.add_event_handler(Events.COMPLETED, self.draw)
 
     def _draw_sometimes(self) -> None:
-        if time.monotonic() - self._drawn >= self.interval_s:
+        if time.monotonic() - self._drawn >= INTERVAL_S:
             self.draw()
 
     def draw(self) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.files import atomic_write
-from dynunet_bundle.training.watching.status import LOG_NAME, record_of
+from dynunet_bundle.training.watching.status import DICE_BY_CLASS, LOG_NAME, MEAN_DICE, record_of
 from dynunet_bundle.training.watching.status_text import clock
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ class ProgressHandler:
         label_names: names of what is scored, behind the background.
         batch_size: patches a batch, of one process.
         world_size: number of processes that train together.
-        key_metric: name of the mean Dice among the evaluator's metrics.
-        class_metric: name of the Dice by class.
     """
 
     def __init__(
@@ -57,16 +55,12 @@ class ProgressHandler:
         label_names: Sequence[str],
         batch_size: int = 1,
         world_size: int = 1,
-        key_metric: str = "val_mean_dice",
-        class_metric: str = "val_dice_by_class",
     ) -> None:
         self.path = Path(output_dir) / LOG_NAME
         self.evaluator = evaluator
         self.optimizer = optimizer
         self.label_names = list(label_names)
         self.batch_patches = batch_size * world_size
-        self.key_metric = key_metric
-        self.class_metric = class_metric
         self._bar: Any = None
         self._rate = 0.0
         self._started = self._epoch_started = 0.0
@@ -140,12 +134,12 @@ class ProgressHandler:
     def _scores(self, engine: Engine) -> dict[str, Any]:
         """Scores of this epoch's validation and its time; nothing in an epoch without one."""
         state = self.evaluator.state
-        if state.epoch != engine.state.epoch or self.key_metric not in state.metrics:
+        if state.epoch != engine.state.epoch or MEAN_DICE not in state.metrics:
             return {}
-        found = state.metrics[self.class_metric]
+        found = state.metrics[DICE_BY_CLASS]
         values = found.values() if isinstance(found, Mapping) else torch.as_tensor(found).flatten()
         scores = {
-            "dice": _finite(float(state.metrics[self.key_metric])),
+            "dice": _finite(float(state.metrics[MEAN_DICE])),
             "dice_by_class": {
                 name: _finite(float(value))
                 for name, value in zip(self.label_names[1:], values, strict=True)

@@ -16,6 +16,9 @@ from dynunet_bundle.errors import ConfigError, WeightsError, first_line
 from dynunet_bundle.files import read_json
 
 LOG_NAME = "train_log.jsonl"
+MEAN_DICE, DICE_BY_CLASS = "val_mean_dice", "val_dice_by_class"
+"""Names of the validation's metrics in train.json."""
+
 STATUS_NAME = "status.json"
 
 RECENT_EPOCHS = 20

@@ -14,6 +14,7 @@ from dynunet_bundle.drawing.slices import grey_limits, grid_picture, slice_pictu
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 TILE_PIXELS = 256
+NUM_EXAMPLES = 3
 
 EPOCH_TAGS = {
     "learning_rate": "learning_rate",
@@ -64,20 +65,15 @@ class ExampleSlices(TensorBoardHandler):
 
     Args:
         summary_writer: as in MONAI.
-        log_dir: as in MONAI.
-        num_cases: how many cases.
         spacing: mm by axis; the last two make pixels as long as they are in the body.
     """
 
     def __init__(
         self,
-        summary_writer: SummaryWriter | None = None,
-        log_dir: str = "./runs",
-        num_cases: int = 3,
+        summary_writer: SummaryWriter,
         spacing: Sequence[float] = (1.0, 1.0),
     ) -> None:
-        super().__init__(summary_writer, log_dir)
-        self.num_cases = num_cases
+        super().__init__(summary_writer)
         self.spacing = np.array(spacing[-2:], dtype=float)
         self._shown = 0
 
@@ -91,7 +87,7 @@ class ExampleSlices(TensorBoardHandler):
 
     def __call__(self, engine: Engine) -> None:
         """Write the cases of this iteration, if there were not enough yet."""
-        for output in engine.state.output[: self.num_cases - self._shown]:
+        for output in engine.state.output[: NUM_EXAMPLES - self._shown]:
             self._shown += 1
             picture = self._picture(output["image"], output["label"], output["pred"])
             tag = f"validation_case_{self._shown}"

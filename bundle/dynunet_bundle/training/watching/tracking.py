@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
+from dynunet_bundle.training.watching.status import DICE_BY_CLASS
 from dynunet_bundle.training.watching.tensorboard import tag_of
 
 TAGS = {
@@ -30,12 +31,10 @@ class NamedScores:
 
     Args:
         label_names: names of what is scored, behind the background.
-        metric: name of the Dice by class among the metrics.
     """
 
-    def __init__(self, label_names: Sequence[str], metric: str = "val_dice_by_class") -> None:
+    def __init__(self, label_names: Sequence[str]) -> None:
         self.label_names = list(label_names)
-        self.metric = metric
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI evaluator."""
@@ -43,8 +42,8 @@ class NamedScores:
 
     def __call__(self, engine: Engine) -> None:
         """Name the scores of this validation."""
-        scores = torch.as_tensor(engine.state.metrics[self.metric]).flatten().tolist()
-        engine.state.metrics[self.metric] = {
+        scores = torch.as_tensor(engine.state.metrics[DICE_BY_CLASS]).flatten().tolist()
+        engine.state.metrics[DICE_BY_CLASS] = {
             f"val_dice_{tag_of(name)}": score
             for name, score in zip(self.label_names[1:], scores, strict=True)
         }
