@@ -114,7 +114,9 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nii.gz", "nii", "mha", "raw.mha", "nrrd", "raw.nrrd", "png"])
-@pytest.mark.parametrize("junk", [b"junk", b"\0" * 700 + b"x", bytes(512), gzip.compress(b"more", mtime=0)])
+@pytest.mark.parametrize(
+    "junk", [b"junk", b"\0" * 700 + b"x", bytes(512), gzip.compress(b"more", mtime=0)]
+)
 def test_data_behind_the_voxels_is_refused_and_padding_is_not(
     tmp_path: Path, kind: str, junk: bytes
 ) -> None:
