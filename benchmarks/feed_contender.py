@@ -100,6 +100,19 @@ def monai(job: dict[str, Any]) -> NextBatch:
         )
         for image, label, _ in _memory_maps(job)
     ]
+    augment = _monai_transforms(job).set_random_state(0)
+    rng = np.random.default_rng(0)
+
+    def next_batch() -> Any:
+        chosen = rng.integers(len(volumes), size=job["batch"])
+        return data.list_data_collate([augment(dict(volumes[index]))[0] for index in chosen])
+
+    return next_batch
+
+
+def _monai_transforms(job: dict[str, Any]) -> Any:
+    """The same augmentation by MONAI's dictionary transforms."""
+    transforms = importlib.import_module("monai.transforms")
     keys, patch = ("image", "label"), job["patch"]
     flat = len(patch) == 2
     size = [1, *patch] if flat else patch
@@ -108,7 +121,7 @@ def monai(job: dict[str, Any]) -> NextBatch:
     turn = {f"range_{axis}": 0.52 for axis in "xyz"[: 1 if flat else 3]}
     sigma = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"[: len(patch)]}
     squeeze = [transforms.SqueezeDimd(keys, dim=1)] if flat else []
-    augment = transforms.Compose(
+    return transforms.Compose(
         [
             transforms.SpatialPadd(keys, size),
             transforms.RandCropByPosNegLabeld(
@@ -143,14 +156,7 @@ def monai(job: dict[str, Any]) -> NextBatch:
             transforms.RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
             *[transforms.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in axes],
         ]
-    ).set_random_state(0)
-    rng = np.random.default_rng(0)
-
-    def next_batch() -> Any:
-        chosen = rng.integers(len(volumes), size=job["batch"])
-        return data.list_data_collate([augment(dict(volumes[index]))[0] for index in chosen])
-
-    return next_batch
+    )
 
 
 def _memory_maps(job: dict[str, Any]) -> list[tuple[np.ndarray, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dynunet_bundle.delivery.export.export import machine
+from dynunet_bundle.delivery.export.export import machine_facts
 from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.errors import ConfigError
 
@@ -231,6 +231,6 @@ def report(name: str, sections: Mapping[str, Sequence[Measurement]]) -> dict[str
     return {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": machine_facts(),
         "sections": {title: [asdict(row) for row in rows] for title, rows in sections.items()},
     }

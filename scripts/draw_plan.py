@@ -38,12 +38,12 @@ def main() -> None:
     from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.dataset.select import apply_to_case, load_dataset
     from dynunet_bundle.drawing.charts import save_figure
-    from dynunet_bundle.planning.fingerprint import extract
+    from dynunet_bundle.planning.fingerprint import extract_fingerprint
     from dynunet_bundle.planning.picture import draw_plan
     from dynunet_bundle.planning.plan import plan_from
 
     dataset = load_dataset(arguments.dataset_dir)
-    facts = extract(dataset, cache_dir=arguments.cache_dir)
+    facts = extract_fingerprint(dataset, cache_dir=arguments.cache_dir)
     overrides = {"dataset_dir": arguments.dataset_dir}
     workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
     plan = plan_from(workflow.parser.get_parsed_content("plan"))

@@ -34,9 +34,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from dynunet_bundle.configs.overlays import rules_of
-    from dynunet_bundle.inference.ensemble import EnsembleRequest, run
+    from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
 
-    masks = run(
+    masks = write_ensemble(
         EnsembleRequest(
             members=tuple(arguments.members),
             images=arguments.images,

@@ -68,7 +68,7 @@ def main() -> None:
     import torch
 
     from dynunet_bundle.delivery.export.export import ExportRequest, export_models, require_parity
-    from dynunet_bundle.delivery.export.table import format_table
+    from dynunet_bundle.delivery.export.table import format_exports
 
     request = ExportRequest(
         bundle=BUNDLE,
@@ -83,7 +83,7 @@ def main() -> None:
         device=arguments.device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
     )
     rows = export_models(request)
-    print(f"{format_table(rows)}\nfiles and export.json are in {request.output}")
+    print(f"{format_exports(rows)}\nfiles and export.json are in {request.output}")
     require_parity(rows)
 
 

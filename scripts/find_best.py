@@ -33,11 +33,11 @@ def main() -> None:
 
     from dynunet_bundle.best_configuration.decide import (
         BestRequest,
+        find_best,
         format_best,
-        run,
     )
 
-    content = run(
+    content = find_best(
         BestRequest(
             runs=tuple(arguments.runs),
             dataset_dir=arguments.dataset_dir,

@@ -79,9 +79,9 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from dynunet_bundle.planning.command import PlanRequest, run
+    from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 
-    print(run(PlanRequest(tasks_dir=TASKS_DIR, **vars(arguments))))
+    print(plan_dataset(PlanRequest(tasks_dir=TASKS_DIR, **vars(arguments))))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main() -> None:
 
     from dynunet_bundle.errors import ConfigError
     from dynunet_bundle.training.watching.status import find_runs, read_status
-    from dynunet_bundle.training.watching.status_text import describe, table
+    from dynunet_bundle.training.watching.status_text import describe_run, runs_table
 
     folders = [run for folder in arguments.folders for run in find_runs(folder)]
     ckpt_dirs = arguments.ckpt_dir or [None] * len(folders)
@@ -52,9 +52,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(status) for status in found], indent=4))
     elif len(found) == 1:
-        print(describe(found[0]))
+        print(describe_run(found[0]))
     elif found:
-        print(table(found))
+        print(runs_table(found))
     if faults:
         # after the states of the other folders
         raise ConfigError(" ".join(faults))

@@ -77,7 +77,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.cross_validation.runs import FoldsRequest, run
+    from dynunet_bundle.cross_validation.runs import FoldsRequest, train_folds
 
     settings = {
         "num_folds": arguments.num_folds,
@@ -101,7 +101,7 @@ def main() -> int:
         overrides=tuple(overrides),
         collect_only=arguments.collect_only,
     )
-    return run(request)
+    return train_folds(request)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 """Stopped by a signal and resumable; EX_TEMPFAIL of sysexits.h."""
 
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+"""They ask a training to save and stop; a system may lack some."""
+
 MAX_SHOWN = 5
 """Names that a message shows, the rest is counted."""
 

@@ -13,13 +13,13 @@ from benchmarks.measure import (
     Step,
     choose_core,
     latencies,
-    machine,
     markdown,
     measure,
     peer_command,
     report,
     table,
 )
+from dynunet_bundle.delivery.export.export import machine_facts
 from dynunet_bundle.errors import ConfigError
 
 CORE = choose_core(None)
@@ -149,7 +149,7 @@ def test_without_a_core_the_process_has_all_threads(tmp_path: Path, monkeypatch)
 def test_the_report_is_json_with_date_and_machine():
     content = json.loads(json.dumps(report("x", {"title": [Measurement("ours", 1.0, 1.0, 1.0)]})))
     assert content["sections"]["title"][0]["contender"] == "ours"
-    assert content["machine"] == machine()
+    assert content["machine"] == machine_facts()
     assert content["date"].endswith("+00:00")
 
 

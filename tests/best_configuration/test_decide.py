@@ -23,7 +23,12 @@ from helpers.made_runs import (
 )
 
 from dynunet_bundle.best_configuration import candidates as candidates_module
-from dynunet_bundle.best_configuration.decide import BestRequest, choose, format_best, run
+from dynunet_bundle.best_configuration.decide import (
+    BestRequest,
+    choose_best,
+    find_best,
+    format_best,
+)
 from dynunet_bundle.best_configuration.run_results import read_run
 from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.errors import CaseError, ConfigError
@@ -62,7 +67,7 @@ def dice_of(content) -> dict[str, float]:
 def test_a_pair_that_errs_elsewhere_beats_both(tmp_path, request_of):
     runs = [make_run(tmp_path / "2d", ONE), make_run(tmp_path / "3d", TWO)]
     request = request_of(*runs)
-    content = run(request)
+    content = find_best(request)
     assert dice_of(content) == pytest.approx(
         {
             "2d": mean_dice(ONE),
@@ -78,7 +83,7 @@ def test_a_pair_that_errs_elsewhere_beats_both(tmp_path, request_of):
 
 def test_the_rules_are_those_of_the_winner_and_inference_takes_them(tmp_path, request_of):
     request = request_of(make_run(tmp_path / "2d", ONE), make_run(tmp_path / "3d", TWO))
-    content = run(request)
+    content = find_best(request)
     # speckles in the background that both members agree on are few, and none touches the organ in all cases
     assert content["keep_largest"] and content["mean_dice_with_rules"] > content["mean_dice"]
     overlay = request.out.parent / "best_overlay.json"
@@ -95,19 +100,19 @@ def test_the_rules_are_those_of_the_winner_and_inference_takes_them(tmp_path, re
 
 def test_equal_ones_go_to_the_simpler(tmp_path, request_of):
     runs = [make_run(tmp_path / name, ONE) for name in ("b", "a")]
-    content = run(request_of(*runs))
+    content = find_best(request_of(*runs))
     assert len(set(dice_of(content).values())) == 1
     assert content["best"] == "b"
-    assert choose([0.5, 0.7, None, 0.7]) == 1
+    assert choose_best([0.5, 0.7, None, 0.7]) == 1
     with pytest.raises(ConfigError, match="no candidate has a Dice"):
-        choose([None])
+        choose_best([None])
 
 
 def test_of_three_runs_all_pairs_are_tried(tmp_path, request_of):
     runs = [make_run(tmp_path / n, noisy_probabilities(i, 0.1)) for i, n in enumerate("abc")]
-    content = run(request_of(*runs))
+    content = find_best(request_of(*runs))
     assert list(dice_of(content)) == ["a", "b", "c", "a + b", "a + c", "b + c"]
-    assert list(dice_of(run(request_of(*runs, pairs=False)))) == ["a", "b", "c"]
+    assert list(dice_of(find_best(request_of(*runs, pairs=False)))) == ["a", "b", "c"]
 
 
 def test_regions(tmp_path, request_of):
@@ -115,7 +120,7 @@ def test_regions(tmp_path, request_of):
         make_run(tmp_path / name, lambda case, p=found: as_regions(p(case)), REGION_PLAN)
         for name, found in (("2d", ONE), ("3d", TWO))
     ]
-    content = run(request_of(*runs, plan=REGION_PLAN))
+    content = find_best(request_of(*runs, plan=REGION_PLAN))
     assert list(content["candidates"][0]["mean"]) == ["whole", "lesion"]
     rows = []
     for case in CASES:
@@ -130,19 +135,19 @@ def test_regions(tmp_path, request_of):
 def test_runs_without_probabilities_are_in_no_pair_and_it_says_so(tmp_path, request_of):
     runs = [make_run(tmp_path / "2d", ONE, save=False), make_run(tmp_path / "3d", TWO)]
     request = request_of(*runs)
-    content = run(request)
+    content = find_best(request)
     assert list(dice_of(content)) == ["2d", "3d"]
     assert "does not exist" in content["left_out_of_pairs"]["2d"]
     assert "not in pairs: 2d: " in format_best(content, request.out)
     for case in CASES[:-1]:
         save_probabilities(runs[0], case, ONE(case))
-    assert "has none of case_5" in run(request)["left_out_of_pairs"]["2d"]
+    assert "has none of case_5" in find_best(request)["left_out_of_pairs"]["2d"]
 
 
 def test_probabilities_of_another_model_are_noticed(tmp_path, request_of):
     runs = [make_run(tmp_path / "2d", ONE), make_run(tmp_path / "3d", TWO)]
     save_probabilities(runs[0], CASES[2], noisy_probabilities(9, 0.2)(CASES[2]))
-    content = run(request_of(*runs))
+    content = find_best(request_of(*runs))
     assert list(dice_of(content)) == ["2d", "3d"]
     assert "case_2 belong to another mask" in content["left_out_of_pairs"]["2d"]
 
@@ -157,17 +162,17 @@ def test_going_on_scores_only_what_has_changed(tmp_path, request_of, monkeypatch
         return real(*arguments)
 
     monkeypatch.setattr(candidates_module, "dice_by_target", counted)
-    first = run(request)
+    first = find_best(request)
     assert len(scored) == 18
     scored.clear()
-    assert run(request) == first and not scored
+    assert find_best(request) == first and not scored
     path = tmp_path / "3d" / "cross_validation" / "probabilities" / f"{CASES[1]}.npy"
     os.utime(path, ns=(1, 1))
-    run(request)
+    find_best(request)
     assert len(scored) == 1
     (request.out.parent / "best_scores" / "2d.json").write_text("{")
     scored.clear()
-    assert run(request)["candidates"] == first["candidates"] and len(scored) == 6
+    assert find_best(request)["candidates"] == first["candidates"] and len(scored) == 6
 
 
 def test_a_call_that_was_stopped_keeps_the_cases_it_had(tmp_path, request_of, monkeypatch):
@@ -183,8 +188,8 @@ def test_a_call_that_was_stopped_keeps_the_cases_it_had(tmp_path, request_of, mo
 
     monkeypatch.setattr(candidates_module, "dice_by_target", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(request)
-    run(request)
+        find_best(request)
+    find_best(request)
     assert len(calls) == 4 + 3
 
 
@@ -211,26 +216,26 @@ def test_a_call_that_was_stopped_keeps_the_cases_it_had(tmp_path, request_of, mo
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, request_of, changes, message):
     runs = [make_run(tmp_path / "2d", ONE), make_run(tmp_path / "other", TWO, **changes)]
     with pytest.raises(ConfigError, match=message):
-        run(request_of(*runs))
+        find_best(request_of(*runs))
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path, request_of):
     runs = [make_run(tmp_path / parent / "3d", ONE) for parent in ("x", "y")]
     with pytest.raises(ConfigError, match='two runs are called "3d"'):
-        run(request_of(*runs))
+        find_best(request_of(*runs))
 
 
 def test_masks_that_have_changed_since_are_refused(tmp_path, request_of):
     made = make_run(tmp_path / "2d", ONE)
     change_mask(made, CASES[3], value=2)
     with pytest.raises(ConfigError, match=r"recorded a Dice of .* for case_3"):
-        run(request_of(made))
+        find_best(request_of(made))
     change_mask(made, CASES[3], value=9)
     with pytest.raises(CaseError, match="case_3: .* has the value 9"):
-        run(request_of(made))
+        find_best(request_of(made))
     (made / "cross_validation" / "predictions" / f"{CASES[3]}.nii.gz").unlink()
     with pytest.raises(ConfigError, match="has no mask of case_3"):
-        run(request_of(made))
+        find_best(request_of(made))
 
 
 def test_another_data_set_is_refused(tmp_path, request_of):
@@ -250,7 +255,7 @@ def test_another_data_set_is_refused(tmp_path, request_of):
         )
     )
     with pytest.raises(ConfigError, match="has no label of case_0"):
-        run(request)
+        find_best(request)
 
 
 def test_ignored_voxels_and_other_values(tmp_path, request_of):
@@ -268,7 +273,7 @@ def test_ignored_voxels_and_other_values(tmp_path, request_of):
             row = dice_by_target(mask, truth, [[1], [2]])
             record["cases"][case] = dict(zip(record["cases"][case], row, strict=True))
         path.write_text(json.dumps(record))
-    content = run(request_of(made))
+    content = find_best(request_of(made))
     assert content["component_rules"]["before"]["mean_dice"] == pytest.approx(content["mean_dice"])
     assert all(set(step) <= {100, 200} for step in content["keep_largest"])
 
@@ -279,7 +284,7 @@ def test_what_a_run_lacks_for_its_models(tmp_path, request_of, caplog):
     for fold in range(3):
         (made / f"fold_{fold}" / "models" / "model.pt").unlink()
     request = request_of(made)
-    run(request)
+    find_best(request)
     assert "no model left" in caplog.text
     assert "weights_file" not in json.loads(
         (request.out.parent / "best_member_2d.json").read_text()

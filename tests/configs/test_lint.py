@@ -186,7 +186,7 @@ def overlay(folder: Path, **content: object) -> Path:
         {"patch_size#0": "$1"},
         {"imports": ["$import os"]},
         {"initialize": ["$__import__('os').system('touch marker')"]},
-        {"optimizer": {"_target_": "dynunet_bundle.cross_validation.runs.run"}},
+        {"optimizer": {"_target_": "dynunet_bundle.cross_validation.runs.train_folds"}},
         {"optimizer": {"_target_": "dynunet_bundle.inference.probabilities.write_probabilities"}},
     ],
 )

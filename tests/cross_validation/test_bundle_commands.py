@@ -15,7 +15,7 @@ import pytest
 from dynunet_bundle.cross_validation.commands import (
     ProcessRunner,
     bundle_command,
-    read_status,
+    status_content,
     training_command,
 )
 
@@ -151,6 +151,6 @@ def test_signals_are_as_before_afterwards() -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '"finished"'])
 def test_a_status_that_cannot_be_read_says_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "status.json"
-    assert read_status(path) == {}
+    assert status_content(path) == {}
     path.write_text(content)
-    assert read_status(path) == {}
+    assert status_content(path) == {}

@@ -14,7 +14,7 @@ from conftest import BUNDLE, TINY
 from dynunet_bundle.cross_validation import runs as fold_runs
 from dynunet_bundle.cross_validation.commands import ProcessRunner
 from dynunet_bundle.cross_validation.request import FoldsRequest
-from dynunet_bundle.cross_validation.runs import FoldRuns, run
+from dynunet_bundle.cross_validation.runs import FoldRuns, train_folds
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import write_json
 
@@ -86,7 +86,7 @@ def test_all_folds_are_trained_in_turn_each_in_its_folder(
     request_for: Any, trains: Any, tmp_path: Path
 ) -> None:
     runner = trains()
-    assert run(request_for()) == 0
+    assert train_folds(request_for()) == 0
     folders = [command[command.index("--ckpt_dir") + 1] for command in runner.commands]
     assert folders == [str(tmp_path / "out" / f"fold_{fold}" / "models") for fold in range(3)]
     assert [command[command.index("--fold") + 1] for command in runner.commands] == ["0", "1", "2"]
@@ -98,7 +98,7 @@ def test_all_folds_are_trained_in_turn_each_in_its_folder(
 @pytest.mark.parametrize("code", [1, 2, 75])
 def test_the_first_fold_that_fails_ends_it(request_for: Any, trains: Any, code: int) -> None:
     runner = trains(code)
-    assert run(request_for()) == code
+    assert train_folds(request_for()) == code
     assert len(runner.commands) == 1
 
 
@@ -113,7 +113,7 @@ def test_a_signal_that_came_too_late_for_a_fold_stops_before_the_next(
         return int(finish(values))
 
     runner.act = act
-    assert run(request_for()) == 75
+    assert train_folds(request_for()) == 75
     assert len(runner.commands) == 1
 
 
@@ -127,7 +127,7 @@ def test_a_finished_fold_is_left_out_unless_it_shall_go_on(
 ) -> None:
     write_finished(tmp_path / "out" / "fold_1")
     runner = trains()
-    assert run(request_for(overrides=overrides)) == 0
+    assert train_folds(request_for(overrides=overrides)) == 0
     assert len(runner.commands) == num_trained
 
 
@@ -137,13 +137,13 @@ def test_a_finished_fold_of_another_plan_is_refused(
     write_finished(tmp_path / "out" / "fold_0", patch_size=[8, 8, 8])
     trains()
     with pytest.raises(ConfigError, match=r"fold_0/models holds a training of another plan"):
-        run(request_for())
+        train_folds(request_for())
 
 
 def test_collecting_trains_nothing(request_for: Any, trains: Any, tmp_path: Path) -> None:
     write_finished(tmp_path / "out" / "fold_1")
     runner = trains()
-    assert run(request_for(collect_only=True)) == 0
+    assert train_folds(request_for(collect_only=True)) == 0
     assert runner.commands == []
 
 
@@ -151,7 +151,7 @@ def test_one_model_of_all_cases(
     request_for: Any, trains: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner = trains()
-    assert run(request_for(fold="all")) == 0
+    assert train_folds(request_for(fold="all")) == 0
     (command,) = runner.commands
     values = dict(zip(command, command[1:], strict=False))
     assert values["--fold"] == "all"
@@ -161,7 +161,7 @@ def test_one_model_of_all_cases(
 
 def test_several_processes_train_with_torchrun(request_for: Any, trains: Any) -> None:
     runner = trains()
-    assert run(request_for(num_processes=4, folds=("1",))) == 0
+    assert train_folds(request_for(num_processes=4, folds=("1",))) == 0
     (command,) = runner.commands
     assert "--nproc_per_node=4" in command and "--standalone" in command
 
@@ -173,7 +173,7 @@ def test_processes_are_bound_by_torchrun(
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     runner = trains()
     request = request_for(num_processes=num_processes, folds=("1",), numa_binding="exclusive")
-    assert run(request) == 0
+    assert train_folds(request) == 0
     (command,) = runner.commands
     assert "torch.distributed.run" in command and "--numa-binding=exclusive" in command
 
@@ -184,7 +184,7 @@ def test_without_numactl_nothing_starts(
     monkeypatch.setattr("shutil.which", lambda name: None)
     runner = trains()
     with pytest.raises(ConfigError, match="needs the program numactl"):
-        run(request_for(num_processes=2, folds=("1",), numa_binding="node"))
+        train_folds(request_for(num_processes=2, folds=("1",), numa_binding="node"))
     assert not runner.commands
 
 
@@ -196,13 +196,13 @@ def test_a_split_of_the_user_decides(request_for: Any, trains: Any, tmp_path: Pa
     )
     runner = trains()
     flags = ("--epochs", "2", "--splits_file", str(splits))
-    assert run(request_for(overrides=flags)) == 0
+    assert train_folds(request_for(overrides=flags)) == 0
     assert len(runner.commands) == 2
     write_json(
         splits, [{"train": names[2:], "val": names[:2]}, {"train": names[3:], "val": names[:1]}]
     )
     with pytest.raises(ConfigError, match="phantom_000 is held out in fold 0 and in fold 1"):
-        run(request_for(overrides=flags))
+        train_folds(request_for(overrides=flags))
 
 
 JOB = """

@@ -12,7 +12,7 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.output import Outputs, write_outputs
 from dynunet_bundle.evaluation.scores import (
     ScoreHandler,
-    format_table,
+    format_dice,
     mean_of,
     summarize,
     summarize_measures,
@@ -33,7 +33,7 @@ def test_means_leave_out_what_is_not_there():
 
 
 def test_the_table_has_a_row_a_case_and_the_means():
-    lines = format_table(summarize(SCORES, NAMES)).splitlines()
+    lines = format_dice(summarize(SCORES, NAMES)).splitlines()
     assert lines[0].split() == ["case", "head", "tail", "mean"]
     assert lines[1].split() == ["a", "0.5000", "-", "0.5000"]
     assert lines[3].split() == ["mean", "of", "2", "cases", "0.7500", "0.2500", "0.5000"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import save_nifti
 
-from dynunet_bundle.best_configuration.candidates import Candidate, Labels
+from dynunet_bundle.best_configuration.candidates import Candidate, ReferenceLabels
 from dynunet_bundle.best_configuration.run_results import RunResults
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.evaluation.mask_folders import find_masks
@@ -57,7 +57,7 @@ def ensemble(folder: Path, other: np.ndarray) -> None:
 def best_configuration(folder: Path, other: np.ndarray) -> None:
     label, found = two_files(folder, other, ("labels/a.nii.gz", "masks/a.nii.gz"))
     run = RunResults("run", folder, PLAN, [["a"]], {"a": [1.0]}, {"a": found}, None, None)
-    Candidate((run,)).compare("a", Labels({"a": label}, LABELS))
+    Candidate((run,)).compare("a", ReferenceLabels({"a": label}, LABELS))
 
 
 def report(folder: Path, other: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetEr
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference import ensemble as module
-from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, run
+from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, write_ensemble
 from dynunet_bundle.inference.probabilities import read_probabilities
 
 SHAPE = (9, 7, 5)
@@ -61,7 +61,7 @@ def load(path):
 def test_the_largest_mean_wins(images, member, monkeypatch, chunk_bytes, weights):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     folders = [member(name, seed) for seed, name in enumerate(("one", "two", "three"))]
-    masks = run(request_for(images, *folders, weights=weights))
+    masks = write_ensemble(request_for(images, *folders, weights=weights))
     assert [mask.name for mask in masks] == ["a.nii.gz", "b.nii.gz"]
     for case, mask in zip("ab", masks, strict=True):
         expected = mean_of_members(folders, case, weights).argmax(0)
@@ -71,7 +71,7 @@ def test_the_largest_mean_wins(images, member, monkeypatch, chunk_bytes, weights
 
 def test_regions_are_written_in_their_order(images, member):
     folders = [member("one", 1, labels=REGIONS), member("two", 2, labels=REGIONS)]
-    mask = load(run(request_for(images, *folders))[0])
+    mask = load(write_ensemble(request_for(images, *folders))[0])
     whole, core = mean_of_members(folders, "a") > 0.5
     expected = np.where(core, 4, np.where(whole, 1, 0))
     assert set(np.unique(expected)) == {0, 1, 4} and np.array_equal(mask, expected)
@@ -93,7 +93,7 @@ def test_one_sure_member_overrules_two_doubtful_ones(images, tmp_path):
     for name, found in (("one", sure), ("two", doubtful), ("three", doubtful)):
         save_case(tmp_path / name, images / "a.nii.gz", found, LABELS, AFFINE)
     members = [tmp_path / name for name in ("one", "two", "three")]
-    assert (load(run(request_for(images, *members))[0]) == 2).all()
+    assert (load(write_ensemble(request_for(images, *members))[0]) == 2).all()
 
 
 def test_two_members_that_err_elsewhere_are_better_together(images, tmp_path):
@@ -110,7 +110,7 @@ def test_two_members_that_err_elsewhere_are_better_together(images, tmp_path):
         save_case(tmp_path / name, images / "a.nii.gz", noisy, LABELS, AFFINE)
         found = read_probabilities(tmp_path / name)["a"]
         scores[name] = np.mean(dice_by_target(average_classes([found]), truth, [[1], [2]]))
-    together = run(request_for(images, tmp_path / "one", tmp_path / "two"))[0]
+    together = write_ensemble(request_for(images, tmp_path / "one", tmp_path / "two"))[0]
     score = np.mean(dice_by_target(load(together).astype(int), truth, [[1], [2]]))
     assert score > max(scores.values()) + 0.02
 
@@ -122,12 +122,12 @@ def test_the_values_of_the_files_and_the_rules(images, tmp_path):
     classes[8, 5, 4] = classes[4, 4, 4] = 2
     save_case(tmp_path / "one", images / "a.nii.gz", one_hot(classes, 3), labels, AFFINE)
     expected = np.array([0, 128, 300])[classes]
-    assert np.array_equal(load(run(request_for(images, tmp_path / "one"))[0]), expected)
+    assert np.array_equal(load(write_ensemble(request_for(images, tmp_path / "one"))[0]), expected)
     expected[0, 0, 0] = expected[4, 4, 4] = 0
-    kept = run(request_for(images, tmp_path / "one", rules=[[128, 300]]))[0]
+    kept = write_ensemble(request_for(images, tmp_path / "one", rules=[[128, 300]]))[0]
     assert np.array_equal(load(kept), expected)
     with pytest.raises(ConfigError, match="the value 1, which no class has"):
-        run(request_for(images, tmp_path / "one", rules=[[1]]))
+        write_ensemble(request_for(images, tmp_path / "one", rules=[[1]]))
 
 
 def test_pictures(tmp_path):
@@ -136,7 +136,7 @@ def test_pictures(tmp_path):
     found = random_probabilities(0, (8, 6, 1))
     for name in ("one", "two"):
         save_case(tmp_path / name, picture, found, affine=grid.affine)
-    (mask,) = run(request_for(picture.parent, tmp_path / "one", tmp_path / "two"))
+    (mask,) = write_ensemble(request_for(picture.parent, tmp_path / "one", tmp_path / "two"))
     assert mask.name == "p.png"
     assert np.array_equal(read_volume(mask).array[0], found.argmax(0))
 
@@ -144,51 +144,51 @@ def test_pictures(tmp_path):
 def test_lacking_cases_are_named(images, member):
     one, two = member("one", 1), member("two", 2, cases=("b",))
     with pytest.raises(DatasetError, match=r"two has no probabilities of a, which another member"):
-        run(request_for(images, one, two))
+        write_ensemble(request_for(images, one, two))
     with pytest.raises(DatasetError, match=r"two has no probabilities of a"):
-        run(request_for(images, two, one))
+        write_ensemble(request_for(images, two, one))
     (images / "a.nii.gz").unlink()
     with pytest.raises(DatasetError, match=r"has no a\.nii\.gz"):
-        run(request_for(images, one))
+        write_ensemble(request_for(images, one))
 
 
 def test_other_labels_and_grids_are_refused(images, member):
     one = member("one", 1)
     names = {**LABELS, "label_names": ["background", "tumour", "liver"]}
     with pytest.raises(DatasetError, match=r"other labels for a .*label_names: .* against"):
-        run(request_for(images, one, member("two", 2, labels=names)))
+        write_ensemble(request_for(images, one, member("two", 2, labels=names)))
     shifted = AFFINE + np.eye(4)[:, [3, 0, 1, 2]] * [0, 0, 0, 1]
     with pytest.raises(CaseError, match="case a: .* different grids: they have shapes"):
-        run(request_for(images, one, member("three", 3, shape=(9, 7, 6))))
+        write_ensemble(request_for(images, one, member("three", 3, shape=(9, 7, 6))))
     with pytest.raises(CaseError, match="case a: .* different grids: .* voxels apart"):
-        run(request_for(images, one, member("four", 4, affine=shifted)))
+        write_ensemble(request_for(images, one, member("four", 4, affine=shifted)))
     with pytest.raises(CaseError, match="case a: .* not on the grid of .*a.nii.gz: .* apart"):
-        run(request_for(images, member("five", 5, affine=shifted)))
+        write_ensemble(request_for(images, member("five", 5, affine=shifted)))
     assert not list((images.parent / "out").glob("*.nii.gz"))
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, float("nan")), (1.0, -2.0)])
 def test_weights_that_make_no_mean_are_refused(images, member, weights):
     with pytest.raises(ConfigError, match="for 2 member"):
-        run(request_for(images, member("one", 1), member("two", 2), weights=weights))
+        write_ensemble(request_for(images, member("one", 1), member("two", 2), weights=weights))
 
 
 def test_going_on_keeps_what_is_there(images, member):
     folders = (member("one", 1), member("two", 2))
-    first, second = run(request_for(images, *folders))
+    first, second = write_ensemble(request_for(images, *folders))
     second.unlink()
     content = first.stat().st_mtime_ns
-    assert run(request_for(images, *folders, go_on=True)) == [second]
+    assert write_ensemble(request_for(images, *folders, go_on=True)) == [second]
     assert first.stat().st_mtime_ns == content
-    assert run(request_for(images, *folders, go_on=True)) == []
+    assert write_ensemble(request_for(images, *folders, go_on=True)) == []
     with pytest.raises(OutputError, match="masks of another ensemble"):
-        run(request_for(images, *folders, go_on=True, rules=[[1]]))
-    assert len(run(request_for(images, *folders, rules=[[1]]))) == 2
+        write_ensemble(request_for(images, *folders, go_on=True, rules=[[1]]))
+    assert len(write_ensemble(request_for(images, *folders, rules=[[1]]))) == 2
 
 
 def test_an_image_is_never_replaced(images, member):
     with pytest.raises(BundleError, match="would replace the image itself"):
-        run(request_for(images, member("one", 1), output=images))
+        write_ensemble(request_for(images, member("one", 1), output=images))
 
 
 def test_the_script(images, member, tmp_path, monkeypatch, capsys):
@@ -204,7 +204,7 @@ def test_the_script(images, member, tmp_path, monkeypatch, capsys):
     assert "2 masks written" in capsys.readouterr().out
     record = json.loads((out / "ensemble.json").read_text())
     assert record["keep_largest"] == [[1, 2], [1]] and record["weights"] == [1.0, 2.0]
-    expected = run(
+    expected = write_ensemble(
         request_for(images, *folders, weights=(1.0, 2.0), rules=[[1, 2], [1]], output=out / "x")
     )
     for mask in expected:

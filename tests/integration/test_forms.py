@@ -16,7 +16,7 @@ from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.cases import image_files, list_images, name_of
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.images.read import read_volume
-from dynunet_bundle.planning.command import PlanRequest, run
+from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 
 SMALL = {"filters": [4, 8, 8, 8, 8, 8, 8, 8], "batch_size": 2}
 SHORT = {"epochs": 1, "iterations_per_epoch": 2, "val_interval": 1, "num_workers": 1}
@@ -47,7 +47,7 @@ class Trained:
 def plan_and_train(data: Path, folder: Path, fold: int | str = 0, **request: Any) -> Trained:
     """``scripts/plan.py``, then one epoch of two iterations with few filters, then the scores."""
     overlay = folder / "overlay.json"
-    run(PlanRequest(folder, dataset_dir=str(data), out=overlay, **request))
+    plan_dataset(PlanRequest(folder, dataset_dir=str(data), out=overlay, **request))
     overrides = {
         **SMALL,
         **SHORT,

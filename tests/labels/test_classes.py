@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 
 from dynunet_bundle.labels.classes import ClassesToValuesd, ValuesToClassesd
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 
 GAPS = [0, 128, 255]
 LARGE = [0, 3, 300, 70_000]
@@ -133,7 +133,7 @@ def test_an_ignoring_label_still_knows_its_file_and_place():
 
 def test_the_key_of_a_store_changes_only_where_there_is_an_ignored_value():
     """Stores that were made before there was such a thing stay valid."""
-    plain = describe(ValuesToClassesd("label", scheme([0, 1])))
+    plain = recipe_of(ValuesToClassesd("label", scheme([0, 1])))
     (settings,) = plain.values()
     assert "ignore_value" not in settings
-    assert describe(ValuesToClassesd("label", scheme([0, 1], 2))) != plain
+    assert recipe_of(ValuesToClassesd("label", scheme([0, 1], 2))) != plain

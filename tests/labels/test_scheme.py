@@ -10,7 +10,7 @@ import pytest
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.labels.faults import find_region_fault
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 
 NAMES = ["background", "edema", "core", "enhancing"]
 VALUES = [0, 1, 2, 3]
@@ -56,9 +56,9 @@ def test_a_plan_and_a_scheme_say_the_same(regions: Any):
 
 
 def test_the_store_describes_it_by_what_it_says():
-    plain = describe(LabelScheme(NAMES, VALUES))
+    plain = recipe_of(LabelScheme(NAMES, VALUES))
     assert plain == {"LabelScheme": {"names": NAMES, "values": VALUES}}
-    full = describe(LabelScheme(NAMES, VALUES, 4, TUMOUR, [1, 2, 3]))
+    full = recipe_of(LabelScheme(NAMES, VALUES, 4, TUMOUR, [1, 2, 3]))
     assert full["LabelScheme"]["regions"] == TUMOUR and full["LabelScheme"]["ignore_value"] == 4
     assert json.loads(json.dumps(full)) == full
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import run_script
 
 from dynunet_bundle.errors import ConfigError, PlanError
-from dynunet_bundle.planning.command import PlanRequest, run
+from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
 
 ORACLE = json.loads((Path(__file__).parent / "planner_oracle.json").read_text())
@@ -25,7 +25,7 @@ def planned(name: str, configuration: str, folder: Path, **changes: Any) -> tupl
     request = PlanRequest(
         folder, None, saved(name, folder), configuration=configuration, out=out, **changes
     )
-    text = run(request)
+    text = plan_dataset(request)
     return json.loads(out.read_text()), text
 
 
@@ -63,7 +63,7 @@ def test_a_small_set_has_none(tmp_path: Path) -> None:
 def test_the_seed_has_none(tmp_path: Path) -> None:
     request = PlanRequest(tmp_path, "x", preset="seed", configuration="3d_cascade_fullres")
     with pytest.raises(ConfigError, match="2d and 3d_fullres for the plain network only"):
-        run(request)
+        plan_dataset(request)
 
 
 def test_an_overlay_of_before_is_no_cascade(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_names_of_both_stages_overlays(phantom: Path, tmp_path: Path) -> Non
         request = PlanRequest(
             tmp_path, str(phantom), configuration=configuration, gpu_memory_gb=0.01, num_workers=1
         )
-        run(request)
+        plan_dataset(request)
     lowres, cascade = (
         json.loads((tmp_path / f"Task99_Phantom_{name}.json").read_text())
         for name in ("3d_lowres", "3d_cascade_fullres")

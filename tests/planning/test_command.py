@@ -15,7 +15,7 @@ from dynunet_bundle.dataset.select import FoldCases
 from dynunet_bundle.errors import ConfigError, DatasetError, PlanError
 from dynunet_bundle.images import read as volumes_module
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.command import PlanRequest, run
+from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 from dynunet_bundle.planning.plan import PLAN_IDS
 
 SHAPE = (24, 20, 28)
@@ -76,7 +76,7 @@ def request_for(root: Path, tmp_path: Path, **changes: Any) -> PlanRequest:
 
 
 def test_volumes_get_a_3d_plan_facts_and_folds(volumes: Path, tmp_path: Path):
-    text = run(request_for(volumes, tmp_path))
+    text = plan_dataset(request_for(volumes, tmp_path))
     tasks = tmp_path / "tasks"
     plan = overlay_of(tasks, "Own_3d")
     assert tuple(plan) == PLAN_IDS
@@ -99,7 +99,7 @@ def test_volumes_get_a_3d_plan_facts_and_folds(volumes: Path, tmp_path: Path):
 def test_the_name_of_the_overlay_tells_the_dimension(
     volumes: Path, tmp_path: Path, configuration: str | None, suffix: str, dims: int
 ):
-    run(request_for(volumes, tmp_path, configuration=configuration))
+    plan_dataset(request_for(volumes, tmp_path, configuration=configuration))
     (overlay,) = (tmp_path / "tasks").glob("*.json")
     assert overlay.name == f"Own_{suffix}.json"
     assert json.loads(overlay.read_text())["spatial_dims"] == dims
@@ -107,7 +107,7 @@ def test_the_name_of_the_overlay_tells_the_dimension(
 
 def test_an_own_place_for_the_overlay(volumes: Path, tmp_path: Path):
     out = tmp_path / "deep" / "plan.json"
-    run(request_for(volumes, tmp_path, out=out))
+    plan_dataset(request_for(volumes, tmp_path, out=out))
     assert overlay_of(out.parent, "plan")["task_name"] == "Own"
     assert (out.parent / "fingerprints" / "Own.json").is_file()
     assert not (tmp_path / "tasks").exists()
@@ -115,7 +115,7 @@ def test_an_own_place_for_the_overlay(volumes: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("planner", ["resenc_m", "resenc_l", "resenc_xl"])
 def test_residual_planners_name_their_network(volumes: Path, tmp_path: Path, planner: str):
-    text = run(request_for(volumes, tmp_path, planner=planner))
+    text = plan_dataset(request_for(volumes, tmp_path, planner=planner))
     architecture = overlay_of(tmp_path / "tasks", "Own_3d")["architecture"]
     assert architecture == "ResidualEncoderUNet"
     assert f"planner {planner}" in text
@@ -124,18 +124,18 @@ def test_residual_planners_name_their_network(volumes: Path, tmp_path: Path, pla
 
 def test_a_preset_needs_its_task(volumes: Path, tmp_path: Path):
     renamed = volumes.rename(volumes.parent / "Task04_Own")
-    text = run(request_for(renamed, tmp_path, preset="seed"))
+    text = plan_dataset(request_for(renamed, tmp_path, preset="seed"))
     plan = overlay_of(tmp_path / "tasks", "Task04_Own_3d")
     assert plan["patch_size"] == [40, 56, 40]
     assert "decided by the seed's preset" in text
-    run(request_for(renamed, tmp_path, preset="seed", configuration="2d"))
+    plan_dataset(request_for(renamed, tmp_path, preset="seed", configuration="2d"))
     assert overlay_of(tmp_path / "tasks", "Task04_Own_2d")["patch_size"] == [56, 40]
 
 
 def test_too_few_cases_for_folds_have_none(pictures: Callable[..., Path], tmp_path: Path):
-    run(request_for(pictures(4), tmp_path))
+    plan_dataset(request_for(pictures(4), tmp_path))
     assert not (tmp_path / "tasks" / "splits").exists()
-    run(request_for(pictures(5), tmp_path))
+    plan_dataset(request_for(pictures(5), tmp_path))
     assert (tmp_path / "tasks" / "splits" / "Cells.json").is_file()
 
 
@@ -143,10 +143,10 @@ def test_planning_again_reads_no_image(
     volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     request = request_for(volumes, tmp_path)
-    first = run(request)
+    first = plan_dataset(request)
     before = (tmp_path / "tasks" / "Own_3d.json").read_bytes()
     monkeypatch.setattr(volumes_module, "_read_file", lambda path: pytest.fail(f"{path} was read"))
-    assert run(request) == first
+    assert plan_dataset(request) == first
     assert (tmp_path / "tasks" / "Own_3d.json").read_bytes() == before
 
 
@@ -157,7 +157,7 @@ def test_plain_colour_pictures_are_named_by_what_is_found(
     pictures: Callable[..., Path], tmp_path: Path
 ):
     root = pictures()
-    text = run(request_for(root, tmp_path))
+    text = plan_dataset(request_for(root, tmp_path))
     # single slices: 2d is the only choice, so nobody has to ask for it
     plan = overlay_of(tmp_path / "tasks", "Cells_2d")
     assert plan["spatial_dims"] == 2
@@ -176,7 +176,7 @@ def test_plain_colour_pictures_are_named_by_what_is_found(
 
 
 def test_plain_pictures_of_one_channel(pictures: Callable[..., Path], tmp_path: Path):
-    run(request_for(pictures(colours=1), tmp_path))
+    plan_dataset(request_for(pictures(colours=1), tmp_path))
     assert overlay_of(tmp_path / "tasks", "Cells_2d")["channel_names"] == ["channel_0"]
 
 
@@ -185,7 +185,7 @@ def test_plain_folders_take_the_users_names(pictures: Callable[..., Path], tmp_p
         "channel_names": ["rgb_to_0_1"] * 3,
         "label_names": ["nothing", "cytoplasm", "nucleus"],
     }
-    text = run(request_for(pictures(), tmp_path, **names))
+    text = plan_dataset(request_for(pictures(), tmp_path, **names))
     plan = overlay_of(tmp_path / "tasks", "Cells_2d")
     assert plan["channel_names"] == names["channel_names"]
     assert plan["normalization"] == names["channel_names"]
@@ -212,7 +212,7 @@ def test_a_wrong_number_of_names(
     pictures: Callable[..., Path], tmp_path: Path, names: dict[str, Any], message: str
 ):
     with pytest.raises(ConfigError, match=message):
-        run(request_for(pictures(), tmp_path, **names))
+        plan_dataset(request_for(pictures(), tmp_path, **names))
     assert not (tmp_path / "tasks").exists()
 
 
@@ -221,7 +221,7 @@ def test_a_wrong_number_of_names(
 )
 def test_names_beside_dataset_json(volumes: Path, tmp_path: Path, names: dict[str, Any]):
     with pytest.raises(ConfigError, match=r"Own names its channels and labels in dataset\.json"):
-        run(request_for(volumes, tmp_path, **names))
+        plan_dataset(request_for(volumes, tmp_path, **names))
     assert not (tmp_path / "tasks").exists()
 
 
@@ -230,11 +230,11 @@ def test_names_beside_dataset_json(volumes: Path, tmp_path: Path, names: dict[st
 
 def test_saved_facts_give_the_same_plan(pictures: Callable[..., Path], tmp_path: Path):
     names = {"label_names": ["nothing", "cytoplasm", "nucleus"]}
-    run(request_for(pictures(), tmp_path, **names))
+    plan_dataset(request_for(pictures(), tmp_path, **names))
     facts = tmp_path / "tasks" / "fingerprints" / "Cells.json"
     again = tmp_path / "again" / "plan.json"
     request = PlanRequest(tmp_path / "tasks", fingerprint=str(facts), out=again)
-    text = run(request)
+    text = plan_dataset(request)
     assert overlay_of(again.parent, "plan") == overlay_of(tmp_path / "tasks", "Cells_2d")
     assert "nucleus" in text
     # without cases there is nothing to write beside it
@@ -247,7 +247,7 @@ def test_facts_that_are_none(tmp_path: Path, content: str):
     facts.write_text(content)
     request = PlanRequest(tmp_path / "tasks", fingerprint=str(facts), out=tmp_path / "plan.json")
     with pytest.raises(PlanError, match=r"facts\.json|fingerprint"):
-        run(request)
+        plan_dataset(request)
     assert not (tmp_path / "plan.json").exists()
 
 
@@ -255,12 +255,12 @@ def test_facts_that_are_none(tmp_path: Path, content: str):
 
 
 def test_folds_that_a_user_edited_are_kept(volumes: Path, tmp_path: Path):
-    run(request_for(volumes, tmp_path))
+    plan_dataset(request_for(volumes, tmp_path))
     splits = tmp_path / "tasks" / "splits" / "Own.json"
     own = [{"train": ["c0", "c1", "c2"], "val": ["c5"]}]
     splits.write_text(json.dumps(own))
     before = splits.read_bytes()
-    text = run(request_for(volumes, tmp_path, configuration="2d"))
+    text = plan_dataset(request_for(volumes, tmp_path, configuration="2d"))
     assert splits.read_bytes() == before
     assert str(splits) in text
 
@@ -268,14 +268,14 @@ def test_folds_that_a_user_edited_are_kept(volumes: Path, tmp_path: Path):
 def test_folds_of_cases_that_are_gone_are_refused_before_anything_is_written(
     volumes: Path, tmp_path: Path
 ):
-    run(request_for(volumes, tmp_path))
+    plan_dataset(request_for(volumes, tmp_path))
     content = json.loads((volumes / "dataset.json").read_text())
     content["training"] = content["training"][1:]
     (volumes / "dataset.json").write_text(json.dumps(content))
     tasks = tmp_path / "tasks"
     before = {path: path.read_bytes() for path in tasks.rglob("*.json")}
     with pytest.raises(DatasetError, match=r"splits/Own\.json: fold 0 .*lacks: c0.* delete it"):
-        run(request_for(volumes, tmp_path, planner="resenc_m"))
+        plan_dataset(request_for(volumes, tmp_path, planner="resenc_m"))
     assert {path: path.read_bytes() for path in tasks.rglob("*.json")} == before
 
 
@@ -299,12 +299,12 @@ def test_folds_of_cases_that_are_gone_are_refused_before_anything_is_written(
 )
 def test_arguments_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
-        run(request_for(tmp_path / "nowhere", tmp_path, **changes))
+        plan_dataset(request_for(tmp_path / "nowhere", tmp_path, **changes))
 
 
 def test_pictures_have_no_3d_plan(pictures: Callable[..., Path], tmp_path: Path):
     with pytest.raises(PlanError, match="there is no 3d_fullres .* these fit: 2d"):
-        run(request_for(pictures(), tmp_path, configuration="3d_fullres"))
+        plan_dataset(request_for(pictures(), tmp_path, configuration="3d_fullres"))
     assert not (tmp_path / "tasks").exists()
 
 
@@ -327,7 +327,7 @@ def test_real_sets_are_planned(
     values: list[int],
     channels: list[str],
 ):
-    run(request_for(real_data / "extra" / folder, tmp_path))
+    plan_dataset(request_for(real_data / "extra" / folder, tmp_path))
     plan = overlay_of(tmp_path / "tasks", overlay)
     assert plan["label_values"] == values
     assert plan["channel_names"] == channels

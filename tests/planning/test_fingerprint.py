@@ -17,7 +17,7 @@ from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
 
 SHAPE = (20, 30, 12)
 SPACING = (1.5, 0.8, 3.0)
@@ -67,7 +67,7 @@ def save_case(
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PSR", "SAR"])
 def test_shapes_and_spacings_do_not_depend_on_the_storage(tmp_path: Path, axcodes: str):
-    facts = extract(dataset(save_case(tmp_path, noise(*SHAPE), axcodes=axcodes)))
+    facts = extract_fingerprint(dataset(save_case(tmp_path, noise(*SHAPE), axcodes=axcodes)))
     assert in_ras_of(facts) == [list(SHAPE)]
     np.testing.assert_allclose(in_ras(facts, facts.spacings_mm), [SPACING], rtol=1e-6)
     assert facts.label_voxels == {0: np.prod(SHAPE) - 27, 1: 27}
@@ -80,7 +80,7 @@ def test_an_oblique_volume_is_measured_along_its_own_axes(tmp_path: Path):
     )
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag(SPACING)
-    facts = extract(dataset(save_case(tmp_path, noise(*SHAPE), affine=affine)))
+    facts = extract_fingerprint(dataset(save_case(tmp_path, noise(*SHAPE), affine=affine)))
     assert in_ras_of(facts) == [list(SHAPE)]
     np.testing.assert_allclose(in_ras(facts, facts.spacings_mm), [SPACING], rtol=1e-6)
 
@@ -95,14 +95,14 @@ def test_cases_stay_in_order_whatever_the_threads_do(tmp_path: Path):
         for index, shape in enumerate(shapes)
     ]
     for num_workers in (1, 4):
-        assert in_ras_of(extract(dataset(*cases), num_workers)) == shapes
+        assert in_ras_of(extract_fingerprint(dataset(*cases), num_workers)) == shapes
 
 
 def test_channels_are_not_an_axis(tmp_path: Path):
     image = save_nifti(tmp_path / "two.nii.gz", noise(*SHAPE, 2))
     label = save_nifti(tmp_path / "label.nii.gz", ball(*SHAPE))
     case = {"image": str(image), "label": str(label)}
-    facts = extract(dataset(case, channel_names=("FLAIR", "T1w")))
+    facts = extract_fingerprint(dataset(case, channel_names=("FLAIR", "T1w")))
     assert in_ras_of(facts) == [list(SHAPE)]
     assert len(facts.intensities) == 2
 
@@ -110,7 +110,7 @@ def test_channels_are_not_an_axis(tmp_path: Path):
 def test_a_test_case_adds_no_facts(tmp_path: Path):
     training = save_case(tmp_path, noise(*SHAPE))
     test = {"image": str(save_nifti(tmp_path / "t.nii.gz", noise(50, 50, 50)))}
-    facts = extract(replace(dataset(training), test=(test,)))
+    facts = extract_fingerprint(replace(dataset(training), test=(test,)))
     assert in_ras_of(facts) == [list(SHAPE)]
 
 
@@ -124,7 +124,7 @@ def test_statistics_do_not_depend_on_the_storage(tmp_path: Path, axcodes: str, c
     image = rng.integers(-1000, 1000, SHAPE).astype(np.int16)
     label = (rng.random(SHAPE) < 0.1).astype(np.uint8)
     case = save_case(tmp_path, image, label, axcodes)
-    (found,) = extract(dataset(case, channel_names=(channel_name,))).intensities
+    (found,) = extract_fingerprint(dataset(case, channel_names=(channel_name,))).intensities
     values = image[label > 0].astype(np.float64)
     assert found["mean"] == pytest.approx(values.mean())
     assert found["std"] == pytest.approx(values.std())
@@ -136,7 +136,7 @@ def test_statistics_do_not_depend_on_the_storage(tmp_path: Path, axcodes: str, c
 def test_of_a_large_foreground_every_voxel_counts(tmp_path: Path):
     image = np.random.default_rng(2).normal(100, 20, (50, 50, 20)).astype(np.float32)
     case = save_case(tmp_path, image, np.ones(image.shape, np.uint8))
-    (found,) = extract(dataset(case, channel_names=("CT",))).intensities
+    (found,) = extract_fingerprint(dataset(case, channel_names=("CT",))).intensities
     assert found["mean"] == pytest.approx(image.mean(dtype=np.float64), rel=1e-9)
     assert found["std"] == pytest.approx(image.std(dtype=np.float64), rel=1e-6)
 
@@ -154,7 +154,7 @@ def test_each_case_weighs_the_same_in_every_channel(tmp_path: Path):
                 "label": str(save_nifti(tmp_path / f"m{index}.nii.gz", label)),
             }
         )
-    facts = extract(dataset(*cases, channel_names=("CT", "PET")))
+    facts = extract_fingerprint(dataset(*cases, channel_names=("CT", "PET")))
     found = [one["mean"] for one in facts.intensities]
     assert found == pytest.approx(np.mean(means, axis=0).tolist())
     assert facts.label_voxels[1] == 408
@@ -163,13 +163,13 @@ def test_each_case_weighs_the_same_in_every_channel(tmp_path: Path):
 def test_a_set_without_any_foreground_is_refused(tmp_path: Path):
     case = save_case(tmp_path, noise(*SHAPE), np.zeros(SHAPE, np.uint8))
     with pytest.raises(DatasetError, match="no label has any foreground"):
-        extract(dataset(case))
+        extract_fingerprint(dataset(case))
 
 
 def test_one_case_without_foreground_adds_nothing(tmp_path: Path):
     full = save_case(tmp_path, noise(*SHAPE))
     empty = save_case(tmp_path, noise(*SHAPE), np.zeros(SHAPE, np.uint8), axcodes="LPS")
-    alone, both = extract(dataset(full)), extract(dataset(full, empty))
+    alone, both = extract_fingerprint(dataset(full)), extract_fingerprint(dataset(full, empty))
     assert both.intensities == alone.intensities
     assert both.label_voxels == {0: 2 * np.prod(SHAPE) - 27, 1: 27}
 
@@ -185,7 +185,7 @@ def test_other_than_the_named_channels(tmp_path: Path, shape: tuple[int, ...]):
         "label": str(save_nifti(tmp_path / "label.nii.gz", ball(*shape[:3]))),
     }
     with pytest.raises(CaseError, match=r"case bad: its image has 3 channel\(s\), the plan 1"):
-        extract(dataset(good, bad))
+        extract_fingerprint(dataset(good, bad))
 
 
 def test_channels_that_differ_between_cases_without_names(tmp_path: Path):
@@ -193,13 +193,13 @@ def test_channels_that_differ_between_cases_without_names(tmp_path: Path):
     two = {**one, "image": str(save_nifti(tmp_path / "two.nii.gz", noise(*SHAPE, 2)))}
     two["label"] = str(save_nifti(tmp_path / "label.nii.gz", ball(*SHAPE)))
     with pytest.raises(DatasetError, match="the images have 1 or 2 channels"):
-        extract(DatasetDescription("Plain", (), LabelScheme(()), (one, two), ()))
+        extract_fingerprint(DatasetDescription("Plain", (), LabelScheme(()), (one, two), ()))
 
 
 def test_a_constant_image(tmp_path: Path):
     case = save_case(tmp_path, np.full(SHAPE, 7, np.int16))
     with pytest.raises(CaseError, match=r"case image_RAS: its image is constant \(7\)"):
-        extract(dataset(case))
+        extract_fingerprint(dataset(case))
 
 
 def test_a_file_that_is_no_image(tmp_path: Path):
@@ -207,7 +207,7 @@ def test_a_file_that_is_no_image(tmp_path: Path):
     path = tmp_path / "bad.nii.gz"
     path.write_bytes(b"oops")
     with pytest.raises(CaseError, match=r"case bad: cannot read bad\.nii\.gz"):
-        extract(dataset({**case, "image": str(path)}))
+        extract_fingerprint(dataset({**case, "image": str(path)}))
 
 
 @pytest.mark.parametrize("key", ["image", "label"])
@@ -217,13 +217,13 @@ def test_a_truncated_file_names_the_case(tmp_path: Path, key: str):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * 0.6)])
     with pytest.raises(CaseError, match="case image_RAS: cannot read"):
-        extract(dataset(case))
+        extract_fingerprint(dataset(case))
 
 
 def test_a_label_that_is_another_cases(tmp_path: Path):
     case = save_case(tmp_path, noise(*SHAPE), np.ones((20, 30, 13), np.uint8))
     with pytest.raises(CaseError, match="case image_RAS: image and label have different shapes"):
-        extract(dataset(case))
+        extract_fingerprint(dataset(case))
 
 
 def test_all_bad_cases_are_in_the_log_before_the_first_is_raised(
@@ -235,7 +235,7 @@ def test_all_bad_cases_are_in_the_log_before_the_first_is_raised(
         label = save_nifti(tmp_path / f"m{name}.nii.gz", ball(*SHAPE))
         cases.append({"image": str(image), "label": str(label)})
     with caplog.at_level(logging.INFO), pytest.raises(CaseError, match="case a: .*constant"):
-        extract(dataset(*cases))
+        extract_fingerprint(dataset(*cases))
     assert "2 cases: 2 error(s), 1 warning(s)" in caplog.text
     assert "error    b  its image is constant" in caplog.text
 
@@ -251,7 +251,7 @@ def test_single_slices_are_cut_along_those_slices(tmp_path: Path, axis: int, axc
     label = np.zeros(shape, np.uint8)
     label[tuple(slice(0, min(3, size)) for size in shape)] = 1
     affine = np.diag([*spacing, 1.0])
-    facts = extract(dataset(save_case(tmp_path, noise(*shape), label, affine=affine)))
+    facts = extract_fingerprint(dataset(save_case(tmp_path, noise(*shape), label, affine=affine)))
     assert facts.axcodes == axcodes
     assert facts.shapes_after_crop[0, 0] == 1
     assert facts.spacings_mm[0].tolist() == pytest.approx([0.1, 1, 1])
@@ -265,7 +265,7 @@ def test_pictures_are_cut_along_their_one_slice(tmp_path: Path):
         "image": str(save_picture(tmp_path / "a.png", np.maximum(picture, 1))),
         "label": str(save_picture(tmp_path / "m.png", mask)),
     }
-    facts = extract(DatasetDescription("Cells", (), LabelScheme(()), (case,), ()))
+    facts = extract_fingerprint(DatasetDescription("Cells", (), LabelScheme(()), (case,), ()))
     assert facts.axcodes == "SAR"
     assert facts.shapes_after_crop.tolist() == [[1, 30, 40]]
     assert facts.label_voxels == {0: 1200 - 90, 255: 90}
@@ -280,7 +280,7 @@ def test_the_nonzero_crop_is_measured_and_the_coarsest_axis_comes_first(tmp_path
         "image": str(save_nifti(tmp_path / "case.nii.gz", image, affine)),
         "label": str(save_nifti(tmp_path / "label.nii.gz", ball(20, 30, 10), affine)),
     }
-    found = extract(dataset(case, channel_names=("FLAIR", "T1w")))
+    found = extract_fingerprint(dataset(case, channel_names=("FLAIR", "T1w")))
     assert found.axcodes == "SAR"
     assert found.shapes_after_crop.tolist() == [[7, 20, 6]]
     assert found.spacings_mm.tolist() == [[5.0, 1.0, 1.0]]
@@ -291,7 +291,7 @@ def test_the_nonzero_crop_is_measured_and_the_coarsest_axis_comes_first(tmp_path
 
 
 def test_saved_facts_are_read_back(tmp_path: Path):
-    found = extract(dataset(save_case(tmp_path, noise(*SHAPE)), channel_names=("CT",)))
+    found = extract_fingerprint(dataset(save_case(tmp_path, noise(*SHAPE)), channel_names=("CT",)))
     again = Fingerprint.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
     assert again.to_json() == found.to_json()
     assert again.label_voxels == found.label_voxels
@@ -330,7 +330,7 @@ def test_incomplete_facts_are_refused(change: dict[str, Any]):
 
 
 def test_the_real_hippocampi(real_data: Path, tmp_path: Path):
-    facts = extract(load_dataset(real_data / "Task04_Hippocampus"), cache_dir=tmp_path)
+    facts = extract_fingerprint(load_dataset(real_data / "Task04_Hippocampus"), cache_dir=tmp_path)
     # the facts that the notes on these data state
     assert np.median(np.array(in_ras_of(facts)), axis=0).tolist() == pytest.approx(
         [35, 50, 36], abs=1
@@ -342,7 +342,7 @@ def test_the_real_hippocampi(real_data: Path, tmp_path: Path):
 
 
 def test_a_real_set_stored_under_other_axes(real_data: Path):
-    facts = extract(load_dataset(real_data / "extra" / "spinalcord_t2_psr"))
+    facts = extract_fingerprint(load_dataset(real_data / "extra" / "spinalcord_t2_psr"))
     # 60x55x52 voxels, posterior, superior, right: isotropic, so superior comes first
     assert facts.axcodes == "SAR"
     assert facts.shapes_after_crop.tolist() == [[55, 60, 52]]

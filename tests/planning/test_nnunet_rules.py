@@ -8,7 +8,7 @@ import pytest
 
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
-    Layout,
+    PlannedConfiguration,
     plan_configurations,
     resampled_shapes,
     target_spacing,
@@ -18,7 +18,9 @@ from dynunet_bundle.planning.topology import nnunet_topology
 ORACLE = json.loads((Path(__file__).parent / "planner_oracle.json").read_text())
 
 
-def planned(name: str, planner: str, gpu_memory_gb: float | None = None) -> dict[str, Layout]:
+def planned(
+    name: str, planner: str, gpu_memory_gb: float | None = None
+) -> dict[str, PlannedConfiguration]:
     facts = ORACLE[name]
     spacings, shapes = np.array(facts["spacings_mm"]), np.array(facts["shapes_after_crop"])
     target = target_spacing(spacings, shapes)
@@ -41,16 +43,16 @@ def test_every_figure_is_nnunets(name, planner):
     expected = {key: value for key, value in expected.items() if "patch_size" in value}
     found = planned(name, planner)
     assert set(found) == set(expected)
-    for key, layout in found.items():
+    for key, configuration in found.items():
         theirs = expected[key]
-        assert layout.topology.patch_size == theirs["patch_size"]
-        assert layout.batch_size == theirs["batch_size"]
-        assert layout.topology.strides == theirs["strides"]
-        assert layout.topology.kernel_sizes == theirs["kernel_sizes"]
-        assert layout.features == theirs["features"]
-        assert layout.batch_dice == theirs["batch_dice"]
-        assert layout.spacing == pytest.approx(theirs["spacing"], abs=5e-6)
-        assert layout.median_shape == pytest.approx(theirs["median_image_size"])
+        assert configuration.topology.patch_size == theirs["patch_size"]
+        assert configuration.batch_size == theirs["batch_size"]
+        assert configuration.topology.strides == theirs["strides"]
+        assert configuration.topology.kernel_sizes == theirs["kernel_sizes"]
+        assert configuration.features == theirs["features"]
+        assert configuration.batch_dice == theirs["batch_dice"]
+        assert configuration.spacing == pytest.approx(theirs["spacing"], abs=5e-6)
+        assert configuration.median_shape == pytest.approx(theirs["median_image_size"])
 
 
 def test_more_memory_gives_larger_patches_or_batches():
@@ -87,14 +89,14 @@ def test_the_last_axis_is_not_pooled_alone_below_12_voxels():
 )
 def test_what_limits_the_batch_is_told(num_training: int, gpu_memory_gb: float | None, limit: str):
     shape, spacing = np.array([40.0, 56, 40]), np.ones(3)
-    layout = plan_configurations(spacing, shape, num_training, 3, "plain", gpu_memory_gb)[
+    configuration = plan_configurations(spacing, shape, num_training, 3, "plain", gpu_memory_gb)[
         "3d_fullres"
     ]
-    assert layout.batch_limit == limit
-    share = 0.05 * num_training * np.prod(shape) / np.prod(layout.topology.patch_size)
+    assert configuration.batch_limit == limit
+    share = 0.05 * num_training * np.prod(shape) / np.prod(configuration.topology.patch_size)
     if limit == "data":
-        assert layout.batch_size == round(share) > 2
+        assert configuration.batch_size == round(share) > 2
     elif limit == "memory":
-        assert 2 <= layout.batch_size < share
+        assert 2 <= configuration.batch_size < share
     else:
-        assert layout.batch_size == 2 > share
+        assert configuration.batch_size == 2 > share

@@ -13,14 +13,14 @@ from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
 from dynunet_bundle.planning.nnunet_rules import PLANNERS
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
 from dynunet_bundle.planning.planner import (
     ARCHITECTURES,
-    all_layouts,
     make_plan,
     normalization_of,
+    planned_configurations,
     scheme_of,
     seed_plan,
 )
@@ -309,7 +309,7 @@ def test_a_ct_is_planned_from_the_foreground_of_the_whole_set(tmp_path: Path):
             }
         )
     own = replace(dataset("Own", ("CT", "PET")), training=tuple(cases))
-    plan = make_plan(own, extract(own))
+    plan = make_plan(own, extract_fingerprint(own))
     values = np.concatenate(foreground).astype(np.float64)
     # each case weighs the same, however large its foreground
     weights = np.concatenate([np.full(len(one), 1 / len(one)) for one in foreground])
@@ -419,9 +419,9 @@ def test_a_residual_planner_plans_the_residual_network(planner: str):
     residual = planner != "plain"
     assert plan.architecture == ARCHITECTURES[residual]
     assert plan.architecture == ("ResidualEncoderUNet" if residual else "DynUNet")
-    layout = all_layouts(found, 3, planner=planner)["3d_fullres"]
-    assert plan.patch_size == layout.topology.patch_size
-    assert plan.batch_size == layout.batch_size
+    configuration = planned_configurations(found, 3, planner=planner)["3d_fullres"]
+    assert plan.patch_size == configuration.topology.patch_size
+    assert plan.batch_size == configuration.batch_size
 
 
 def test_a_seed_plan_is_for_the_plain_network():
@@ -446,10 +446,10 @@ def test_real_pictures_are_planned_in_2d(
 ):
     plain = load_dataset(real_data / "extra" / folder)
     plain = replace(plain, training=plain.training[:12])
-    found = extract(plain, cache_dir=tmp_path)
+    found = extract_fingerprint(plain, cache_dir=tmp_path)
     values = sorted(found.label_voxels)
     own = plain.named(channels, LabelScheme([f"class_{value}" for value in values], values))
-    assert list(all_layouts(found, len(values))) == ["2d"]
+    assert list(planned_configurations(found, len(values))) == ["2d"]
     plan = make_plan(own, found, "2d")
     assert plan.spatial_dims == 2
     assert plan.spacing == [1.0, 1.0]

@@ -8,10 +8,10 @@ import pytest
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint
-from dynunet_bundle.planning.planner import all_layouts, make_plan, seed_plan
+from dynunet_bundle.planning.planner import make_plan, planned_configurations, seed_plan
 from dynunet_bundle.planning.summary import (
     MAX_VALUE_WIDTH,
-    Row,
+    PlanRow,
     decided_rows,
     format_rows,
     found_rows,
@@ -45,19 +45,19 @@ def fingerprint(**changes: object) -> Fingerprint:
     return replace(found, **changes)
 
 
-def decided(planner: str, configuration: str = "3d_fullres", **changes: object) -> list[Row]:
+def decided(planner: str, configuration: str = "3d_fullres", **changes: object) -> list[PlanRow]:
     found = fingerprint(**changes)
-    layouts = all_layouts(found, 3, planner=planner)
+    configurations = planned_configurations(found, 3, planner=planner)
     plan = make_plan(CELLS, found, configuration, planner=planner)
-    return decided_rows(plan, layouts[configuration], layouts, planner)
+    return decided_rows(plan, configurations[configuration], configurations, planner)
 
 
-def value_of(rows: list[Row], subject: str) -> str:
+def value_of(rows: list[PlanRow], subject: str) -> str:
     (row,) = (row for row in rows if row[0] == subject)
     return row[1]
 
 
-def rule_of(rows: list[Row], subject: str) -> str:
+def rule_of(rows: list[PlanRow], subject: str) -> str:
     (row,) = (row for row in rows if row[0] == subject)
     return row[2]
 

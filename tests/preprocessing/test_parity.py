@@ -21,7 +21,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import apply_to_case, load_dataset
 from dynunet_bundle.files import write_json
-from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint, extract
+from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint, extract_fingerprint
 from dynunet_bundle.planning.planner import make_plan
 
 PARITY = Path(__file__).parent / "parity"
@@ -247,7 +247,7 @@ def test_a_real_case_is_prepared_as_nnunet_prepares_it(
 @lru_cache
 def our_facts(folder: Path) -> tuple[DatasetDescription, Fingerprint]:
     dataset = load_dataset(folder)
-    return dataset, extract(dataset)
+    return dataset, extract_fingerprint(dataset)
 
 
 def made_dataset(name: str, folder: Path) -> Path:

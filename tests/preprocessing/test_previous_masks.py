@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.preprocessing.append_previous import AppendPreviousd
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 SHAPE = (14, 16, 12)
@@ -130,10 +130,10 @@ def test_a_damaged_mask_is_prepared_again(
 
 def test_without_a_cascade_the_recipe_is_what_it_was(pipeline: Pipeline) -> None:
     """Stores that were prepared before there was one are not prepared again."""
-    described = json.dumps(describe(pipeline(cascade=False)))
+    described = json.dumps(recipe_of(pipeline(cascade=False)))
     assert "previous" not in described and "cascade" not in described
     assert json.dumps(["image", "label"]) in described
-    assert described != json.dumps(describe(pipeline()))
+    assert described != json.dumps(recipe_of(pipeline()))
 
 
 # --- refused

@@ -27,7 +27,7 @@ from dynunet_bundle.preprocessing.positions import (
     sample_labelled,
     sample_positions,
 )
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.preprocessing.store import PreparedDataset
 
 NUM_CASES = 4
@@ -459,11 +459,11 @@ def test_positions_follow_from_the_name():
 
 DESCRIBED = """
 import json, sys
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.configs.workflow import load_workflow
 
 workflow = load_workflow(sys.argv[1], "train.json", (), {"device": "cpu"})
-print(json.dumps(describe(workflow.parser.get_parsed_content("preprocessing")), sort_keys=True))
+print(json.dumps(recipe_of(workflow.parser.get_parsed_content("preprocessing")), sort_keys=True))
 """
 
 
@@ -481,15 +481,15 @@ def test_a_description_is_the_same_in_every_process(pipeline: Pipeline):
     assert first == second
     assert "ResampleToSpacingd" in first
     default = pipeline(spacing=[1.0, 1.0, 1.0], label_names=["background", "one", "two"])
-    assert json.dumps(describe(default), sort_keys=True) == first
+    assert json.dumps(recipe_of(default), sort_keys=True) == first
 
 
 def test_use_does_not_change_a_description(cases: list[Case], pipeline: Pipeline):
     # train and validate hold one and the same transform, and the first to come uses it
     transform = pipeline()
-    before = json.dumps(describe(transform))
+    before = json.dumps(recipe_of(transform))
     transform(cases[0])
-    assert json.dumps(describe(transform)) == before
+    assert json.dumps(recipe_of(transform)) == before
 
 
 @pytest.mark.parametrize(
@@ -506,8 +506,8 @@ def test_use_does_not_change_a_description(cases: list[Case], pipeline: Pipeline
     ],
 )
 def test_every_setting_shows_in_the_description(pipeline: Pipeline, override: dict[str, Any]):
-    assert describe(pipeline()) == describe(pipeline())
-    assert describe(pipeline(**override)) != describe(pipeline())
+    assert recipe_of(pipeline()) == recipe_of(pipeline())
+    assert recipe_of(pipeline(**override)) != recipe_of(pipeline())
 
 
 class Colour(Enum):
@@ -533,8 +533,8 @@ class Colour(Enum):
     ],
 )
 def test_descriptions_are_json(thing: Any, expected: Any):
-    assert describe(thing) == expected
-    assert json.loads(json.dumps(describe(thing))) == expected
+    assert recipe_of(thing) == expected
+    assert json.loads(json.dumps(recipe_of(thing))) == expected
 
 
 class Foreign(Transform):
@@ -550,15 +550,15 @@ class Foreign(Transform):
 
 
 def test_a_transform_that_moves_to_another_module_keeps_the_store(monkeypatch):
-    before = describe(Foreign(1, Path("a")))
+    before = recipe_of(Foreign(1, Path("a")))
     monkeypatch.setattr(Foreign, "__module__", "somewhere.else")
-    assert describe(Foreign(1, Path("a"))) == before
+    assert recipe_of(Foreign(1, Path("a"))) == before
 
 
 def test_the_settings_of_a_users_own_transform_count():
-    first, second = describe(Foreign(1, Path("a"))), describe(Foreign(2, Path("a")))
+    first, second = recipe_of(Foreign(1, Path("a"))), recipe_of(Foreign(2, Path("a")))
     assert first != second
-    assert describe(Foreign(1, Path("b"))) != first
+    assert recipe_of(Foreign(1, Path("b"))) != first
     (settings,) = first.values()
     assert settings == {"size": 1, "folder": "a", "names": ["a", "b"]}
 

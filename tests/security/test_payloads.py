@@ -19,7 +19,7 @@ from monai.bundle import ConfigWorkflow
 from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError, WeightsError
 from dynunet_bundle.files import sha256_of
-from dynunet_bundle.inference.ensemble import EnsembleRequest, run
+from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.training.handlers.generations import load_generation
 from dynunet_bundle.training.watching.status import read_status
@@ -143,7 +143,7 @@ def test_probabilities_run_nothing(tmp_path, marker):
     prediction(tmp_path / "in", tmp_path / "out", weights, probabilities_dir=str(folder)).run()
     pickled_array(folder / "a.npy", marker)
     with pytest.raises(CaseError, match="case a"):
-        run(EnsembleRequest([folder, folder], tmp_path / "in", tmp_path / "masks"))
+        write_ensemble(EnsembleRequest([folder, folder], tmp_path / "in", tmp_path / "masks"))
     assert not marker.exists()
 
 

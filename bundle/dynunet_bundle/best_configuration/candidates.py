@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Labels:
+class ReferenceLabels:
     """The references of all cases.
 
     Attributes:
@@ -70,7 +70,7 @@ class Candidate:
             return [self.members[0].masks[case]]
         return [(run.probabilities or {})[case].path for run in self.members]
 
-    def compare(self, case: str, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    def compare(self, case: str, labels: ReferenceLabels) -> tuple[np.ndarray, np.ndarray]:
         """Its mask of a case and the label, class numbers ``[X, Y, Z]`` uint8 on the same grid.
 
         Raises:
@@ -93,7 +93,7 @@ class Candidate:
 
 
 def candidates_of(
-    runs: Sequence[RunResults], labels: Labels, pairs: bool = True
+    runs: Sequence[RunResults], labels: ReferenceLabels, pairs: bool = True
 ) -> tuple[list[Candidate], dict[str, str]]:
     """All single runs in their order, then all pairs that can be averaged: the simpler come first.
 
@@ -121,7 +121,7 @@ def candidates_of(
     return singles + [Candidate(pair) for pair in combinations(usable, 2)], left_out
 
 
-def _find_strange(run: RunResults, labels: Labels) -> str | None:
+def _find_strange(run: RunResults, labels: ReferenceLabels) -> str | None:
     """Why probabilities are not those of the masks beside them, as after a longer training that saved masks only."""
     for case in run.first_cases:
         mask, _ = read_classes(run.masks[case], case, labels.scheme)
@@ -138,7 +138,9 @@ def _find_strange(run: RunResults, labels: Labels) -> str | None:
     return None
 
 
-def score(candidate: Candidate, labels: Labels, cache_dir: Path) -> dict[str, list[float | None]]:
+def score_candidate(
+    candidate: Candidate, labels: ReferenceLabels, cache_dir: Path
+) -> dict[str, list[float | None]]:
     """Dice of a candidate's masks; those of an earlier call are taken where the files are the same.
 
     Args:
@@ -191,7 +193,7 @@ def _read_cache(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _key(candidate: Candidate, labels: Labels, case: str) -> str:
+def _key(candidate: Candidate, labels: ReferenceLabels, case: str) -> str:
     """A hash of all that the score of a case depends on."""
     files = [labels.files[case], *candidate.files(case)]
     status = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

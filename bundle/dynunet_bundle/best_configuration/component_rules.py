@@ -26,7 +26,7 @@ from dynunet_bundle.progress import progress
 
 ALL_FOREGROUND = "all foreground"
 
-Row = list[float | None]
+DiceRow = list[float | None]
 """Dice by class or region of one case."""
 
 
@@ -120,7 +120,7 @@ def _try_all(
     pairs: Mapping[str, PackedPair], labels: LabelScheme, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All foreground as one, with the means of all targets before and after."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, DiceRow] = {}
     num_changed, foreground = 0, range(1, len(labels.values))
     for name, pair in _each(pairs, ALL_FOREGROUND):
         prediction, reference = pair.arrays()

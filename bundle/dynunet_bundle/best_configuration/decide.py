@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.best_configuration.candidates import Candidate, Labels, candidates_of, score
+from dynunet_bundle.best_configuration.candidates import (
+    Candidate,
+    ReferenceLabels,
+    candidates_of,
+    score_candidate,
+)
 from dynunet_bundle.best_configuration.component_rules import decide_rules, format_rules
 from dynunet_bundle.best_configuration.run_results import RunResults, read_runs
 from dynunet_bundle.dataset.cases import name_of
@@ -46,7 +51,7 @@ class BestRequest:
     pairs: bool = True
 
 
-def run(request: BestRequest) -> dict[str, Any]:
+def find_best(request: BestRequest) -> dict[str, Any]:
     """Compare, decide, and write ``best.json``, ``best_overlay.json`` and ``best_member_RUN.json`` of each winner.
 
     Returns:
@@ -61,8 +66,10 @@ def run(request: BestRequest) -> dict[str, Any]:
     candidates, left_out = candidates_of(runs, labels, request.pairs)
     cache_dir = request.out.with_name(f"{request.out.stem}_scores")
     names = labels.scheme.target_names
-    summaries = [summarize(score(candidate, labels, cache_dir), names) for candidate in candidates]
-    best = choose([summary["mean_dice"] for summary in summaries])
+    summaries = [
+        summarize(score_candidate(candidate, labels, cache_dir), names) for candidate in candidates
+    ]
+    best = choose_best([summary["mean_dice"] for summary in summaries])
     winner = candidates[best]
     rules = _decide_rules(winner, labels)
     content = {
@@ -93,7 +100,7 @@ def run(request: BestRequest) -> dict[str, Any]:
     return content
 
 
-def choose(means: Sequence[float | None]) -> int:
+def choose_best(means: Sequence[float | None]) -> int:
     """Index of the highest mean Dice, the first of equal ones.
 
     Raises:
@@ -117,7 +124,7 @@ def member_path(out: Path, name: str) -> Path:
     return out.with_name(f"{out.stem}_member_{name}.json")
 
 
-def _labels(dataset_dir: Path, first: RunResults) -> Labels:
+def _labels(dataset_dir: Path, first: RunResults) -> ReferenceLabels:
     cases = {name_of(case): case for case in load_dataset(dataset_dir).training}
     lacking = sorted(set(first.scores) - set(cases))
     if lacking:
@@ -126,10 +133,10 @@ def _labels(dataset_dir: Path, first: RunResults) -> Labels:
             "Pass the --dataset_dir that the runs were trained on."
         )
     files = {case: Path(cases[case]["label"]) for case in first.scores}
-    return Labels(files, LabelScheme.from_plan(first.plan))
+    return ReferenceLabels(files, LabelScheme.from_plan(first.plan))
 
 
-def _decide_rules(winner: Candidate, labels: Labels) -> dict[str, Any]:
+def _decide_rules(winner: Candidate, labels: ReferenceLabels) -> dict[str, Any]:
     cases = list(winner.members[0].scores)
     pairs = (
         (case, *winner.compare(case, labels))

@@ -7,7 +7,7 @@ from typing import Any
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
-from dynunet_bundle.labels.largest_component import RULES_ID, Rules, require_rules
+from dynunet_bundle.labels.largest_component import RULES_ID, ComponentRules, require_rules
 
 MERGED = ("train.json", "evaluate.json", "inference.json")
 COPIED = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "inference_trt.json", "logging.conf")
@@ -100,7 +100,7 @@ def _set_part(config: dict[str, Any], path: Sequence[str], key: str, value: Any)
         ) from error
 
 
-def rules_of(overlays: Sequence[str], config_dir: Path) -> Rules:
+def rules_of(overlays: Sequence[str], config_dir: Path) -> ComponentRules:
     """The rules that overlays hold, later ones over earlier ones; empty if no overlay has any.
 
     Args:
@@ -111,7 +111,7 @@ def rules_of(overlays: Sequence[str], config_dir: Path) -> Rules:
         ConfigError: if an overlay is missing or malformed, or names an id that no config has.
     """
     known = known_ids(config_dir) | {RULES_ID}
-    rules: Rules = ()
+    rules: ComponentRules = ()
     for overlay in overlays:
         rules = read_overlay(overlay, known).get(RULES_ID, rules)
     require_rules(rules)

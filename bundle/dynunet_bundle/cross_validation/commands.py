@@ -17,9 +17,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from dynunet_bundle.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, ConfigError
-
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+from dynunet_bundle.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    STOP_SIGNALS,
+    ConfigError,
+)
 
 WITHOUT_SLURM = ("env", "-u", "SLURM_JOB_ID")
 """Where it finds a job of SLURM, Ignite takes the number of the task for that of the process and overwrites LOCAL_RANK
@@ -110,7 +114,7 @@ class ProcessRunner:
 
     def __enter__(self) -> "ProcessRunner":
         """Listen to signals."""
-        for name in SIGNALS:
+        for name in STOP_SIGNALS:
             number = getattr(signal, name)
             self._previous[number] = signal.signal(number, self._note)
         return self
@@ -164,7 +168,7 @@ class ProcessRunner:
                 os.kill(self._process.pid, number)
 
 
-def read_status(path: Path) -> dict[str, Any]:
+def status_content(path: Path) -> dict[str, Any]:
     """What ``status.json`` says, or nothing where there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -174,7 +178,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def _state(status: Path | None) -> str | None:
-    return None if status is None else read_status(status).get("state")
+    return None if status is None else status_content(status).get("state")
 
 
 def _age(status: Path | None) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from dynunet_bundle.configs.overrides import check_overrides
 from dynunet_bundle.errors import ConfigError
 
 ALL = "all"
-OWN_IDS = {
+FOLD_IDS = {
     "bundle_root": "the bundle beside scripts/",
     "ckpt_dir": "--out",
     "config_file": "--task_config",
@@ -80,7 +80,7 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
 
 
 def parse_overrides(
-    arguments: Sequence[str], known: set[str], own: Mapping[str, str] = OWN_IDS
+    arguments: Sequence[str], known: set[str], own: Mapping[str, str] = FOLD_IDS
 ) -> dict[str, Any]:
     """``--id value`` pairs as MONAI's command line understands them.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.cross_validation.summary import Record, summarize_folds
+from dynunet_bundle.cross_validation.summary import FoldRecord, summarize_folds
 from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.files import exclusive, read_json, write_json
 from dynunet_bundle.planning.plan import plan_differences
@@ -40,7 +40,7 @@ class ResultFolder:
         """Scores of one fold."""
         return self.path / f"fold_{fold}.json"
 
-    def records(self) -> dict[int, Record]:
+    def records(self) -> dict[int, FoldRecord]:
         """All folds that are there, by their number.
 
         Raises:
@@ -80,7 +80,7 @@ def fold_record(
 
 
 def require_same(
-    records: Mapping[int, Record],
+    records: Mapping[int, FoldRecord],
     plan: Mapping[str, Any],
     held_out: Sequence[Sequence[str]],
     where: Path,
@@ -151,7 +151,7 @@ def collect(folder: ResultFolder) -> dict[str, Any]:
     return summary
 
 
-def _checked(record: Any, file: Path) -> Record:
+def _checked(record: Any, file: Path) -> FoldRecord:
     needed = {"cases", "mean", "mean_dice", "plan", "held_out", "basis"}
     if not isinstance(record, dict) or not needed <= record.keys():
         raise ConfigError(f"{file} is no record of a fold's scores. Take it away to score again.")

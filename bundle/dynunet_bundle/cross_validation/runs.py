@@ -21,7 +21,7 @@ from dynunet_bundle.cross_validation.commands import (
     ProcessRunner,
     bundle_command,
     numa_options,
-    read_status,
+    status_content,
     training_command,
 )
 from dynunet_bundle.cross_validation.out_of_fold import is_scored, score_basis, score_fold
@@ -45,7 +45,7 @@ from dynunet_bundle.training.watching.status import STATUS_NAME
 logger = logging.getLogger(__name__)
 
 
-def run(request: FoldsRequest) -> int:
+def train_folds(request: FoldsRequest) -> int:
     """Train, score and sum up the folds that are asked for.
 
     Returns:
@@ -204,7 +204,7 @@ class FoldRuns:
                     f"{facts.parent} holds a training of another plan ({'; '.join(differences)}). "
                     "Choose another --out, or start over with --restart True."
                 )
-        status = read_status(self._status_file(fold))
+        status = status_content(self._status_file(fold))
         return status.get("state") == "finished" and status.get("epochs", 0) >= self.epochs
 
     def _parser(self, overrides: Mapping[str, Any] | None = None) -> Any:

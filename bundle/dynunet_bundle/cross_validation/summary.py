@@ -9,11 +9,11 @@ from dynunet_bundle.evaluation.scores import mean_of, summarize
 
 NUM_WORST = 5
 
-Record = Mapping[str, Any]
+FoldRecord = Mapping[str, Any]
 """Scores of one fold and what they depend on, see ``cross_validation.fold_record``."""
 
 
-def summarize_folds(records: Mapping[int, Record]) -> dict[str, Any]:
+def summarize_folds(records: Mapping[int, FoldRecord]) -> dict[str, Any]:
     """All folds as one, and beside each other.
 
     Args:
@@ -86,7 +86,7 @@ def format_folds(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _fold_part(record: Record) -> dict[str, Any]:
+def _fold_part(record: FoldRecord) -> dict[str, Any]:
     return {
         "num_cases": len(record["cases"]),
         "mean_dice": record["mean_dice"],

@@ -7,9 +7,9 @@ from typing import Any
 
 from dynunet_bundle.dataset.cases import Case
 from dynunet_bundle.dicom_input.choice import (
-    Rules,
+    SeriesRules,
     ambiguous,
-    choose,
+    choose_series,
     fits,
     parse_rules,
     skipped_note,
@@ -57,7 +57,7 @@ def find_cases(source: str | Path, rules: Mapping[str, Any] | None = None) -> li
             (one,) for one in found.series if fits(one, sets[0]) and not one.problem
         ]
         if not chosen:
-            choose(found.series, sets[0], found.skipped)
+            choose_series(found.series, sets[0], found.skipped)
     else:
         chosen = _of_studies(found.series, sets, found.skipped)
     cases = [_case(location, series, sets) for series in chosen]
@@ -70,7 +70,7 @@ def _note(skipped: Mapping[str, int]) -> None:
 
 
 def _of_studies(
-    series: tuple[Series, ...], sets: list[Rules], skipped: Mapping[str, int]
+    series: tuple[Series, ...], sets: list[SeriesRules], skipped: Mapping[str, int]
 ) -> list[tuple[Series, ...]]:
     """For each study its series, one a channel; a study where none fits is left out where others have one."""
     studies: dict[str, list[Series]] = {}
@@ -86,15 +86,17 @@ def _of_studies(
     if not fitting:
         for rules in sets:
             if not usable_of(series, rules):
-                choose(series, rules, skipped)
+                choose_series(series, rules, skipped)
         raise DatasetError(
             "no study of the DICOM input has a series for each channel. Change the rules."
         )
     _require_one_each(list(fitting.values()), sets)
-    return [tuple(choose(found, rules, skipped) for rules in sets) for found in fitting.values()]
+    return [
+        tuple(choose_series(found, rules, skipped) for rules in sets) for found in fitting.values()
+    ]
 
 
-def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[Rules]) -> None:
+def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[SeriesRules]) -> None:
     """Refuse all studies in which something is left to choose at once, not one after the other."""
     for rules in sets:
         found = [usable_of(study, rules) for study in studies]
@@ -103,7 +105,7 @@ def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[Rules]
             raise ambiguous(crowded)
 
 
-def _case(source: Path, series: tuple[Series, ...], sets: list[Rules]) -> Case:
+def _case(source: Path, series: tuple[Series, ...], sets: list[SeriesRules]) -> Case:
     names = []
     for one, rules in zip(series, sets, strict=True):
         select = {tag: as_text(value) for tag, value in rules.select.items()}

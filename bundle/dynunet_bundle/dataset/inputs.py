@@ -12,11 +12,9 @@ from dynunet_bundle.files import read_json
 LIST_IDS = ("test", "testing")
 """Where the lists of MONAI and of the Medical Segmentation Decathlon keep images without labels."""
 
-Rules = Mapping[str, Any]
-
 
 def find_inputs(
-    source: str | Path, num_channels: int = 1, series_rules: Rules | None = None
+    source: str | Path, num_channels: int = 1, series_rules: Mapping[str, Any] | None = None
 ) -> list[Case]:
     """Find the cases to predict: ``cases#cases`` of inference.json.
 

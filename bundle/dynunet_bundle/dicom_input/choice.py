@@ -12,11 +12,11 @@ from dynunet_bundle.errors import ConfigError, DatasetError
 MAX_SERIES_SHOWN = 10
 
 SOURCE_RULES = ("channels", "all")
-"""Rules of a whole source, which ``find_cases`` takes beside those of ``Rules``."""
+"""Rules of a whole source, which ``find_cases`` takes beside those of ``SeriesRules``."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class SeriesRules:
     """What a series must be; what is not set does not matter.
 
     Attributes:
@@ -40,20 +40,20 @@ class Rules:
     select: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse_rules(rules: Mapping[str, Any]) -> Rules:
+def parse_rules(rules: Mapping[str, Any]) -> SeriesRules:
     """Check rules from a config.
 
     Raises:
         ConfigError: if there is no such rule, or its value cannot be one.
     """
-    known = [one.name for one in fields(Rules)]
+    known = [one.name for one in fields(SeriesRules)]
     unknown = sorted(set(rules) - set(known))
     if unknown and unknown[0] in SOURCE_RULES:
         raise ConfigError(f'the DICOM rule "{unknown[0]}" cannot stand within "channels".')
     if unknown:
         names = ", ".join((*known, *SOURCE_RULES))
         raise ConfigError(f"no DICOM rule is named {unknown[0]!r}; there are {names}.")
-    parsed = Rules(**rules)
+    parsed = SeriesRules(**rules)
     try:
         re.compile(parsed.description or "")
     except re.error as error:
@@ -73,12 +73,12 @@ def parse_rules(rules: Mapping[str, Any]) -> Rules:
     return parsed
 
 
-def is_named(series: Series, rules: Rules) -> bool:
+def is_named(series: Series, rules: SeriesRules) -> bool:
     """Whether a series has the name that the rules want, if they want one."""
     return rules.series in (None, series.uid, short_name(series.uid))
 
 
-def fits(series: Series, rules: Rules) -> bool:
+def fits(series: Series, rules: SeriesRules) -> bool:
     """Whether a series is what the rules want."""
     wanted_types = [rules.image_type] if isinstance(rules.image_type, str) else rules.image_type
     return (
@@ -92,7 +92,9 @@ def fits(series: Series, rules: Rules) -> bool:
     )
 
 
-def choose(series: Sequence[Series], rules: Rules, skipped: Mapping[str, int]) -> Series:
+def choose_series(
+    series: Sequence[Series], rules: SeriesRules, skipped: Mapping[str, int]
+) -> Series:
     """The one series that fits.
 
     Args:
@@ -128,7 +130,7 @@ def choose(series: Sequence[Series], rules: Rules, skipped: Mapping[str, int]) -
     )
 
 
-def usable_of(series: Sequence[Series], rules: Rules) -> list[Series]:
+def usable_of(series: Sequence[Series], rules: SeriesRules) -> list[Series]:
     """The series that fit and can be read, as far as their headers show."""
     return [one for one in series if fits(one, rules) and not one.problem]
 

@@ -12,7 +12,7 @@ from dynunet_bundle.dicom_input.frames import Frame, num_frames
 from dynunet_bundle.dicom_input.parse import INSTALL, convert_values, is_encapsulated, read_dicom
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.limits import require_room as require_memory
+from dynunet_bundle.limits import require_room
 
 RESEND = "Send the series again."
 
@@ -42,12 +42,12 @@ def require_whole(case: str, file: Path, header: Any, max_bytes: int) -> None:
     """
     number = num_frames(header)
     shape = header.Columns, header.Rows, number
-    require_memory(case, shape, header.BitsAllocated // 8, max_bytes)
+    require_room(case, shape, header.BitsAllocated // 8, max_bytes)
     if not is_encapsulated(header):
         _require_bytes(case, file.stat().st_size, header)
 
 
-def require_room(
+def require_stack_room(
     case: str, frames: Sequence[Frame], headers: Mapping[Path, Any], max_bytes: int
 ) -> None:
     """Refuse a stack that is too large, before it is allocated.
@@ -57,7 +57,7 @@ def require_room(
     """
     rows, columns = frames[0].shape
     itemsize = stack_type(frames, headers).itemsize
-    require_memory(case, (columns, rows, len(frames)), itemsize, max_bytes)
+    require_room(case, (columns, rows, len(frames)), itemsize, max_bytes)
 
 
 def _require_bytes(case: str, present: int, header: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dynunet_bundle.dicom_input.choice import Rules, choose
+from dynunet_bundle.dicom_input.choice import SeriesRules, choose_series
 from dynunet_bundle.dicom_input.doubles import drop_doubles, selected, selection_hint
 from dynunet_bundle.dicom_input.frames import Frame, frames_of
 from dynunet_bundle.dicom_input.geometry import (
@@ -24,7 +24,7 @@ from dynunet_bundle.dicom_input.pixels import (
     PIXEL_TAGS,
     digests,
     read_stack,
-    require_room,
+    require_stack_room,
     require_whole,
 )
 from dynunet_bundle.dicom_input.refusals import refusal
@@ -79,7 +79,7 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
             frames = [one for file in headers for one in frames_of(case, file, headers[file])]
         frames = _stack(case, selected(case, frames, parsed.select))
         files = _objects(case, frames)
-        require_room(case, frames, headers, allowed)
+        require_stack_room(case, frames, headers, allowed)
         array = read_stack(case, frames, headers)
     return DicomSeries(
         headers=tuple(headers[file] for file in files),
@@ -116,7 +116,7 @@ def _find(parsed: SeriesName) -> tuple[Series, str]:
     """The series that is named, and its short name."""
     found = scan(parsed.source)
     if parsed.uid is None:
-        series = choose(found.series, Rules(), found.skipped)
+        series = choose_series(found.series, SeriesRules(), found.skipped)
     else:
         series = _by_uid(found.series, parsed.uid)
     return series, short_name(series.uid, parsed.select)

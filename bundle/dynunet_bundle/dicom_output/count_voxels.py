@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynunet_bundle.dicom_input.geometry import MAX_SHIFT_VOXELS
 from dynunet_bundle.dicom_input.parse import require_pydicom
 from dynunet_bundle.dicom_output.headers import lps_affine, slice_positions
 from dynunet_bundle.dicom_output.object import building
@@ -13,9 +14,6 @@ from dynunet_bundle.errors import OutputError
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
-
-MAX_SHIFT_VOXELS = 0.1
-"""How far a frame may lie from its slice."""
 
 
 def count_voxels(path: Path, series: "DicomSeries") -> tuple[Any, dict[int, int]]:

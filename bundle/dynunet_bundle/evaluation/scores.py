@@ -89,10 +89,10 @@ def summarize_measures(
 
 def format_scores(summary: Mapping[str, Any]) -> str:
     """The Dice of all cases, and below it the means of all measures, for a terminal."""
-    return f"Dice in native space\n{format_table(summary)}\n\n{format_measures(summary)}"
+    return f"Dice in native space\n{format_dice(summary)}\n\n{format_measures(summary)}"
 
 
-def format_table(summary: Mapping[str, Any]) -> str:
+def format_dice(summary: Mapping[str, Any]) -> str:
     """The summary as a table for a terminal: a row a case, a column a class, the means below."""
     names = list(summary["mean"])
     rows = [

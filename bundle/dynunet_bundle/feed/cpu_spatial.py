@@ -8,14 +8,14 @@ import torch
 from torch.nn.functional import grid_sample
 
 from dynunet_bundle.feed.cpu_interpolation import Taps, cubic_taps, linear_taps, resampled, taken
-from dynunet_bundle.feed.spatial import CROP, SCALE, PatchMap, Region
+from dynunet_bundle.feed.spatial import CROP, SCALE, PatchMap, ReadRegion
 
 
 def scaled(
     image: np.ndarray,
     label: np.ndarray,
     patch_map: PatchMap,
-    region: Region,
+    region: ReadRegion,
     patch_size: tuple[int, ...],
     cubic: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def warped(
     image: np.ndarray,
     label: np.ndarray,
     patch_map: PatchMap,
-    region: Region,
+    region: ReadRegion,
     patch_size: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute a patch that is rotated; arguments and returns as of ``scaled``, the image interpolated linearly."""
@@ -80,7 +80,7 @@ def warped(
 
 
 def nearest(
-    label: np.ndarray, patch_map: PatchMap, region: Region, patch_size: tuple[int, ...]
+    label: np.ndarray, patch_map: PatchMap, region: ReadRegion, patch_size: tuple[int, ...]
 ) -> np.ndarray:
     """Compute a patch of a label alone, whatever its map; each voxel takes the nearest.
 
@@ -113,7 +113,7 @@ def _warped_in_plane(
     image: np.ndarray,
     label: np.ndarray,
     matrix: np.ndarray,
-    region: Region,
+    region: ReadRegion,
     patch_size: tuple[int, ...],
     factors: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray]:

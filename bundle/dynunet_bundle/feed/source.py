@@ -20,7 +20,7 @@ from dynunet_bundle.feed.region_reader import RegionReader
 from dynunet_bundle.feed.spatial import (
     MAP_NUMBERS,
     PatchMap,
-    Region,
+    ReadRegion,
     dali_matrix,
     draw_map,
     region_for,
@@ -201,7 +201,7 @@ class PatchSource:
         patch_map = draw_map(sampling.augmentation, self.degrees, self.in_plane, numbers)
         return Place(index, start, patch_map, rng)
 
-    def read(self, place: Place) -> tuple[Region, np.ndarray, np.ndarray]:
+    def read(self, place: Place) -> tuple[ReadRegion, np.ndarray, np.ndarray]:
         """The region that a sample needs, and image and label of it as ``RegionReader.read`` gives them."""
         region = region_for(place.patch_map, place.start, self.patch_size, self.cubic)
         return region, *self.reader.read(self.cases[place.index], region.start, region.size)

@@ -37,7 +37,7 @@ class PatchMap:
 
 
 @dataclass(frozen=True)
-class Region:
+class ReadRegion:
     """The part of a volume that a patch is computed from.
 
     Attributes:
@@ -92,7 +92,7 @@ def _rotation(angles: Sequence[float]) -> np.ndarray:
 
 def region_for(
     patch_map: PatchMap, start: tuple[int, ...], patch_size: tuple[int, ...], cubic: bool = False
-) -> Region:
+) -> ReadRegion:
     """The region that a map needs, no more.
 
     Args:
@@ -103,7 +103,7 @@ def region_for(
     """
     half = [(length - 1) / 2 for length in patch_size]
     if patch_map.kind == CROP:
-        return Region(start, patch_size, tuple(half))
+        return ReadRegion(start, patch_size, tuple(half))
     reach = (np.abs(patch_map.matrix) @ half).tolist()
     margin = CUBIC_MARGIN if cubic and patch_map.kind == SCALE else 0
     low, size, center = list(start), list(patch_size), list(half)
@@ -112,11 +112,11 @@ def region_for(
         low[axis] = math.floor(middle - reach[axis]) - margin
         size[axis] = math.floor(middle + reach[axis]) + 2 + margin - low[axis]
         center[axis] = middle - low[axis]
-    return Region(tuple(low), tuple(size), tuple(center))
+    return ReadRegion(tuple(low), tuple(size), tuple(center))
 
 
 def scale_window(
-    patch_map: PatchMap, region: Region, patch_size: tuple[int, ...]
+    patch_map: PatchMap, region: ReadRegion, patch_size: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of the part of a region that becomes a scaled patch, for DALI's ``resize``.
 
@@ -128,7 +128,7 @@ def scale_window(
     return (middle - reach).astype(np.float32), (middle + reach).astype(np.float32)
 
 
-def dali_matrix(patch_map: PatchMap, region: Region, patch_size: tuple[int, ...]) -> np.ndarray:
+def dali_matrix(patch_map: PatchMap, region: ReadRegion, patch_size: tuple[int, ...]) -> np.ndarray:
     """The map as DALI's ``warp_affine`` takes it.
 
     Returns:

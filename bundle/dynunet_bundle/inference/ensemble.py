@@ -32,7 +32,7 @@ from dynunet_bundle.inference.probabilities import (
     read_probabilities,
 )
 from dynunet_bundle.inference.save_mask import save_mask
-from dynunet_bundle.labels.largest_component import KeepLargestd, Rules, require_rules
+from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
 
@@ -64,11 +64,11 @@ class EnsembleRequest:
     images: Path
     output: Path
     weights: tuple[float, ...] | None = None
-    rules: Rules = ()
+    rules: ComponentRules = ()
     go_on: bool = False
 
 
-def run(request: EnsembleRequest) -> list[Path]:
+def write_ensemble(request: EnsembleRequest) -> list[Path]:
     """Write one mask a case into the output folder, and there ``ensemble.json``, which says of what.
 
     Returns:
@@ -143,7 +143,7 @@ def _mean(parts: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray:
 class _Finish:
     """Class numbers ``[X, Y, Z]`` -> label values after the rules."""
 
-    def __init__(self, labels: LabelScheme, rules: Rules) -> None:
+    def __init__(self, labels: LabelScheme, rules: ComponentRules) -> None:
         self.labels = labels
         self.keep = KeepLargestd("mask", rules)
 

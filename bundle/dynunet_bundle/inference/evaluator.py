@@ -16,6 +16,7 @@ from monai.engines import SupervisedEvaluator
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
+    MAX_SHOWN,
     BundleError,
     OutputError,
     PredictionError,
@@ -23,8 +24,6 @@ from dynunet_bundle.errors import (
     first_line,
 )
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
-
-MAX_SHOWN = 5
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dynunet_bundle.errors import some_of
 MAX_CLASSES = 255
 """0 to 254, below ``IGNORE_CLASS`` of ``scheme.py``."""
 
-MAX_SHOWN = 10
+MAX_VALUES_SHOWN = 10
 
 Regions = Mapping[str, Sequence[int]]
 """By the name of each region the values that make it up; the order is that of the network's outputs."""
@@ -23,7 +23,7 @@ def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) ->
     values = list(label_values)
     ascending = all(map(_is_whole, values)) and values == sorted(set(values))
     if not ascending or len(values) > MAX_CLASSES:
-        shown = some_of(values, MAX_SHOWN)
+        shown = some_of(values, MAX_VALUES_SHOWN)
         return f"label_values must ascend, at most {MAX_CLASSES} of them, not {shown}."
     return None
 

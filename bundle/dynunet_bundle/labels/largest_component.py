@@ -21,7 +21,7 @@ from dynunet_bundle.images.boxes import bounding_box
 CONNECTIVITY = 26
 RULES_ID = "keep_largest"
 
-Rules = Sequence[Sequence[int]]
+ComponentRules = Sequence[Sequence[int]]
 """Steps, one after the other; each names the label values whose union keeps its largest component."""
 
 
@@ -41,7 +41,7 @@ class KeepLargestd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, rules: Rules, allow_missing_keys: bool = False
+        self, keys: KeysCollection, rules: ComponentRules, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         require_rules(rules)

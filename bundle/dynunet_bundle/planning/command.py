@@ -10,14 +10,14 @@ from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError
 from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.fingerprint import Fingerprint, extract
+from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
     CASCADE,
     PREVIOUS_STAGE,
-    all_layouts,
-    layout_of,
+    configuration_of,
     make_plan,
+    planned_configurations,
     product_text,
     seed_plan,
 )
@@ -52,7 +52,7 @@ class PlanRequest:
     cache_dir: Path | None = None
 
 
-def run(request: PlanRequest) -> str:
+def plan_dataset(request: PlanRequest) -> str:
     """Make a plan and write its files.
 
     Returns:
@@ -71,7 +71,7 @@ def run(request: PlanRequest) -> str:
         fingerprint = Fingerprint.from_json(content)
     else:
         dataset = load_dataset(str(request.dataset_dir))
-        fingerprint = extract(dataset, request.num_workers, request.cache_dir)
+        fingerprint = extract_fingerprint(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
     plan, decided = _decide(dataset, fingerprint, request)
     own_name = request.configuration in OWN_NAMES
@@ -131,15 +131,15 @@ def _decide(
         plan = seed_plan(dataset, 2 if request.configuration == "2d" else 3)
         return plan, format_rows("decided by the seed's preset", preset_rows(plan))
     memory, planner = request.gpu_memory_gb, request.planner
-    layouts = all_layouts(fingerprint, dataset.num_entries, memory, planner)
-    configuration = request.configuration or ("3d_fullres" if "3d_fullres" in layouts else "2d")
+    planned = planned_configurations(fingerprint, dataset.num_entries, memory, planner)
+    configuration = request.configuration or ("3d_fullres" if "3d_fullres" in planned else "2d")
     plan = make_plan(dataset, fingerprint, configuration, memory, planner)
     spacing = (
         "spacing",
         f"{product_text(plan.spacing)} mm",
         spacing_rule(fingerprint, plan.spacing, configuration),
     )
-    rows = decided_rows(plan, layout_of(configuration, layouts), layouts, planner)
+    rows = decided_rows(plan, configuration_of(configuration, planned), planned, planner)
     heading = f"decided for {configuration} by nnU-Net's rules, planner {planner}"
     return plan, format_rows(heading, [*rows[:1], spacing, *rows[1:]])
 

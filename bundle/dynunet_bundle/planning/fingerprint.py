@@ -113,7 +113,7 @@ class Fingerprint:
         )
 
 
-def extract(
+def extract_fingerprint(
     dataset: DatasetDescription, num_workers: int = 2, cache_dir: str | Path | None = None
 ) -> Fingerprint:
     """Look at all training cases, and refuse the data set if some cannot be used.

@@ -51,7 +51,7 @@ PLANNERS = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlannedConfiguration:
     """Patch, batch and network of one configuration.
 
     Attributes:
@@ -103,7 +103,7 @@ def plan_configurations(
     num_classes: int,
     planner: str = "plain",
     gpu_memory_gb: float | None = None,
-) -> dict[str, Layout]:
+) -> dict[str, PlannedConfiguration]:
     """All configurations that nnU-Net would plan: ``2d`` and, for volumes, ``3d_fullres`` and maybe ``3d_lowres``.
 
     Args:
@@ -116,29 +116,33 @@ def plan_configurations(
     """
     sizes = _Sizes(PLANNERS[planner], num_classes, num_training, gpu_memory_gb)
     voxels = float(np.prod(median_shape))
-    plans = {"2d": sizes.layout(target[1:], median_shape[1:], voxels, batch_dice=True)}
+    plans = {"2d": sizes.configuration(target[1:], median_shape[1:], voxels, batch_dice=True)}
     if median_shape[0] == 1:
         return plans
     lowres = _lowres(sizes, target, median_shape)
-    plans["3d_fullres"] = sizes.layout(target, median_shape, voxels, batch_dice=lowres is not None)
+    plans["3d_fullres"] = sizes.configuration(
+        target, median_shape, voxels, batch_dice=lowres is not None
+    )
     if lowres is not None:
         plans["3d_lowres"] = lowres
     return plans
 
 
-def _lowres(sizes: "_Sizes", target: np.ndarray, median_shape: np.ndarray) -> Layout | None:
+def _lowres(
+    sizes: "_Sizes", target: np.ndarray, median_shape: np.ndarray
+) -> PlannedConfiguration | None:
     """The low-resolution configuration, where a patch at full resolution sees less than a quarter of a case."""
-    full = sizes.layout(target, median_shape, float(np.prod(median_shape)), batch_dice=False)
+    full = sizes.configuration(target, median_shape, float(np.prod(median_shape)), batch_dice=False)
     patch_voxels = np.prod(full.topology.patch_size)
     voxels = float(np.prod(median_shape))
     spacing = np.array(target, dtype=float)
-    lowres: Layout | None = None
+    lowres: PlannedConfiguration | None = None
     while patch_voxels / voxels < LOWRES_VOXEL_SHARE:
         finer = spacing.max() / spacing > LOWRES_MIN_REDUCTION
         spacing = spacing * np.where(finer | ~finer.any(), LOWRES_STEP, 1)
         shape = target / spacing * median_shape
         voxels = float(np.prod(shape))
-        lowres = sizes.layout(spacing, np.round(shape), voxels, batch_dice=False)
+        lowres = sizes.configuration(spacing, np.round(shape), voxels, batch_dice=False)
         patch_voxels = np.prod(lowres.topology.patch_size)
     if lowres is not None and np.prod(median_shape) / voxels < LOWRES_MIN_REDUCTION:
         return None
@@ -154,9 +158,9 @@ class _Sizes:
     num_training: int
     gpu_memory_gb: float | None
 
-    def layout(
+    def configuration(
         self, spacing: np.ndarray, median_shape: np.ndarray, voxels: float, batch_dice: bool
-    ) -> Layout:
+    ) -> PlannedConfiguration:
         dims = len(spacing)
         memory = self.gpu_memory_gb or self.planner.memory_gb
         budget = self.planner.reference[dims] * memory / self.planner.memory_gb
@@ -167,7 +171,7 @@ class _Sizes:
         cap = round(voxels * self.num_training * share / float(np.prod(topology.patch_size)))
         limits = {"memory": batch, "data": cap}
         limit = min(limits, key=lambda name: limits[name])
-        return Layout(
+        return PlannedConfiguration(
             [float(value) for value in spacing],
             [float(value) for value in median_shape],
             topology,

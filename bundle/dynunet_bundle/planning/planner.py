@@ -9,7 +9,7 @@ from dynunet_bundle.errors import PlanError
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
-    Layout,
+    PlannedConfiguration,
     features_of,
     plan_configurations,
     resampled_shapes,
@@ -21,7 +21,7 @@ from dynunet_bundle.planning.topology import Topology, seed_topology
 
 MIN_LEVELS = 3  # DynUNet's own limit
 PREVIOUS_STAGE = "3d_lowres"
-CASCADE, CASCADE_LAYOUT = "3d_cascade_fullres", "3d_fullres"
+CASCADE, CASCADE_BASIS = "3d_cascade_fullres", "3d_fullres"
 """nnU-Net's cascade has the network of its full resolution, which sees the mask of the low resolution, too."""
 
 CONFIGURATIONS = ("3d_fullres", "2d", PREVIOUS_STAGE, CASCADE)
@@ -62,8 +62,8 @@ def make_plan(
     Raises:
         PlanError: if the configuration does not exist for these data, or no network of three levels fits.
     """
-    layouts = all_layouts(fingerprint, dataset.num_entries, gpu_memory_gb, planner)
-    layout = layout_of(configuration, layouts)
+    planned = planned_configurations(fingerprint, dataset.num_entries, gpu_memory_gb, planner)
+    chosen = configuration_of(configuration, planned)
     if fingerprint.intensities and len(fingerprint.intensities) != len(dataset.channel_names):
         raise PlanError(
             f"the channels are {', '.join(dataset.channel_names)}, but the images have "
@@ -76,10 +76,10 @@ def make_plan(
     return _plan(
         dataset,
         axcodes=fingerprint.axcodes,
-        spacing=[round(value, SPACING_DECIMALS) for value in layout.spacing],
-        topology=layout.topology,
-        batch_size=layout.batch_size,
-        batch_dice=layout.batch_dice,
+        spacing=[round(value, SPACING_DECIMALS) for value in chosen.spacing],
+        topology=chosen.topology,
+        batch_size=chosen.batch_size,
+        batch_dice=chosen.batch_dice,
         normalization=normalization_of(dataset.channel_names, fingerprint.median_relative_size),
         statistics=statistics,
         architecture=ARCHITECTURES[PLANNERS[planner].residual],
@@ -87,31 +87,33 @@ def make_plan(
     )
 
 
-def layout_of(configuration: str, layouts: Mapping[str, Layout]) -> Layout:
+def configuration_of(
+    configuration: str, planned: Mapping[str, PlannedConfiguration]
+) -> PlannedConfiguration:
     """Patch, batch and network of a configuration.
 
     Args:
         configuration: one of ``CONFIGURATIONS``.
-        layouts: those that exist for the data, see ``all_layouts``.
+        planned: those that exist for the data, see ``planned_configurations``.
 
     Raises:
         PlanError: if it does not exist for these data; a cascade needs the low resolution as its previous stage.
     """
-    names = [*layouts, *([CASCADE] if PREVIOUS_STAGE in layouts else [])]
+    names = [*planned, *([CASCADE] if PREVIOUS_STAGE in planned else [])]
     if configuration not in names:
         raise PlanError(
-            f"there is no {configuration} for cases of about {product_text(layouts['2d'].median_shape)} voxels in a "
+            f"there is no {configuration} for cases of about {product_text(planned['2d'].median_shape)} voxels in a "
             f"slice; these fit: {', '.join(names)}. Pass one of them as --configuration."
         )
-    return layouts[CASCADE_LAYOUT if configuration == CASCADE else configuration]
+    return planned[CASCADE_BASIS if configuration == CASCADE else configuration]
 
 
-def all_layouts(
+def planned_configurations(
     fingerprint: Fingerprint,
     num_classes: int,
     gpu_memory_gb: float | None = None,
     planner: str = "plain",
-) -> dict[str, Layout]:
+) -> dict[str, PlannedConfiguration]:
     """Every configuration that exists for a data set: ``2d``, and for volumes ``3d_fullres``, maybe ``3d_lowres``.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.planning.fingerprint import Fingerprint
-from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, Layout
+from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, PlannedConfiguration
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
     ARCHITECTURES,
@@ -15,13 +15,13 @@ from dynunet_bundle.planning.planner import (
     product_text,
 )
 
-Row = tuple[str, str, str]
+PlanRow = tuple[str, str, str]
 """Subject, value, and the rule behind it, empty where there is none."""
 
 MAX_VALUE_WIDTH = 48
 
 
-def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Row]:
+def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[PlanRow]:
     """What the data are like."""
     shapes, spacings = fingerprint.shapes_after_crop, fingerprint.spacings_mm
     rows = [
@@ -54,16 +54,18 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Ro
     return rows
 
 
-def decided_rows(plan: Plan, layout: Layout, layouts: Iterable[str], planner: str) -> list[Row]:
+def decided_rows(
+    plan: Plan, chosen: PlannedConfiguration, planned: Iterable[str], planner: str
+) -> list[PlanRow]:
     """What was decided from it by nnU-Net's rules.
 
     Args:
         plan: the plan.
-        layout: the configuration that it was made from.
-        layouts: names of all configurations that exist for the data.
+        chosen: the configuration that it was made from.
+        planned: names of all configurations that exist for the data.
         planner: key of ``PLANNERS``.
     """
-    names = ", ".join(layouts)
+    names = ", ".join(planned)
     cascade = ", and 3d_cascade_fullres after 3d_lowres" if "3d_lowres" in names else ""
     batch_rules = {
         "memory": "what the memory holds",
@@ -78,12 +80,12 @@ def decided_rows(plan: Plan, layout: Layout, layouts: Iterable[str], planner: st
         ),
         *_common_rows(plan),
         ("patch", f"{product_text(plan.patch_size)} voxels", "the largest whose activations fit"),
-        ("batch", str(plan.batch_size), batch_rules[layout.batch_limit]),
+        ("batch", str(plan.batch_size), batch_rules[chosen.batch_limit]),
         *_network_rows(plan),
     ]
 
 
-def preset_rows(plan: Plan) -> list[Row]:
+def preset_rows(plan: Plan) -> list[PlanRow]:
     """What the seed's tables say."""
     return [
         ("spacing", f"{product_text(plan.spacing)} mm", "the seed's table"),
@@ -104,7 +106,7 @@ def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configurati
     return f"median; 10th percentile along an axis over {ANISOTROPY} times coarser with few slices"
 
 
-def format_rows(heading: str, rows: Iterable[Row]) -> str:
+def format_rows(heading: str, rows: Iterable[PlanRow]) -> str:
     """Rows as a table for a terminal; a rule beside a long value goes to the next line."""
     cells = []
     for subject, value, rule in rows:
@@ -116,7 +118,7 @@ def format_rows(heading: str, rows: Iterable[Row]) -> str:
     return "\n".join([heading, *(f"  {line}" for line in lines)])
 
 
-def _common_rows(plan: Plan) -> list[Row]:
+def _common_rows(plan: Plan) -> list[PlanRow]:
     masked = "zscore_nonzero" in plan.normalization
     schemes = ", ".join(
         f"{name} {scheme}"
@@ -133,7 +135,7 @@ def _common_rows(plan: Plan) -> list[Row]:
     ]
 
 
-def _network_rows(plan: Plan) -> list[Row]:
+def _network_rows(plan: Plan) -> list[PlanRow]:
     return [
         *_cascade_rows(plan),
         ("Dice", "over the batch" if plan.batch_dice else "over each patch", ""),
@@ -151,7 +153,7 @@ def _network_rows(plan: Plan) -> list[Row]:
     ]
 
 
-def _cascade_rows(plan: Plan) -> list[Row]:
+def _cascade_rows(plan: Plan) -> list[PlanRow]:
     if not plan.cascade:
         return []
     rule = "masks of the previous stage, 3d_lowres: see --previous_dir"

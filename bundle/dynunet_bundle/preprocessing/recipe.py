@@ -19,7 +19,7 @@ STATE_OF_USE = ("_tracing", "filenames")
 """Attributes that MONAI changes when a transform runs; they are no settings."""
 
 
-def describe(thing: Any) -> Any:
+def recipe_of(thing: Any) -> Any:
     """Reduce a transform to JSON: its class and its settings, recursively.
 
     Args:
@@ -36,7 +36,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, (Enum, PurePath, np.dtype, torch.dtype)):
         return str(thing.value if isinstance(thing, Enum) else thing)
     if isinstance(thing, partial):
-        return [describe(thing.func), describe(thing.args), describe(thing.keywords)]
+        return [recipe_of(thing.func), recipe_of(thing.args), recipe_of(thing.keywords)]
     if callable(thing) and hasattr(thing, "__qualname__"):
         return thing.__qualname__
     return _describe_object(thing)
@@ -44,22 +44,22 @@ def describe(thing: Any) -> Any:
 
 def _describe_values(values: Any) -> Any:
     if isinstance(values, Mapping):
-        return {str(key): describe(value) for key, value in values.items()}
+        return {str(key): recipe_of(value) for key, value in values.items()}
     if isinstance(values, (np.ndarray, torch.Tensor)):
         return values.tolist()
     if isinstance(values, (set, frozenset)):
-        return sorted(str(describe(value)) for value in values)
-    return [describe(value) for value in values]
+        return sorted(str(recipe_of(value)) for value in values)
+    return [recipe_of(value) for value in values]
 
 
 def _describe_object(thing: Any) -> Any:
     name = type(thing).__qualname__
     if is_dataclass(thing):
-        return {name: {key: describe(value) for key, value in _changed_fields(thing).items()}}
+        return {name: {key: recipe_of(value) for key, value in _changed_fields(thing).items()}}
     if not isinstance(thing, Transform) and not type(thing).__module__.startswith("monai."):
         return name
     settings = {key: value for key, value in sorted(vars(thing).items()) if key not in STATE_OF_USE}
-    return {name: {key: describe(value) for key, value in settings.items()}}
+    return {name: {key: recipe_of(value) for key, value in settings.items()}}
 
 
 def _changed_fields(thing: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ from dynunet_bundle.preprocessing.positions import (
     sample_labelled,
     sample_positions,
 )
-from dynunet_bundle.preprocessing.recipe import describe
+from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.progress import progress
 
 FORMAT_VERSION = 2
@@ -124,7 +124,7 @@ class PreparedDataset(Dataset):
             "dtype": dtype,
             "num_classes": num_classes,
             "positions_per_class": POSITIONS_PER_CLASS,
-            "transform": describe(transform),
+            "transform": recipe_of(transform),
         }
         self.recipe_hash = json_sha256(recipe)
         self._cases: list[PreparedCase] | None = None

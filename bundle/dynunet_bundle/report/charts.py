@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Row:
+class StripRow:
     """One class; all places in pixels.
 
     Attributes:
@@ -70,7 +70,7 @@ class Strip:
     height: float
     base: float
     ticks: tuple[tuple[float, str], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[StripRow, ...]
     width: int = WIDTH
 
 
@@ -111,13 +111,13 @@ def _row(
     cases: Mapping[str, float | None],
     place: int,
     scale: tuple[Measure, tuple[float, float], bool],
-) -> Row:
+) -> StripRow:
     measure, span, all_points = scale
     top = place * ROW_HEIGHT
     y = top + ROW_TEXT + (ROW_HEIGHT - ROW_TEXT) / 2
     known = {case: value for case, value in cases.items() if value is not None}
     if not known:
-        return Row(name, "no value", y, None, None, ())
+        return StripRow(name, "no value", y, None, None, ())
     low, median, high = np.percentile(list(known.values()), (25, 50, 75)).tolist()
     reach = WHISKER_REACH * (high - low)
     inside = [value for value in known.values() if low - reach <= value <= high + reach]
@@ -134,7 +134,7 @@ def _row(
     box = _pixels((low, median, high), span)
     note = f"median {median:.{measure.digits}f}, n = {len(known)}"
     ends = _pixels(whiskers, span)
-    return Row(name, note, y, (box[0], box[1], box[2]), (ends[0], ends[1]), points)
+    return StripRow(name, note, y, (box[0], box[1], box[2]), (ends[0], ends[1]), points)
 
 
 def _pixels(values: Sequence[float], span: tuple[float, float]) -> list[float]:

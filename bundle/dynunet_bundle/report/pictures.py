@@ -23,14 +23,14 @@ from dynunet_bundle.report.drawing import (
 from dynunet_bundle.report.planes import (
     PLANES,
     Box,
-    Frame,
     Plane,
+    StoredAxes,
     field_of_view,
     foreground_box,
     foreground_counts,
-    frame_of,
     grey_window,
     section,
+    stored_axes,
 )
 
 LONGEST_SIDE_PIXELS = 440
@@ -131,11 +131,11 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
     shape, affine = masks[0].array.shape[1:], masks[0].affine
     if not all(same_grid(shape, affine, mask.array.shape[1:], mask.affine) for mask in masks):
         return CasePictures(note="Not drawn: prediction and reference lie on different grids.")
-    frame = frame_of(affine)
-    views = [frame.view(mask.array[0]) for mask in masks]
+    axes = stored_axes(affine)
+    views = [axes.view(mask.array[0]) for mask in masks]
     counts = foreground_counts(views)
     box = foreground_box(counts)
-    field = field_of_view(box, views[0].shape, frame.spacing_mm)
+    field = field_of_view(box, views[0].shape, axes.spacing_mm)
     slices = []
     for plane in _planes(views[0].shape):
         along = counts[plane.across]
@@ -151,7 +151,7 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
     drawn = {
         round(value) for part in slices for mask in part.masks for value in np.unique(mask).tolist()
     }
-    panels = _panels(files, image, frame, slices, (box, field), colours)
+    panels = _panels(files, image, axes, slices, (box, field), colours)
     return CasePictures(panels, values=frozenset(drawn - {0}))
 
 
@@ -168,7 +168,7 @@ def _within(plane: Plane, field: Box) -> tuple[slice, slice]:
 def _panels(
     files: CaseFiles,
     image: Volume,
-    frame: Frame,
+    axes: StoredAxes,
     slices: Sequence[_Slice],
     boxes: tuple[Box, Box],
     colours: ClassColours,
@@ -176,11 +176,11 @@ def _panels(
     box, field = boxes
     is_photograph = files.image.name.lower().endswith(PICTURE_SUFFIXES)
     has_colours = is_photograph and len(image.array) == RGB_CHANNELS and image.array.dtype == "u1"
-    view = frame.view(np.moveaxis(image.array, 0, -1) if has_colours else image.array[0])
+    view = axes.view(np.moveaxis(image.array, 0, -1) if has_colours else image.array[0])
     window = COLOUR_WINDOW if has_colours else grey_window(view, box, field)
     sides_mm = [
         (part.stop - part.start) * length
-        for part, length in zip(field, frame.spacing_mm, strict=True)
+        for part, length in zip(field, axes.spacing_mm, strict=True)
     ]
     shown = {axis for part in slices for axis in (part.plane.rows, part.plane.columns)}
     pixels_per_mm = LONGEST_SIDE_PIXELS / max(sides_mm[axis] for axis in shown)
@@ -202,15 +202,15 @@ def _panels(
         expected = reference[0] if reference else None
         picture = draw_plane(pixels, window, expected, prediction, sheet, colours)
         source = f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
-        caption = _caption(plane, frame, part.index, view.shape[plane.across], is_photograph)
+        caption = _caption(plane, axes, part.index, view.shape[plane.across], is_photograph)
         panels.append(Panel(source, width, height, caption))
     return tuple(panels)
 
 
-def _caption(plane: Plane, frame: Frame, index: int, size: int, is_photograph: bool) -> str:
+def _caption(plane: Plane, axes: StoredAxes, index: int, size: int, is_photograph: bool) -> str:
     if is_photograph:
         return ""
-    stored = frame.stored_index(plane.across, index, size)
-    tilted = frame.tilt_degrees >= OBLIQUE_DEGREES
-    oblique = f", oblique by {frame.tilt_degrees:.0f}°" if tilted else ""
+    stored = axes.stored_index(plane.across, index, size)
+    tilted = axes.tilt_degrees >= OBLIQUE_DEGREES
+    oblique = f", oblique by {axes.tilt_degrees:.0f}°" if tilted else ""
     return f"{plane.name}{oblique}, slice {stored + 1} of {size}"

@@ -54,7 +54,7 @@ PLANES = (
 
 
 @dataclass(frozen=True)
-class Frame:
+class StoredAxes:
     """How a volume is stored.
 
     Attributes:
@@ -80,8 +80,8 @@ class Frame:
         return size - 1 - index if self.flipped[axis] else index
 
 
-def frame_of(affine: np.ndarray) -> Frame:
-    """Read the frame off an affine ``[4, 4]`` in RAS+ mm; an axis of no length keeps its place."""
+def stored_axes(affine: np.ndarray) -> StoredAxes:
+    """Read the stored axes off an affine ``[4, 4]`` in RAS+ mm; an axis of no length keeps its place."""
     stands_for = nib.io_orientation(affine)
     order: list[int | None] = [None] * SPATIAL_AXES
     flipped = [False] * SPATIAL_AXES
@@ -97,7 +97,7 @@ def frame_of(affine: np.ndarray) -> Frame:
     spacing = np.where(lengths > 0, lengths, 1.0)
     cosines = np.abs(np.diag(columns)) / spacing
     tilt = np.degrees(np.arccos(np.clip(cosines[lengths > 0], 0, 1))).max(initial=0.0)
-    return Frame(known, tuple(flipped), tuple(map(float, spacing)), float(tilt))
+    return StoredAxes(known, tuple(flipped), tuple(map(float, spacing)), float(tilt))
 
 
 def section(view: np.ndarray, plane: Plane, index: int) -> np.ndarray:

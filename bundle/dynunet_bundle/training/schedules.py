@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step, so that a training goes on where it stopped."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -56,37 +56,65 @@ def make_schedule(
     Raises:
         ConfigError: for an unknown name or a number out of range.
     """
-    if name not in NAMES:
-        raise ConfigError(f'lr_scheduler#name is "{name}". Choose one of {", ".join(NAMES)}.')
-    _check("num_steps", num_steps, num_steps >= 1, "at least 1")
-    _check("power", power, power > 0, "above 0")
-    _check("end_factor", end_factor, 0 <= end_factor <= 1, "from 0 to 1")
-    fits = 0 <= warmup_steps < num_steps
-    _check("warmup_steps", warmup_steps, fits, f"from 0 to below num_steps, which is {num_steps}")
-    _check("first_cycle_steps", first_cycle_steps, first_cycle_steps >= 1, "at least 1")
-    _check("cycle_growth", cycle_growth, cycle_growth >= 1, "at least 1")
-    _check("peak_decay", peak_decay, 0 < peak_decay <= 1, "above 0, up to 1")
-    length = num_steps - warmup_steps
-
-    def between(share: float) -> float:
-        return end_factor + (1 - end_factor) * share
-
-    def annealing(step: int) -> float:
-        # a restart at the very end would raise the rate again
-        cycle, share = _cycle(min(step, length - 1), first_cycle_steps, cycle_growth)
-        return peak_decay**cycle * between(_half_cosine(share))
-
-    shapes: dict[str, Callable[[int], float]] = {
-        "none": lambda step: 1.0,
-        "poly": lambda step: between((1 - min(step / length, 1.0)) ** power),
-        "cosine": lambda step: between(_half_cosine(min(step / length, 1.0))),
-        "cosine_annealing": annealing,
-    }
-    shape = shapes[name]
+    curve = _Curve(
+        name,
+        num_steps - warmup_steps,
+        power,
+        end_factor,
+        first_cycle_steps,
+        cycle_growth,
+        peak_decay,
+    )
+    _require_sound(curve, num_steps, warmup_steps)
     return LambdaLR(
         optimizer,
-        lambda step: step / warmup_steps if step < warmup_steps else shape(step - warmup_steps),
+        lambda step: step / warmup_steps if step < warmup_steps else curve(step - warmup_steps),
     )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The factor after the warm-up, see ``make_schedule``; ``length`` are the steps after it."""
+
+    name: str
+    length: int
+    power: float
+    end_factor: float
+    first_cycle_steps: int
+    cycle_growth: float
+    peak_decay: float
+
+    def __call__(self, step: int) -> float:
+        """The factor of a step, counted from the end of the warm-up."""
+        share = min(step / self.length, 1.0)
+        if self.name == "poly":
+            return self._above_end((1 - share) ** self.power)
+        if self.name == "cosine":
+            return self._above_end(_half_cosine(share))
+        return self._annealing(step) if self.name == "cosine_annealing" else 1.0
+
+    def _annealing(self, step: int) -> float:
+        # a restart at the very end would raise the rate again
+        last = min(step, self.length - 1)
+        cycle, share = _cycle(last, self.first_cycle_steps, self.cycle_growth)
+        return self.peak_decay**cycle * self._above_end(_half_cosine(share))
+
+    def _above_end(self, share: float) -> float:
+        return self.end_factor + (1 - self.end_factor) * share
+
+
+def _require_sound(curve: _Curve, num_steps: int, warmup_steps: int) -> None:
+    if curve.name not in NAMES:
+        raise ConfigError(f'lr_scheduler#name is "{curve.name}". Choose one of {", ".join(NAMES)}.')
+    _check("num_steps", num_steps, num_steps >= 1, "at least 1")
+    _check("power", curve.power, curve.power > 0, "above 0")
+    _check("end_factor", curve.end_factor, 0 <= curve.end_factor <= 1, "from 0 to 1")
+    fits = 0 <= warmup_steps < num_steps
+    _check("warmup_steps", warmup_steps, fits, f"from 0 to below num_steps, which is {num_steps}")
+    cycle_steps = curve.first_cycle_steps
+    _check("first_cycle_steps", cycle_steps, cycle_steps >= 1, "at least 1")
+    _check("cycle_growth", curve.cycle_growth, curve.cycle_growth >= 1, "at least 1")
+    _check("peak_decay", curve.peak_decay, 0 < curve.peak_decay <= 1, "above 0, up to 1")
 
 
 def _check(name: str, value: float, is_valid: bool, valid: str) -> None:

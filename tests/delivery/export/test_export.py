@@ -19,7 +19,7 @@ from dynunet_bundle.delivery.export.export import (
     export_models,
     require_parity,
 )
-from dynunet_bundle.delivery.export.table import Row, format_table
+from dynunet_bundle.delivery.export.table import ExportRow, format_exports
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.files import sha256_of
 from dynunet_bundle.networks.exported import network_of, sidecar_of
@@ -235,11 +235,11 @@ def test_a_missing_package_says_what_to_install(monkeypatch, form, device, packa
 
 def test_the_table_says_what_is_missing():
     rows = [
-        Row("torch", "fp32", "ok", wall_ms=300.0, cpu_ms=310.0),
-        Row("onnx", "fp32", "ok", "m", 1e-5, 1.0, 150.0, 155.0, 2.5, "0123456789abcdef"),
-        Row("tensorrt", "fp16", "not available: no CUDA device"),
+        ExportRow("torch", "fp32", "ok", wall_ms=300.0, cpu_ms=310.0),
+        ExportRow("onnx", "fp32", "ok", "m", 1e-5, 1.0, 150.0, 155.0, 2.5, "0123456789abcdef"),
+        ExportRow("tensorrt", "fp16", "not available: no CUDA device"),
     ]
-    title, torch_line, onnx_line, tensorrt_line = format_table(rows).splitlines()
+    title, torch_line, onnx_line, tensorrt_line = format_exports(rows).splitlines()
     assert title.split()[:2] == ["format", "precision"]
     assert torch_line.split()[:5] == ["torch", "fp32", "300.0", "310.0", "-"]
     assert onnx_line.split() == [

@@ -13,7 +13,7 @@ from helpers.package_cases import NAME, request_for
 from dynunet_bundle.delivery.package.make import make_package
 from dynunet_bundle.delivery.verify import files as verify_files
 from dynunet_bundle.delivery.verify import probe as verify_probe
-from dynunet_bundle.delivery.verify.bundle_folder import Problem
+from dynunet_bundle.delivery.verify.bundle_folder import BundleProblem
 from dynunet_bundle.delivery.verify.checks import (
     CHECKS,
     Result,
@@ -294,7 +294,7 @@ def test_a_patch_for_one_step_keeps_two_voxels_an_axis() -> None:
 
 
 def test_results_are_told_with_their_remedy(good: Path) -> None:
-    failed = Result("files", (Problem("A is missing.", "Add it."),))
+    failed = Result("files", (BundleProblem("A is missing.", "Add it."),))
     assert format_result(failed) == "FAILED   files: A is missing. Add it."
     assert format_result(Result("sums", skipped="no list")) == "skipped  sums: no list"
     with pytest.raises(VerificationError, match=r"1 check\(s\) failed: files") as error:

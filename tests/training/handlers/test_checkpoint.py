@@ -24,7 +24,7 @@ from dynunet_bundle.errors import ConfigError, OutputError, WeightsError, find_u
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.dynunet import inference_state_dict
 from dynunet_bundle.training.handlers.checkpoint import CheckpointHandler
-from dynunet_bundle.training.handlers.generations import LAST, PREVIOUS
+from dynunet_bundle.training.handlers.generations import LAST, PREVIOUS_NAME
 
 OVERLAYS = ("train", "quick")
 
@@ -34,9 +34,9 @@ def assert_same_files(ours: Path, theirs: Path) -> None:
     assert (
         {path.name for path in ours.iterdir() if path.is_file()}
         == names
-        == {LAST, PREVIOUS, "model.pt", "model.json"}
+        == {LAST, PREVIOUS_NAME, "model.pt", "model.json"}
     )
-    for name in (LAST, PREVIOUS, "model.pt"):
+    for name in (LAST, PREVIOUS_NAME, "model.pt"):
         assert_same(load(ours / name), load(theirs / name), name)
 
 
@@ -91,7 +91,7 @@ def test_training_changes_the_weights_and_seeds_differ(start: Start, tmp_path: P
     """Else equal files would prove nothing."""
     start("ours").run()
     start("theirs", seed=1).run()
-    last, previous = load(tmp_path / "ours" / LAST), load(tmp_path / "ours" / PREVIOUS)
+    last, previous = load(tmp_path / "ours" / LAST), load(tmp_path / "ours" / PREVIOUS_NAME)
     other = load(tmp_path / "theirs" / LAST)
     for key, value in last["model"].items():
         assert not torch.equal(value, previous["model"][key]), key
@@ -102,7 +102,7 @@ def test_training_changes_the_weights_and_seeds_differ(start: Start, tmp_path: P
 def test_the_state_is_complete_and_safe_to_load(start: Start, tmp_path: Path) -> None:
     workflow = start()
     workflow.run()
-    last, previous = load(tmp_path / "models" / LAST), load(tmp_path / "models" / PREVIOUS)
+    last, previous = load(tmp_path / "models" / LAST), load(tmp_path / "models" / PREVIOUS_NAME)
     assert (previous["epoch"], last["epoch"]) == (EPOCHS - 1, EPOCHS)
     assert last["loader"] == part(workflow, "train#dataloader").state_dict()
     assert last["loader"]["iteration"] == EPOCHS * ITERATIONS
@@ -272,7 +272,7 @@ def test_a_good_generation_survives_the_first_save_after_a_fallback(
     start(epochs=2).run()
     # both generations are there again, and neither is the damaged file
     assert load(tmp_path / "models" / LAST)["epoch"] == 2
-    assert load(tmp_path / "models" / PREVIOUS)["epoch"] == 1
+    assert load(tmp_path / "models" / PREVIOUS_NAME)["epoch"] == 1
 
 
 def test_two_damaged_generations_are_refused_until_told_to_restart(
@@ -280,11 +280,11 @@ def test_two_damaged_generations_are_refused_until_told_to_restart(
 ) -> None:
     start().run()
     folder = tmp_path / "models"
-    for name in (LAST, PREVIOUS):
+    for name in (LAST, PREVIOUS_NAME):
         (folder / name).write_bytes(b"x")
     before = content(folder)
     for _ in range(2):
-        with pytest.raises(WeightsError, match=f"{LAST}.*{PREVIOUS}.*--restart True"):
+        with pytest.raises(WeightsError, match=f"{LAST}.*{PREVIOUS_NAME}.*--restart True"):
             start().run()
         assert content(folder) == before
     start(restart=True).run()

@@ -35,7 +35,7 @@ from dynunet_bundle.delivery.export.parity import (
     synthetic_patches,
     time_patch,
 )
-from dynunet_bundle.delivery.export.table import REPORT_NAME, Row
+from dynunet_bundle.delivery.export.table import REPORT_NAME, ExportRow
 from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
 from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import BACKENDS, computes, sidecar_of
@@ -117,7 +117,7 @@ class Reference:
     shape: Sequence[int]
 
 
-def export_models(request: ExportRequest) -> list[Row]:
+def export_models(request: ExportRequest) -> list[ExportRow]:
     """Write, check and time each format in each precision.
 
     A file takes its place when its check has passed; one that fails it leaves what was there before.
@@ -138,11 +138,11 @@ def export_models(request: ExportRequest) -> list[Row]:
     reasons = {pair: unavailable(*pair, request.device) for pair in wanted}
     ensure_writable(request.output)
     reference = _reference(request)
-    rows = [Row("torch", "fp32", "ok", **asdict(reference.times))]
+    rows = [ExportRow("torch", "fp32", "ok", **asdict(reference.times))]
     for name, precision in wanted:
         reason = reasons[name, precision]
         if reason:
-            rows.append(Row(name, precision, f"not available: {reason}"))
+            rows.append(ExportRow(name, precision, f"not available: {reason}"))
             continue
         logger.info("exporting %s %s", name, precision)
         rows.append(_export(request, reference, name, precision))
@@ -150,7 +150,7 @@ def export_models(request: ExportRequest) -> list[Row]:
     return rows
 
 
-def require_parity(rows: Sequence[Row]) -> None:
+def require_parity(rows: Sequence[ExportRow]) -> None:
     """Refuse the whole where a check failed.
 
     Raises:
@@ -203,7 +203,7 @@ def _in_channels(network: nn.Module) -> int:
     return next(weight.shape[1] for weight in network.parameters() if weight.ndim > 1)
 
 
-def _export(request: ExportRequest, reference: Reference, name: str, precision: str) -> Row:
+def _export(request: ExportRequest, reference: Reference, name: str, precision: str) -> ExportRow:
     path = request.output / f"model_{precision}{SUFFIXES[name]}"
     facts = {**reference.facts, "format": name, "precision": precision}
     with tempfile.TemporaryDirectory() as folder:
@@ -212,9 +212,9 @@ def _export(request: ExportRequest, reference: Reference, name: str, precision: 
         with draft.open("wb") as file:
             WRITERS[name](file, reference.network, reference.shape, precision, facts)
         try:
-            row = _checked(request, reference, Row(name, precision, "ok", path.name), draft)
+            row = _checked(request, reference, ExportRow(name, precision, "ok", path.name), draft)
         except ParityError as error:
-            return Row(name, precision, f"failed: {error}")
+            return ExportRow(name, precision, f"failed: {error}")
         with atomic_write(path) as file, draft.open("rb") as content:
             shutil.copyfileobj(content, file)
             # from here on the old JSON describes another file
@@ -224,7 +224,9 @@ def _export(request: ExportRequest, reference: Reference, name: str, precision: 
     return row
 
 
-def _checked(request: ExportRequest, reference: Reference, row: Row, draft: Path) -> Row:
+def _checked(
+    request: ExportRequest, reference: Reference, row: ExportRow, draft: Path
+) -> ExportRow:
     """The row with what the written file computes, and how fast."""
     device = torch.device(request.device)
     if row.format == "tensorrt":
@@ -245,10 +247,16 @@ def _checked(request: ExportRequest, reference: Reference, row: Row, draft: Path
     return replace(row, **asdict(times))
 
 
-def _report(request: ExportRequest, reference: Reference, rows: Sequence[Row]) -> dict[str, Any]:
+def _report(
+    request: ExportRequest, reference: Reference, rows: Sequence[ExportRow]
+) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {**machine(), "threads": torch.get_num_threads(), "device": request.device},
+        "machine": {
+            **machine_facts(),
+            "threads": torch.get_num_threads(),
+            "device": request.device,
+        },
         **reference.facts,
         "patches": {
             "source": "made up" if request.images is None else "images",
@@ -259,7 +267,7 @@ def _report(request: ExportRequest, reference: Reference, rows: Sequence[Row]) -
     }
 
 
-def machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """Processor, cores and system; no host name."""
     processor = platform.processor()
     try:

@@ -19,7 +19,7 @@ TITLES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ExportRow:
     """One exported model; figures are None where there is none.
 
     Attributes:
@@ -54,13 +54,13 @@ class Row:
         return self.status.startswith("failed")
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_exports(rows: Sequence[ExportRow]) -> str:
     """The rows as text."""
     head = (*TITLES, "")
     return "\n".join(text_table([head, *map(_cells, rows)], left=(0, 1, len(head) - 1)))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ExportRow) -> tuple[str, ...]:
     return (
         row.format,
         row.precision,

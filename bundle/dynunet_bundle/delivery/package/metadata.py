@@ -69,11 +69,6 @@ def make_metadata(
         )
     targets = list(plan["regions"] or plan["label_names"])
     versions = package_versions()
-    channels = ", ".join(plan["channel_names"])
-    labels = ", ".join(
-        f"{value} {label}"
-        for value, label in zip(plan["label_values"], plan["label_names"], strict=True)
-    )
     return {
         "schema": SCHEMA_URL,
         "version": bundle_version,
@@ -85,34 +80,36 @@ def make_metadata(
         "supported_apps": {},
         "name": name,
         "task": f"Segmentation of {facts.subject}",
-        "description": describe(facts),
+        "description": describe_model(facts),
         "authors": facts.authors,
         "copyright": facts.copyright,
         "data_source": facts.data_source,
         "data_type": "nifti",
-        "image_classes": f"{len(plan['channel_names'])} channel(s): {channels}; the bundle normalises them",
-        "label_classes": f"one channel: {labels}",
-        "pred_classes": f"{len(targets)} channels: {', '.join(targets)}",
+        **_class_texts(plan, targets),
         "eval_metrics": eval_metrics(scores),
         "intended_use": facts.intended_use,
         "references": [METHOD_REFERENCE, *facts.references],
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": modality(plan),
-                    **_data_format(plan, input_names(plan)),
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    **_data_format(plan, targets),
-                }
-            },
-        },
+        "network_data_format": _network_data_format(plan, targets),
+    }
+
+
+def _class_texts(plan: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
+    channels = ", ".join(plan["channel_names"])
+    pairs = zip(plan["label_values"], plan["label_names"], strict=True)
+    labels = ", ".join(f"{value} {label}" for value, label in pairs)
+    return {
+        "image_classes": f"{len(plan['channel_names'])} channel(s): {channels}; the bundle normalises them",
+        "label_classes": f"one channel: {labels}",
+        "pred_classes": f"{len(targets)} channels: {', '.join(targets)}",
+    }
+
+
+def _network_data_format(plan: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    image = {"type": "image", "format": "magnitude", "modality": modality(plan)}
+    mask = {"type": "image", "format": "segmentation"}
+    return {
+        "inputs": {"image": {**image, **_data_format(plan, input_names(plan))}},
+        "outputs": {"pred": {**mask, **_data_format(plan, targets)}},
     }
 
 
@@ -127,7 +124,7 @@ def package_versions() -> dict[str, str]:
     }
 
 
-def describe(facts: Facts) -> str:
+def describe_model(facts: Facts) -> str:
     """One sentence on the model."""
     return facts.description or (
         f"An nnU-Net-style network, configured to its data, that segments {facts.subject}."

@@ -8,7 +8,11 @@ from typing import Any
 import jinja2
 
 from dynunet_bundle.delivery.package.facts import Facts
-from dynunet_bundle.delivery.package.metadata import METHOD_REFERENCE, describe, package_versions
+from dynunet_bundle.delivery.package.metadata import (
+    METHOD_REFERENCE,
+    describe_model,
+    package_versions,
+)
 from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
 from dynunet_bundle.drawing.text_table import number_cell
 
@@ -53,7 +57,7 @@ def model_card(content: CardContent) -> str:
         template.render(
             plan=plan,
             recipe=content.recipe,
-            description=describe(facts),
+            description=describe_model(facts),
             has_weights=content.model is not None,
             packages=_packages(),
             length=_length(content.recipe, content.model),

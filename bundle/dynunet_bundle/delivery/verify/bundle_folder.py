@@ -20,7 +20,7 @@ TIMEOUT_S = 3600
 MAX_LINES = 3
 
 
-class Problem(NamedTuple):
+class BundleProblem(NamedTuple):
     """What is wrong, with the offending value, and what to do."""
 
     message: str
@@ -126,6 +126,6 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
     return " / ".join(lines[-MAX_LINES:]) or f"exit code {done.returncode} without a word"
 
 
-def literal(texts: Sequence[int]) -> str:
+def list_argument(texts: Sequence[int]) -> str:
     """A list as the command line of ``monai.bundle`` reads it."""
     return "[" + ",".join(map(str, texts)) + "]"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.delivery.verify.commands import (
     check_export,
     check_network,
@@ -34,7 +34,7 @@ from dynunet_bundle.delivery.verify.files import (
 from dynunet_bundle.delivery.verify.metadata import check_metadata
 from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
 
-CHECKS: dict[str, Callable[[BundleFolder], list[Problem]]] = {
+CHECKS: dict[str, Callable[[BundleFolder], list[BundleProblem]]] = {
     "files": check_files,
     "sizes": check_sizes,
     "metadata": check_metadata,
@@ -73,7 +73,7 @@ class Result:
     """
 
     check: str
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[BundleProblem, ...] = ()
     skipped: str = ""
 
 
@@ -112,7 +112,7 @@ def _run(name: str, bundle: BundleFolder) -> Result:
     except SkippedCheck as reason:
         return Result(name, skipped=str(reason))
     except BundleError as error:
-        return Result(name, (Problem(str(error), ""),))
+        return Result(name, (BundleProblem(str(error), ""),))
 
 
 def require_passed(results: Sequence[Result]) -> None:

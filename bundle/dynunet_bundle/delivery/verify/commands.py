@@ -9,10 +9,10 @@ from typing import Any
 
 from dynunet_bundle.delivery.verify.bundle_folder import (
     BundleFolder,
-    Problem,
+    BundleProblem,
     SkippedCheck,
     last_words,
-    literal,
+    list_argument,
 )
 from dynunet_bundle.delivery.verify.data import NUM_CASES
 from dynunet_bundle.errors import ConfigError
@@ -21,7 +21,7 @@ from dynunet_bundle.files import atomic_write
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 
-def check_schema(bundle: BundleFolder) -> list[Problem]:
+def check_schema(bundle: BundleFolder) -> list[BundleProblem]:
     """``verify_metadata`` with our own schema, which is stricter than MONAI's, in place of the download."""
     if find_spec("jsonschema") is None:
         raise ConfigError("jsonschema is not installed. Run pip install jsonschema.")
@@ -35,7 +35,7 @@ def check_schema(bundle: BundleFolder) -> list[Problem]:
     return _failure(done, "verify_metadata", "Correct configs/metadata.json.")
 
 
-def check_network(bundle: BundleFolder) -> list[Problem]:
+def check_network(bundle: BundleFolder) -> list[BundleProblem]:
     """``verify_net_in_out``: the network gives what the metadata say, for a patch of their size."""
     bundle.require("configs/metadata.json")
     done = bundle.monai(
@@ -51,7 +51,7 @@ def check_network(bundle: BundleFolder) -> list[Problem]:
     return _failure(done, "verify_net_in_out", "Make network_data_format and network_def agree.")
 
 
-def check_export(bundle: BundleFolder) -> list[Problem]:
+def check_export(bundle: BundleFolder) -> list[BundleProblem]:
     """``ckpt_export``: the weights load strictly, and the network can be scripted."""
     if not (bundle.path / "models" / "model.pt").is_file():
         raise SkippedCheck("models/model.pt is not here")
@@ -70,7 +70,7 @@ def check_export(bundle: BundleFolder) -> list[Problem]:
     return _failure(done, "ckpt_export", "Package the weights with their own overlays.")
 
 
-def check_single_process(bundle: BundleFolder) -> list[Problem]:
+def check_single_process(bundle: BundleFolder) -> list[BundleProblem]:
     """train.json trains for an iteration on made-up data, without a process group and without a GPU."""
     config = bundle.config("train.json")
     if config.get("cascade"):
@@ -85,7 +85,7 @@ def check_single_process(bundle: BundleFolder) -> list[Problem]:
         *("--ckpt_dir", output, "--output_dir", output),
         *("--device", "cpu", "--num_folds", str(NUM_CASES), "--fold", "0"),
         *("--epochs", "1", "--iterations_per_epoch", "1", "--val_interval", "1"),
-        *("--batch_size", "1", "--patch_size", literal(small_patch(config))),
+        *("--batch_size", "1", "--patch_size", list_argument(small_patch(config))),
     )
     return _failure(done, "run training", "Run it by hand; train.json must not need torchrun.")
 
@@ -97,7 +97,9 @@ def small_patch(plan: Mapping[str, Any]) -> list[int]:
     return [min(size, 2 * factor) for size, factor in pairs]
 
 
-def _failure(done: subprocess.CompletedProcess[str], command: str, remedy: str) -> list[Problem]:
+def _failure(
+    done: subprocess.CompletedProcess[str], command: str, remedy: str
+) -> list[BundleProblem]:
     if done.returncode == 0:
         return []
-    return [Problem(f"monai.bundle {command} fails: {last_words(done)}", remedy)]
+    return [BundleProblem(f"monai.bundle {command} fails: {last_words(done)}", remedy)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from dynunet_bundle.configs.lint import lint_configs
 from dynunet_bundle.delivery.package.make import NAME
-from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json, sha256_of
 
@@ -69,63 +69,71 @@ REFERENCES = {
 """What MONAI's check of optional properties wants as references."""
 
 
-def check_inference(bundle: BundleFolder) -> list[Problem]:
+def check_inference(bundle: BundleFolder) -> list[BundleProblem]:
     """inference.json has the ids of MONAI's properties, and each can be built."""
     missing = _lacking(bundle.config("inference.json"), INFERENCE_IDS, "inference.json")
     return [*missing, *_probed(bundle, "inference", "inference.json")]
 
 
-def check_train(bundle: BundleFolder) -> list[Problem]:
+def check_train(bundle: BundleFolder) -> list[BundleProblem]:
     """train.json has the ids of MONAI's properties, each can be built, and those that clients replace are used."""
     config = bundle.config("train.json")
     problems = _lacking(config, TRAIN_IDS, "train.json")
     for name, reference in REFERENCES.items():
         value = _part(config, name)
         if value != reference:
-            problems.append(Problem(f'train.json: {name} is "{value}".', f'Write "{reference}".'))
+            problems.append(
+                BundleProblem(f'train.json: {name} is "{value}".', f'Write "{reference}".')
+            )
     return [*problems, *_probed(bundle, "train", "train.json")]
 
 
-def check_imports(bundle: BundleFolder) -> list[Problem]:
+def check_imports(bundle: BundleFolder) -> list[BundleProblem]:
     """Every import and every ``_target_`` of the configs leads somewhere."""
     remedy = "Correct the name, or add the package to required_packages_version and install it."
-    return [Problem(f"{fault}.", remedy) for fault in bundle.probed["imports"]]
+    return [BundleProblem(f"{fault}.", remedy) for fault in bundle.probed["imports"]]
 
 
-def check_logging(bundle: BundleFolder) -> list[Problem]:
+def check_logging(bundle: BundleFolder) -> list[BundleProblem]:
     """MONAI takes logging.conf: it names no class and no argument that could run code (GHSA-wvpx-5qmp-46g3)."""
     bundle.require("configs/logging.conf")
     remedy = "Name handlers of logging, and literals."
     return [
-        Problem(f"configs/logging.conf: {fault}.", remedy) for fault in bundle.probed["logging"]
+        BundleProblem(f"configs/logging.conf: {fault}.", remedy)
+        for fault in bundle.probed["logging"]
     ]
 
 
-def check_code(bundle: BundleFolder) -> list[Problem]:
+def check_code(bundle: BundleFolder) -> list[BundleProblem]:
     """What configs evaluate and call is of the few kinds that the bundle's own configs need."""
     remedy = "Let the config name classes of MONAI, torch or the bundle, and keep expressions to one line of values."
-    return [Problem(f"configs/{fault}.", remedy) for fault in lint_configs(bundle.path / "configs")]
+    return [
+        BundleProblem(f"configs/{fault}.", remedy)
+        for fault in lint_configs(bundle.path / "configs")
+    ]
 
 
-def check_weights(bundle: BundleFolder) -> list[Problem]:
+def check_weights(bundle: BundleFolder) -> list[BundleProblem]:
     """model.pt holds tensors only, fits the network of inference.json strictly, and is the file of model.json."""
     if not (bundle.path / "models" / "model.pt").is_file():
         raise SkippedCheck(
             "models/model.pt is not here; python -m monai.bundle download_large_files fetches it"
         )
     remedy = "Package the model again, with the overlays that it was trained with."
-    problems = [Problem(f"models/model.pt: {fault}.", remedy) for fault in bundle.probed["weights"]]
+    problems = [
+        BundleProblem(f"models/model.pt: {fault}.", remedy) for fault in bundle.probed["weights"]
+    ]
     facts = bundle.path / "models" / "model.json"
     if facts.is_file():
         expected = read_json(facts, ConfigError).get("sha256")
         if expected != sha256_of(bundle.path / "models" / "model.pt"):
             problems.append(
-                Problem("models/model.pt is not the file that model.json describes.", remedy)
+                BundleProblem("models/model.pt is not the file that model.json describes.", remedy)
             )
     return problems
 
 
-def check_label(bundle: BundleFolder) -> list[Problem]:
+def check_label(bundle: BundleFolder) -> list[BundleProblem]:
     """What MONAI Label needs (0.8.5): its folder's name, labels that differ, lists and loaders that it replaces."""
     metadata = bundle.config("metadata.json")
     if bundle.config("inference.json").get("cascade"):
@@ -139,21 +147,21 @@ def check_label(bundle: BundleFolder) -> list[Problem]:
 
 def _label_faults(
     folder: str, metadata: dict[str, Any], inference: dict[str, Any], train: dict[str, Any]
-) -> Iterator[Problem]:
+) -> Iterator[BundleProblem]:
     if not NAME.fullmatch(folder) or not re.search("segmentation|annotation", folder):
-        yield Problem(
+        yield BundleProblem(
             f'the folder is called "{folder}".',
             "MONAI Label tells by organ_modality_segmentation what a bundle does.",
         )
     pred = _part(metadata, "network_data_format#outputs#pred#channel_def") or {}
     labels = [str(name).lower() for name in pred.values()]
     for name in sorted({name for name in labels if labels.count(name) > 1}):
-        yield Problem(f'two labels are called "{name}" in lower case.', "It would show one.")
+        yield BundleProblem(f'two labels are called "{name}" in lower case.', "It would show one.")
     steps = _part(inference, "preprocessing#transforms") or []
     loaders = [step for step in steps if step.get("_target_") == "LoadImaged"]
     keys = [step.get("keys") for step in loaders]
     if keys not in (["image"], [["image"]], [KEYS_WITHOUT_LABEL]):
-        yield Problem(
+        yield BundleProblem(
             "inference.json does not load exactly the key image.",
             "preprocessing needs one LoadImaged with that key in its list.",
         )
@@ -161,12 +169,14 @@ def _label_faults(
     if not isinstance(handlers, list) or not all(
         isinstance(handler, dict) and "_target_" in handler for handler in handlers
     ):
-        yield Problem("train#handlers is no list of components.", "MONAI Label adds one to it.")
+        yield BundleProblem(
+            "train#handlers is no list of components.", "MONAI Label adds one to it."
+        )
 
 
-def _lacking(config: dict[str, Any], names: tuple[str, ...], file: str) -> list[Problem]:
+def _lacking(config: dict[str, Any], names: tuple[str, ...], file: str) -> list[BundleProblem]:
     return [
-        Problem(f"{file} lacks the id {name}.", "Add it.")
+        BundleProblem(f"{file} lacks the id {name}.", "Add it.")
         for name in names
         if _part(config, name) is None
     ]
@@ -180,8 +190,8 @@ def _part(config: dict[str, Any], name: str) -> Any:
     return part
 
 
-def _probed(bundle: BundleFolder, what: str, file: str) -> list[Problem]:
+def _probed(bundle: BundleFolder, what: str, file: str) -> list[BundleProblem]:
     return [
-        Problem(f"{file}: {fault}.", "See MONAI's bundle properties.")
+        BundleProblem(f"{file}: {fault}.", "See MONAI's bundle properties.")
         for fault in bundle.probed[what]
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
-from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem, SkippedCheck
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import sha256_of
 
@@ -56,17 +56,19 @@ COMMANDS = (
 PERSONAL = re.compile(r"/(home|Users|root)/\w*")
 
 
-def check_files(bundle: BundleFolder) -> list[Problem]:
+def check_files(bundle: BundleFolder) -> list[BundleProblem]:
     """All files that the Model Zoo and clients open are there; the weights, or their address."""
     problems = [
-        Problem(f"{name} is missing.", "Package the model again, or add the file.")
+        BundleProblem(f"{name} is missing.", "Package the model again, or add the file.")
         for name in REQUIRED
         if not (bundle.path / name).is_file()
     ]
     named = [entry.get("path") for entry in large_files(bundle)]
     if not (bundle.path / WEIGHTS).is_file() and WEIGHTS not in named:
         problems.append(
-            Problem(f"{WEIGHTS} is missing.", "Add it, or name it in large_files.yml with its URL.")
+            BundleProblem(
+                f"{WEIGHTS} is missing.", "Add it, or name it in large_files.yml with its URL."
+            )
         )
     return problems
 
@@ -82,10 +84,10 @@ def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def check_sizes(bundle: BundleFolder) -> list[Problem]:
+def check_sizes(bundle: BundleFolder) -> list[BundleProblem]:
     """No file above 25 MB; an entry of large_files has all that a download needs, and stays inside the bundle."""
     problems = [
-        Problem(
+        BundleProblem(
             f"{name} has {(bundle.path / name).stat().st_size / 1e6:.0f} MB; the Model Zoo takes 25 MB.",
             "Package with --weights_url, or name the file in large_files.yml and leave it out.",
         )
@@ -95,7 +97,7 @@ def check_sizes(bundle: BundleFolder) -> list[Problem]:
     for entry in large_files(bundle):
         fault = _entry_fault(bundle.path, entry)
         if fault:
-            problems.append(Problem(f"large_files: {fault}.", "Correct the entry."))
+            problems.append(BundleProblem(f"large_files: {fault}.", "Correct the entry."))
     return problems
 
 
@@ -110,12 +112,12 @@ def _entry_fault(root: Path, entry: dict[str, Any]) -> str:
     return ""
 
 
-def check_json(bundle: BundleFolder) -> list[Problem]:
+def check_json(bundle: BundleFolder) -> list[BundleProblem]:
     """Each config is JSON of four spaces that ends with a newline, without keys given twice or personal paths."""
     problems = []
     for path in sorted((bundle.path / "configs").glob("*.json")):
         for fault in _json_faults(path.read_text(encoding="utf-8")):
-            problems.append(Problem(f"configs/{path.name} {fault}.", "Correct it."))
+            problems.append(BundleProblem(f"configs/{path.name} {fault}.", "Correct it."))
     return problems
 
 
@@ -143,30 +145,32 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def check_readme(bundle: BundleFolder) -> list[Problem]:
+def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
     """The model card has the Model Zoo's sections and commands, and its pictures are there and described."""
     path = bundle.require("docs/README.md")
     text = path.read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE)
     problems = [
-        Problem(f'docs/README.md has no section "{title}".', "Write it.")
+        BundleProblem(f'docs/README.md has no section "{title}".', "Write it.")
         for title in HEADINGS
         if title not in titles
     ]
     problems += [
-        Problem(f"docs/README.md shows no command with {command}.", "Add it.")
+        BundleProblem(f"docs/README.md shows no command with {command}.", "Add it.")
         for command in COMMANDS
         if command not in text
     ]
     for alt, link in re.findall(r"(?:!\[(.*?)\])\((.+?)\)", text):
         if not alt:
-            problems.append(Problem(f"the picture {link} has no description.", "Add alt text."))
+            problems.append(
+                BundleProblem(f"the picture {link} has no description.", "Add alt text.")
+            )
         if "://" not in link and not (path.parent / link).is_file():
-            problems.append(Problem(f"docs/{link} does not exist.", "Add the picture."))
+            problems.append(BundleProblem(f"docs/{link} does not exist.", "Add the picture."))
     return problems
 
 
-def check_sums(bundle: BundleFolder) -> list[Problem]:
+def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
     """Each file is the one that SHA256SUMS lists, and all are listed."""
     path = bundle.path / SUMS_NAME
     if not path.is_file():
@@ -185,4 +189,4 @@ def check_sums(bundle: BundleFolder) -> list[Problem]:
         *((name, "was packaged and is gone") for name in sorted(listed.keys() - found)),
         *((name, "was not packaged") for name in sorted(found - listed.keys())),
     ]
-    return [Problem(f"{name} {what}.", "Package the model again.") for name, what in faults]
+    return [BundleProblem(f"{name} {what}.", "Package the model again.") for name, what in faults]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, Problem
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem
 
 MANDATORY = (
     "version",
@@ -27,11 +27,11 @@ EXACT_VERSION = re.compile(r"\d+(\.\d+)+((a|b|rc|\.post)\d+)?")
 DATA_FIELDS = ("num_channels", "spatial_shape", "dtype", "is_patch_data", "channel_def")
 
 
-def check_metadata(bundle: BundleFolder) -> list[Problem]:
+def check_metadata(bundle: BundleFolder) -> list[BundleProblem]:
     """Mandatory ids; version in the changelog; exact versions; channels numbered from 0; the inference's plan."""
     metadata = bundle.config("metadata.json")
     problems = [
-        Problem(f'metadata.json lacks "{name}".', "Add it.")
+        BundleProblem(f'metadata.json lacks "{name}".', "Add it.")
         for name in MANDATORY
         if name not in metadata
     ]
@@ -45,7 +45,7 @@ def check_metadata(bundle: BundleFolder) -> list[Problem]:
         entry = formats.get(side, {}).get(key)
         if entry is None:
             problems.append(
-                Problem(
+                BundleProblem(
                     f'network_data_format has no {side} "{key}".',
                     "MONAI and MONAI Label look for that name.",
                 )
@@ -53,27 +53,29 @@ def check_metadata(bundle: BundleFolder) -> list[Problem]:
             continue
         faults = _data_faults(entry, names, plan)
         problems += [
-            Problem(f"{side} {key}: {fault}.", "Package the model again.") for fault in faults
+            BundleProblem(f"{side} {key}: {fault}.", "Package the model again.") for fault in faults
         ]
     return problems
 
 
-def _versions(metadata: Mapping[str, Any]) -> Iterator[Problem]:
+def _versions(metadata: Mapping[str, Any]) -> Iterator[BundleProblem]:
     version = str(metadata.get("version"))
     if not SEMANTIC_VERSION.fullmatch(version):
-        yield Problem(f'version is "{version}".', "Use X.Y.Z.")
+        yield BundleProblem(f'version is "{version}".', "Use X.Y.Z.")
     if version not in metadata.get("changelog", {}):
-        yield Problem(f"the changelog has no entry for {version}.", "Write one.")
+        yield BundleProblem(f"the changelog has no entry for {version}.", "Write one.")
     required = dict(metadata.get("required_packages_version", {}))
     optional = dict(metadata.get("optional_packages_version", {}))
     both = sorted(required.keys() & optional.keys())
     if both:
-        yield Problem(f"{', '.join(both)} is required and optional.", "List it once.")
+        yield BundleProblem(f"{', '.join(both)} is required and optional.", "List it once.")
     own = {name: metadata.get(name, "") for name in MANDATORY if name.endswith("y_version")}
     own |= {name: metadata.get(name, "") for name in ("monai_version", "pytorch_version")}
     for name, value in {**own, **required, **optional}.items():
         if not EXACT_VERSION.fullmatch(str(value)):
-            yield Problem(f'the version of {name} is "{value}".', "pip needs an exact number.")
+            yield BundleProblem(
+                f'the version of {name} is "{value}".', "pip needs an exact number."
+            )
 
 
 def _data_faults(

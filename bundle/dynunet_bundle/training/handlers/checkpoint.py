@@ -27,7 +27,7 @@ from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.handlers.generations import (
     LAST,
-    PREVIOUS,
+    PREVIOUS_NAME,
     load_generation,
     save_generation,
     set_aside,
@@ -35,9 +35,9 @@ from dynunet_bundle.training.handlers.generations import (
 from dynunet_bundle.training.handlers.identity import (
     case_differences,
     case_facts,
-    fingerprint,
     optimizer_kind,
     starts_from_given_weights,
+    state_checksum,
     training_facts,
 )
 from dynunet_bundle.training.handlers.random_state import random_state, restore_random_state
@@ -202,7 +202,7 @@ class CheckpointHandler:
         equal_in_all_ranks(0)
         if not self.is_main:
             state = load_generation(self.ckpt_dir, is_main=False)
-        if not equal_in_all_ranks(0 if state is None else fingerprint(state)):
+        if not equal_in_all_ranks(0 if state is None else state_checksum(state)):
             raise ConfigError(
                 f"the processes find different states of the training in {self.ckpt_dir}. All machines must see "
                 "the same folder: choose one on a shared disk."
@@ -212,7 +212,7 @@ class CheckpointHandler:
     def _set_aside(self) -> None:
         if not self.is_main:
             return
-        files = [self.ckpt_dir / name for name in (LAST, PREVIOUS, MODEL, FACTS)]
+        files = [self.ckpt_dir / name for name in (LAST, PREVIOUS_NAME, MODEL, FACTS)]
         # weights without a training are not ours to move: they may have come with the bundle
         if not any(file.is_file() for file in files[:2]):
             return

@@ -17,7 +17,7 @@ from dynunet_bundle.errors import OutputError, WeightsError, first_line
 from dynunet_bundle.files import atomic_write, remove_leftovers
 
 LAST = "checkpoint_last.pt"
-PREVIOUS = "checkpoint_last.previous.pt"
+PREVIOUS_NAME = "checkpoint_last.previous.pt"
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def save_generation(folder: Path, state: Mapping[str, Any]) -> None:
         # some disks say only here that they are full
         os.fsync(file.fileno())
         if last.exists():
-            os.replace(last, folder / PREVIOUS)
+            os.replace(last, folder / PREVIOUS_NAME)
 
 
 def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None:
@@ -49,10 +49,10 @@ def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None
         WeightsError: if there are files, but none can be read.
     """
     if is_main:
-        for name in (LAST, PREVIOUS):
+        for name in (LAST, PREVIOUS_NAME):
             remove_leftovers(folder, f"{name}.")
     damaged: dict[Path, str] = {}
-    for path in (folder / LAST, folder / PREVIOUS):
+    for path in (folder / LAST, folder / PREVIOUS_NAME):
         if not path.is_file():
             continue
         try:

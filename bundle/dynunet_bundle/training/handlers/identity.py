@@ -1,4 +1,8 @@
-"""What tells one training from another: its optimizer, its cases, the state that it is in."""
+"""What tells one training from another: its optimizer, its cases, the state that it is in.
+
+Stored on disk: class names of optimizers and the keys of these facts, in checkpoints and model.json. A checkpoint
+resumes only if they are equal, so a renamed optimizer refuses every older one.
+"""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +26,7 @@ def optimizer_kind(optimizer: Optimizer) -> str:
     return f"{' of '.join(names)}, parameters {' + '.join(map(str, sizes))}"
 
 
-def fingerprint(state: Mapping[str, Any]) -> int:
+def state_checksum(state: Mapping[str, Any]) -> int:
     """A number for the position and the weights of a state."""
     checksum = state["iteration"]
     for value in state["model"].values():

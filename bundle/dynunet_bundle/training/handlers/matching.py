@@ -3,6 +3,8 @@
 nnU-Net (``run/load_pretrained_weights.py``) copies all but the outputs and refuses a network that differs in anything
 else; MONAI's ``copy_model_state`` copies what is equal in name and shape. Neither matches channels or classes that
 differ, and neither tells why something was left out.
+
+Stored on disk: the names of tensors, in all weights. A renamed layer is not found in older ones.
 """
 
 from collections.abc import Mapping
@@ -24,7 +26,6 @@ OUTPUT_PREFIX = "output_block."
 
 KERNEL_NDIM = 4
 """Axes of a convolution's weights in 2D; norms and biases have fewer."""
-
 
 Plans = tuple[Mapping[str, Any], Mapping[str, Any]]
 

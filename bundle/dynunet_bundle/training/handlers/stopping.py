@@ -14,13 +14,11 @@ from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED
+from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, STOP_SIGNALS
 from dynunet_bundle.training.handlers.checkpoint import CheckpointHandler
 from dynunet_bundle.training.handlers.clipping import steps_now
 from dynunet_bundle.training.process.distributed import any_rank
 from dynunet_bundle.training.watching.status_file import StatusFile
-
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class StopHandler:
         self._trains = False
         # only the main thread may; MONAI Label trains in another one, and stops it its own way
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
+            for name in STOP_SIGNALS:
                 if hasattr(signal, name):
                     number = getattr(signal, name)
                     self._previous[number] = signal.signal(number, self._note)

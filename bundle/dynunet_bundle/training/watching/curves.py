@@ -33,7 +33,7 @@ SMOOTH_FROM = 100
 SMOOTHED_SHARE = 0.02
 """Epochs from which the loss is smoothed, and the share of them that is averaged to each side."""
 
-Record = Mapping[str, Any]
+LogRecord = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class CurvesHandler:
 
 
 def draw_curves(
-    records: Sequence[Record], label_names: Sequence[str], task_name: str = ""
+    records: Sequence[LogRecord], label_names: Sequence[str], task_name: str = ""
 ) -> "Figure":
     """Draw loss, Dice, learning rate, time and throughput by epoch.
 
@@ -112,7 +112,7 @@ def draw_curves(
     return draw_charts(_heading(records, task_name), rows, ROW_HEIGHTS, WIDTH)
 
 
-def _heading(records: Sequence[Record], task_name: str) -> str:
+def _heading(records: Sequence[LogRecord], task_name: str) -> str:
     start = [task_name] if task_name else []
     if not records:
         return "     ".join([*start, "no epoch is done yet"])
@@ -125,7 +125,7 @@ def _heading(records: Sequence[Record], task_name: str) -> str:
     return "     ".join([*parts, f"{clock(total)} of training"])
 
 
-def _points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
+def _points(records: Sequence[LogRecord], name: str) -> list[tuple[float, float]]:
     return [
         (float(record["epoch"]), float(record[name]))
         for record in records
@@ -133,12 +133,12 @@ def _points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
     ]
 
 
-def _best(records: Sequence[Record]) -> tuple[float, float] | None:
+def _best(records: Sequence[LogRecord]) -> tuple[float, float] | None:
     """Epoch and mean Dice of the best validation: the first of equals, as the checkpoint keeps it."""
     return max(_points(records, "dice"), key=lambda point: point[1], default=None)
 
 
-def _loss_chart(records: Sequence[Record]) -> Chart:
+def _loss_chart(records: Sequence[LogRecord]) -> Chart:
     points = _points(records, "loss")
     if len(points) < SMOOTH_FROM:
         return Chart("training loss", [Line(points, BLUE)])
@@ -157,7 +157,7 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
     return smooth
 
 
-def _dice_chart(records: Sequence[Record], names: Sequence[str]) -> Chart:
+def _dice_chart(records: Sequence[LogRecord], names: Sequence[str]) -> Chart:
     by_class = {name: _class_points(records, name) for name in names}
     if len(names) > MOST_COLOURS:
         # more colours than eyes tell apart: the worst by name, the others for comparison
@@ -179,7 +179,7 @@ def _dice_chart(records: Sequence[Record], names: Sequence[str]) -> Chart:
     return Chart("Dice of the validation cases", lines, mark=best, mark_text=text)
 
 
-def _class_points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
+def _class_points(records: Sequence[LogRecord], name: str) -> list[tuple[float, float]]:
     return [
         (float(record["epoch"]), float(record["dice_by_class"][name]))
         for record in records
@@ -187,7 +187,7 @@ def _class_points(records: Sequence[Record], name: str) -> list[tuple[float, flo
     ]
 
 
-def _time_chart(records: Sequence[Record]) -> Chart:
+def _time_chart(records: Sequence[LogRecord]) -> Chart:
     """Iterations and validation apart: together they would be a saw."""
     iterations = [
         (float(record["epoch"]), record["seconds"] - (record.get("validation_seconds") or 0.0))

@@ -15,7 +15,7 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-def describe(status: RunStatus) -> str:
+def describe_run(status: RunStatus) -> str:
     """A training as some lines for a person."""
     place = f" with {status.world_size} processes" if (status.world_size or 1) > 1 else ""
     lines = [f"{status.task_name or 'a training'} in {status.folder}{place}: {_state_of(status)}"]
@@ -78,7 +78,7 @@ def ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def table(statuses: Sequence[RunStatus]) -> str:
+def runs_table(statuses: Sequence[RunStatus]) -> str:
     """Several trainings, such as the folds of one, a row each, and the mean of their best scores."""
     head = (
         "folder",
