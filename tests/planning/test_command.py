@@ -288,10 +288,13 @@ def test_folds_of_cases_that_are_gone_are_refused_before_anything_is_written(
         ({"gpu_memory_gb": 0}, "--gpu_memory_gb is 0; it must be positive"),
         ({"gpu_memory_gb": float("nan")}, "must be positive"),
         ({"fingerprint": "f.json"}, "--fingerprint needs --out"),
-        ({"fingerprint": "f.json", "out": Path("o.json"), "preset": "seed"}, "takes no --preset"),
+        (
+            {"fingerprint": "f.json", "out": Path("o.json"), "preset": "seed"},
+            "cannot be combined with --preset",
+        ),
         (
             {"fingerprint": "f.json", "out": Path("o.json"), "channel_names": ["CT"]},
-            "takes no names",
+            "cannot be combined with --channel_names or --label_names",
         ),
         ({"preset": "seed", "planner": "resenc_m"}, "--preset seed has 2d and 3d_fullres"),
         ({"preset": "seed", "configuration": "3d_lowres"}, "--preset seed has 2d and 3d_fullres"),

@@ -408,7 +408,7 @@ def test_without_facts_of_intensities_only_a_ct_lacks_something():
 
 
 def test_names_for_another_number_of_channels():
-    with pytest.raises(PlanError, match="the channels are FLAIR, T1w, but the images have 1"):
+    with pytest.raises(PlanError, match="the channel names are FLAIR, T1w, but the images have 1"):
         make_plan(dataset("Own", ("FLAIR", "T1w")), fingerprint((64, 64, 64), (1, 1, 1)))
 
 

@@ -133,10 +133,10 @@ def test_a_large_set_has_a_cascade():
 @pytest.mark.parametrize(
     ("planner", "shape", "rule"),
     [
-        ("plain", [100, 300, 280], "never fewer than two"),
-        ("plain", [400, 512, 512], "what the memory holds"),
-        ("plain", [40, 56, 40], "never fewer than two"),
-        ("resenc_m", [40, 56, 40], "at most 100% of all voxels a batch"),
+        ("plain", [100, 300, 280], "at least two"),
+        ("plain", [400, 512, 512], "as many as fit into memory"),
+        ("plain", [40, 56, 40], "at least two"),
+        ("resenc_m", [40, 56, 40], "at most 100% of all voxels per batch"),
     ],
 )
 def test_why_the_batch_is_what_it_is(planner: str, shape: list[int], rule: str):
@@ -150,7 +150,7 @@ def test_why_the_batch_is_what_it_is(planner: str, shape: list[int], rule: str):
         ([3.0, 0.8, 0.8], "3d_fullres", "median of the cases"),
         ([0.8, 0.8], "2d", "median of the cases"),
         ([2.6, 0.8, 0.8], "3d_fullres", "10th percentile"),
-        ([4.0, 1.6, 1.6], "3d_lowres", "made coarser"),
+        ([4.0, 1.6, 1.6], "3d_lowres", "coarsened until"),
     ],
 )
 def test_which_rule_gave_the_spacing(spacing: list[float], configuration: str, rule: str):

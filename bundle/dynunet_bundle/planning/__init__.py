@@ -1,1 +1,1 @@
-"""From a data set to a plan: what the data looks like, and which patch, spacing and network follow from it."""
+"""From a data set to a plan: facts of the data, and the patch, spacing and network that follow from them."""

@@ -1,4 +1,4 @@
-"""What ``scripts/plan.py`` does: read or look, plan, write the overlay, the facts and the folds, and tell of it."""
+"""The work of ``scripts/plan.py``: get the facts, plan, write overlay, facts and folds, return a summary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,12 @@ from dynunet_bundle.planning.summary import (
 
 RGB = 3
 OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
-"""Configurations that the name of an overlay tells; the dimension tells the others."""
+"""Configurations with their own name in an overlay's file name. The others are named by dimension, ``2d`` or ``3d``."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Arguments of ``scripts/plan.py``, as its help describes them."""
+    """Arguments of ``scripts/plan.py``; its help describes them."""
 
     tasks_dir: Path
     dataset_dir: str | None = None
@@ -56,17 +56,17 @@ def plan_dataset(request: PlanRequest) -> str:
     """Make a plan and write its files.
 
     Returns:
-        What was found, what was decided and where it was written, for a terminal.
+        Summary for a terminal: facts, decisions, paths of the written files.
 
     Raises:
-        ConfigError: for arguments that do not go together.
+        ConfigError: if arguments contradict each other.
         DatasetError, PlanError: if the data set is malformed or cannot be planned.
     """
     _check_arguments(request)
     if request.fingerprint:
         content = read_json(request.fingerprint, PlanError)
         if not isinstance(content, dict):
-            raise PlanError(f"{request.fingerprint} must hold a JSON object.")
+            raise PlanError(f"{request.fingerprint} must contain a JSON object.")
         dataset = names_for(Path(request.fingerprint).stem, content)
         fingerprint = Fingerprint.from_json(content)
     else:
@@ -89,9 +89,12 @@ def _check_arguments(request: PlanRequest) -> None:
     if request.gpu_memory_gb is not None and not request.gpu_memory_gb > 0:
         raise ConfigError(f"--gpu_memory_gb is {request.gpu_memory_gb:g}; it must be positive.")
     if request.fingerprint and (request.out is None or request.preset):
-        raise ConfigError("--fingerprint needs --out, and takes no --preset.")
+        raise ConfigError("--fingerprint needs --out and cannot be combined with --preset.")
     if request.fingerprint and (request.channel_names or request.label_names):
-        raise ConfigError("--fingerprint takes no names; change them in the file.")
+        raise ConfigError(
+            "--fingerprint cannot be combined with --channel_names or --label_names. "
+            "Change the names in the file."
+        )
     if request.preset and (request.planner != "plain" or request.configuration in OWN_NAMES):
         raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
 
@@ -99,11 +102,11 @@ def _check_arguments(request: PlanRequest) -> None:
 def _named(
     dataset: DatasetDescription, fingerprint: Fingerprint, request: PlanRequest
 ) -> DatasetDescription:
-    """Names for a data set whose layout tells none; the values of its labels are those that occur."""
+    """Name the channels and labels if the layout does not; label values are those that occur in the files."""
     if dataset.channel_names:
         if request.channel_names or request.label_names:
             raise ConfigError(
-                f"{dataset.name} names its channels and labels in dataset.json; change them there."
+                f"{dataset.name} names its channels and labels in dataset.json. Change them there."
             )
         return dataset
     num_channels = len(fingerprint.intensities)
@@ -148,7 +151,7 @@ def _write(
     out: Path, plan: Plan, dataset: DatasetDescription, fingerprint: Fingerprint
 ) -> list[tuple[str, str, str]]:
     ensure_writable(out.parent)
-    # the overlay comes last: where it is, the rest is, too
+    # the overlay is written last: if it exists, so do the other files
     beside = _write_beside(out.parent, dataset, fingerprint) if dataset.training else []
     write_json(out, plan.overlay())
     return [("overlay", str(out), ""), *beside]
@@ -157,7 +160,7 @@ def _write(
 def _write_beside(
     folder: Path, dataset: DatasetDescription, fingerprint: Fingerprint
 ) -> list[tuple[str, str, str]]:
-    """The folds, or a check of the user's, and the facts."""
+    """Write the facts and the folds; existing folds are checked and kept."""
     rows = []
     case_names = [name_of(case) for case in dataset.training]
     if len(case_names) >= NUM_FOLDS:

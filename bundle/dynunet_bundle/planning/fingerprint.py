@@ -1,4 +1,7 @@
-"""What a data set looks like: shapes after the nonzero crop, spacings, intensities and sizes of the foreground."""
+"""Facts of a data set: shapes after the nonzero crop, spacings, foreground intensities, voxels per label.
+
+Stored on disk: the keys of ``to_json``, in ``configs/tasks/fingerprints/*.json``.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,22 +22,21 @@ from dynunet_bundle.survey.survey import all_findings, survey_dataset
 CANONICAL_AXES = "RAS"
 
 AXCODES = ("SAR", "ASR", "RSA")
-"""Coarsest axis first: superior, anterior or right. Ties go to the superior axis, so isotropic sets read (z, y, x)."""
+"""Possible axis orders, by coarsest axis: superior, anterior, right. Isotropic sets take the first, (z, y, x)."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Facts about all training cases; axes in the order of ``axcodes``, the one with the coarsest median first.
+    """Facts of all training cases; axes in the order of ``axcodes``, the one with the coarsest median first.
 
     Attributes:
         axcodes: orientation of the array axes.
-        spacings_mm: voxel sizes by case and axis, ``[cases, 3]``.
-        shapes_after_crop: voxels of the box around all nonzero voxels, likewise.
-        median_relative_size: median of the share of a volume that this box takes.
-        intensities: for each channel the statistics of the foreground over the whole set, each case weighing the
-            same: ``mean``, ``std``, ``min``, ``max``, ``median``, ``percentile_00_5``, ``percentile_99_5``; empty
-            where not known.
-        label_voxels: number of voxels in all cases by label value; empty where not known.
+        spacings_mm: voxel sizes, ``[cases, 3]``.
+        shapes_after_crop: voxels of the box around all nonzero voxels, ``[cases, 3]``.
+        median_relative_size: median of (box volume / image volume).
+        intensities: per channel, statistics of the foreground over all cases, equal weight per case: ``mean``,
+            ``std``, ``min``, ``max``, ``median``, ``percentile_00_5``, ``percentile_99_5``; empty if unknown.
+        label_voxels: number of voxels in all cases by label value; empty if unknown.
     """
 
     axcodes: str
@@ -59,10 +61,10 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Fingerprint":
-        """Read saved facts; nnU-Net's own, without ``axcodes`` and intensities, are taken as (z, y, x).
+        """Read saved facts. nnU-Net's fingerprints have no ``axcodes``; their axes are taken as (z, y, x).
 
         Raises:
-            PlanError: if facts are missing or do not belong together.
+            PlanError: if facts are missing or contradict each other.
         """
         try:
             spacings = np.array(content["spacings_mm"], dtype=float)
@@ -79,7 +81,7 @@ class Fingerprint:
                 "both must be [cases, 3]."
             )
         if not (np.isfinite(spacings).all() and (spacings > 0).all() and (shapes >= 1).all()):
-            raise PlanError("the fingerprint has spacings or shapes that are not positive.")
+            raise PlanError("the fingerprint has spacings or shapes that are not positive numbers.")
         axcodes = content.get("axcodes", AXCODES[0])
         if axcodes not in AXCODES:
             raise PlanError(
@@ -92,12 +94,12 @@ class Fingerprint:
         """Facts of a set of cases.
 
         Raises:
-            DatasetError: if the cases differ in their number of channels, or none has any foreground.
+            DatasetError: if cases differ in their number of channels, or no case has foreground.
         """
         channels = sorted({len(case.intensities) for case in cases})
         if len(channels) > 1:
             raise DatasetError(
-                f"the images have {' or '.join(map(str, channels))} channels. Give all of them the same."
+                f"the images have {' or '.join(map(str, channels))} channels. Give all images the same channels."
             )
         spacings = np.array([case.spacing_mm for case in cases])
         shapes = np.array([case.shape_after_crop for case in cases])
@@ -116,16 +118,16 @@ class Fingerprint:
 def extract_fingerprint(
     dataset: DatasetDescription, num_workers: int = 2, cache_dir: str | Path | None = None
 ) -> Fingerprint:
-    """Look at all training cases, and refuse the data set if some cannot be used.
+    """Survey all cases and take the facts of the training cases.
 
     Args:
         dataset: the data set.
-        num_workers: threads that read at the same time.
-        cache_dir: where what was found is kept, see ``survey_dataset``.
+        num_workers: number of reading threads.
+        cache_dir: cache of the results, see ``survey_dataset``.
 
     Raises:
-        CaseError: for the first case that cannot be used; all findings are in the log before it.
-        DatasetError: if the cases do not go together.
+        CaseError: for the first unusable case, after all findings were logged.
+        DatasetError: if cases differ in their number of channels, or no case has foreground.
     """
     surveys = survey_dataset(dataset, num_workers, cache_dir)
     require_usable(all_findings(surveys), len(surveys))
@@ -133,7 +135,7 @@ def extract_fingerprint(
 
 
 def _axcodes_for(spacings: np.ndarray, shapes: np.ndarray) -> str:
-    """Order of the axes from values in canonical order: a set of single slices is cut along those slices."""
+    """Axis order for spacings and shapes in canonical order; if all cases are single slices, that axis comes first."""
     superior_first = [CANONICAL_AXES.index(code) for code in "SAR"]
     coarseness = np.median(spacings, axis=0)
     coarseness = np.where((shapes == 1).all(axis=0), np.inf, coarseness)
@@ -144,6 +146,6 @@ def _statistics(cases: Sequence[CaseFacts], channel: int) -> dict[str, float]:
     total = merged(case.intensities[channel] for case in cases)
     if not len(total.values):
         raise DatasetError(
-            "no label has any foreground. There is nothing to learn from these cases."
+            "no label has any foreground, so there is nothing to learn. Check the label files."
         )
     return total.statistics()

@@ -1,4 +1,4 @@
-"""nnU-Net v2's planning rules, restated: target spacing, patch, batch, network, low resolution.
+"""nnU-Net v2's planning rules: target spacing, patch, batch, network, low resolution.
 
 Source of all constants and steps: nnunetv2 2.8.1, ``experiment_planning/experiment_planners``; Isensee et al., Nature
 Methods 18 (2021), and Isensee et al., "nnU-Net Revisited" (2024) for the residual-encoder planners. Lists are in the
@@ -12,26 +12,30 @@ import numpy as np
 
 from dynunet_bundle.planning.topology import Topology, nnunet_topology
 
-BASE_FEATURES = 32
-MAX_FEATURES = {2: 512, 3: 320}
-START_VOXELS = {2: 2048**2, 3: 256**3}
-REFERENCE_BATCH = {2: 12, 3: 2}
+BASE_FEATURES = 32  # channels of the top level
+MAX_FEATURES = {2: 512, 3: 320}  # channel limit of the lower levels, by dimension
+START_VOXELS = {2: 2048**2, 3: 256**3}  # voxels of the cube that is shrunk to a patch, by dimension
+REFERENCE_BATCH = {2: 12, 3: 2}  # batch size that Planner.reference belongs to, by dimension
 MIN_BATCH = 2
-RESENC_BLOCKS = (1, 3, 4, 6, 6, 6)
-ANISOTROPY = 3
-LOWRES_VOXEL_SHARE = 0.25
-LOWRES_STEP = 1.03
-LOWRES_MIN_REDUCTION = 2
-SPACING_EPSILON = 1e-5
+RESENC_BLOCKS = (1, 3, 4, 6, 6, 6)  # residual blocks of the encoder, by level
+ANISOTROPY = 3  # ratio of spacings, and of axis lengths in voxels, above which a set is anisotropic
+LOWRES_VOXEL_SHARE = (
+    0.25  # 3d_lowres exists if a full-resolution patch covers less of the median case
+)
+LOWRES_STEP = 1.03  # factor by which 3d_lowres coarsens the spacing per step
+LOWRES_MIN_REDUCTION = (
+    2  # smallest useful factor: in voxels of a case, and between two axes' spacings
+)
+SPACING_EPSILON = 1e-5  # mm by which the coarse axis stays coarsest
 
 
 @dataclass(frozen=True)
 class Planner:
-    """What tells nnU-Net's planners apart.
+    """Settings in which nnU-Net's planners differ.
 
     Attributes:
-        residual: residual encoder instead of plain blocks.
-        memory_gb: GPU memory that the reference values belong to.
+        residual: whether the encoder is residual.
+        memory_gb: GPU memory that ``reference`` belongs to.
         reference: activation values that fit, by dimension.
         max_voxels_share: largest share of the data set's voxels in one batch.
     """
@@ -58,9 +62,9 @@ class PlannedConfiguration:
         spacing: target spacing in mm.
         median_shape: voxels of the median case at that spacing.
         topology: kernels, strides, patch.
-        batch_size: patches a step.
+        batch_size: patches per step.
         features: channels of each level.
-        batch_dice: whether Dice is taken over the batch.
+        batch_dice: whether Dice is computed over the batch instead of each patch.
         batch_limit: what decided the batch: ``"memory"``, ``"data"`` (its share of all voxels) or ``"minimum"``.
     """
 
@@ -74,11 +78,11 @@ class PlannedConfiguration:
 
 
 def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Median spacing; along a coarse axis of an anisotropic set its 10th percentile.
+    """Median spacing; along the coarse axis of an anisotropic set, the 10th percentile.
 
     Args:
-        spacings: mm by case and axis, ``[cases, 3]``.
-        shapes: voxels after the nonzero crop, likewise.
+        spacings: mm, ``[cases, 3]``.
+        shapes: voxels after the nonzero crop, ``[cases, 3]``.
     """
     target = np.median(spacings, axis=0)
     size = np.median(shapes, axis=0)
@@ -104,7 +108,7 @@ def plan_configurations(
     planner: str = "plain",
     gpu_memory_gb: float | None = None,
 ) -> dict[str, PlannedConfiguration]:
-    """All configurations that nnU-Net would plan: ``2d`` and, for volumes, ``3d_fullres`` and maybe ``3d_lowres``.
+    """All configurations that nnU-Net would plan: ``2d``; for volumes also ``3d_fullres`` and maybe ``3d_lowres``.
 
     Args:
         target: target spacing in mm, the coarsest axis first.
@@ -112,7 +116,7 @@ def plan_configurations(
         num_training: number of training cases.
         num_classes: labels including the background.
         planner: key of ``PLANNERS``.
-        gpu_memory_gb: memory to plan for; None takes the planner's own.
+        gpu_memory_gb: memory to plan for; the planner's own if None.
     """
     sizes = _Sizes(PLANNERS[planner], num_classes, num_training, gpu_memory_gb)
     voxels = float(np.prod(median_shape))
@@ -131,7 +135,7 @@ def plan_configurations(
 def _lowres(
     sizes: "_Sizes", target: np.ndarray, median_shape: np.ndarray
 ) -> PlannedConfiguration | None:
-    """The low-resolution configuration, where a patch at full resolution sees less than a quarter of a case."""
+    """The low-resolution configuration; None unless a full-resolution patch covers under a quarter of a case."""
     full = sizes.configuration(target, median_shape, float(np.prod(median_shape)), batch_dice=False)
     patch_voxels = np.prod(full.topology.patch_size)
     voxels = float(np.prod(median_shape))
@@ -182,7 +186,7 @@ class _Sizes:
         )
 
     def _shrunk(self, spacing: np.ndarray, median_shape: np.ndarray, budget: float) -> Topology:
-        """The largest patch within the budget: start from a physical cube, shrink what covers most of the case."""
+        """The largest patch within the budget: from a physical cube, shrink the axis that covers most of the case."""
         dims = len(spacing)
         inverse = 1 / np.array(spacing)
         cube = inverse * (START_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)
@@ -193,7 +197,7 @@ class _Sizes:
         while self._activations(topology) * scale > budget:
             patch = np.array(topology.patch_size)
             axis = int(np.argsort(patch / median_shape)[-1])
-            # the divisor may drop with the size: a trial step with the old one tells by how much to shrink
+            # the divisor may drop with the size, so a trial step with the old divisor finds the new one
             trial = patch.copy()
             trial[axis] -= topology.divisor[axis]
             patch[axis] -= nnunet_topology(spacing, trial.tolist()).divisor[axis]
@@ -201,7 +205,7 @@ class _Sizes:
         return topology
 
     def _activations(self, topology: Topology) -> float:
-        """Values of all feature maps of one sample, the measure that nnU-Net plans memory with."""
+        """Number of values in all feature maps of one sample, nnU-Net's measure of memory."""
         dims = len(topology.patch_size)
         features = features_of(len(topology.strides), dims)
         size = np.array(topology.patch_size)

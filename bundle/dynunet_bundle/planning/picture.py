@@ -1,4 +1,4 @@
-"""A plan as a picture: sizes and spacings of the cases, and the patch on a slice as the network will see it."""
+"""A plan as a picture: sizes and spacings of the cases, and the patch on a prepared slice."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 1200, 460
 CASES, PLANNED = "#4477aa", "#cc3311"
 SLICE_PIXELS = 400
-"""Pixels of the longer side of the slice."""
+"""Length of the slice's longer side in pixels."""
 
 
 def draw_plan(
@@ -26,10 +26,10 @@ def draw_plan(
 
     Args:
         plan: the plan.
-        spacings: mm by case and axis, ``[cases, 3]``, in the order of the plan's axes.
-        shapes: voxels after the nonzero crop, in the same form.
+        spacings: mm, ``[cases, 3]``, in the order of the plan's axes.
+        shapes: voxels after the nonzero crop, ``[cases, 3]``.
         image: first channel of a prepared case, ``[D, H, W]``.
-        label: its classes, ``[D, H, W]``.
+        label: its class numbers, ``[D, H, W]``.
 
     Returns:
         A figure of 1200 x 460 pixels.
@@ -52,7 +52,7 @@ def draw_plan(
 def _draw_values(
     axes: "Axes", values: np.ndarray, planned: Sequence[float], name: str, axcodes: str
 ) -> None:
-    """A dot a case and a line for the plan, by axis."""
+    """For each axis, one dot per case and a line at the planned value."""
     places = np.arange(len(axcodes))
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, (len(values), 1))
     axes.plot((places + jitter).ravel(), values.ravel(), "o", color=CASES, ms=4, label="cases")
@@ -63,9 +63,9 @@ def _draw_values(
 
 
 def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) -> None:
-    """The slice across the first axis with the most foreground, its label's outlines, and one patch about it."""
+    """The slice (along the first axis) with the most foreground, its label's outlines, and one patch around them."""
     index = int(np.argmax((label > 0).sum(axis=(1, 2))))
-    # in-plane voxels may differ in size: one pixel is the same length both ways
+    # voxels may be anisotropic in the plane; pixels of the picture are square
     spacing, patch = np.array(plan.spacing[-2:]), np.array(plan.patch_size[-2:])
     size = np.array(image.shape[1:])
     pixels = np.maximum(np.round(size * spacing * SLICE_PIXELS / (size * spacing).max()), 1)

@@ -1,8 +1,10 @@
-"""The plan: the flat, literal ids by which every config file describes one task.
+"""The plan: the flat, literal ids with which a config file describes one task.
 
-A plan is what ``scripts/plan.py`` writes as a task overlay, and what train.json and inference.json hold as defaults
-(evaluate.json is read on top of train.json and has none). Every list of lengths or sizes is in the order of the array
-axes that ``axcodes`` names ("SAR" = (z, y, x)); the coarsest axis comes first.
+``scripts/plan.py`` writes a plan as a task overlay; train.json and inference.json hold its defaults (evaluate.json is
+read on top of train.json). Every list of lengths or sizes is in the order of the array axes that ``axcodes`` names
+("SAR" = (z, y, x)); the coarsest axis comes first.
+
+Stored on disk: ``PLAN_IDS``, in task overlays, checkpoints and model.json.
 """
 
 from collections.abc import Mapping
@@ -20,26 +22,26 @@ class Plan:
         task_name: name of the data set, e.g. ``Task04_Hippocampus``.
         spatial_dims: 3, or 2 for a network that works slice by slice along the first array axis.
         axcodes: orientation of the array axes, for ``Orientationd``.
-        channel_names: one name a channel.
-        label_names: one name a class; index 0 is the background.
-        label_values: value of each class in the files of labels, ascending from 0.
-        spacing: target spacing in mm, ``spatial_dims`` values; a 2D plan leaves the first array axis as it is.
-        patch_size: voxels a patch, ``spatial_dims`` values.
-        batch_size: patches a training step on one device.
-        batch_dice: whether Dice is taken over the batch instead of each patch.
+        channel_names: one name per channel.
+        label_names: one name per class; index 0 is the background.
+        label_values: value of each class in label files, ascending from 0.
+        spacing: target spacing in mm, ``spatial_dims`` values; a 2D plan does not resample the first array axis.
+        patch_size: voxels of a patch, ``spatial_dims`` values.
+        batch_size: patches per training step and device.
+        batch_dice: whether Dice is computed over the batch instead of each patch.
         architecture: name of the network, ``DynUNet`` or ``ResidualEncoderUNet``; both take the ids below.
         kernel_sizes: convolution kernel of each level, top to bottom.
         strides: stride into each level; the first is all ones.
         filters: channels of each level.
-        normalization: one scheme a channel, see ``NormalizeChannelsd``.
-        intensity_statistics: for each channel None, or ``lower``, ``upper``, ``mean``, ``std`` of a CT's foreground.
-        norm_name: norm of the network, in the terms of MONAI's layer factories; ``""`` for none.
+        normalization: one scheme per channel, see ``NormalizeChannelsd``.
+        intensity_statistics: per channel None, or ``lower``, ``upper``, ``mean``, ``std`` of a CT's foreground.
+        norm_name: the network's normalization layer in the format of MONAI's layer factories; ``""`` for no layer.
         negative_slope: slope of the leaky ReLU below zero.
-        ignore_value: value in the files of labels of voxels that nobody labelled, or None.
-        regions: None, or by the name of each region the values that make it up, each a list; the network then has one
-            sigmoid output a region, and regions may overlap.
-        regions_class_order: the value that a mask gets where a region is found, one a region; later ones win.
-        cascade: whether the network gets the mask of a previous stage, too, one channel a foreground class.
+        ignore_value: value of unlabelled voxels in label files, or None.
+        regions: label values of each region by its name, or None. With regions, the network has one sigmoid output
+            per region, and regions may overlap.
+        regions_class_order: value written into the mask for each region; later regions overwrite earlier ones.
+        cascade: whether the network also gets the mask of a previous stage, one channel per foreground class.
     """
 
     task_name: str
@@ -66,7 +68,7 @@ class Plan:
     cascade: bool = False
 
     def overlay(self) -> dict[str, Any]:
-        """The plan as the content of a task overlay: top-level ids and literals only."""
+        """The plan as the content of a task overlay: JSON data, top-level ids only."""
         return asdict(self)
 
 
@@ -78,10 +80,10 @@ DEFAULTS = {
 
 
 def plan_from(config: Mapping[str, Any]) -> Plan:
-    """Pick the plan out of a config that may hold more.
+    """Pick the plan's ids out of a config.
 
     Raises:
-        PlanError: if an id is missing that has no default.
+        PlanError: if an id without a default is missing.
     """
     missing = [name for name in PLAN_IDS if name not in config and DEFAULTS[name] is MISSING]
     if missing:
@@ -90,7 +92,7 @@ def plan_from(config: Mapping[str, Any]) -> Plan:
 
 
 def find_old_architecture(plan: Mapping[str, Any]) -> str | None:
-    """What to change in a plan that names its network by an import path, as earlier versions did; else None."""
+    """What to change in a plan that names its network by import path, as earlier versions did; else None."""
     path = plan.get("architecture")
     if not isinstance(path, str) or not path.startswith("dynunet_bundle."):
         return None
@@ -101,8 +103,8 @@ def find_old_architecture(plan: Mapping[str, Any]) -> str | None:
 def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Ids in which two plans differ, each as ``"id: ours against theirs"``.
 
-    The task's name and the batch do not count: they do not decide what a model means. A plan that was saved before an
-    id was known has its default.
+    The task's name and the batch do not count: a model works the same without them. An id that is missing, as in plans
+    of earlier versions, has its default.
     """
     pairs = {
         name: (ours.get(name, DEFAULTS[name]), theirs.get(name, DEFAULTS[name]))
@@ -117,7 +119,7 @@ def plan_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
 
 
 def _ordered(value: Any) -> Any:
-    """Regions in another order are other outputs of the network."""
+    """A mapping as a list of its items, since the order of regions is that of the network's outputs."""
     return list(value.items()) if isinstance(value, Mapping) else value
 
 

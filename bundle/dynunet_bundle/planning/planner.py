@@ -1,4 +1,4 @@
-"""From facts to a plan, by nnU-Net's rules or from the seed's tables."""
+"""From facts to a plan, by nnU-Net's rules or from the seed's tables (NVIDIA's nnU-Net example)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,13 +22,13 @@ from dynunet_bundle.planning.topology import Topology, seed_topology
 MIN_LEVELS = 3  # DynUNet's own limit
 PREVIOUS_STAGE = "3d_lowres"
 CASCADE, CASCADE_BASIS = "3d_cascade_fullres", "3d_fullres"
-"""nnU-Net's cascade has the network of its full resolution, which sees the mask of the low resolution, too."""
+"""nnU-Net's cascade, and the configuration whose network it takes; it also gets the mask of the low resolution."""
 
 CONFIGURATIONS = ("3d_fullres", "2d", PREVIOUS_STAGE, CASCADE)
 SPACING_DECIMALS = 6
 STATISTICS_DECIMALS = 4
 MASK_BELOW_RELATIVE_SIZE = 0.75
-"""nnU-Net takes z-score statistics inside the nonzero mask where the crop removes more than a quarter."""
+"""Median relative size below which z-score statistics are taken inside the nonzero mask, as in nnU-Net."""
 
 SCHEME_BY_CHANNEL = {
     "ct": "ct",
@@ -37,10 +37,10 @@ SCHEME_BY_CHANNEL = {
     "rescale_to_0_1": "rescale_to_0_1",
     "rgb_to_0_1": "rgb_to_0_1",
 }
-"""Channel names that ask for a normalisation, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
+"""Normalization by lower-case channel name, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
 
 ARCHITECTURES = {False: "DynUNet", True: "ResidualEncoderUNet"}
-"""Network of a planner by whether its encoder is residual; ``networks/architectures.py`` has the classes."""
+"""Name of the network by ``Planner.residual``; ``networks/architectures.py`` has the classes."""
 
 
 def make_plan(
@@ -53,21 +53,21 @@ def make_plan(
     """Plan one configuration of a data set, as nnU-Net's planners do.
 
     Args:
-        dataset: names of the data set, its channels and labels.
+        dataset: the data set with the names of its channels and labels.
         fingerprint: its facts.
         configuration: one of ``CONFIGURATIONS``.
-        gpu_memory_gb: memory to plan for; the planner's own where None.
-        planner: one of nnU-Net's, a key of ``PLANNERS``.
+        gpu_memory_gb: memory to plan for; the planner's own if None.
+        planner: key of ``PLANNERS``.
 
     Raises:
-        PlanError: if the configuration does not exist for these data, or no network of three levels fits.
+        PlanError: if the configuration does not exist for these data, or the images are too small for three levels.
     """
     planned = planned_configurations(fingerprint, dataset.num_entries, gpu_memory_gb, planner)
     chosen = configuration_of(configuration, planned)
     if fingerprint.intensities and len(fingerprint.intensities) != len(dataset.channel_names):
         raise PlanError(
-            f"the channels are {', '.join(dataset.channel_names)}, but the images have "
-            f"{len(fingerprint.intensities)}. Name each channel once."
+            f"the channel names are {', '.join(dataset.channel_names)}, but the images have "
+            f"{len(fingerprint.intensities)} channel(s). Give one name per channel."
         )
     statistics: list[dict[str, float] | None] = [None] * len(dataset.channel_names)
     for channel, intensities in enumerate(fingerprint.intensities):
@@ -97,12 +97,12 @@ def configuration_of(
         planned: those that exist for the data, see ``planned_configurations``.
 
     Raises:
-        PlanError: if it does not exist for these data; a cascade needs the low resolution as its previous stage.
+        PlanError: if it does not exist for these data. A cascade exists where ``3d_lowres``, its previous stage, does.
     """
     names = [*planned, *([CASCADE] if PREVIOUS_STAGE in planned else [])]
     if configuration not in names:
         raise PlanError(
-            f"there is no {configuration} for cases of about {product_text(planned['2d'].median_shape)} voxels in a "
+            f"there is no {configuration} for cases of about {product_text(planned['2d'].median_shape)} voxels per "
             f"slice; these fit: {', '.join(names)}. Pass one of them as --configuration."
         )
     return planned[CASCADE_BASIS if configuration == CASCADE else configuration]
@@ -114,7 +114,7 @@ def planned_configurations(
     gpu_memory_gb: float | None = None,
     planner: str = "plain",
 ) -> dict[str, PlannedConfiguration]:
-    """Every configuration that exists for a data set: ``2d``, and for volumes ``3d_fullres``, maybe ``3d_lowres``.
+    """All configurations of a data set: ``2d``; for volumes also ``3d_fullres`` and maybe ``3d_lowres``.
 
     Args:
         fingerprint: facts of the data set.
@@ -131,7 +131,7 @@ def planned_configurations(
 
 
 def seed_plan(dataset: DatasetDescription, spatial_dims: int = 3) -> Plan:
-    """The seed's table of one of the ten tasks of the Medical Segmentation Decathlon, with the seed's topology.
+    """The seed's plan of one of the ten tasks of the Medical Segmentation Decathlon: its table and its topology rule.
 
     Args:
         dataset: a data set called ``TaskNN_...``.
@@ -159,7 +159,7 @@ def seed_plan(dataset: DatasetDescription, spatial_dims: int = 3) -> Plan:
         topology=seed_topology(spacing, preset.patch_3d if in_3d else preset.patch_2d),
         batch_size=BATCH_SIZE[spatial_dims],
         batch_dice=not in_3d,
-        # the seed decides by the first channel for all of them
+        # the seed normalizes all channels as the first one
         normalization=[_seed_scheme(preset)] * num_channels,
         statistics=[None if statistics is None else dict(statistics) for _ in range(num_channels)],
     )
@@ -172,11 +172,11 @@ def _seed_scheme(preset: Preset) -> str:
 
 
 def normalization_of(channel_names: Sequence[str], median_relative_size: float) -> list[str]:
-    """Scheme of each channel, by its name; inside the nonzero mask where most of the volume is empty.
+    """Normalization of each channel by its name; z-score is inside the nonzero mask if much of a volume is empty.
 
     Args:
         channel_names: names of the channels.
-        median_relative_size: share of a volume that the nonzero crop keeps.
+        median_relative_size: median share of a volume that the nonzero crop keeps.
     """
     masked = median_relative_size < MASK_BELOW_RELATIVE_SIZE
     schemes = [scheme_of(name) for name in channel_names]
@@ -184,12 +184,12 @@ def normalization_of(channel_names: Sequence[str], median_relative_size: float) 
 
 
 def scheme_of(channel_name: str) -> str:
-    """Normalisation that a channel's name asks for; z-score for any other name."""
+    """Normalization by a channel's name; z-score for names that are not in ``SCHEME_BY_CHANNEL``."""
     return SCHEME_BY_CHANNEL.get(channel_name.strip().casefold(), "zscore")
 
 
 def _ct_statistics(intensities: Mapping[str, float]) -> dict[str, float]:
-    """What ``NormalizeChannelsd`` needs of the foreground of a CT, in Hounsfield units."""
+    """Foreground statistics of a CT for ``NormalizeChannelsd``, in Hounsfield units."""
     return {
         "lower": round(intensities["percentile_00_5"], STATISTICS_DECIMALS),
         "upper": round(intensities["percentile_99_5"], STATISTICS_DECIMALS),

@@ -1,4 +1,4 @@
-"""The ten tasks of the Medical Segmentation Decathlon as NVIDIA's nnU-Net example plans them.
+"""Plans of the ten tasks of the Medical Segmentation Decathlon, from NVIDIA's nnU-Net example.
 
 Source: ``data_preprocessing/configs.py`` of NVIDIA/DeepLearningExamples, TensorFlow2/Segmentation/nnUNet. Sizes in
 voxels and spacings in mm, (z, y, x) for 3D and (y, x) for 2D; CT statistics in Hounsfield units.
@@ -20,7 +20,7 @@ class Preset:
 
 
 BATCH_SIZE = {2: 64, 3: 2}
-"""Patches (3D) or slices (2D) a step, as the seed's ``scripts/train.py`` sets them."""
+"""Patches (3D) or slices (2D) per step, by dimension, as in the seed's ``scripts/train.py``."""
 
 PRESETS = {
     "Task01": Preset((128, 128, 128), (1.0, 1.0, 1.0), (192, 160), (1.0, 1.0), mostly_empty=True),

@@ -1,4 +1,4 @@
-"""A plan in words: what was found in the data, what was decided, and by which rule."""
+"""A plan in words: facts of the data, decisions, and the rule behind each."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,13 +16,13 @@ from dynunet_bundle.planning.planner import (
 )
 
 PlanRow = tuple[str, str, str]
-"""Subject, value, and the rule behind it, empty where there is none."""
+"""Subject, value, and the rule behind the value (may be empty)."""
 
-MAX_VALUE_WIDTH = 48
+MAX_VALUE_WIDTH = 48  # characters
 
 
 def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[PlanRow]:
-    """What the data are like."""
+    """Facts of the data."""
     shapes, spacings = fingerprint.shapes_after_crop, fingerprint.spacings_mm
     rows = [
         ("cases", str(len(spacings)), ""),
@@ -39,7 +39,7 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Pl
                 f"channel {name}",
                 f"{values['percentile_00_5']:.6g} to {values['percentile_99_5']:.6g}, "
                 f"mean {values['mean']:.6g}, std {values['std']:.6g}",
-                "foreground, 0.5 to 99.5 percentile, each case the same weight",
+                "foreground, 0.5 to 99.5 percentile, equal weight per case",
             )
         )
     total = sum(fingerprint.label_voxels.values())
@@ -48,35 +48,35 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Pl
             count = fingerprint.label_voxels.get(value, 0)
             rows.append((f"label {value}", name, f"{count} voxels, {count / total:.2%}"))
     if dataset.labels.ignore_value is not None:
-        rows.append((f"label {dataset.labels.ignore_value}", "ignored", "counts nowhere"))
+        rows.append((f"label {dataset.labels.ignore_value}", "ignored", "not trained, not scored"))
     for name, parts in (dataset.labels.regions or {}).items():
-        rows.append((f"region {name}", ", ".join(map(str, parts)), "an output of its own"))
+        rows.append((f"region {name}", ", ".join(map(str, parts)), "has its own output"))
     return rows
 
 
 def decided_rows(
     plan: Plan, chosen: PlannedConfiguration, planned: Iterable[str], planner: str
 ) -> list[PlanRow]:
-    """What was decided from it by nnU-Net's rules.
+    """Decisions of nnU-Net's rules.
 
     Args:
         plan: the plan.
-        chosen: the configuration that it was made from.
+        chosen: the configuration of the plan.
         planned: names of all configurations that exist for the data.
         planner: key of ``PLANNERS``.
     """
     names = ", ".join(planned)
     cascade = ", and 3d_cascade_fullres after 3d_lowres" if "3d_lowres" in names else ""
     batch_rules = {
-        "memory": "what the memory holds",
-        "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all voxels a batch",
-        "minimum": "never fewer than two",
+        "memory": "as many as fit into memory",
+        "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all voxels per batch",
+        "minimum": "at least two",
     }
     return [
         (
             "configurations",
             names + cascade,
-            "3d_lowres where a patch sees less than a quarter of a case",
+            "3d_lowres if a patch covers less than a quarter of a case",
         ),
         *_common_rows(plan),
         ("patch", f"{product_text(plan.patch_size)} voxels", "the largest whose activations fit"),
@@ -86,7 +86,7 @@ def decided_rows(
 
 
 def preset_rows(plan: Plan) -> list[PlanRow]:
-    """What the seed's tables say."""
+    """Decisions of the seed's tables."""
     return [
         ("spacing", f"{product_text(plan.spacing)} mm", "the seed's table"),
         *_common_rows(plan),
@@ -97,17 +97,17 @@ def preset_rows(plan: Plan) -> list[PlanRow]:
 
 
 def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configuration: str) -> str:
-    """Which rule gave the target spacing."""
+    """The rule that gave the target spacing."""
     if configuration == "3d_lowres":
-        return "made coarser until a patch sees a quarter of a case"
+        return "coarsened until a patch covers a quarter of a case"
     median = np.median(fingerprint.spacings_mm, axis=0)[-len(spacing) :]
     if np.allclose(median, spacing):
         return "median of the cases"
-    return f"median; 10th percentile along an axis over {ANISOTROPY} times coarser with few slices"
+    return f"median; 10th percentile along an axis with few slices, over {ANISOTROPY} times coarser"
 
 
 def format_rows(heading: str, rows: Iterable[PlanRow]) -> str:
-    """Rows as a table for a terminal; a rule beside a long value goes to the next line."""
+    """Rows as a table for a terminal; the rule of a long value goes to the next line."""
     cells = []
     for subject, value, rule in rows:
         if len(value) > MAX_VALUE_WIDTH and rule:
@@ -130,7 +130,7 @@ def _common_rows(plan: Plan) -> list[PlanRow]:
             f"; inside the nonzero mask, as the crop keeps less than {MASK_BELOW_RELATIVE_SIZE:.0%}"
         )
     return [
-        ("array axes", plan.axcodes, "the coarsest first"),
+        ("array axes", plan.axcodes, "coarsest first"),
         ("normalization", schemes, rule),
     ]
 
@@ -143,12 +143,12 @@ def _network_rows(plan: Plan) -> list[PlanRow]:
         (
             "strides",
             " ".join(product_text(stride) for stride in plan.strides),
-            "an axis is halved while it is near the finest and has 8 voxels",
+            "an axis is halved while its spacing is near the finest and it has 8 voxels",
         ),
         (
             "kernels",
             " ".join(product_text(kernel) for kernel in plan.kernel_sizes),
-            "1 along an axis until its spacing is below twice the finest",
+            "1 along an axis until its spacing is near the finest, then 3",
         ),
     ]
 
@@ -156,7 +156,7 @@ def _network_rows(plan: Plan) -> list[PlanRow]:
 def _cascade_rows(plan: Plan) -> list[PlanRow]:
     if not plan.cascade:
         return []
-    rule = "masks of the previous stage, 3d_lowres: see --previous_dir"
+    rule = "masks of the previous stage, 3d_lowres; see --previous_dir"
     return [("more channels", ", ".join(plan.label_names[1:]), rule)]
 
 

@@ -1,13 +1,13 @@
-"""Kernels and strides of a U-Net from spacing and patch, by two rules: nnU-Net v2's and the seed's."""
+"""Kernels and strides of a U-Net from spacing and patch, by nnU-Net v2's rule and by the seed's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-MIN_SIZE_TO_POOL = 8
-MIN_SIZE_TO_POOL_ALONE = 12
-MAX_SPACING_RATIO = 2
+MIN_SIZE_TO_POOL = 8  # voxels of an axis that may be halved
+MIN_SIZE_TO_POOL_ALONE = 12  # voxels of an axis that may be halved alone
+MAX_SPACING_RATIO = 2  # spacing over the finest, at which an axis is near the finest
 SEED_MAX_DOWNSAMPLINGS = 5
 
 
@@ -18,7 +18,7 @@ class Topology:
     Attributes:
         kernel_sizes: convolution kernel of each level.
         strides: stride into each level; the first is all ones.
-        patch_size: the patch, rounded up to what all strides together divide.
+        patch_size: the patch, rounded up to multiples of ``divisor``.
     """
 
     kernel_sizes: list[list[int]]
@@ -27,20 +27,20 @@ class Topology:
 
     @property
     def divisor(self) -> np.ndarray:
-        """What each axis of a patch must be a multiple of."""
+        """Product of all strides, by axis: the size of a patch must be a multiple of it."""
         return np.prod(np.array(self.strides), axis=0)
 
 
 def nnunet_topology(spacing: Sequence[float] | np.ndarray, patch_size: Sequence[int]) -> Topology:
     """nnU-Net v2's rule (``get_pool_and_conv_props`` with feature maps of at least 4).
 
-    An axis is halved while it has at least 8 voxels and its spacing is below twice the finest of those; the last
-    axis left is halved only from 12 voxels on. The kernel of an axis is 1 until its spacing is below twice the
-    finest of all, then 3; the bottleneck's is 3.
+    An axis is halved while it has at least 8 voxels and its spacing is below twice the finest spacing of such axes; a
+    single axis is halved alone only if it has at least 12 voxels. The kernel of an axis is 1 until its spacing is
+    below twice the finest of all axes, then 3. The bottleneck's kernel is 3.
 
     Args:
-        spacing: mm, one value an axis.
-        patch_size: voxels, one value an axis.
+        spacing: mm, one value per axis.
+        patch_size: voxels, one value per axis.
     """
     current = np.array(spacing, dtype=float)
     size = np.array(patch_size, dtype=float)
@@ -66,12 +66,12 @@ def nnunet_topology(spacing: Sequence[float] | np.ndarray, patch_size: Sequence[
 def seed_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> Topology:
     """The seed's rule (``get_unet_params``), with at most five downsamplings.
 
-    An axis is halved while it has at least 8 voxels and its spacing is at most twice the finest; its kernel is 1
-    while its spacing is more than twice the finest, else 3.
+    An axis is halved while it has at least 8 voxels and its spacing is at most twice the finest. Its kernel is 1
+    while its spacing is more than twice the finest, then 3.
 
     Args:
-        spacing: mm, one value an axis.
-        patch_size: voxels, one value an axis.
+        spacing: mm, one value per axis.
+        patch_size: voxels, one value per axis.
     """
     current = np.array(spacing, dtype=float)
     size = np.array(patch_size, dtype=float)
