@@ -120,7 +120,7 @@ def test_other_labels_are_noticed(files, tmp_path):
     other = {"c1": [row(0.5), row(0.3)], "c2": [row(0.5), row(0.3, reference_ml=2.5)]}
     comparison = compare_files(files[0], save(tmp_path / "c.json", other))
     assert comparison["other_references"] == ["c2"]
-    assert "scored on other labels of the same class: c2" in format_comparison(comparison)
+    assert "scored on different reference labels: c2" in format_comparison(comparison)
 
 
 def test_scores_without_measures_have_their_dice(files, tmp_path):
@@ -152,7 +152,9 @@ def test_the_table(files):
 
 def test_other_cases_are_refused_by_name(files, tmp_path):
     other = save(tmp_path / "c.json", {f"d{i}": [row(0.5), row(0.3)] for i in range(7)})
-    message = r"no case is in both: .* has c0, c1, c2, c3, c4, .* has d0, d1, d2, d3, d4 and 2 more"
+    message = (
+        r"the files share no case: .* has c0, c1, c2, c3, c4, .* has d0, d1, d2, d3, d4 and 2 more"
+    )
     with pytest.raises(ConfigError, match=message):
         compare_files(files[0], other)
 
@@ -160,14 +162,16 @@ def test_other_cases_are_refused_by_name(files, tmp_path):
 def test_other_classes_are_refused_by_name(files, tmp_path):
     other = save(tmp_path / "c.json", {"c0": [row(0.5)]}, names=["background", "spleen"])
     with pytest.raises(
-        ConfigError, match="no class is in both: .* has liver, tumour, .* has spleen"
+        ConfigError, match="the files share no class: .* has liver, tumour, .* has spleen"
     ):
         compare_files(files[0], other)
 
 
 def test_another_tolerance_is_refused(files, tmp_path):
     other = save(tmp_path / "c.json", {"c0": [row(0.5), row(0.3)]}, tolerance_mm=2.0)
-    with pytest.raises(ConfigError, match=r"NSD at 1.0 mm, .* at 2.0 mm.*--nsd_tolerance_mm"):
+    with pytest.raises(
+        ConfigError, match=r"NSD tolerance is 1.0 mm in .* 2.0 mm in .*--nsd_tolerance_mm"
+    ):
         compare_files(files[0], other)
 
 

@@ -95,7 +95,7 @@ def test_without_a_usable_run_classes_go_by_their_values(folders, content):
     file.unlink() if content is None else file.write_text(json.dumps(content))
     ids, told = source(folders)
     assert ids == {}
-    assert told.startswith("classes are named by their values; --label_names")
+    assert told.startswith("classes are named by their values; pass --label_names")
 
 
 def test_a_damaged_run_is_named(folders):

@@ -59,12 +59,12 @@ def test_a_prediction_without_label_is_an_error(folders):
 def test_different_grids_are_an_error(folders, affine):
     shape = (5, 5, 6) if np.array_equal(affine, np.eye(4)) else (5, 5, 5)
     save_nifti(folders / "predictions" / "x.nii.gz", np.ones(shape, np.uint8), affine)
-    with pytest.raises(CaseError, match="case x: prediction and label lie on different grids"):
+    with pytest.raises(CaseError, match="case x: prediction and label are on different grids"):
         score(folders)
 
 
 def test_values_without_a_name_are_an_error(folders):
-    message = "case x: the prediction has the value 2, but background, head stand for 0, 1"
+    message = "case x: the prediction has the value 2, but the values of background, head are 0, 1"
     with pytest.raises(CaseError, match=message):
         score(folders, NAMES[:2])
 
@@ -74,7 +74,7 @@ def test_a_value_without_a_name_is_found_on_its_side(folders):
     reference = np.ones((5, 5, 5), np.uint8)
     reference[0, 0, 0] = 7
     save_nifti(folders / "labels" / "y.nii.gz", reference)
-    message = "case y: the reference has the value 7, but background, head, tail stand for 0, 1, 2"
+    message = "case y: the reference has the value 7, but the values of background, head, tail are 0, 1, 2"
     with pytest.raises(CaseError, match=f"{message}.*--label_names and --label_values"):
         score(folders, NAMES)
 
@@ -121,7 +121,7 @@ def test_classes_with_gaps_are_named_by_the_values_that_occur(gaps):
     ],
 )
 def test_tables_that_do_not_fit_the_masks(gaps, names, values):
-    problem = r"(case x: the prediction has the value \d+|\d names|lack the background)"
+    problem = r"(case x: the prediction has the value \d+|\d names|lack 0, the background)"
     message = f"{problem}.*--label_names and --label_values"
     with pytest.raises(DatasetError, match=message):
         score(gaps, names, values)
@@ -255,7 +255,7 @@ def test_a_mask_with_channels_is_an_error(folders):
 def test_voxels_without_volume_name_the_case(folders, monkeypatch):
     flat = Volume(np.ones((1, 2, 2, 2)), np.diag([1.0, 1, 0, 1]))
     monkeypatch.setattr("dynunet_bundle.evaluation.mask_folders.read_volume", lambda path: flat)
-    with pytest.raises(CaseError, match="case x: its voxels have a volume of 0"):
+    with pytest.raises(CaseError, match="case x: the affine .* gives its voxels a volume of 0"):
         measure(folders)
 
 
@@ -276,7 +276,7 @@ def test_masks_of_more_classes_than_can_be_told_apart(tmp_path):
     many = np.arange(343, dtype=np.int16).reshape(7, 7, 7)
     for folder in ("predictions", "labels"):
         save_nifti(tmp_path / folder / "x.nii.gz", many)
-    with pytest.raises(DatasetError, match="there are 343 label values, and 255 at most"):
+    with pytest.raises(DatasetError, match="there are 343 label values, but at most 255"):
         score(tmp_path)
 
 

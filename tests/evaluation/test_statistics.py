@@ -96,8 +96,8 @@ def test_the_table_shows_means_and_intervals():
     assert "2.500 [1.000, 4.000]" in cells["hd95_mm"] and cells["hd95_mm"].endswith("  -")
     assert "nsd at 0.5 mm" in cells
     assert lines[-2:] == [
-        "liver: no distances in 1 of 3 cases, where only one of the masks has it",
-        "tumour: no distances in 1 of 1 case, where only one of the masks has it",
+        "liver: no distances in 1 of 3 cases, because only one of the masks has it",
+        "tumour: no distances in 1 of 1 case, because only one of the masks has it",
     ]
 
 

@@ -1,1 +1,1 @@
-"""Masks to numbers: measures in native space, their statistics and tables."""
+"""Scores of masks: measures in native space, their statistics and tables."""

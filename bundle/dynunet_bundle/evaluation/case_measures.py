@@ -1,6 +1,6 @@
 """All measures of one case: overlap, surfaces and volumes of each class or region, in native space.
 
-What a class that is not there gets:
+Values of a class that is absent from one or both masks:
 
 | class is in | dice, iou | nsd | hd95_mm, assd_mm | sensitivity | precision | volumes |
 |---|---|---|---|---|---|---|
@@ -9,8 +9,8 @@ What a class that is not there gets:
 | the reference only | 0 | 0 | None | 0 | None | yes |
 | the prediction only | 0 | 0 | None | None | 0 | yes |
 
-None counts in no mean. nnU-Net's Dice and IoU are so, too (``compute_metrics`` of 2.8.1: nan where both masks are
-empty). A distance to nothing has no value: it would be a number of our choice, so it is left out and counted.
+Means leave None out. nnU-Net does the same for Dice and IoU (``compute_metrics`` of 2.8.1: nan if both masks are
+empty). A distance to an empty mask is undefined: any number for it would be arbitrary, so such cases are only counted.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ MIN_AXES = 2
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a case lie.
+    """Voxel size of a case.
 
     Attributes:
-        spacing_mm: size of a voxel along each axis of the array.
-        voxel_ml: volume of a voxel.
+        spacing_mm: voxel size along each axis of the array.
+        voxel_ml: voxel volume.
     """
 
     spacing_mm: tuple[float, ...]
@@ -44,28 +44,28 @@ class Grid(NamedTuple):
 
 
 def grid_of(affine: np.ndarray, case: str) -> Grid:
-    """The grid of a case; voxels may lie obliquely.
+    """The grid of a case; the axes may be oblique.
 
     Args:
-        affine: ``[4, 4]`` from voxel indices to millimetres. The spacing is the length of its columns; the volume of a
-            voxel is their determinant, which is less than the product where a gantry was tilted.
+        affine: ``[4, 4]`` from voxel indices to millimetres. The spacing is the length of its columns; the voxel
+            volume is their determinant, which is less than the product of the spacing if the gantry was tilted.
         case: name of the case, for the message.
 
     Raises:
-        CaseError: if voxels have no volume.
+        CaseError: if the voxel volume is zero or not finite.
     """
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / MM3_PER_ML
     if not (np.isfinite(voxel_ml) and voxel_ml > 0):
         raise CaseError(
             case,
-            f"its voxels have a volume of {voxel_ml} ml by the affine {np.asarray(affine).tolist()}",
+            f"the affine {np.asarray(affine).tolist()} gives its voxels a volume of {voxel_ml} ml",
             "Repair the header of the file.",
         )
     return Grid(tuple(affine_to_spacing(affine).tolist()), voxel_ml)
 
 
 def require_tolerance(tolerance_mm: float) -> None:
-    """Refuse a tolerance that is no distance.
+    """Refuse a negative or non-finite tolerance.
 
     Raises:
         ConfigError: naming the value.
@@ -81,17 +81,17 @@ def measure_case(
     grid: Grid,
     tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> list[Measures]:
-    """Measure each class or region of one case, inside the box that holds it.
+    """Measure each class or region of one case, inside its bounding box.
 
     Args:
-        prediction: class numbers ``[X, Y, Z]``, integers; an axis of size 1, as of a picture, is none.
-        reference: class numbers, the same shape; what is ``IGNORE_CLASS`` here counts in no measure.
-        targets: the classes that make up each region, or one class each.
-        grid: what ``grid_of`` gave.
-        tolerance_mm: distance up to which NSD takes surfaces for equal.
+        prediction: class numbers ``[X, Y, Z]``, integers; axes of size 1 are dropped down to two axes.
+        reference: class numbers, the same shape; no measure counts voxels that are ``IGNORE_CLASS`` here.
+        targets: the classes of each region, or one class each.
+        grid: result of ``grid_of``.
+        tolerance_mm: distance up to which NSD counts surfaces as equal.
 
     Returns:
-        One dictionary a target, with all of ``statistics.MEASURES``.
+        One dictionary per target, with all of ``statistics.MEASURES``.
 
     Raises:
         ValueError: if the shapes differ.
@@ -118,7 +118,7 @@ def measure_case(
 def _without_flat_axes(
     prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """A picture, or a single slice, has contours on two axes: along the third its whole area would be surface."""
+    """Drop the flat axis of a picture or single slice: along that axis its whole area would be surface."""
     flat = [axis for axis, size in enumerate(prediction.shape) if size == 1]
     dropped = tuple(flat[::-1][: max(prediction.ndim - MIN_AXES, 0)])
     sizes = spacing_mm[: prediction.ndim]
@@ -127,7 +127,7 @@ def _without_flat_axes(
 
 
 def _union(boxes: Sequence[tuple[slice, ...] | None], num_axes: int) -> tuple[slice, ...]:
-    """The box around some, and one voxel more where there is one; it is empty where all are None."""
+    """Union of the boxes, padded by one voxel where possible; empty if all are None."""
     present = [box for box in boxes if box is not None]
     if not present:
         return (slice(0),) * num_axes

@@ -1,4 +1,4 @@
-"""Two sets of masks compared case by case: how much better is B than A, and how sure is that?"""
+"""Paired comparison of two sets of masks: how much better B is than A, and with what confidence."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from dynunet_bundle.report.text import counted
 
 NUM_CHANGED = 5
 DECIMALS = 9
-"""Differences of millimetres, millilitres or shares are equal that differ in later ones, by rounding."""
+"""Decimals to which differences (mm, ml or fractions) are compared: later ones differ by rounding only."""
 
 REFERENCE_MEASURE = "reference_volume_ml"
 COMPARED = tuple(measure for measure in MEASURES if measure != REFERENCE_MEASURE)
@@ -25,7 +25,7 @@ Rows = dict[str, dict[str, dict[str, float | None]]]
 
 
 def compare_files(first: Path, second: Path) -> dict[str, Any]:
-    """Compare two ``scores.json``, paired by case; files without ``measures`` have only their Dice.
+    """Compare two ``scores.json``, paired by case; of files without ``measures``, only the Dice is compared.
 
     Args:
         first: A.
@@ -33,25 +33,25 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
 
     Returns:
         ``a`` and ``b`` (the files), ``num_cases`` in both, ``only_in_a`` and ``only_in_b`` (names of cases that are
-        left out), ``other_references`` (names of cases in which a class has not the same volume in both references:
-        A and B were scored on other labels), and ``differences`` by class and measure, see ``paired_difference``.
+        left out), ``other_references`` (names of cases in which the reference volume of a class differs: A and B were
+        scored on different labels), and ``differences`` by class and measure, see ``paired_difference``.
 
     Raises:
-        ConfigError: if a file is no scores, if there is no case or no class in both, or if the NSD is of another
-            tolerance.
+        ConfigError: if a file holds no scores, if the files share no case or no class, or if their NSD tolerances
+            differ.
     """
     ours, theirs = _read(first), _read(second)
     tolerances = [scores.get("nsd_tolerance_mm") for scores in (ours, theirs)]
     if None not in tolerances and tolerances[0] != tolerances[1]:
         raise ConfigError(
-            f"{first} has the NSD at {tolerances[0]} mm, {second} at {tolerances[1]} mm. "
+            f"the NSD tolerance is {tolerances[0]} mm in {first} but {tolerances[1]} mm in {second}. "
             "Evaluate again with the same --nsd_tolerance_mm."
         )
     ours, theirs = _rows(ours), _rows(theirs)
     common = [case for case in ours if case in theirs]
     if not common:
         raise ConfigError(
-            f"no case is in both: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
+            f"the files share no case: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
             "Compare scores of the same cases."
         )
     names = _common_names(ours[common[0]], theirs[common[0]], first, second)
@@ -86,13 +86,13 @@ def paired_difference(
     """Statistics of the differences B - A of one measure.
 
     Args:
-        pairs: the values of A and B by case; a case counts where both are defined.
+        pairs: the values of A and B by case; a case counts if both are defined.
 
     Returns:
         ``mean`` of the differences, ``ci95`` (bootstrap over pairs, see ``bootstrap_interval``), ``p_value`` of
-        Wilcoxon's signed-rank test, two-sided, by scipy (equal pairs are dropped; 1 where all are), ``num_pairs``,
-        ``num_left_out`` (cases with a value in one file only), and ``changed_most``: up to five cases that are not
-        equal, the largest difference first.
+        the two-sided Wilcoxon signed-rank test by scipy (equal pairs are dropped; 1 if all pairs are equal),
+        ``num_pairs``, ``num_left_out`` (cases with a value in one file only), and ``changed_most``: up to five cases
+        that differ, the largest difference first.
     """
     known = {case: (a, b) for case, (a, b) in pairs.items() if a is not None and b is not None}
     differences = {case: round(b - a, DECIMALS) for case, (a, b) in known.items()}
@@ -120,7 +120,7 @@ def paired_difference(
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
-    """A block a class: a row a measure, and the cases whose Dice changed most."""
+    """One block per class: one row per measure, then the cases whose Dice changed most."""
     lines = [f"B - A, paired by case: {counted(comparison['num_cases'], 'case')} in both"]
     for letter in "ab":
         others = comparison[f"only_in_{letter}"]
@@ -128,7 +128,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
             lines.append(f"only in {letter.upper()}, left out: {some_of(sorted(others))}")
     if comparison["other_references"]:
         lines.append(
-            f"scored on other labels of the same class: {some_of(sorted(comparison['other_references']))}"
+            f"scored on different reference labels: {some_of(sorted(comparison['other_references']))}"
         )
     for name, rows in comparison["differences"].items():
         shown = {measure: row for measure, row in rows.items() if row["num_pairs"]}
@@ -146,7 +146,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
 
 
 def _signed_rank(values: Sequence[float]) -> float:
-    # scipy divides by zero for many zeros
+    # scipy divides by zero if all values are zero
     return float(stats.wilcoxon(values).pvalue) if any(values) else 1.0
 
 
@@ -159,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
     scores = read_json(path, ConfigError)
     cases = scores.get("cases") if isinstance(scores, dict) else None
     if not isinstance(cases, dict) or not all(isinstance(row, dict) for row in cases.values()):
-        raise ConfigError(f"{path} holds no scores by case. Give a scores.json of evaluate.py.")
+        raise ConfigError(f"{path} holds no scores per case. Pass a scores.json from evaluate.py.")
     return scores
 
 
@@ -168,7 +168,7 @@ def _rows(scores: Mapping[str, Any]) -> Rows:
     if "measures" in scores:
         return scores["measures"]
     return {
-        # the summary of a cross-validation has the fold of a case beside its Dice
+        # the summary of a cross-validation also holds the fold of each case
         case: {name: {"dice": dice} for name, dice in row.get("dice", row).items()}
         if isinstance(row.get("dice", row), dict)
         else {}
@@ -182,7 +182,7 @@ def _common_names(
     names = [name for name in ours if name in theirs]
     if not names:
         raise ConfigError(
-            f"no class is in both: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
+            f"the files share no class: {first} has {some_of(sorted(ours))}, {second} has {some_of(sorted(theirs))}. "
             "Evaluate both with the same --label_names."
         )
     return names

@@ -14,12 +14,11 @@ def dice_by_target(
 
     Args:
         prediction: class numbers, any shape.
-        reference: class numbers, the same shape; what is ``IGNORE_CLASS`` here is left out of both.
-        targets: the classes that make up each region, or one class each.
+        reference: class numbers, the same shape; voxels that are ``IGNORE_CLASS`` here are left out of both.
+        targets: the classes of each region, or one class each.
 
     Returns:
-        One value a target: None where it is in neither mask (it then counts in no mean), 0 where it is in one of them
-        only.
+        One value per target: None if it is in neither mask (means leave it out), 0 if it is in only one of them.
 
     Raises:
         ValueError: if the shapes differ.
@@ -39,11 +38,14 @@ def dice_by_target(
 
 
 def members(mask: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Where a mask has one of some classes, boolean; ``np.isin`` takes several times as long for a few.
+    """Voxels of a mask that belong to any of some classes; for a few classes several times faster than ``np.isin``.
 
     Args:
         mask: class numbers, any shape.
         classes: at least one class.
+
+    Returns:
+        Boolean, the shape of the mask.
     """
     found = mask == classes[0]
     for value in classes[1:]:

@@ -14,11 +14,11 @@ BY_VALUE = "classes are named by their values"
 
 
 class LabelSource(NamedTuple):
-    """What is known of labels.
+    """Names and values of the classes, and their source.
 
     Attributes:
-        ids: keywords of ``find_masks``.
-        told: where the names come from, in a line.
+        ids: keyword arguments of ``find_masks``.
+        told: where the names come from, as one line of text.
     """
 
     ids: dict[str, Any]
@@ -31,16 +31,16 @@ def find_label_source(
     config_dir: str | Path,
     predictions: str | Path,
 ) -> LabelSource:
-    """Names and values of the classes: as given, else of the overlays, else of the run that made the masks.
+    """Names and values of the classes: from the options, else the overlays, else the run that made the masks.
 
-    The run is only asked where nobody names the classes. Then it also tells the regions and the ignored value, as far
-    as no overlay does. Values that were given and are not the run's take no names from it.
+    ``run.json`` is read only if neither options nor overlays name the classes. It then also gives the regions and the
+    ignored value, unless an overlay does. If the given values differ from the run's, its names are not used.
 
     Args:
-        given: ``label_names`` and ``label_values`` of the command line, None where they are not given.
-        overlays: config files of the task, later ones over earlier ones.
+        given: ``label_names`` and ``label_values`` of the command line, None if not given.
+        overlays: config files of the task; later ones override earlier ones.
         config_dir: folder of the bundle's configs.
-        predictions: folder of masks; a prediction leaves its ``run.json`` there.
+        predictions: folder of masks, where a prediction also writes ``run.json``.
 
     Raises:
         ConfigError: if an overlay or ``run.json`` is malformed.
@@ -57,12 +57,12 @@ def find_label_source(
         if {"regions", "regions_class_order"} & set(ids):
             of_run = {name: value for name, value in of_run.items() if "regions" not in name}
         return LabelSource(of_run | ids, f"class names and values: from {file}")
-    remedy = "--label_names or --config_file names them"
+    remedy = "pass --label_names or --config_file to name them"
     return LabelSource(ids, f"{BY_VALUE}; {remedy}")
 
 
 def _ids_of_run(file: Path) -> dict[str, Any]:
-    """What a ``run.json`` says of labels; nothing where there is none, or where it is of another form."""
+    """Label ids of a ``run.json``; empty if the file is missing or of another form."""
     if not file.is_file():
         return {}
     run = read_json(file, ConfigError)
@@ -81,11 +81,14 @@ def _ids_of_run(file: Path) -> dict[str, Any]:
 
 
 def with_names(run: Mapping[str, Any], class_names: Mapping[int, str]) -> dict[str, Any]:
-    """A run that calls its classes as the scores do, so that a page has one name for each.
+    """Rename the classes of a run to those of the scores, so that a page uses one name per class.
 
     Args:
         run: content of ``run.json``.
-        class_names: name of each label value; other values keep the name that the run has for them.
+        class_names: name of each label value; other values keep their name in the run.
+
+    Returns:
+        A copy of ``run`` with the new names.
     """
     pairs = zip(run.get("label_values") or (), run.get("label_names") or (), strict=False)
     new = {old: class_names.get(value, old) for value, old in pairs}
@@ -107,7 +110,7 @@ def _renamed_case(facts: Mapping[str, Any], new: Mapping[str, str]) -> dict[str,
 
 
 def _renamed_flag(flag: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
-    """The flag with the new name of its class, which its message holds as a word."""
+    """The flag with the new name of its class, also as a whole word in its message."""
     old = flag.get("label")
     if not isinstance(old, str) or old not in new:
         return dict(flag)

@@ -1,6 +1,6 @@
 """Compare a folder of predicted masks with a folder of reference masks.
 
-Masks are read without MONAI's LoadImaged: it makes all readers that it knows, and one of 1.6.1 warns where pydicom is
+Masks are read without MONAI's LoadImaged: it creates every reader it has, and one of them (1.6.1) warns if pydicom is
 installed without nvImageCodec.
 """
 
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
     Attributes:
         prediction: label values or class numbers, ``[X, Y, Z]``.
-        reference: likewise.
+        reference: label values or class numbers, ``[X, Y, Z]``.
         affine: ``[4, 4]``, of the reference.
     """
 
@@ -48,18 +48,18 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskFolders:
-    """Predictions and references that belong together, read one case at a time.
+    """Pairs of predictions and references, read one case at a time.
 
     Attributes:
         files: paths of the prediction and of the reference, by case.
-        labels: what the values of both mean.
+        labels: classes of the values of both.
     """
 
     files: Mapping[str, tuple[str, str]]
     labels: LabelScheme
 
     def pairs(self) -> Iterator[tuple[str, Pair]]:
-        """Name and masks of each case, as class numbers; ``IGNORE_CLASS`` in the reference is what is left out."""
+        """Name and masks of each case, as class numbers; ignored voxels of the reference are ``IGNORE_CLASS``."""
         for name, files in progress(self.files.items(), "score", total=len(self.files)):
             prediction, reference, affine = _load_pair(name, *files)
             ours, theirs = (
@@ -70,14 +70,14 @@ class MaskFolders:
 
 
 def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
-    """What task overlays say of labels, later ones over earlier ones: keywords of ``find_masks``.
+    """Label ids of task overlays, as keyword arguments of ``find_masks``; later overlays override earlier ones.
 
     Args:
-        overlays: config files, such as ``scripts/plan.py`` writes.
+        overlays: config files as written by ``scripts/plan.py``.
         config_dir: folder of the bundle's configs.
 
     Raises:
-        ConfigError: if an overlay is missing or malformed, or names an id that no config has.
+        ConfigError: if an overlay is missing or malformed, or sets an unknown id.
     """
     known = known_ids(Path(config_dir))
     ids: dict[str, Any] = {}
@@ -96,28 +96,29 @@ def find_masks(
     regions: Regions | None = None,
     regions_class_order: Sequence[int] | None = None,
 ) -> MaskFolders:
-    """Pair every prediction with the label of the same name, and check all before the first is scored.
+    """Pair every prediction with the label of the same name, and check all pairs before the first is scored.
 
     Args:
         predictions: folder of masks.
-        labels: folder of reference masks; it may hold more.
-        label_names: one name a class, the background first; where None, classes are named by their values.
-        label_values: value of each class, ascending; where None 0, 1, 2, ... for the names, or the values that occur.
-        ignore_value: voxels that have this value in the reference are left out, or None.
-        regions: score these in place of the classes, or None.
-        regions_class_order: as in the plan; it is only checked.
+        labels: folder of reference masks; masks without a prediction are left out.
+        label_names: one name per class, the background first; if None, classes are named by their values.
+        label_values: value of each class, ascending; if None, 0, 1, 2, ... for the names, or the values that occur.
+        ignore_value: reference voxels with this value are left out; None if no value is ignored.
+        regions: scored instead of the classes, or None.
+        regions_class_order: as in the plan; only checked.
 
     Raises:
-        DatasetError: if a folder or a label is missing, or names and values do not belong together.
+        DatasetError: if a folder or a label is missing, or names and values do not match.
         PlanError: if the ignored value or the regions do not fit the classes.
-        CaseError: if a file cannot be read, a pair lies on different grids, or a mask has a value that is not listed.
+        CaseError: if a file cannot be read, the grids of a pair differ, or a mask has an unlisted value.
     """
     found = _files_by_name(predictions, "--predictions")
     references = _files_by_name(labels, "--labels")
     lacking = sorted(set(found) - set(references))
     if lacking:
         raise DatasetError(
-            f"{labels} has no label for {', '.join(lacking)}. Files are paired by their names."
+            f"{labels} has no label for {', '.join(lacking)}. "
+            "Give each label the file name of its prediction."
         )
     files = {name: (path, references[name]) for name, path in found.items()}
     occurring = _occurring_values(files, ignore_value)
@@ -130,11 +131,11 @@ def find_masks(
 def measure_masks(
     masks: MaskFolders, nsd_tolerance_mm: float = NSD_TOLERANCE_MM
 ) -> dict[str, list[Measures]]:
-    """All measures of pairs that were found before, by class or region for each case.
+    """Measure each class or region of all pairs; by case.
 
     Raises:
-        ConfigError: if the tolerance is no distance.
-        CaseError: if the voxels of a case have no volume.
+        ConfigError: if the tolerance is negative or not finite.
+        CaseError: if the voxel volume of a case is zero or not finite.
     """
     require_tolerance(nsd_tolerance_mm)
     return {
@@ -155,13 +156,13 @@ def _classes(
     label_values: Sequence[int] | None,
     regions: Regions | None,
 ) -> tuple[list[int], list[str]]:
-    """Values and names of the classes, those that occur where they are not given.
+    """Values and names of the classes; values that are not given are those that occur.
 
     Args:
-        found: values that occur, each with the case and the side where it was found first.
-        label_names: as in ``find_masks``, as are the others.
-        label_values: likewise.
-        regions: likewise.
+        found: values that occur, each with the first case and side that has it.
+        label_names: as in ``find_masks``.
+        label_values: as in ``find_masks``.
+        regions: as in ``find_masks``.
     """
     if label_values is None:
         in_regions = {value for values in (regions or {}).values() for value in values}
@@ -171,27 +172,29 @@ def _classes(
     names = list(label_names or ["background", *map(str, label_values[1:])])
     if 0 not in label_values:
         raise DatasetError(
-            f"the label values {_shown(label_values)} lack the background's 0. "
-            "Pass --label_names and --label_values that begin with it."
+            f"the label values {_shown(label_values)} lack 0, the background. "
+            "Pass --label_names and --label_values that begin with the background."
         )
     for value, (case, side) in found.items():
         if value < 0 or value not in label_values:
             raise CaseError(
                 case,
-                f"the {side} has the value {value}, but {_shown(names)} stand for {_shown(label_values)}",
+                f"the {side} has the value {value}, but the values of {_shown(names)} are {_shown(label_values)}",
                 "Pass --label_names and --label_values that list all values.",
             )
     if len(names) != len(label_values):
         raise DatasetError(
             f"there are {len(names)} names ({_shown(names)}) for {len(label_values)} values "
-            f"({_shown(label_values)}). Pass --label_names and --label_values of one length."
+            f"({_shown(label_values)}). Pass --label_names and --label_values of equal length."
         )
     if list(label_values) != sorted(set(label_values)):
-        raise DatasetError(f"the label values must ascend, not {list(label_values)}.")
+        raise DatasetError(
+            f"the label values {list(label_values)} must ascend. List each value once, in ascending order."
+        )
     if len(label_values) > MAX_CLASSES:
         raise DatasetError(
-            f"there are {len(label_values)} label values, and {MAX_CLASSES} at most can be told apart. "
-            "Are these label files?"
+            f"there are {len(label_values)} label values, but at most {MAX_CLASSES} are supported. "
+            "Check that the files are label files."
         )
     return list(label_values), names
 
@@ -210,9 +213,9 @@ def _files_by_name(folder: str, option: str) -> dict[str, str]:
 def _occurring_values(
     files: Mapping[str, tuple[str, str]], ignore_value: int | None
 ) -> dict[int, tuple[str, str]]:
-    """All values of the masks, ascending, with the case and the side that had it first.
+    """All values of the masks, ascending, each with the first case and side that has it.
 
-    The background's is always there, what is ignored only where it was predicted.
+    The background is always included, the ignored value only if it was predicted.
     """
     found: dict[int, tuple[str, str]] = {0: ("", "")}
     for name, paths in progress(files.items(), "check", total=len(files)):
@@ -229,7 +232,7 @@ def _load_pair(name: str, prediction: str, reference: str) -> Pair:
     """Label values of one case.
 
     Raises:
-        CaseError: if a file cannot be read, if the masks lie on different grids, or have channels.
+        CaseError: if a file cannot be read, if the grids differ, or if a mask has several channels.
     """
     ours, theirs = _read(name, prediction), _read(name, reference)
     difference = grid_difference(
@@ -238,13 +241,13 @@ def _load_pair(name: str, prediction: str, reference: str) -> Pair:
     if difference:
         raise CaseError(
             name,
-            f"prediction and label lie on different grids: they {difference}",
+            f"prediction and label are on different grids: they {difference}",
             "Predict from the image that the label was drawn on.",
         )
     num_channels = max(len(ours.array), len(theirs.array))
     if num_channels != 1:
         raise CaseError(
-            name, f"its masks have {num_channels} channels", "Give masks of one value a voxel."
+            name, f"its masks have {num_channels} channels", "Use masks with one value per voxel."
         )
     values = [np.rint(volume.array[0]).astype(np.int32) for volume in (ours, theirs)]
     return Pair(values[0], values[1], theirs.affine)

@@ -1,4 +1,7 @@
-"""The files that an evaluation leaves."""
+"""Output files of an evaluation.
+
+Stored on disk: ``scores.json`` (see ``scores.summarize_measures``), an optional CSV table and HTML report.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +16,10 @@ from dynunet_bundle.inference.run_record import RUN_NAME
 
 
 class Outputs(NamedTuple):
-    """What to write, beside which nothing is changed.
+    """Files to write.
 
     Attributes:
-        scores: JSON of all scores; None for ``scores.json`` beside the masks.
+        scores: JSON of all scores; if None, ``scores.json`` in the folder of the masks.
         csv: table of all measures, or None.
         report: HTML page, or None.
         images: folder of the images that the page shows, or None.
@@ -35,20 +38,20 @@ def write_outputs(
     outputs: Outputs,
     class_names: Mapping[int, str] | None = None,
 ) -> list[Path]:
-    """Write scores, table and page; the page also tells what the ``run.json`` beside the masks does.
+    """Write scores, table and page; the page also shows the ``run.json`` of the masks' folder.
 
     Args:
-        summary: what ``summarize_measures`` gave.
+        summary: result of ``summarize_measures``.
         predictions: folder of the masks.
         labels: folder of the references.
-        outputs: what to write.
-        class_names: name of each label value in the scores, which the page calls the run's classes by, too.
+        outputs: files to write.
+        class_names: name of each label value in the scores; the page uses these names for the run, too.
 
     Returns:
         The files that were written.
 
     Raises:
-        ConfigError: if the images are in no folder, or ``run.json`` is malformed.
+        ConfigError: if ``images`` is not a folder, or ``run.json`` is malformed.
         OutputError: if a file cannot be written.
     """
     scores = outputs.scores or predictions / SCORES_NAME
@@ -71,12 +74,12 @@ def _write_page(
     outputs: Outputs,
     class_names: Mapping[int, str],
 ) -> None:
-    # jinja2 and the drawing take longer to import than a small evaluation
+    # importing jinja2 and the drawing takes longer than a small evaluation
     from dynunet_bundle.report.page import write_report
 
     images = outputs.images
     if images and not images.is_dir():
-        raise ConfigError(f"{images} is no folder. Pass --images with the folder of the images.")
+        raise ConfigError(f"{images} is not a folder. Pass the folder of the images as --images.")
     run = predictions / RUN_NAME
     write_report(
         outputs.report or Path(),

@@ -1,4 +1,7 @@
-"""Scores of a set of cases: collected, averaged, printed as a table, saved as JSON."""
+"""Scores of a set of cases: collected, averaged, printed as a table, saved as JSON.
+
+Stored on disk: the keys of ``summarize_measures`` in ``scores.json``.
+"""
 
 import json
 import logging
@@ -33,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are not None, or None where there is none."""
+    """Mean of the values that are not None, or None if all are None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -46,8 +49,8 @@ def summarize(scores: Scores, label_names: Sequence[str]) -> dict[str, Any]:
         label_names: their names; index 0 is the background.
 
     Returns:
-        ``cases`` (Dice by class name), ``mean`` (by class, over the cases that have it), ``num_cases`` by class, and
-        ``mean_dice``, the mean over classes of those means.
+        ``cases`` (Dice by class name), ``mean`` (by class, over the cases where it is defined), ``num_cases`` by
+        class, and ``mean_dice``, the mean of those means over classes.
     """
     names = list(label_names[1:])
     columns = {name: [row[index] for row in scores.values()] for index, name in enumerate(names)}
@@ -66,12 +69,12 @@ def summarize(scores: Scores, label_names: Sequence[str]) -> dict[str, Any]:
 def summarize_measures(
     measures: Mapping[str, Sequence[Measures]], label_names: Sequence[str], tolerance_mm: float
 ) -> dict[str, Any]:
-    """The content of ``scores.json``: what ``summarize`` gives of the Dice, and all measures beside it.
+    """The content of ``scores.json``: the Dice summary of ``summarize``, and all measures.
 
     Args:
-        measures: what ``measure_case`` gave, by case.
+        measures: results of ``measure_case``, by case.
         label_names: names of the classes or regions; index 0 is the background.
-        tolerance_mm: that of the NSD.
+        tolerance_mm: tolerance of the NSD.
 
     Returns:
         The keys of ``summarize``; ``nsd_tolerance_mm``; ``statistics`` by name and measure, see
@@ -88,12 +91,12 @@ def summarize_measures(
 
 
 def format_scores(summary: Mapping[str, Any]) -> str:
-    """The Dice of all cases, and below it the means of all measures, for a terminal."""
+    """The Dice of all cases, then the means of all measures, for a terminal."""
     return f"Dice in native space\n{format_dice(summary)}\n\n{format_measures(summary)}"
 
 
 def format_dice(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for a terminal: a row a case, a column a class, the means below."""
+    """The summary as a table for a terminal: one row per case, one column per class, the means below."""
     names = list(summary["mean"])
     rows = [
         (case, [*row.values(), mean_of(list(row.values()))])
@@ -107,20 +110,20 @@ def format_dice(summary: Mapping[str, Any]) -> str:
 
 
 class ScoreHandler:
-    """Measure each restored case; print and save the tables: ``validate#handlers`` of evaluate.json.
+    """Measure each restored case, print the tables and save them: ``validate#handlers`` of evaluate.json.
 
-    A case is on the grid of its file. MONAI's MetricsSaver writes what a MONAI metric computed; that counts no
-    false positives of a class that is absent from the reference (``ignore_empty``), or gives absent classes a score
-    of 1, and MONAI's handlers of distances know no spacing. The millimetres are those of the prediction's affine.
-    Where several processes evaluate a part of the cases each, the first one reports all of them.
+    Each case is on the grid of its file; millimetres come from the prediction's affine. MONAI's MetricsSaver is not
+    used: MONAI's Dice either ignores false positives of a class that is absent from the reference (``ignore_empty``)
+    or gives absent classes a score of 1, and MONAI's handlers of distances ignore the spacing. If several processes
+    each evaluate a part of the cases, rank 0 reports all of them.
 
     Args:
         output_dir: folder of ``scores.json``.
-        labels: the plan's labels; its regions are scored in place of the classes.
-        nsd_tolerance_mm: distance up to which the NSD takes surfaces for equal.
+        labels: the plan's labels; if they have regions, those are scored instead of the classes.
+        nsd_tolerance_mm: distance up to which the NSD counts surfaces as equal.
 
     Raises:
-        ConfigError: if the tolerance is no distance.
+        ConfigError: if the tolerance is negative or not finite.
     """
 
     def __init__(
@@ -146,7 +149,7 @@ class ScoreHandler:
         self._measures = {}
 
     def _score(self, engine: Engine) -> None:
-        # MONAI leaves what a case brings with it, such as its name, in the batch
+        # MONAI keeps the other entries of a case, such as its name, in the batch
         for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
             prediction = outputs[PREDICTION]
             name = name_of({**case, **outputs, "image": prediction})
@@ -169,10 +172,10 @@ class ScoreHandler:
 
 
 def _of_all_ranks(measures: Mapping[str, list[Measures]]) -> dict[str, list[Measures]]:
-    """The cases of all processes in the order of their names; a case that two of them scored is there once."""
+    """The cases of all processes, sorted by name; a case that two of them scored appears once."""
     if idist.get_world_size() == 1:
         return dict(measures)
-    # JSON escapes tabs, by which MONAI parts the texts
+    # MONAI separates the texts by tabs, which JSON escapes
     texts = string_list_all_gather([json.dumps(item) for item in measures.items()])
     return dict(sorted(map(json.loads, filter(None, texts))))
 

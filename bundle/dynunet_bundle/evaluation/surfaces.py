@@ -1,16 +1,16 @@
-"""Distances between the surfaces of two masks, in millimetres, made of parts of MONAI's metrics.
+"""Distances between the surfaces of two masks, in millimetres, built from parts of MONAI's metrics.
 
-MONAI has two notions of a surface, and each measure follows the one that it is usually reported with:
+MONAI has two definitions of a surface; each measure uses the one it is usually reported with:
 
-* HD95 and ASSD count *voxels*: those of a mask that have a face in common with the background, at their centres, all of
-  the same weight. So do MONAI's ``compute_hausdorff_distance`` and ``compute_average_surface_distance``.
-* NSD weighs *areas*: the pieces of surface inside each 2x2x2 voxels by their mm2 (in 2D by their length). So do MONAI's
-  ``compute_surface_dice`` with ``use_subvoxels`` and DeepMind's ``surface_distance``. The latter weighs its robust
-  Hausdorff and average distances by area, too: they differ from ours.
+* HD95 and ASSD count *voxels*: voxels of a mask that share a face with the background, at their centres, equally
+  weighted, as in MONAI's ``compute_hausdorff_distance`` and ``compute_average_surface_distance``.
+* NSD weights *areas*: the surface element inside each 2x2x2 voxels by its mm2 (in 2D by its length), as in MONAI's
+  ``compute_surface_dice`` with ``use_subvoxels`` and DeepMind's ``surface_distance``. The latter also weights its
+  robust Hausdorff and average distances by area: they differ from ours.
 
-Not called as a whole, MONAI's three functions agree with these, but each finds surfaces and distances anew, copies
-whole volumes before it crops, and finds pieces of surface by a convolution (6 s for two masks of 26 million voxels on a
-core, here 0.3). And they cannot tell the border of what nobody labelled from a surface.
+MONAI's three functions give the same values but are not called: each computes surfaces and distances again, copies
+whole volumes before it crops, and finds surface elements by a convolution (6 s for two masks of 26 million voxels on
+one core, 0.3 s here). They also count the border of unlabelled voxels as surface.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from scipy import ndimage
 
 HD_PERCENTILE = 95
 ROUNDING_MM = 1e-4
-"""A distance of two voxels of 0.5 mm is within 1 mm, though headers (float32) make it 1.00000001."""
+"""Slack of the NSD tolerance: two voxels of 0.5 mm are within 1 mm although float32 headers give 1.00000001."""
 
 
 class SurfaceMeasures(NamedTuple):
-    """How far two surfaces lie apart.
+    """Distances between two surfaces.
 
     Attributes:
-        hd95_mm: the larger of both directed 95th percentiles of the distances between surface voxels.
-        assd_mm: the mean of the distances of all surface voxels of both masks.
-        nsd: the part of both surfaces' area that is not farther from the other one than the tolerance.
+        hd95_mm: the larger of the two directed 95th percentiles of the distances between surface voxels.
+        assd_mm: mean distance over the surface voxels of both masks.
+        nsd: fraction of the area of both surfaces that is within the tolerance of the other surface.
     """
 
     hd95_mm: float | None
@@ -47,21 +47,21 @@ def surface_measures(
     tolerance_mm: float,
     labelled: np.ndarray | None = None,
 ) -> SurfaceMeasures:
-    """Compare two surfaces; where the array ends, so does the mask.
+    """Compare two surfaces; a mask that touches the border of the array has a surface there.
 
-    Voxels that nobody labelled take the class of the nearest one that is labelled, in both masks, and only surface at
-    labelled voxels counts, since the border of what is unknown is no surface. MONAI's ``ignore_index`` makes it one, so
-    that of a single labelled slice each voxel would lie on the surface.
+    In both masks, unlabelled voxels take the class of the nearest labelled voxel, and only surface at labelled voxels
+    counts: the border of an unlabelled area is not a surface. MONAI's ``ignore_index`` treats it as one, so that every
+    voxel of a single labelled slice would be on the surface.
 
     Args:
         predicted: boolean, two or three axes.
         expected: boolean, the same shape.
-        spacing_mm: size of a voxel along each axis.
-        tolerance_mm: distance up to which NSD takes surfaces for equal.
-        labelled: False where nobody labelled; None where all is labelled.
+        spacing_mm: voxel size along each axis.
+        tolerance_mm: distance up to which NSD counts surfaces as equal.
+        labelled: boolean, False at unlabelled voxels; None if all voxels are labelled.
 
     Returns:
-        The measures. Distances are None where a mask has no surface; NSD is then 0, or None if both have none.
+        The measures. Distances are None if a mask has no surface; NSD is then 0, or None if neither has one.
     """
     if labelled is not None:
         predicted, expected = _filled(predicted, expected, labelled, spacing_mm)
@@ -97,7 +97,7 @@ def _nsd(
     """Normalized surface Dice (Nikolov et al. 2018, arXiv:1809.04430)."""
     areas = [_areas(mask, spacing_mm) for mask in masks]
     if labelled is not None:
-        # a piece of surface counts where one of the voxels around it is labelled
+        # a surface element counts if one of the voxels around it is labelled
         around = ndimage.maximum_filter(labelled, size=2, origin=-1)[(slice(-1),) * labelled.ndim]
         areas = [area * around for area in areas]
     predicted, expected = (area > 0 for area in areas)
@@ -113,14 +113,14 @@ def _nsd(
 
 
 def _areas(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Area of the surface inside each 2x2x2 voxels (DeepMind's tables, by way of MONAI); 0 where there is none.
+    """Surface area inside each 2x2x2 voxels, 0 without surface; uses DeepMind's tables as shipped in MONAI.
 
     Args:
-        mask: boolean, its borders False.
-        spacing_mm: size of a voxel along each axis.
+        mask: boolean, False along its borders.
+        spacing_mm: voxel size along each axis.
 
     Returns:
-        float32, along each axis one less than the mask.
+        float32, mm2 (mm in 2D); each axis is one shorter than the mask's.
     """
     table, weights = get_code_to_measure_table(tuple(spacing_mm))
     bits = mask.view(np.uint8)
@@ -136,7 +136,7 @@ def _areas(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 def _distances(own: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Distance from each element of a surface to the nearest of another, in the order of the array.
 
-    Those that both have in common need not be looked for.
+    Elements in both surfaces have distance 0 and are not searched.
     """
     distances = np.zeros(own.shape, np.float32)
     apart = own & ~other
@@ -148,7 +148,7 @@ def _distances(own: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float]) 
 def _filled(
     predicted: np.ndarray, expected: np.ndarray, labelled: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks with the nearest labelled voxel in the place of each other one."""
+    """Both masks, each unlabelled voxel replaced by the nearest labelled one."""
     nearest = tuple(
         ndimage.distance_transform_edt(
             ~labelled, sampling=spacing_mm, return_distances=False, return_indices=True

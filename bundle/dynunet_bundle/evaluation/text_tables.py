@@ -13,10 +13,10 @@ MAX_WIDTH = 100
 
 
 def format_measures(summary: Mapping[str, Any]) -> str:
-    """A row a measure, a column a class: the mean over cases and the 95 % interval of that mean.
+    """One row per measure, one column per class: the mean over cases and its 95 % interval.
 
     Args:
-        summary: what ``summarize_measures`` gave.
+        summary: result of ``summarize_measures``.
     """
     statistics = summary["statistics"]
     columns = [(name, [_cell(rows[key]) for key in MEASURES]) for name, rows in statistics.items()]
@@ -33,11 +33,11 @@ def format_measures(summary: Mapping[str, Any]) -> str:
 def columns_text(
     first: tuple[str, Sequence[str]], columns: Sequence[tuple[str, Sequence[str]]]
 ) -> list[str]:
-    """Columns side by side, in blocks below each other where a terminal is too narrow for all.
+    """Columns side by side, in several blocks if they are too wide for a terminal.
 
     Args:
-        first: the head and the cells of the column that each block begins with.
-        columns: likewise the others.
+        first: head and cells of the column that begins each block.
+        columns: head and cells of each other column.
     """
     blocks: list[list[tuple[str, Sequence[str]]]] = []
     width = MAX_WIDTH
@@ -55,23 +55,23 @@ def columns_text(
 
 
 def measures_csv(summary: Mapping[str, Any]) -> bytes:
-    """One row a case and class, one column a measure; empty where it is undefined.
+    """One row per case and class, one column per measure; undefined values are empty.
 
     Args:
-        summary: what ``summarize_measures`` gave.
+        summary: result of ``summarize_measures``.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "class", *MEASURES])
     for case, rows in summary["measures"].items():
         for name, row in rows.items():
-            # csv writes None as nothing
+            # csv writes None as an empty cell
             writer.writerow([case, name, *(row[measure] for measure in MEASURES)])
     return text.getvalue().encode()
 
 
 def interval_text(mean: float | None, interval: Sequence[float] | None) -> str:
-    """``0.873 [0.850, 0.893]``; without an interval where there is none, a dash where there is no mean."""
+    """``0.873 [0.850, 0.893]``; without brackets if there is no interval, a dash if there is no mean."""
     if mean is None:
         return "-"
     if interval is None:
@@ -87,7 +87,7 @@ def _notes(statistics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[st
     undefined = {name: rows["hd95_mm"]["num_undefined"] for name, rows in statistics.items()}
     return [
         f"{name}: no distances in {count} of {counted(statistics[name]['dice']['num_cases'], 'case')}, "
-        "where only one of the masks has it"
+        "because only one of the masks has it"
         for name, count in undefined.items()
         if count
     ]
