@@ -1,4 +1,4 @@
-"""Distributions as strips with boxes: what a template needs to draw them as inline SVG."""
+"""Box plots of distributions, with one point per case: the values from which a template draws inline SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ ROW_HEIGHT, ROW_TEXT = 50, 15
 AXIS_HEIGHT = 26
 JITTER = 8.0
 MAX_INTERVALS = 5
-"""Most steps of round numbers in the range of the values; there is one more at each side."""
+"""Largest number of tick intervals in the range of the values; the axis adds at most one at each end."""
 
 MAX_POINTS = 3000
-"""With more of them only those outside the whiskers are drawn: a page stays small, and a cloud tells no more."""
+"""Above this many points only those outside the whiskers are drawn: more would enlarge the page, not inform."""
 
 WHISKER_REACH = 1.5
 GOLDEN_RATIO = 0.618034
-"""Its multiples spread evenly over 0 to 1, however many there are: neighbours hardly cover each other."""
+"""Jitter of the points: the fractional parts of its multiples spread evenly over 0 to 1, so few points overlap."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One case: its place in pixels, and what is shown where the pointer rests on it."""
+    """One case: its position in pixels, and its tooltip."""
 
     x: float
     y: float
@@ -35,15 +35,15 @@ class Point:
 
 @dataclass(frozen=True)
 class StripRow:
-    """One class; all places in pixels.
+    """One class; all positions in pixels.
 
     Attributes:
         name: of the class.
-        note: how many cases count, and the median.
-        y: the middle of the strip.
+        note: number of cases with a value, and the median.
+        y: centre line of the strip.
         box: first quartile, median, third quartile; None without values.
-        whiskers: the last cases within 1.5 times the length of the box on either side; None without values.
-        points: of the cases.
+        whiskers: outermost cases within 1.5 box lengths of the box on either side; None without values.
+        points: one per drawn case.
     """
 
     name: str
@@ -61,9 +61,9 @@ class Strip:
     Attributes:
         title: with its unit.
         height: pixels; all are ``WIDTH`` wide.
-        base: where the axis lies.
-        ticks: place and text of each round number.
-        rows: one a class.
+        base: y of the axis.
+        ticks: x and text of each tick.
+        rows: one per class.
     """
 
     title: str
@@ -78,11 +78,11 @@ def strip_chart(measure: Measure, values: Mapping[str, Mapping[str, float | None
     """Lay out the distribution of one measure.
 
     Args:
-        measure: what is shown.
+        measure: the measure to show.
         values: by class and case.
 
     Returns:
-        The chart, or None where no case has a value.
+        The chart, or None if no case has a value.
     """
     known = [value for cases in values.values() for value in cases.values() if value is not None]
     if not known:
@@ -100,7 +100,7 @@ def strip_chart(measure: Measure, values: Mapping[str, Mapping[str, float | None
 
 
 def _ends(known: Sequence[float], best: float | None) -> Sequence[float]:
-    """What the axis has to hold: the perfect value too, and where all are perfect its opposite."""
+    """Values that the axis must include: the perfect value, too; 0 and 1 if all values are perfect."""
     if best is None:
         return known
     return [*known, best] if any(value != best for value in known) else [0.0, 1.0]
@@ -146,7 +146,7 @@ def _x(value: float, span: tuple[float, float]) -> float:
 
 
 def _ticks_about(values: Sequence[float]) -> tuple[list[float], tuple[float, float]]:
-    """Round numbers that reach about all values, and the range from the first to the last."""
+    """Round tick values that enclose all values, and the range from the first to the last."""
     low, high = min(values), max(values)
     if low == high:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
@@ -154,6 +154,6 @@ def _ticks_about(values: Sequence[float]) -> tuple[list[float], tuple[float, flo
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999999)
     first, last = math.floor(low / step), math.ceil(high / step)
-    # products of whole numbers, not sums of steps, and rounded: 0.3, not 0.30000000000000004
+    # rounded products of integers, not sums of steps: 0.3, not 0.30000000000000004
     ticks = [float(f"{number * step:.12g}") for number in range(first, last + 1)]
     return ticks, (ticks[0], ticks[-1])

@@ -1,4 +1,4 @@
-"""What scores.json and run.json say, put together case by case; either may be absent, or of an older version."""
+"""Content of scores.json and run.json, merged by case; either may be missing or of an older version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from dynunet_bundle.files import case_name
 from dynunet_bundle.report.text import clean, finite
 
 Files = Mapping[str, Path]
-"""Files by the name of their case."""
+"""Files by case name."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One thing about a case that a person should look at."""
+    """A quality flag: something about a case that a person should check."""
 
     case: str
     kind: str
@@ -28,7 +28,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Failure:
-    """One case that was not segmented, and why."""
+    """A case that was not segmented, and its error."""
 
     case: str
     message: str
@@ -39,9 +39,9 @@ class Content:
     """Scores and run of one set of cases.
 
     Attributes:
-        scores: content of scores.json, empty where there is none.
-        run: content of run.json, empty where there is none.
-        masks: predicted masks by case, which name the cases where nothing else does.
+        scores: content of scores.json; empty if there is no such file.
+        run: content of run.json; empty if there is no such file.
+        masks: predicted masks by case; their names are used if neither file names cases.
     """
 
     scores: Mapping[str, Any]
@@ -56,7 +56,7 @@ class Content:
 
     @cached_property
     def classes(self) -> list[str]:
-        """What is scored, classes or regions, then whatever else has a volume; without the background."""
+        """Scored classes or regions, then other classes with a volume; without the background."""
         names = dict.fromkeys(self.scores.get("mean", self.statistics))
         for case in self.run.get("cases", {}).values():
             names |= dict.fromkeys(case.get("volumes_ml") or {})
@@ -70,16 +70,16 @@ class Content:
 
     @property
     def statistics(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """By class and measure; empty in scores of older versions."""
+        """Statistics by class and measure; empty for scores of older versions."""
         return self.scores.get("statistics", {})
 
     @property
     def tolerance_mm(self) -> float | None:
-        """Of the normalised surface distance."""
+        """Tolerance of the normalised surface Dice."""
         return finite(self.scores.get("nsd_tolerance_mm"))
 
     def value(self, case: str, name: str, measure: str) -> float | None:
-        """One measure of one class in one case, None where it is undefined or unknown."""
+        """One measure of one class in one case; None if it is undefined or unknown."""
         measured = self.scores.get("measures", {}).get(case, {}).get(name, {})
         if measure in measured:
             return finite(measured[measure])
@@ -90,11 +90,11 @@ class Content:
         return None
 
     def run_of(self, case: str) -> Mapping[str, Any]:
-        """What run.json says of a case."""
+        """Entry of a case in run.json; empty if it has none."""
         return self.run.get("cases", {}).get(case, {})
 
     def mean_dice(self, case: str) -> float | None:
-        """Mean over the classes that the case has."""
+        """Mean Dice over the classes with a value in this case, or None."""
         values = [self.value(case, name, "dice") for name in self.scored]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else None
@@ -112,7 +112,7 @@ class Content:
 
     @property
     def failures(self) -> list[Failure]:
-        """Cases that run.json calls neither done nor nothing, each with its error."""
+        """Cases that failed according to run.json, each with its error."""
         statuses = {case: self.run_of(case).get("status", "done") for case in self.cases}
         return [
             Failure(case, clean(self.run_of(case).get("error") or status))
@@ -122,10 +122,11 @@ class Content:
 
 
 def files_by_case(source: Path | Mapping[str, Any] | None) -> dict[str, Path]:
-    """Files by the name of their case; of channels in files of their own the first.
+    """Files by case name; the first channel if each channel has its own file.
 
     Args:
-        source: a folder, one file, by case a file or one a channel, or None. What is not there gives no files.
+        source: a folder, one file, a mapping from case to one file or one file per channel, or None. A path that does
+            not exist gives no files.
     """
     if source is None:
         return {}
@@ -143,16 +144,16 @@ def _first(files: Any) -> Any:
 
 
 def find_file(files: Files, case: str) -> Path | None:
-    """The file of a case, also where it is named as nnU-Net names the first channel: ``case_0000``."""
+    """The file of a case, also under nnU-Net's name of the first channel: ``case_0000``."""
     return files.get(case) or files.get(f"{case}_0000")
 
 
 def masks_of(predictions: Path, run: Mapping[str, Any]) -> dict[str, Path]:
-    """Predicted masks by case: those that run.json names, and whatever else lies in the folder."""
+    """Predicted masks by case: those named in run.json, and all others in the folder."""
     found = files_by_case(predictions)
     for case, facts in run.get("cases", {}).items():
         name = facts.get("mask")
-        # a name only: no record of a run leads out of its folder
+        # the name only, so that a run.json cannot point outside its folder
         if name and (predictions / Path(name).name).is_file():
             found[case] = predictions / Path(name).name
     return found

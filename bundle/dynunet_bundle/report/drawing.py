@@ -1,4 +1,4 @@
-"""One plane as a picture: grey values in true proportion, contours on the borders of voxels, letters and a scale."""
+"""One plane as a picture: grey values in true proportions, contours along voxel borders, letters and a scale bar."""
 
 import math
 from collections.abc import Sequence
@@ -11,35 +11,36 @@ from dynunet_bundle.drawing.colours import COLOURS, ClassColours
 from dynunet_bundle.drawing.slices import font
 
 LINE_PIXELS, THIN_LINE_PIXELS = (2, 4), (1, 3)
-"""Of the reference, which is drawn last and narrower, and of the prediction: where both agree one sees both."""
+"""Line widths of reference and prediction. The reference is narrower and drawn last, so that both stay visible where
+they coincide."""
 
 DASH_PIXELS = 6
-"""A reference's line changes between the colour of its class and black, so that it is dashed on bright ground, on dark
-ground, and on a prediction's line."""
+"""Dash length of the reference's line, which alternates between its class colour and black: the dashes are visible on
+bright and dark ground and on the prediction's line."""
 
 THIN_BELOW_PIXELS = 4
-"""Where voxels are smaller than that, wide lines would cover what they enclose."""
+"""Voxel size below which thin lines are used: wide ones would cover the area that they enclose."""
 
 GREY_LEVELS = 256 - len(COLOURS)
-"""Of a palette's 256 entries; a palette keeps a file at a third of the size that colours would need."""
+"""Palette entries for grey values, of 256. With a palette, a file is a third of the size that RGB would need."""
 
 RGB_CHANNELS = 3
 LETTER_PIXELS, SCALE_TEXT_PIXELS = 19, 14
 LETTER_MARGIN, SCALE_MARGIN = 6, 10
 WHITE, BLACK = 255, 0
 NO_INK, BLACK_INK = 0, -1
-"""Other inks are places in ``COLOURS``, counted from 1."""
+"""Inks without a class; other inks are positions in ``COLOURS``, counted from 1."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a plane is drawn with.
+    """Size and annotations of a drawn plane.
 
     Attributes:
         size: width and height in pixels.
-        letters: what lies on the left, on the right, on top and at the bottom; empty for none.
-        scale_pixels: length of the scale.
-        scale_text: what it stands for.
+        letters: letters at the left, right, top and bottom; empty for none.
+        scale_pixels: length of the scale bar.
+        scale_text: its label.
     """
 
     size: tuple[int, int]
@@ -62,12 +63,12 @@ def draw_plane(
         image: ``[rows, columns]``, or ``[rows, columns, 3]`` for colours.
         window: values that are shown black and white.
         reference: ``[rows, columns]`` label values, or None; its contours are dashed.
-        prediction: likewise; its contours are solid.
-        sheet: size, letters and scale.
-        colours: of the classes; where None, by their values.
+        prediction: ``[rows, columns]`` label values; its contours are solid.
+        sheet: size, letters and scale bar.
+        colours: of the classes; if None, chosen by their values.
 
     Returns:
-        A picture with a palette, or in RGB.
+        A palette picture, or RGB if ``image`` has colours.
     """
     colours = colours or ClassColours()
     shade = (np.nan_to_num(image.astype(np.float32)) - window[0]) / (window[1] - window[0])
@@ -82,7 +83,7 @@ def draw_plane(
     if reference is not None:
         dashed = _dashed(_borders(reference, sheet.size, thin, colours))
         inks = np.where(dashed != NO_INK, dashed, inks)
-    # letters stay readable where a contour runs through them
+    # keep letters readable where a contour crosses them
     inks[np.asarray(texts) > 0] = NO_INK
     if picture.mode == "L":
         return _with_palette(np.asarray(picture), inks)
@@ -108,10 +109,10 @@ def _with_palette(grey: np.ndarray, inks: np.ndarray) -> Image.Image:
 def _borders(
     classes: np.ndarray, size: tuple[int, int], width: int, colours: ClassColours
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inks ``[height, width]`` of upright and of level lines; 0 where there is none.
+    """Inks ``[height, width]`` of vertical and of horizontal lines; 0 elsewhere.
 
-    There are lines wherever two neighbours differ in their class, in the colour of the higher one, and about what
-    reaches the edge of the slice.
+    A line separates neighbouring pixels of different classes, in the colour of the higher class. Classes that reach the
+    edge of the slice also get a line there.
     """
     rows, columns = classes.shape
     padded = np.pad(np.rint(classes).astype(np.int64), 1)
@@ -144,7 +145,7 @@ def _solid(lines: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _dashed(lines: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Black in every other stretch of a line, told by its place in the picture."""
+    """Make every other stretch of a line black; the stretches depend on the position in the picture."""
     inks = []
     for axis, line in enumerate(lines):
         is_black = np.expand_dims(np.arange(line.shape[axis]) // DASH_PIXELS % 2 > 0, 1 - axis)
@@ -159,7 +160,7 @@ def _line(
     ink: int,
     width: int,
 ) -> None:
-    """A line with square ends, so that corners are full, and all of it within the picture."""
+    """Draw a line with square ends, so that corners are filled, entirely within the picture."""
     before, after = (width - 1) // 2, width // 2
     left, top, right, bottom = map(int, ends)
     left, right = (min(max(x, before), size[0] - 1 - after) for x in (left, right))
@@ -168,7 +169,7 @@ def _line(
 
 
 def _write(canvas: ImageDraw.ImageDraw, sheet: Sheet, level: int, edge_level: int) -> None:
-    """Letters at the borders, and a scale at the lower left."""
+    """Draw letters at the borders and a scale bar at the lower left."""
     ink, edge = _ink(canvas, level), _ink(canvas, edge_level)
     width, height = sheet.size
     middle = (width / 2, height / 2)
@@ -193,7 +194,7 @@ def _ink(canvas: ImageDraw.ImageDraw, level: int) -> int | tuple[int, ...]:
 
 
 def round_below(most: float) -> float:
-    """The last of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is not larger.
+    """The largest of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is at most ``most``.
 
     Args:
         most: above zero.

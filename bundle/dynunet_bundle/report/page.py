@@ -1,7 +1,7 @@
 """One self-contained HTML page about a folder of predictions: scores, pictures, cases, quality flags, facts of the run.
 
-The page needs no network and no script; what little script it has sorts tables. It names cases by their file names and
-shows neither folders nor anything else that a header may say of a patient. MONAI has no such page: its MetricsSaver and
+The page works offline and without JavaScript; its only script sorts tables. It names cases by their file names and
+shows neither folders nor header fields that may identify a patient. MONAI has no such page: its MetricsSaver and
 ``write_metrics_reports`` write CSV files.
 """
 
@@ -39,14 +39,14 @@ from dynunet_bundle.report.text import clean, counted, measure_of, number
 TEMPLATE_FOLDER = Path(__file__).parent / "template"
 NUM_WORST, NUM_BEST = 4, 2
 MAX_RANKED_SHARE = 3
-"""At most one case in three is called worst, and one in three best: of five cases no four are the worst."""
+"""At most one case in this many is labelled worst, and one in this many best: of five cases, four are not all worst."""
 
 REPORT_NAME = "report.html"
 
 
 @dataclass(frozen=True)
 class ShownCase:
-    """One case with pictures: ``worst``, ``best`` or nothing, its scores in a line, how many flags it has."""
+    """One case with pictures: its rank (``worst``, ``best`` or empty), its scores as text, its number of flags."""
 
     name: str
     rank: str
@@ -66,17 +66,17 @@ def write_report(
     title: str | None = None,
     class_names: Mapping[int, str] | None = None,
 ) -> Path:
-    """Write the page; what an absent input would tell is left out.
+    """Write the page; sections that need a missing input are left out.
 
     Args:
         path: the HTML file to write; its folder must exist.
         predictions: folder of the predicted masks.
-        images: folder of the images (or one image, or files by case); without them there are no pictures.
-        labels: folder of the reference masks, likewise; without them pictures show the prediction alone.
+        images: folder of the images (or one image, or files by case); without images there are no pictures.
+        labels: the reference masks, in the same forms; without them, pictures show the prediction only.
         scores: content of scores.json.
         run: content of run.json.
-        title: heading of the page; by default the name of the task.
-        class_names: name of each label value, the background first; by default those of ``run``.
+        title: heading of the page; default: the task's name.
+        class_names: name of each label value, the background first; default: the names in ``run``.
 
     Returns:
         ``path``.
@@ -112,7 +112,7 @@ def write_report(
         times=stage_times(run),
     )
     with atomic_write(path) as file:
-        # names of files need not be valid text
+        # file names are not always valid Unicode
         file.write(page.encode("utf-8", errors="replace"))
     return path
 
@@ -162,7 +162,7 @@ def _pictures_title(shown: Sequence[ShownCase], num_cases: int) -> str:
 def _shown_cases(
     content: Content, files: Mapping[str, Mapping[str, Path]], colours: ClassColours
 ) -> list[ShownCase]:
-    """Cases from the lowest to the highest mean Dice, of many only both ends; without scores most flags first."""
+    """Cases by ascending mean Dice (both ends only if there are many); without scores, those with most flags first."""
     if not files["images"]:
         return []
     drawable = _drawable(content)
@@ -180,7 +180,7 @@ def _drawable(content: Content) -> list[str]:
 
 
 def _ranked(scores: Mapping[str, float]) -> dict[str, str]:
-    """Which cases are shown, in the order of their scores, and what each is called: worst, best or nothing."""
+    """The cases to show, by ascending score, each with its rank: worst, best or empty."""
     ranked = sorted(scores, key=lambda case: scores[case])
     shown = ranked if len(ranked) <= NUM_WORST + NUM_BEST else ranked[:NUM_WORST]
     shown = shown + [case for case in ranked[-NUM_BEST:] if case not in shown]

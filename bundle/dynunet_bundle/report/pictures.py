@@ -1,4 +1,4 @@
-"""One case as pictures: the planes through the largest sections of its foreground, with both contours."""
+"""Pictures of one case: the planes through the largest sections of its foreground, with both contours."""
 
 import base64
 import logging
@@ -35,10 +35,10 @@ from dynunet_bundle.report.planes import (
 
 LONGEST_SIDE_PIXELS = 440
 SCALE_SHARE = 0.3
-"""The scale takes at most this part of the width of the narrowest plane."""
+"""Largest length of the scale bar, as a fraction of the width of the narrowest plane."""
 
 OBLIQUE_DEGREES = 5.0
-"""From there on the letters only name the nearest direction, and the caption says so."""
+"""Tilt above which the caption says "oblique": the letters then name only the nearest direction."""
 
 COLOUR_WINDOW = (0.0, 255.0)
 
@@ -51,7 +51,7 @@ class CaseFiles:
 
     Attributes:
         name: of the case.
-        image: its image, the first channel where there are several files.
+        image: its image; the first channel if there are several files.
         prediction: the predicted mask.
         reference: the reference mask, or None.
     """
@@ -64,7 +64,7 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plane.
+    """Picture of one plane.
 
     Attributes:
         source: the picture as a data URI.
@@ -81,11 +81,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class CasePictures:
-    """All planes of one case; none, and a note that says why, where they cannot be drawn.
+    """All planes of one case.
 
     Attributes:
-        panels: the planes.
-        note: why there are none.
+        panels: the planes; empty if they cannot be drawn.
+        note: why they cannot be drawn, or empty.
         values: label values with a contour.
     """
 
@@ -96,7 +96,7 @@ class CasePictures:
 
 @dataclass(frozen=True)
 class _Slice:
-    """What one plane shows of the masks: the slice of the view, and its part of each mask, copied."""
+    """One plane of the masks: the index of its slice in the view, and a copy of that part of each mask."""
 
     plane: Plane
     index: int
@@ -106,21 +106,21 @@ class _Slice:
 def draw_case(
     files: CaseFiles, ignore_value: int | None = None, colours: ClassColours | None = None
 ) -> CasePictures:
-    """Draw the planes of one case, all at one scale.
+    """Draw the planes of one case, all at the same scale.
 
-    Masks are let go before the image is read, and nothing else is as large as they are.
+    To save memory, the masks are freed before the image is read.
 
     Args:
         files: the files of the case.
-        ignore_value: value in the reference of voxels that nobody labelled; shown as background.
-        colours: of the classes; where None, by their values.
+        ignore_value: value of unlabelled voxels in the reference; shown as background.
+        colours: of the classes; if None, chosen by their values.
     """
     try:
         return _draw(files, ignore_value, colours or ClassColours())
     except (
         Exception
-    ) as error:  # readers raise errors of many kinds, and the page is worth more than a picture
-        # what other errors say holds folders, which may be called after a patient
+    ) as error:  # readers raise many types, and a missing picture must not prevent the page
+        # other messages contain folders, whose names may identify a patient
         reason = str(error) if isinstance(error, BundleError) else type(error).__name__
         logger.warning("case %s is not drawn: %s", files.name, reason)
         return CasePictures(note="Not drawn: a file of this case is missing or cannot be read.")
@@ -130,7 +130,7 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
     masks = [read_volume(path) for path in (files.prediction, files.reference) if path is not None]
     shape, affine = masks[0].array.shape[1:], masks[0].affine
     if not all(same_grid(shape, affine, mask.array.shape[1:], mask.affine) for mask in masks):
-        return CasePictures(note="Not drawn: prediction and reference lie on different grids.")
+        return CasePictures(note="Not drawn: prediction and reference are on different grids.")
     axes = stored_axes(affine)
     views = [axes.view(mask.array[0]) for mask in masks]
     counts = foreground_counts(views)
@@ -147,7 +147,7 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
     del masks, views
     image = read_volume(files.image)
     if not same_grid(shape, affine, image.array.shape[1:], image.affine):
-        return CasePictures(note="Not drawn: image and prediction lie on different grids.")
+        return CasePictures(note="Not drawn: image and prediction are on different grids.")
     drawn = {
         round(value) for part in slices for mask in part.masks for value in np.unique(mask).tolist()
     }
@@ -156,7 +156,7 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
 
 
 def _planes(shape: Sequence[int]) -> list[Plane]:
-    """The planes that have an extent both ways; of a single voxel or row the first."""
+    """The planes with more than one voxel along both axes; if there are none, the first plane."""
     usable = [plane for plane in PLANES if min(shape[plane.rows], shape[plane.columns]) > 1]
     return usable or [PLANES[0]]
 

@@ -1,4 +1,4 @@
-"""Three planes of a volume as radiologists look at them: the patient's right on the left, front or head on top."""
+"""Three planes of a volume in radiological view: the patient's right is on the left, front or head on top."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,24 @@ from dynunet_bundle.images.grid import SPATIAL_AXES
 
 MIN_FIELD_MARGIN_MM = 15.0
 FIELD_MARGIN_SHARE = 0.4
-"""What is shown reaches beyond the foreground by this share of its longest side, so that one sees where it lies."""
+"""Margin shown around the foreground, as a fraction of its longest side, to show the surrounding anatomy."""
 
 WINDOW_PERCENTILES = (0.5, 99.5)
 MAX_WINDOW_VOXELS = 500_000
 MIN_WINDOW_VOXELS = 500
-"""The grey values of fewer voxels say too little; the window is then taken from all that is shown."""
+"""Fewest foreground voxels that set the grey window; with fewer, the whole field of view sets it."""
 
 Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One way to cut a volume whose axes run to the patient's left, back and feet.
+    """One plane of a volume whose axes run to the patient's left, back and feet.
 
     Attributes:
-        name: what radiologists call it.
-        across: the axis that it cuts; of the others the first gives columns and the second rows.
-        letters: what lies on the left, on the right, on top and at the bottom.
+        name: radiological name.
+        across: the axis perpendicular to the plane; of the others the first gives columns and the second rows.
+        letters: directions at the left, right, top and bottom.
     """
 
     name: str
@@ -55,13 +55,13 @@ PLANES = (
 
 @dataclass(frozen=True)
 class StoredAxes:
-    """How a volume is stored.
+    """Order and direction of the stored axes of a volume.
 
     Attributes:
-        order: the stored axis that comes closest to right-left, front-back, head-feet.
-        flipped: whether it runs the other way, to the right, front or head.
-        spacing_mm: size of a voxel along each of them.
-        tilt_degrees: the largest angle between an axis of the volume and the one of the patient that it stands for.
+        order: for each of right-left, front-back and head-feet the closest stored axis.
+        flipped: for each whether the stored axis runs the other way, to the right, front or head.
+        spacing_mm: voxel size along each.
+        tilt_degrees: largest angle between an axis of the volume and its patient axis.
     """
 
     order: tuple[int, ...]
@@ -76,12 +76,12 @@ class StoredAxes:
         return array.transpose(*self.order, *rest)[steps]
 
     def stored_index(self, axis: int, index: int, size: int) -> int:
-        """Where a slice of the view along ``axis`` lies in the file."""
+        """Index in the file of a slice of the view along ``axis``."""
         return size - 1 - index if self.flipped[axis] else index
 
 
 def stored_axes(affine: np.ndarray) -> StoredAxes:
-    """Read the stored axes off an affine ``[4, 4]`` in RAS+ mm; an axis of no length keeps its place."""
+    """The stored axes of an affine ``[4, 4]`` in RAS+ mm; axes of zero length fill the remaining positions in order."""
     stands_for = nib.io_orientation(affine)
     order: list[int | None] = [None] * SPATIAL_AXES
     flipped = [False] * SPATIAL_AXES
@@ -106,13 +106,16 @@ def section(view: np.ndarray, plane: Plane, index: int) -> np.ndarray:
 
 
 def foreground_counts(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Voxels that are foreground in any mask, counted by slice along each axis; no volume is copied.
+    """Number of voxels that are foreground in any mask, per slice along each axis; no volume is copied.
 
     Args:
-        masks: views ``[left, back, feet]`` of one shape; what is above 0.5 is foreground.
+        masks: views ``[left, back, feet]`` of one shape; values above 0.5 are foreground.
+
+    Returns:
+        For each axis an int64 array with one count per slice.
     """
     shape = masks[0].shape
-    # slices along the axis with the longest strides lie together in memory
+    # slices along the axis with the longest stride are contiguous in memory
     along = int(np.argmax(np.abs(masks[0].strides)))
     first, second = (axis for axis in range(SPATIAL_AXES) if axis != along)
     counts = [np.zeros(size, dtype=np.int64) for size in shape]
@@ -127,7 +130,7 @@ def foreground_counts(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def foreground_box(counts: Sequence[np.ndarray]) -> Box:
-    """The smallest box that holds all foreground; all of the volume where there is none."""
+    """Bounding box of the foreground; the whole volume if there is no foreground."""
     limits = []
     for along in counts:
         inside = np.flatnonzero(along)
@@ -137,12 +140,12 @@ def foreground_box(counts: Sequence[np.ndarray]) -> Box:
 
 
 def field_of_view(box: Box, shape: Sequence[int], spacing_mm: Sequence[float]) -> Box:
-    """A cube about the box with a margin, cut to the volume.
+    """A cube around the box with a margin, clipped to the volume.
 
-    All planes of a case are drawn at one scale, which the longest side sets; so a cube costs nothing and shows more.
+    All planes of a case share one scale, set by the longest side, so a cube shows more without more pixels.
 
     Args:
-        box: of the foreground.
+        box: bounding box of the foreground.
         shape: of the view.
         spacing_mm: of the view.
     """
@@ -161,12 +164,12 @@ def field_of_view(box: Box, shape: Sequence[int], spacing_mm: Sequence[float]) -
 
 
 def grey_window(image: np.ndarray, box: Box, field: Box) -> tuple[float, float]:
-    """Values that are shown black and white: percentiles of the foreground's box, for CT and MR alike.
+    """Values that are shown black and white: percentiles within the foreground's box, for CT and MR alike.
 
     Args:
-        image: a view ``[left, back, feet]``; of a large box only every so-manyth voxel is looked at.
-        box: of the foreground.
-        field: what is shown.
+        image: a view ``[left, back, feet]``; large boxes are subsampled.
+        box: bounding box of the foreground.
+        field: field of view.
     """
     values = _some_values(image[box])
     if len(values) < MIN_WINDOW_VOXELS:

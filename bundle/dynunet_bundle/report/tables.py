@@ -1,4 +1,4 @@
-"""The tables of a report: scores by class, cases, facts of the run, times."""
+"""Tables of a report: scores by class, cases, facts of the run, times."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SHORT_TITLES = {"reference_volume_ml": "Reference"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and the number that it is sorted by; empty where it has none."""
+    """One cell: its text, and the number that it is sorted by (empty if it has no number)."""
 
     text: str
     key: str = ""
@@ -52,7 +52,7 @@ class SummaryTable:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case: its cells in the order of the columns, how many flags it has, and whether it failed."""
+    """One case: its cells in column order, its number of flags, and whether it failed."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -70,7 +70,7 @@ class CaseTable:
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage, and as text the median, the longest and the sum of its times over the cases."""
+    """One stage: the median, maximum and sum of its times over the cases, as text."""
 
     stage: str
     texts: tuple[str, ...]
@@ -99,7 +99,7 @@ def summary_table(content: Content) -> SummaryTable | None:
 
 
 def _older_statistics(content: Content) -> dict[str, dict[str, dict[str, Any]]]:
-    """What scores without statistics have: the mean of Dice and the number of cases."""
+    """Statistics of scores of older versions: the mean Dice and the number of cases."""
     counts = content.scores.get("num_cases", {})
     return {
         name: {"dice": {"mean": mean, "num_cases": counts.get(name)}}
@@ -118,7 +118,7 @@ def _summary(statistics: Mapping[str, Any], measure: Measure) -> Summary:
 
 
 def case_table(content: Content) -> CaseTable:
-    """Scores, volumes and flags of each case; columns in which no case has a value are left out."""
+    """Scores, volumes and flags of each case; columns without any value are left out."""
     groups, columns = [], []
     for name in content.classes:
         known = []
@@ -146,7 +146,7 @@ def case_table(content: Content) -> CaseTable:
 
 
 def run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was run, where and how long, as terms and texts."""
+    """Facts of the run, such as task, device and duration, as terms and texts."""
     facts = [
         ("Task", run.get("task_name")),
         ("Status", _status(run)),
@@ -174,7 +174,7 @@ def settings(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def stage_times(run: Mapping[str, Any]) -> list[StageTime]:
-    """How long each stage took."""
+    """Times of each stage."""
     stages: dict[str, list[float]] = {}
     for facts in run.get("cases", {}).values():
         for stage, seconds in (facts.get("seconds") or {}).items():
@@ -188,7 +188,7 @@ def stage_times(run: Mapping[str, Any]) -> list[StageTime]:
 
 
 def verdict(content: Content) -> str:
-    """The page in one sentence: how good, where worst, what failed, what to look at."""
+    """Summary of the page in one sentence: mean score, lowest class, failures, flags."""
     parts = [_score_part(content) or _segmented_part(content)]
     if content.failures:
         parts.append(f"{counted(len(content.failures), 'case')} failed")
@@ -203,7 +203,7 @@ def verdict(content: Content) -> str:
 
 
 def _outcome(content: Content) -> str:
-    """How the run ended, where it is not finished; a run whose cases failed one by one is told by them."""
+    """Outcome of an unfinished run; empty for a run that failed because of single cases, which are reported already."""
     status = content.run.get("status", "finished")
     if status == "finished" or (status == "failed" and content.failures):
         return ""

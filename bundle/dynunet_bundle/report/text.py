@@ -1,4 +1,4 @@
-"""Numbers and texts as a report shows them: rounded, with a dash for what is undefined, and without folders."""
+"""Numbers and texts for a report: numbers rounded, a dash for undefined values, texts without folders."""
 
 import json
 import math
@@ -23,9 +23,9 @@ class Measure:
     Attributes:
         key: its name in scores.json.
         title: its name for people.
-        unit: of its values; empty where they have none.
+        unit: of its values, or empty.
         digits: decimals.
-        best: 1 or 0 where an axis has to hold that value, the one of a perfect mask.
+        best: value of a perfect mask, which the axis of a chart must include; None if not needed.
     """
 
     key: str
@@ -47,15 +47,15 @@ MEASURES = (
     Measure("volume_ml", "Volume", "ml", 2),
     Measure("reference_volume_ml", "Reference volume", "ml", 2),
 )
-"""The order of columns, most asked for first."""
+"""Measures in column order, most wanted first."""
 
 
 def measure_of(key: str, tolerance_mm: float | None = None) -> Measure:
-    """How a measure is shown; one that is not listed goes by its key.
+    """How a measure is shown; an unlisted measure is titled by its key.
 
     Args:
         key: as in scores.json.
-        tolerance_mm: of the normalised surface distance, which means little without it.
+        tolerance_mm: tolerance of the normalised surface Dice, added to its title.
     """
     for measure in MEASURES:
         if measure.key == key:
@@ -66,19 +66,19 @@ def measure_of(key: str, tolerance_mm: float | None = None) -> Measure:
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None for what is none: null, NaN, infinity."""
+    """The number, or None for null, NaN and infinity."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with a fixed count of decimals, a dash where it is undefined."""
+    """A number with a fixed number of decimals, or a dash if it is undefined."""
     known = finite(value)
     return DASH if known is None else f"{known:.{digits}f}"
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as people say them: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Seconds in readable form: ``0.42 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 05 min``."""
     known = finite(seconds)
     if known is None:
         return DASH
@@ -99,8 +99,8 @@ def counted(count: int, noun: str) -> str:
 def clean(text: Any) -> str:
     """Text without folders and control characters, to be escaped by the template.
 
-    A path from the root, or from the home folder, tells of a machine and often of a patient; only what follows its last
-    separator is kept. Where blanks leave open how far a path reaches, more text is taken out rather than less.
+    An absolute path or one from the home folder reveals the machine and often a patient; only the part after its last
+    separator is kept. If spaces make the end of a path ambiguous, more text is removed rather than less.
     """
     lines = str(text).splitlines() or [""]
     bare = (_ROOTED.sub("", _FOLDERS.sub("", line)) for line in lines)
@@ -108,7 +108,7 @@ def clean(text: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """A setting as text: strings as they are, all else as JSON; cut where it is long."""
+    """A setting as text: strings unquoted, other values as JSON; long texts are truncated."""
     text = value if isinstance(value, str) else json.dumps(_cleaned(value), default=str)
     text = clean(text) if isinstance(value, str) else text
     if len(text) > SHOWN_VALUE_CHARACTERS:
@@ -117,7 +117,7 @@ def shown_value(value: Any) -> str:
 
 
 def _cleaned(value: Any) -> Any:
-    """The same, with every string within it cleaned: JSON's quotes would hide where a path ends."""
+    """The value with every string in it cleaned; cleaned after ``json.dumps``, quotes would hide the end of a path."""
     if isinstance(value, dict):
         return {clean(key): _cleaned(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed; without it the page is complete all the same.
+// Sorts a table by the column whose heading is clicked. The page is complete without this script.
 document.querySelectorAll("table.sortable").forEach((table) => {
   const body = table.tBodies[0];
   table.querySelectorAll("th[data-column]").forEach((heading) => {
