@@ -182,8 +182,8 @@ def test_ignored_voxels_are_left_out(gaps):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((128, None), "the ignored value is 128"),
-        ((None, {"body": [3]}), '"body" has'),
+        ((128, None), "ignore_value is 128"),
+        ((None, {"body": [3]}), '"body" is'),
         ((None, {"body": [128]}, [255]), "writes 255"),
     ],
 )

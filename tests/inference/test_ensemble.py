@@ -126,7 +126,7 @@ def test_the_values_of_the_files_and_the_rules(images, tmp_path):
     expected[0, 0, 0] = expected[4, 4, 4] = 0
     kept = write_ensemble(request_for(images, tmp_path / "one", rules=[[128, 300]]))[0]
     assert np.array_equal(load(kept), expected)
-    with pytest.raises(ConfigError, match="the value 1, which no class has"):
+    with pytest.raises(ConfigError, match="the value 1, which is not a label value"):
         write_ensemble(request_for(images, tmp_path / "one", rules=[[1]]))
 
 

@@ -164,8 +164,8 @@ def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path
         (TUMOUR, None, ("need regions_class_order",)),
         (TUMOUR, [1, 2, 3], ("3 value(s)", "2 region(s) (whole, inner)")),
         (TUMOUR, [1, 2], ('writes 2 for the region "inner"',)),
-        ({**TUMOUR, "ignore": 3}, ORDER, ("the ignored value is 3",)),
-        ({"background": 0, "inner": 3, "whole": [1, 2, 3]}, [3, 1], ("list larger ones first",)),
+        ({**TUMOUR, "ignore": 3}, ORDER, ("ignore_value is 3",)),
+        ({"background": 0, "inner": 3, "whole": [1, 2, 3]}, [3, 1], ("list larger regions first",)),
         ({"background": 0, "outer": 1, "middle": 2, "ignore": 3}, None, ("4 (", "not listed")),
     ],
     ids=["no order", "length", "value", "ignore", "sequence", "unlisted"],
@@ -182,8 +182,8 @@ def test_plan_py_refuses_declarations_that_contradict_themselves(labels, order, 
     ("overrides", "words"),
     [
         ({"regions": "{'body': [1, 2]}"}, ("need regions_class_order",)),
-        ({"regions": "{'body': [1, 7]}", "regions_class_order": "[1]"}, ('"body" has [1, 7]',)),
-        ({"ignore_value": 2}, ("the ignored value is 2",)),
+        ({"regions": "{'body': [1, 7]}", "regions_class_order": "[1]"}, ('"body" is [1, 7]',)),
+        ({"ignore_value": 2}, ("ignore_value is 2",)),
     ],
 )
 def test_training_refuses_them_on_the_command_line(overrides, words, phantom, tmp_path):

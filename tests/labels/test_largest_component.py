@@ -138,7 +138,7 @@ def test_other_rules_are_refused(rules):
 def test_a_value_of_no_class_is_named():
     require_rules([[1, 128]], [0, 1, 128])
     with pytest.raises(
-        ConfigError, match=r"the value 3, which no class has: they have \[0, 1, 2\]"
+        ConfigError, match=r"the value 3, which is not a label value of this task: \[0, 1, 2\]"
     ):
         require_rules([[1], [3]], [0, 1, 2])
 

@@ -72,7 +72,7 @@ def test_the_store_describes_it_by_what_it_says():
         ({"kidney": [1, 2, 3], "masses": [2, 3], "tumour": [2]}, [1, 3, 2]),
         # what is in no region is background
         ({"core": [2]}, [2]),
-        # what two regions share is a region of its own
+        # what two regions share is a separate region
         ({"left": [1, 2], "right": [2, 3], "both": [2]}, [1, 3, 2]),
         # two values that are nowhere told apart may be written as one
         ({"whole": [1, 2], "rest": [3]}, [2, 3]),
@@ -86,16 +86,16 @@ def test_good_regions(regions: Any, order: Any):
     ("regions", "order", "words"),
     [
         (TUMOUR, None, ("need regions_class_order", "whole, core, enhancing")),
-        (TUMOUR, 3, ("need regions_class_order", "it is 3")),
-        (TUMOUR, [1, 2], ("2 value(s), [1, 2], for 3 region(s)", "one value a region")),
+        (TUMOUR, 3, ("need regions_class_order", "It is 3")),
+        (TUMOUR, [1, 2], ("2 value(s), [1, 2], for 3 region(s)", "one value per region")),
         (None, [1, 2], ("without regions",)),
         ({}, [], ("must be an object",)),
         ([[1, 2]], [1], ("must be an object",)),
-        ({"whole": [1, 7]}, [1], ('"whole" has [1, 7]', "[1, 2, 3]")),
-        ({"whole": [0, 1]}, [1], ('"whole" has [0, 1]', "background")),
-        ({"whole": []}, [1], ('"whole" has []',)),
-        ({"whole": 1}, [1], ('"whole" has 1', "a list")),
-        ({"whole": [1.0]}, [1], ('"whole" has [1.0]',)),
+        ({"whole": [1, 7]}, [1], ('"whole" is [1, 7]', "[1, 2, 3]")),
+        ({"whole": [0, 1]}, [1], ('"whole" is [0, 1]', "background")),
+        ({"whole": []}, [1], ('"whole" is []',)),
+        ({"whole": 1}, [1], ('"whole" is 1', "a list")),
+        ({"whole": [1.0]}, [1], ('"whole" is [1.0]',)),
         ({"a#b": [1]}, [1], ('"a#b"', "Rename")),
         ({"a::b": [1]}, [1], ('"a::b"', "Rename")),
         ({"whole": [1, 2]}, [3], ('writes 3 for the region "whole"', "[1, 2]")),
@@ -104,9 +104,13 @@ def test_good_regions(regions: Any, order: Any):
         (
             {"enhancing": [3], "core": [2, 3], "whole": [1, 2, 3]},
             [3, 2, 1],
-            ("writes 1 where a voxel has the value 2", "list larger ones first"),
+            ("writes 1 where a voxel has the value 2", "list larger regions first"),
         ),
-        ({"left": [1, 2], "right": [2, 3]}, [1, 3], ("writes 3 where", "a region of its own")),
+        (
+            {"left": [1, 2], "right": [2, 3]},
+            [1, 3],
+            ("writes 3 where", "add a region for what two regions share"),
+        ),
     ],
 )
 def test_bad_regions_say_what_to_do(regions: Any, order: Any, words: tuple[str, ...]):
@@ -148,16 +152,16 @@ def test_good_ignored_values(value: Any):
 
 @pytest.mark.parametrize("value", [0, 3, -1, 1.5, "4", True])
 def test_bad_ignored_values(value: Any):
-    with pytest.raises(PlanError, match="the ignored value is .*of its own"):
+    with pytest.raises(PlanError, match="ignore_value is .*not a value of a class"):
         LabelScheme(NAMES, VALUES, value)
 
 
 def test_as_many_values_as_names():
-    with pytest.raises(PlanError, match="4 label_names and 2 label_values; it needs one value"):
+    with pytest.raises(PlanError, match="4 label_names and 2 label_values\\. Give one value"):
         LabelScheme(NAMES, [0, 255])
 
 
 @pytest.mark.parametrize("values", [[0, 255, 128], [0, 1, 1], [0, "1"], list(range(256))])
 def test_tables_that_are_refused(values: list[Any]):
-    with pytest.raises(PlanError, match="must ascend, at most 255"):
+    with pytest.raises(PlanError, match="at most 255 ascending whole numbers"):
         LabelScheme([f"class {value}" for value in values], values)

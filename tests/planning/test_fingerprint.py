@@ -184,7 +184,7 @@ def test_other_than_the_named_channels(tmp_path: Path, shape: tuple[int, ...]):
         "image": str(save_nifti(tmp_path / "bad.nii.gz", noise(*shape))),
         "label": str(save_nifti(tmp_path / "label.nii.gz", ball(*shape[:3]))),
     }
-    with pytest.raises(CaseError, match=r"case bad: its image has 3 channel\(s\), the plan 1"):
+    with pytest.raises(CaseError, match=r"case bad: its image has 3 channel\(s\), the plan has 1"):
         extract_fingerprint(dataset(good, bad))
 
 

@@ -83,7 +83,9 @@ def test_a_2d_image():
 
 
 def test_another_number_of_channels():
-    with pytest.raises(CaseError, match=r"case case_7: its image has 2 channel\(s\), the plan 1"):
+    with pytest.raises(
+        CaseError, match=r"case case_7: its image has 2 channel\(s\), the plan has 1"
+    ):
         check(np.concatenate([good_image()] * 2))
 
 
@@ -94,7 +96,7 @@ def test_label_values_that_are_not_listed_are_counted():
     label = good_label()
     label[0, 0, 0, :3] = 7
     label[0, 0, 1, 0] = -1
-    message = r"not listed: -1 \(1 voxels\), 7 \(3 voxels\); expected are 0 to 2"
+    message = r"not listed: -1 \(1 voxels\), 7 \(3 voxels\); expected: 0 to 2"
     with pytest.raises(CaseError, match=f"case case_7: .*{message}"):
         check(good_image(), label)
 
@@ -124,7 +126,7 @@ def test_a_float_label_is_rounded():
 def test_a_label_between_whole_numbers(value: float):
     label = good_label()
     label[0, 5, 5, 5] = value
-    with pytest.raises(CaseError, match="case case_7: .*no whole numbers"):
+    with pytest.raises(CaseError, match="case case_7: .*not whole numbers"):
         check(good_image(), label)
 
 
@@ -152,7 +154,7 @@ def test_values_with_gaps(values: list[int], dtype: torch.dtype):
 def test_a_value_in_a_gap():
     label = good_label() * 127
     label[0, 0, 0, :2] = 1
-    message = r"not listed: 1 \(2 voxels\); expected are 0, 127, 254"
+    message = r"not listed: 1 \(2 voxels\); expected: 0, 127, 254"
     with pytest.raises(CaseError, match=f"case case_7: .*{message}"):
         check(good_image(), label, label_values=[0, 127, 254])
 
@@ -183,7 +185,7 @@ def test_a_label_of_the_same_origin_but_another_grid(change: str):
     other = oblique()
     # 2 % wider voxels: only the far corner shows it
     other[:3, 0] *= 1.02 if change == "spacing" else -1
-    with pytest.raises(CaseError, match="case case_7: .*at different places"):
+    with pytest.raises(CaseError, match="case case_7: .*at different positions"):
         check(good_image(), good_label(), (oblique(), other))
 
 

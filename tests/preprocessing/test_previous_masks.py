@@ -156,7 +156,7 @@ def test_a_case_without_a_mask(cases: list[Case], pipeline: Pipeline) -> None:
     ("shape", "affine", "fill", "message"),
     [
         ((14, 16, 6), AFFINE, 0, "image and mask of the previous stage have different shapes"),
-        (SHAPE, np.diag([1.0, 1.0, 1.0, 1.0]), 0, "lie at different places"),
+        (SHAPE, np.diag([1.0, 1.0, 1.0, 1.0]), 0, "are at different positions"),
         (SHAPE, AFFINE, 5, "its mask of the previous stage has values that are not listed: 5"),
         (SHAPE, AFFINE, 9, "its mask of the previous stage has values that are not listed: 9"),
         ((*SHAPE, 2), AFFINE, 0, "its mask of the previous stage has 2 channels"),

@@ -72,9 +72,9 @@ def test_every_problem_of_every_case_is_found(spoilt):
         ("000", "error", "9 (3 voxels)"),
         ("001", "error", "different shapes"),
         ("002", "warning", "label is empty"),
-        ("003", "warning", "the same as that of phantom_004"),
-        ("005", "warning", "image: the axes of its affine are not at right angles"),
-        ("005", "warning", "label: the axes of its affine are not at right angles"),
+        ("003", "warning", "identical to that of phantom_004"),
+        ("005", "warning", "image: the axes of its affine are not orthogonal"),
+        ("005", "warning", "label: the axes of its affine are not orthogonal"),
     ]
     assert len(found) == len(expected)
     for case, severity, words in expected:
@@ -210,7 +210,7 @@ def test_duplicates_are_told_once_a_group():
     digests = [("a", "1"), ("b", "2"), ("c", "1"), ("d", ""), ("e", ""), ("f", "1")]
     (finding,) = duplicate_findings(digests)
     assert finding.case == "a"
-    assert finding.problem == "its image is the same as that of c, f"
+    assert finding.problem == "its image is identical to that of c, f"
 
 
 def test_real_pictures_have_no_errors(real_data):
@@ -235,5 +235,5 @@ def test_labels_that_ignore_much_or_all(own_phantom):
     assert [(finding.case, finding.severity) for finding in found] == [
         (f"phantom_{index:03d}", "warning") for index in range(3)
     ]
-    assert "ignores all" in found[0].problem
+    assert "all voxels of its label are ignored" in found[0].problem
     assert all("empty" in finding.problem for finding in found[1:])

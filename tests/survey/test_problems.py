@@ -48,7 +48,7 @@ def test_arrays_of_any_type(dtype: type):
     image = (good_image() * 100).astype(dtype)
     assert problems_of(image, good_label().astype(dtype), 1, [0, 1, 2]) == []
     (problem,) = problems_of(image, good_label().astype(dtype), 1, [0, 1])
-    assert re.fullmatch(r"its label .*listed: 2 \(\d+ voxels\); expected are 0 to 1", problem)
+    assert re.fullmatch(r"its label .*listed: 2 \(\d+ voxels\); expected: 0 to 1", problem)
 
 
 def unnamed(label: np.ndarray) -> list[str]:
@@ -65,9 +65,9 @@ def test_any_few_whole_numbers_may_be_labels():
     ("value", "words"),
     [
         (-1, "different values from -1 to 2"),
-        (1.4, "no whole numbers"),
-        (np.nan, r"nan \(1 voxels\); expected are 0 to 2"),
-        (np.inf, r"inf \(1 voxels\); expected are 0 to 2"),
+        (1.4, "not whole numbers"),
+        (np.nan, r"nan \(1 voxels\); expected: 0 to 2"),
+        (np.inf, r"inf \(1 voxels\); expected: 0 to 2"),
     ],
 )
 def test_what_cannot_be_a_label(value: float, words: str):

@@ -301,7 +301,7 @@ def test_a_test_image_that_is_a_training_image(dataset: DatasetDescription, tmp_
     leaking = replace(dataset, test=({"image": str(copy)},))
     (finding,) = all_findings(survey_dataset(leaking))
     assert (finding.case, finding.severity) == ("a", "warning")
-    assert "the same as that of a" in finding.problem
+    assert "identical to that of a" in finding.problem
 
 
 def test_a_cache_that_cannot_be_written(dataset: DatasetDescription, tmp_path: Path):

@@ -1,4 +1,7 @@
-"""Label values in files <-> classes in the network: 0, 128, 255 on disk are 0, 1, 2 in training."""
+"""Label values in files <-> class numbers in the network: 0, 128, 255 on disk are 0, 1, 2 in training.
+
+Stored on disk: the name of ``ValuesToClassesd`` and its attributes, hashed, in the prepared store (``recipe.py``).
+"""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -12,30 +15,30 @@ from dynunet_bundle.labels.scheme import LabelScheme, values_to_classes
 class ValuesToClassesd(MapTransform):
     """Values to classes: ``preprocessing`` of train.json and inference.json, ``postprocessing`` of evaluate.json.
 
-    The values that a file uses become the numbers of their classes. MONAI's MapLabelValued refuses a table that changes
-    nothing, which is the table of most data sets, and leaves values that are in no table.
+    MONAI's MapLabelValued refuses a table that changes nothing, as most data sets have, and keeps values that are not
+    in the table.
 
     Args:
-        keys: keys of the labels, whole numbers of any shape, each a value of a class or the ignored one, which becomes
-            ``IGNORE_CLASS``.
-        labels: what the values mean.
+        keys: keys of the labels, whole numbers of any shape, each the value of a class or the ignore value, which
+            becomes ``IGNORE_CLASS``.
+        labels: the plan's labels.
         allow_missing_keys: as in MONAI.
     """
 
-    # an attribute of the class: the key of the prepared store (recipe.py) changes only where there is such a value
+    # a class attribute, so that the key of the prepared store (recipe.py) has it only if the plan has an ignore value
     ignore_value: int | None = None
 
     def __init__(
         self, keys: KeysCollection, labels: LabelScheme, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        # not the scheme: its names and regions change nothing in the prepared store, so they are not in its key
+        # not the whole scheme: names and regions do not change the prepared store, so its key must not have them
         self.label_values = list(labels.values)
         if labels.ignore_value is not None:
             self.ignore_value = labels.ignore_value
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Map one case, rounding what is off a whole number; the result is uint8."""
+        """Map one case to uint8; values are rounded to whole numbers first."""
         mapped = dict(data)
         for key in self.key_iterator(mapped):
             mapped[key] = values_to_classes(mapped[key], self.label_values, self.ignore_value)
@@ -43,11 +46,11 @@ class ValuesToClassesd(MapTransform):
 
 
 class ClassesToValuesd(MapTransform):
-    """Turn class numbers into values of files: ``postprocessing`` of inference.json and evaluate.json.
+    """Class numbers to the values of files: ``postprocessing`` of inference.json and evaluate.json.
 
     Args:
-        keys: keys of the masks, class numbers of any shape; a network finds nothing to be ignored.
-        labels: what the values mean.
+        keys: keys of the masks, class numbers of any shape, without ``IGNORE_CLASS``.
+        labels: the plan's labels.
         allow_missing_keys: as in MONAI.
     """
 
@@ -58,7 +61,7 @@ class ClassesToValuesd(MapTransform):
         self.labels = labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Map one case; the result has the type of the mask, or int32 where that is too small."""
+        """Map one case; the result has the mask's data type, or int32 if that is too small."""
         mapped = dict(data)
         for key in self.key_iterator(mapped):
             mapped[key] = self.labels.to_values(mapped[key])

@@ -1,4 +1,4 @@
-"""The ``labels`` of a dataset.json: classes, nnU-Net's regions, and the value of what nobody labelled."""
+"""The ``labels`` of a dataset.json: classes, nnU-Net's regions, and the value of unlabelled voxels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.labels.scheme import LabelScheme
 
 IGNORE_NAME = "ignore"
-"""nnU-Net's name for it (``label_handling.py``)."""
+"""nnU-Net's name of the label of unlabelled voxels (``label_handling.py``)."""
 
 Entries = Sequence[tuple[str, list[int]]]
 
 
 def read_labels(content: Mapping[str, Any], source: Path) -> LabelScheme:
-    """Read ``{"0": "background"}`` (Decathlon) or ``{"background": 0}`` (nnU-Net), where a list of values is a region.
+    """Read ``{"0": "background"}`` (Decathlon) or ``{"background": 0}`` (nnU-Net; a list of values is a region).
 
     Args:
         content: the dataset.json.
@@ -27,7 +27,9 @@ def read_labels(content: Mapping[str, Any], source: Path) -> LabelScheme:
     ignored = [values for name, values in entries if name == IGNORE_NAME]
     named = [(name, values) for name, values in entries if name != IGNORE_NAME]
     if ignored and (len(ignored) > 1 or len(ignored[0]) != 1):
-        raise DatasetError(f'{source}: "{IGNORE_NAME}" in "labels" needs one value, not {ignored}.')
+        raise DatasetError(
+            f'{source}: "{IGNORE_NAME}" in "labels" is {ignored}. Give it exactly one value.'
+        )
     if any(len(values) > 1 for _, values in named):
         found = _with_regions(named, source)
         found["regions_class_order"] = content.get("regions_class_order")
@@ -54,7 +56,7 @@ def _entries(table: Any, source: Path) -> Entries:
         ]
     except (TypeError, ValueError) as error:
         raise DatasetError(
-            f'{source}: "labels" has values that are no numbers: {table}.'
+            f'{source}: "labels" has values that are not whole numbers: {table}.'
         ) from error
 
 
@@ -62,19 +64,19 @@ def _plain(named: Entries, source: Path) -> dict[str, Any]:
     names = {values[0]: name for name, values in named if values}
     if len(names) != len(named) or min(names, default=None) != 0:
         raise DatasetError(
-            f'{source}: "labels" must give each class a value of its own, the background 0; it has {dict(named)}.'
+            f'{source}: "labels" must give each class a different value, and the background 0; it has {dict(named)}.'
         )
     ordered = sorted(names)
     return {"values": ordered, "names": [names[value] for value in ordered]}
 
 
 def _with_regions(named: Entries, source: Path) -> dict[str, Any]:
-    """Each entry but the background is a region; classes are all values, named by a region that is one value."""
+    """Each entry except the background is a region. Each value is a class, named after a region of that value alone."""
     values = sorted({value for _, entry in named for value in entry})
     alone = {entry[0]: name for name, entry in reversed(named) if len(set(entry)) == 1}
     if values[0] != 0 or 0 not in alone:
         raise DatasetError(
-            f'{source}: "labels" has regions, so it needs "background": 0 beside them; it has {dict(named)}.'
+            f'{source}: "labels" has regions, so it also needs "background": 0; it has {dict(named)}.'
         )
     return {
         "values": values,

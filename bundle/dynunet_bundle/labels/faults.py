@@ -1,42 +1,42 @@
-"""What is wrong with the values of classes, an ignored value or regions, in a sentence that says what to do."""
+"""Faults of label values, the ignore value and regions, each as a message with its remedy."""
 
 from collections.abc import Mapping, Sequence
 
 from dynunet_bundle.errors import some_of
 
 MAX_CLASSES = 255
-"""0 to 254, below ``IGNORE_CLASS`` of ``scheme.py``."""
+"""Number of classes with the background: 0 to 254, below ``IGNORE_CLASS`` of ``scheme.py``."""
 
-MAX_VALUES_SHOWN = 10
+MAX_VALUES_SHOWN = 10  # values listed in a message
 
 Regions = Mapping[str, Sequence[int]]
-"""By the name of each region the values that make it up; the order is that of the network's outputs."""
+"""Label values of each region by its name, in the order of the network's outputs."""
 
 
 def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) -> str | None:
-    """What is wrong with the values of classes, and what to do; None where nothing is."""
+    """Fault of the values of classes with its remedy, or None."""
     if len(label_names) != len(label_values):
         return (
-            f"the plan has {len(label_names)} label_names and {len(label_values)} label_values; "
-            "it needs one value a name."
+            f"the plan has {len(label_names)} label_names and {len(label_values)} label_values. "
+            "Give one value per name."
         )
     values = list(label_values)
     ascending = all(map(_is_whole, values)) and values == sorted(set(values))
     if not ascending or len(values) > MAX_CLASSES:
         shown = some_of(values, MAX_VALUES_SHOWN)
-        return f"label_values must ascend, at most {MAX_CLASSES} of them, not {shown}."
+        return f"label_values must be at most {MAX_CLASSES} ascending whole numbers, not {shown}."
     return None
 
 
 def find_ignore_fault(label_values: Sequence[int], ignore_value: int | None) -> str | None:
-    """What is wrong with the value of voxels that nobody labelled, and what to do; None where nothing is."""
+    """Fault of the value of unlabelled voxels with its remedy, or None."""
     if ignore_value is None or (
         _is_whole(ignore_value) and ignore_value > 0 and ignore_value not in label_values
     ):
         return None
     return (
-        f"the ignored value is {ignore_value!r}, the classes have {list(label_values)}. "
-        "Give it a positive whole number of its own."
+        f"ignore_value is {ignore_value!r}, the classes have {list(label_values)}. "
+        "Set it to a positive whole number that is not a value of a class."
     )
 
 
@@ -45,7 +45,7 @@ def find_region_fault(
     regions: Regions | None,
     regions_class_order: Sequence[int] | None,
 ) -> str | None:
-    """What is wrong with regions, and what to do; None where nothing is."""
+    """Fault of regions with its remedy, or None."""
     if regions is None:
         if regions_class_order is None:
             return None
@@ -62,14 +62,14 @@ def _find_member_fault(label_values: Sequence[int], regions: Regions) -> str | N
         return f'regions must be an object such as {{"tumour": [1, 2]}}, or null, not {regions!r}.'
     for name, values in regions.items():
         if "#" in name or "::" in name:
-            return f'the region "{name}" has # or :: in its name, which MONAI keeps for itself. Rename it.'
+            return f'the name of the region "{name}" contains # or ::, which MONAI reserves. Rename it.'
         known = isinstance(values, (list, tuple)) and all(
             _is_whole(value) and value in label_values[1:] for value in values
         )
         if not known or not values:
             return (
-                f'the region "{name}" has {values!r}; it needs a list of label values, '
-                f"some of {list(label_values[1:])}. The background and the ignored value are in no region."
+                f'the region "{name}" is {values!r}; it must be a list of label values from '
+                f"{list(label_values[1:])}, without the background and the ignore value."
             )
     return None
 
@@ -78,13 +78,13 @@ def _find_order_fault(regions: Regions, order: Sequence[int] | None) -> str | No
     names = ", ".join(regions)
     if not isinstance(order, (list, tuple)):
         return (
-            f"regions ({names}) need regions_class_order, a list with the value that a mask gets for each region, "
-            f"later ones over earlier ones; it is {order!r}."
+            f"regions ({names}) need regions_class_order, a list with the value that is written for each region; "
+            f"later regions overwrite earlier ones. It is {order!r}."
         )
     if len(order) != len(regions):
         return (
             f"regions_class_order has {len(order)} value(s), {list(order)}, for {len(regions)} region(s) ({names}). "
-            "Give one value a region, in their order."
+            "Give one value per region, in the same order."
         )
     for (name, values), value in zip(regions.items(), order, strict=True):
         if value not in values:
@@ -98,7 +98,7 @@ def _find_order_fault(regions: Regions, order: Sequence[int] | None) -> str | No
 def _find_lost_value(
     label_values: Sequence[int], regions: Regions, order: Sequence[int]
 ) -> str | None:
-    """A value that would be written as one of other regions: even of a perfect network some region would be lost."""
+    """Fault of a value that would be overwritten by a value of other regions, even with a perfect network, or None."""
     regions_of = {
         value: [name for name, values in regions.items() if value in values]
         for value in label_values
@@ -108,9 +108,9 @@ def _find_lost_value(
         if names and regions_of[written_by[names[-1]]] != names:
             written = written_by[names[-1]]
             return (
-                f"regions_class_order {list(order)} writes {written} where a voxel has the value {value}: that is in "
-                f"{' and '.join(names)}, but {written} is in {' and '.join(regions_of[written])}. Later regions are "
-                "written over earlier ones: list larger ones first, and give what two share a region of its own."
+                f"regions_class_order {list(order)} writes {written} where a voxel has the value {value}, which is in "
+                f"{' and '.join(names)}, but {written} is in {' and '.join(regions_of[written])}. Later regions "
+                "overwrite earlier ones: list larger regions first, and add a region for what two regions share."
             )
     return None
 

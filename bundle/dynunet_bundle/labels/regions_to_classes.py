@@ -1,4 +1,4 @@
-"""From regions that may overlap to one mask."""
+"""From overlapping regions to one mask."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from dynunet_bundle.labels.scheme import LabelScheme
 class RegionsToClassesd(MapTransform):
     """Write regions into a mask, later ones over earlier ones: ``validate#postprocessing`` of train.json.
 
-    MONAI's AsDiscreted finds either the largest of all outputs or each by its threshold, and writes no value of ours.
+    MONAI's AsDiscreted takes the argmax or a threshold per channel; it cannot combine regions into one mask.
 
     Args:
         keys: keys of the outputs ``[regions, D, H, W]``.
-        labels: the plan's labels; without regions nothing is changed.
-        threshold: 0.5 for probabilities, 0 for what the network gives before the sigmoid.
+        labels: the plan's labels; without regions the outputs are not changed.
+        threshold: 0.5 for probabilities, 0 for logits.
         allow_missing_keys: as in MONAI.
     """
 
@@ -33,7 +33,7 @@ class RegionsToClassesd(MapTransform):
         self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write one case; the mask holds class numbers ``[1, D, H, W]`` and has the type of the outputs."""
+        """Write one case; the mask has class numbers ``[1, D, H, W]`` in the data type of the outputs."""
         written = dict(data)
         if self.labels.sigmoid:
             for key in self.key_iterator(written):

@@ -1,8 +1,9 @@
-"""What the values of a mask mean, and what a network finds of it: the one place that knows.
+"""What the values of a mask mean, and which outputs a network has for them.
 
-Three numberings meet here. *Values* stand in files: 0, 128, 255. *Classes* are their positions, 0, 1, 2: what is
-trained, stored and scored. *Regions* are sets of values that a network finds one by one; they may overlap, as a tumour
-and its core do.
+*Values* are the numbers in files: 0, 128, 255. *Classes* are their positions, 0, 1, 2; they are trained, stored and
+scored. *Regions* are sets of values with one network output each; they may overlap, as a tumour and its core do.
+
+Stored on disk: ``LABEL_IDS`` in plans, and ``IGNORE_CLASS`` in the labels of the prepared store.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,14 @@ from dynunet_bundle.labels.faults import (
 )
 
 if TYPE_CHECKING:
-    # torch is imported by what computes with it: a survey and a planning do without
+    # torch is imported where it is used, since surveys and planning do not need it
     import torch
 
 IGNORE_CLASS = 255
-"""Class number of voxels that nobody labelled: the largest of a uint8, in which labels are kept. They count neither in
-the loss nor in a score."""
+"""Class number of unlabelled voxels, the largest uint8. Such voxels do not count in the loss or in scores."""
 
 LABEL_IDS = ("label_names", "label_values", "ignore_value", "regions", "regions_class_order")
-"""Ids of a plan that say what labels mean, in the order of the attributes of ``LabelScheme``."""
+"""Ids of a plan that describe its labels, in the order of the attributes of ``LabelScheme``."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class LabelScheme:
     """The labels of a plan: ``labels`` of train.json and inference.json.
 
     Attributes:
-        names: name of each class, the background first.
-        values: value of each class in files, ascending; 0, 1, 2, ... if not given.
-        ignore_value: value of voxels that nobody labelled, or None.
-        regions: by the name of each region the values that make it up, or None. With regions the network has one
-            sigmoid output a region, in this order; without, a softmax over the classes.
-        regions_class_order: the value that a mask gets for each region; later regions are written over earlier ones.
+        names: name of each class, background first.
+        values: value of each class in files, ascending; 0, 1, 2, ... by default.
+        ignore_value: value of unlabelled voxels, or None.
+        regions: label values of each region by its name, or None. With regions, the network has one sigmoid output
+            per region, in this order; without, a softmax over the classes.
+        regions_class_order: value written into the mask for each region; later regions overwrite earlier ones.
 
     Raises:
-        PlanError: if names, values, the ignored value and regions do not fit each other.
+        PlanError: if names, values, ignore value and regions contradict each other.
     """
 
     names: Sequence[str]
@@ -52,7 +52,7 @@ class LabelScheme:
     regions_class_order: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        """Check the attributes, then hold them as tuples."""
+        """Check the attributes and store them as tuples."""
         names, values = tuple(self.names), tuple(self.values or range(len(self.names)))
         fault = (
             find_value_fault(names, values)
@@ -73,16 +73,16 @@ class LabelScheme:
 
     @classmethod
     def from_plan(cls, plan: Mapping[str, Any]) -> "LabelScheme":
-        """Pick the labels out of plan ids; what is not there has its default.
+        """Pick the labels out of a plan's ids; missing ids have their defaults.
 
         Raises:
-            PlanError: if they do not fit each other.
+            PlanError: if they contradict each other.
         """
         names = zip((field.name for field in fields(cls)), LABEL_IDS, strict=True)
         return cls(**{name: plan[key] for name, key in names if key in plan})
 
     def ids(self) -> dict[str, Any]:
-        """The ids of a plan that ``from_plan`` reads, as JSON data."""
+        """The ids that ``from_plan`` reads, as JSON data."""
         regions, order = self.regions, self.regions_class_order
         return {
             "label_names": list(self.names),
@@ -94,23 +94,23 @@ class LabelScheme:
 
     @property
     def file_values(self) -> tuple[int, ...]:
-        """Values that files of labels may have, ascending: those of the classes, and the ignored one."""
+        """Values that label files may have, ascending: those of the classes and the ignore value."""
         ignored = () if self.ignore_value is None else (self.ignore_value,)
         return tuple(sorted((*self.values, *ignored)))
 
     @property
     def sigmoid(self) -> bool:
-        """Whether each output of the network is a region with a sigmoid; else a softmax goes over all."""
+        """Whether each network output is a region with a sigmoid, instead of one softmax over all outputs."""
         return self.regions is not None
 
     @property
     def num_outputs(self) -> int:
-        """Channels that the network gives: regions, or classes with the background."""
+        """Number of the network's output channels: regions, or classes with the background."""
         return len(self.regions or self.names)
 
     @property
     def target_names(self) -> list[str]:
-        """Names of what is segmented and scored, behind the background: regions, or the other classes."""
+        """Names of the background, then of each target that is segmented and scored: regions, or other classes."""
         return list(self.names) if self.regions is None else [self.names[0], *self.regions]
 
     @property
@@ -122,7 +122,7 @@ class LabelScheme:
 
     @property
     def region_classes(self) -> list[int]:
-        """Class that a mask gets for each region; empty without regions."""
+        """Class number written into the mask for each region; empty without regions."""
         return list(map(self.values.index, self.regions_class_order or ()))
 
     def to_classes(self, label: "torch.Tensor") -> "torch.Tensor":
@@ -130,14 +130,13 @@ class LabelScheme:
         return values_to_classes(label, self.values, self.ignore_value)
 
     def to_values(self, classes: "torch.Tensor") -> "torch.Tensor":
-        """Label values of class numbers; a network finds nothing to be ignored.
+        """Label values of class numbers.
 
         Args:
-            classes: class numbers of any shape.
+            classes: class numbers of any shape, without ``IGNORE_CLASS``.
 
         Returns:
-            A tensor of the same type, or int32 for uint8 where there are other values than 0, 1, 2, ...; the same
-            tensor where nothing changes.
+            The same tensor if the values are 0, 1, 2, ...; else a new one of the same data type, int32 for uint8.
         """
         if self.values == tuple(range(len(self.values))):
             return classes
@@ -148,17 +147,17 @@ class LabelScheme:
         return taken if classes.dtype == torch.uint8 else taken.to(classes.dtype)
 
     def regions_to_classes(self, outputs: "torch.Tensor", threshold: float) -> "torch.Tensor":
-        """Write regions into a mask one after the other, later ones over earlier ones, as nnU-Net v2 does.
+        """Write regions into a mask in order, later ones over earlier ones, as nnU-Net v2 does.
 
-        A region is where its output is above the threshold (``label_handling.py`` of nnunetv2 2.8.1); the rest is
-        background.
+        A voxel is in a region if the region's output is above the threshold (``label_handling.py`` of nnunetv2
+        2.8.1); voxels in no region are background.
 
         Args:
             outputs: ``[regions, *spatial]``.
             threshold: 0.5 for probabilities, 0 for logits.
 
         Returns:
-            Class numbers ``[*spatial]`` in the type of the outputs.
+            Class numbers ``[*spatial]`` in the data type of the outputs.
         """
         import torch
 
@@ -171,10 +170,10 @@ class LabelScheme:
 def values_to_classes(
     label: "torch.Tensor", label_values: Sequence[int], ignore_value: int | None = None
 ) -> "torch.Tensor":
-    """Class numbers of label values; values off a whole number are rounded.
+    """Class numbers of label values, which are rounded to whole numbers first.
 
     Args:
-        label: values of any shape and type, each one of ``label_values`` or ``ignore_value``.
+        label: values of any shape and data type, each one of ``label_values`` or ``ignore_value``.
         label_values: value of each class, ascending.
         ignore_value: value that becomes ``IGNORE_CLASS``, or None.
 

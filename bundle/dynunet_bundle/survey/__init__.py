@@ -1,1 +1,1 @@
-"""One look at every file of a data set: findings for people, facts for the planner."""
+"""A survey of every file of a data set: findings for users, facts for the planner."""

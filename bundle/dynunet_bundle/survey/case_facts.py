@@ -1,4 +1,7 @@
-"""What planning needs to know of one case."""
+"""The facts of one case that planning needs.
+
+Stored on disk: the keys and array names of ``CaseFacts.save``, in the cache of surveys (``survey.FORMAT_VERSION``).
+"""
 
 import json
 from collections.abc import Mapping
@@ -18,14 +21,14 @@ from dynunet_bundle.survey.value_counts import value_counts
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """One labelled case; axes in the order right, anterior, superior, whatever the file's.
+    """One labelled case; axes in the order right, anterior, superior, whatever the order in the file.
 
     Attributes:
         shape: voxels by axis.
-        shape_after_crop: voxels of the box around all that is nonzero in any channel.
+        shape_after_crop: voxels of the box around all voxels that are nonzero in any channel.
         spacing_mm: voxel sizes.
-        label_voxels: number of voxels by label value; those that the label ignores are not counted.
-        intensities: histogram of each channel over the foreground, which what is ignored is no part of.
+        label_voxels: number of voxels by label value, without ignored voxels.
+        intensities: histogram of each channel over the foreground, without ignored voxels.
     """
 
     shape: tuple[int, ...]
@@ -43,12 +46,12 @@ class CaseFacts:
     def of(cls, image: Volume, label: Volume, ignore_value: int | None = None) -> "CaseFacts":
         """Facts of a case that passed the checks.
 
-        nnU-Net takes every value above 0 for foreground here, the ignored one too.
+        nnU-Net, in contrast, counts ignored voxels as foreground here.
 
         Args:
             image: ``[C, X, Y, Z]``.
             label: ``[1, X, Y, Z]`` whole numbers on the same grid.
-            ignore_value: value of voxels that nobody labelled, or None.
+            ignore_value: value of unlabelled voxels, or None.
         """
         order = np.argsort(nib.io_orientation(image.affine)[:, 0])
         spacing = voxel_sizes(image.affine)
@@ -69,7 +72,7 @@ class CaseFacts:
         )
 
     def save(self, file: BinaryIO, notes: Mapping[str, Any]) -> None:
-        """Write the facts, with notes of the caller's (JSON data), as a numpy archive."""
+        """Write the facts and the caller's notes (JSON data) as a numpy archive."""
         facts = {
             "shape": self.shape,
             "shape_after_crop": self.shape_after_crop,
@@ -85,7 +88,7 @@ class CaseFacts:
 
     @classmethod
     def load(cls, path: Path) -> tuple["CaseFacts", dict[str, Any]]:
-        """Read what ``save`` wrote: the facts and the notes.
+        """Read the facts and the notes that ``save`` wrote.
 
         Raises:
             OSError, ValueError, KeyError: if the file is absent, damaged, or of another kind.
@@ -107,15 +110,15 @@ class CaseFacts:
 
 
 def nonzero_box(volume: np.ndarray) -> tuple[slice, ...]:
-    """Box around all voxels that are nonzero in any channel; the whole volume where all is zero.
+    """Box around all voxels that are nonzero in any channel; the whole volume if all voxels are zero.
 
-    Filling holes, as nnU-Net does before it takes the box, does not change the box.
+    nnU-Net fills holes first; that does not change the box.
 
     Args:
         volume: ``[C, X, Y, Z]``.
 
     Returns:
-        One slice a spatial axis.
+        One slice per spatial axis.
     """
     box = bounding_box((volume != 0).any(axis=0))
     return box or tuple(slice(0, size) for size in volume.shape[1:])

@@ -1,7 +1,7 @@
-"""Problems of a data set, all at once: what makes a case unusable, and what is worth a look.
+"""All problems of a data set at once: errors make a case unusable, warnings should be checked.
 
-Errors are those that preprocessing would refuse, found by the same code. Warnings are headers that readers may
-understand differently, empty labels, channels without content, and images that occur twice.
+Errors are what preprocessing would refuse, found by the same code. Warnings are ambiguous headers, empty labels,
+constant channels and duplicate images.
 """
 
 import logging
@@ -20,8 +20,8 @@ from dynunet_bundle.survey.problems import Problem, find_problems
 
 logger = logging.getLogger(__name__)
 
-MAX_FORM_DIFFERENCE_MM = 1e-2
-MAX_SHEAR = 1e-3
+MAX_FORM_DIFFERENCE_MM = 1e-2  # accepted difference of sform and qform, in each entry
+MAX_SHEAR = 1e-3  # accepted cosine of the angle between two axes
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def case_findings(
     headers: Mapping[str, Any],
     dataset: DatasetDescription,
 ) -> list[Finding]:
-    """Findings of one case that could be read.
+    """Findings of a readable case.
 
     Args:
         name: name of the case.
         image: ``[C, X, Y, Z]`` and its affine.
         label: ``[1, X, Y, Z]`` and its affine, or None.
         headers: nibabel's image of each file by its role, see ``all_files``; None for files that are not NIfTI.
-        dataset: what the data set says of itself.
+        dataset: description of the data set.
     """
     problems = find_problems(
         image, label, len(dataset.channel_names) or None, dataset.labels.file_values or None
@@ -80,14 +80,14 @@ def _content_warnings(
     if label is not None:
         labelled = label.array if ignore_value is None else label.array[label.array != ignore_value]
         if not labelled.size:
-            yield "nothing of it is labelled: its label ignores all", "Leave it out, or label some."
+            yield "all voxels of its label are ignored", "Leave the case out, or label some voxels."
         elif not (labelled > 0).any():
-            yield "its label is empty", "Check that it is meant."
+            yield "its label is empty", "Check that this is intended."
     for index, channel in enumerate(image.array):
         if channel.max() == channel.min():
             yield (
                 f"channel {index} of its image is constant ({float(channel.max()):g})",
-                "Check that the channel is missing on purpose.",
+                "Check that it is empty on purpose.",
             )
 
 
@@ -101,19 +101,19 @@ def _header_warnings(headers: Mapping[str, Any]) -> Iterator[Problem]:
 def _nifti_warnings(image: Any) -> Iterator[Problem]:
     axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=MAX_SHEAR):
-        yield "the axes of its affine are not at right angles", "Resample it to an orthogonal grid."
+        yield "the axes of its affine are not orthogonal", "Resample it to an orthogonal grid."
     qform, qform_code = image.header.get_qform(coded=True)
     sform, sform_code = image.header.get_sform(coded=True)
     if qform_code and sform_code and not np.allclose(qform, sform, atol=MAX_FORM_DIFFERENCE_MM):
-        yield "sform and qform differ; the sform is used", "Set the qform to the sform."
+        yield "its sform and qform differ; the sform is used", "Set the qform to the sform."
 
 
 def duplicate_findings(digests: Sequence[tuple[str, str]]) -> list[Finding]:
-    """A warning for each group of cases whose images hold the same voxels.
+    """One warning for each group of cases with identical images.
 
     Args:
-        digests: name and digest of the voxels of each case, the digest empty where the image could not be read. A
-            training and a test case may have one name.
+        digests: name of each case and digest of its voxels; the digest is empty for an unreadable image. A training
+            and a test case may have the same name.
     """
     by_digest: dict[str, list[str]] = defaultdict(list)
     for name, digest in digests:
@@ -123,8 +123,8 @@ def duplicate_findings(digests: Sequence[tuple[str, str]]) -> list[Finding]:
         Finding(
             names[0],
             "warning",
-            f"its image is the same as that of {', '.join(names[1:])}",
-            "Keep one, or folds share it.",
+            f"its image is identical to that of {', '.join(names[1:])}",
+            "Keep one; otherwise training and validation may share it.",
         )
         for names in by_digest.values()
         if len(names) > 1
@@ -135,7 +135,7 @@ def require_usable(findings: Sequence[Finding], num_cases: int) -> None:
     """Log every finding, and refuse the data set if there are errors.
 
     Raises:
-        CaseError: with the first error; all of them are in the log before it.
+        CaseError: with the first error, after all findings were logged.
     """
     if findings:
         logger.info(format_findings(findings, num_cases))
@@ -145,7 +145,7 @@ def require_usable(findings: Sequence[Finding], num_cases: int) -> None:
 
 
 def format_findings(findings: Sequence[Finding], num_cases: int) -> str:
-    """The findings as a table for a terminal, errors first, and a line that counts them."""
+    """The findings as a table for a terminal, errors first, with a line of totals."""
     counts = Counter(finding.severity for finding in findings)
     total = f"{num_cases} cases: {counts['error']} error(s), {counts['warning']} warning(s)"
     if not findings:

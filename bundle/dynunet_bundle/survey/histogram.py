@@ -1,9 +1,9 @@
 """Foreground intensities of a data set, in constant memory: histograms that merge.
 
-nnU-Net draws the same number of foreground voxels from every case, with replacement, 1e8 in all, so that each case
-weighs the same whatever its size (nnunetv2 2.8.1, ``fingerprint_extractor.py``). Here the distribution itself that
-those draws estimate is computed: each case's histogram with a weight of one. It is exact as long as a case has no
-more distinct values than ``MAX_BINS``, which holds for CT; beyond, neighbouring values share a bin.
+nnU-Net draws the same number of foreground voxels from every case (with replacement, 1e8 in total), so that each case
+has the same weight whatever its size (nnunetv2 2.8.1, ``fingerprint_extractor.py``). Here the distribution that these
+draws estimate is computed directly: the sum of the cases' histograms, each with a total weight of one. It is exact for
+up to ``MAX_BINS`` distinct values, which is enough for CT; above that, neighbouring values share a bin.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import numpy as np
 
 from dynunet_bundle.survey.value_counts import value_counts
 
-MAX_BINS = 65_536
+MAX_BINS = 65_536  # distinct values of 16-bit images
 PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
 
 
@@ -23,9 +23,9 @@ class Histogram:
 
     Attributes:
         values: ascending, ``[bins]`` float64.
-        weights: share of each value, ``[bins]`` float64.
-        lowest: smallest value of all.
-        highest: largest value of all.
+        weights: weight of each value, ``[bins]`` float64.
+        lowest: smallest value of all voxels.
+        highest: largest value of all voxels.
     """
 
     values: np.ndarray
@@ -44,7 +44,7 @@ class Histogram:
         return cls(*_binned(values.astype(np.float64), weights), lowest, highest)
 
     def statistics(self) -> dict[str, float]:
-        """``mean``, ``std``, ``min``, ``max``, ``median`` and the 0.5 and 99.5 percentile, as nnU-Net names them.
+        """``mean``, ``std``, ``min``, ``max``, ``median`` and 0.5 and 99.5 percentiles, by nnU-Net's names.
 
         The histogram must not be empty.
         """
@@ -63,7 +63,7 @@ class Histogram:
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """Sum of histograms, one at a time."""
+    """Sum of histograms; only one of them is in memory at a time."""
     total = Histogram.of(np.zeros(0))
     for histogram in histograms:
         values = np.concatenate([total.values, histogram.values])

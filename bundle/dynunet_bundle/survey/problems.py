@@ -1,4 +1,4 @@
-"""What makes a case unusable, found in its arrays: by preprocessing, which refuses it, and by the survey."""
+"""Problems in a case's arrays that make it unusable; preprocessing refuses them, the survey lists them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,13 +14,13 @@ from dynunet_bundle.images.grid import (
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.value_counts import value_counts
 
-MAX_LABEL_ROUNDING = 1e-3
-MAX_UNNAMED_LABELS = 64
-MAX_SHOWN_VALUES = 10
-MIN_VOXEL_MM3 = 1e-9
+MAX_LABEL_ROUNDING = 1e-3  # accepted distance of a label value from a whole number
+MAX_UNNAMED_LABELS = 64  # distinct values of a label map if dataset.json does not list them
+MAX_SHOWN_VALUES = 10  # values listed in a message
+MIN_VOXEL_MM3 = 1e-9  # voxel volume below which an affine is degenerate
 
 Problem = tuple[str, str]
-"""What is wrong with a case, and what to do about it."""
+"""Problem of a case, and its remedy."""
 
 
 def find_problems(
@@ -29,19 +29,19 @@ def find_problems(
     num_channels: int | None,
     label_values: Sequence[int] | None,
 ) -> Iterator[Problem]:
-    """All that makes a case unusable, each as what is wrong and what to do; the most fundamental first.
+    """All problems that make a case unusable, most fundamental first.
 
     Args:
         image: ``[C, X, Y, Z]`` and its affine.
         label: ``[1, X, Y, Z]`` and its affine, or None.
-        num_channels: channels of the plan; None where nothing tells.
-        label_values: values that the label may have; None where nothing tells.
+        num_channels: channels of the plan, or None if unknown.
+        label_values: allowed values of the label, or None if unknown.
     """
     shape = image.array.shape
     if len(shape) != SPATIAL_AXES + 1 or min(shape) < 1:
         yield (
-            f"its image is {len(shape) - 1}D with shape {shape[1:]}, the plan is for 3D volumes",
-            "Leave it out, or give it a third axis.",
+            f"its image is {len(shape) - 1}D with shape {shape[1:]}, but the plan is for 3D volumes",
+            "Leave the case out, or give its image a third axis.",
         )
         return
     yield from _affine_problems("image", image.affine)
@@ -53,13 +53,13 @@ def find_problems(
 def find_mask_problems(
     image: Volume, mask: Volume, label_values: Sequence[int] | None, what: str = "label"
 ) -> Iterator[Problem]:
-    """All that makes a mask unusable for its image, likewise.
+    """All problems that make a mask unusable for its image, most fundamental first.
 
     Args:
         image: ``[C, X, Y, Z]`` and its affine.
         mask: ``[1, X, Y, Z]`` and its affine.
-        label_values: values that it may have; None where nothing tells.
-        what: what to call it.
+        label_values: allowed values of the mask, or None if unknown.
+        what: name of the mask in messages.
     """
     yield from _geometry_problems(image, mask, what)
     yield from _value_problems(mask.array, label_values, what)
@@ -77,14 +77,14 @@ def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
 def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator[Problem]:
     if num_channels is not None and len(array) != num_channels:
         yield (
-            f"its image has {len(array)} channel(s), the plan {num_channels}",
+            f"its image has {len(array)} channel(s), the plan has {num_channels}",
             "Pass the task overlay of this data set, or correct the file.",
         )
-    low, high = float(array.min()), float(array.max())  # NaN wins both
+    low, high = float(array.min()), float(array.max())  # both are NaN if any voxel is
     if not np.isfinite([low, high]).all():
         yield (
             f"its image has {int((~np.isfinite(array)).sum())} NaN or infinite voxel(s)",
-            "Repair the file, e.g. set them to the background value.",
+            "Repair the file, e.g. set these voxels to the background value.",
         )
     elif high == low:
         yield f"its image is constant ({high:g})", "Replace the file."
@@ -93,7 +93,7 @@ def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator
 def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Problem]:
     yield from _affine_problems(what, label.affine)
     if len(label.array) != 1:
-        yield f"its {what} has {len(label.array)} channels", "Save one label map a case."
+        yield f"its {what} has {len(label.array)} channels", "Save one label map per case."
         return
     shape, other = image.array.shape[1:], label.array.shape[1:]
     if shape != other:
@@ -107,7 +107,7 @@ def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Prob
     shift = corner_shift(image.affine, label.affine, shape)
     if shift > MAX_CORNER_SHIFT_VOXELS:
         yield (
-            f"image and {what} lie at different places: their affines put a corner {shift:.1f} voxels apart",
+            f"image and {what} are at different positions: their affines put a corner {shift:.1f} voxels apart",
             f"Resample the {what} to the image, or correct its affine.",
         )
 
@@ -128,14 +128,14 @@ def _value_problems(
     if unexpected:
         yield (
             f"its {what} has values that are not listed: {some_of(unexpected, MAX_SHOWN_VALUES)}; "
-            f"expected are {_listed(label_values)}",
+            f"expected: {_listed(label_values)}",
             f'Correct the {what}, or list the value under "labels" in dataset.json and plan again.',
         )
         return
     off = float(np.abs(label - rounded).max())
     if off > MAX_LABEL_ROUNDING:
         yield (
-            f"its {what} has values that are no whole numbers (off by {off:g})",
+            f"its {what} has values that are not whole numbers (off by up to {off:g})",
             f"Save the {what} with nearest-neighbour interpolation and an integer type.",
         )
 
@@ -144,7 +144,7 @@ def _unnamed_value_problems(values: np.ndarray) -> Iterator[Problem]:
     if len(values) > MAX_UNNAMED_LABELS or values.min() < 0:
         yield (
             f"its label has {len(values)} different values from {values.min():g} to {values.max():g}",
-            "A label map holds a few whole numbers from 0 on: check that it is one, saved without loss.",
+            "A label map has a few whole numbers >= 0. Check that this is one, in a lossless format.",
         )
 
 

@@ -1,6 +1,9 @@
-"""One look at every file of a data set: what is wrong with it, and what planning needs to know of it.
+"""A survey of every file of a data set: its problems, and the facts that planning needs.
 
-What was found is kept by the identity of the files, so looking again reads only what is new or changed.
+Results are cached with the identity of the files, so the next survey reads only new and changed files.
+
+Stored on disk: fields of ``Finding`` and the keys of the notes, in the cache. Increase ``FORMAT_VERSION`` to change
+them.
 """
 
 import hashlib
@@ -32,18 +35,18 @@ from dynunet_bundle.survey.findings import Finding, case_findings, duplicate_fin
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of the cached files; files of another version are read again
 
 
 @dataclass(frozen=True)
 class CaseSurvey:
-    """What a look at one case found.
+    """Survey of one case.
 
     Attributes:
         name: name of the case.
         findings: its problems.
-        digest: hash of the image's voxels; empty where it could not be read.
-        facts: what planning needs; None for a case without label, or one with errors.
+        digest: hash of the image's voxels; empty if the image could not be read.
+        facts: facts for planning; None for a case without a label or with errors.
     """
 
     name: str
@@ -55,15 +58,15 @@ class CaseSurvey:
 def survey_dataset(
     dataset: DatasetDescription, num_workers: int = 4, cache_dir: str | Path | None = None
 ) -> list[CaseSurvey]:
-    """Look at all cases, a few at a time.
+    """Survey all cases in parallel.
 
     Args:
         dataset: the data set; its files exist.
-        num_workers: threads.
-        cache_dir: where findings are kept for the next time; None keeps nothing.
+        num_workers: number of reading threads.
+        cache_dir: folder in which results are kept for the next survey; None keeps nothing.
 
     Returns:
-        One survey a case, training cases first.
+        One survey per case, training cases first.
 
     Raises:
         OutputError: if the cache cannot be written.
@@ -79,13 +82,13 @@ def survey_dataset(
 
 
 def all_findings(surveys: Sequence[CaseSurvey]) -> list[Finding]:
-    """Findings of all cases in their order, then those that concern several."""
+    """Findings of all cases in their order, then those that concern several cases."""
     found = [finding for survey in surveys for finding in survey.findings]
     return found + duplicate_findings([(survey.name, survey.digest) for survey in surveys])
 
 
 def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) -> CaseSurvey:
-    # only whole, flawless looks are kept: a damaged file is read again, it may have been replaced in place
+    # only surveys without errors are kept: a damaged file may be replaced in place, so it is read again
     path = None if cache is None else cache / f"{unique_stem(case)}.npz"
     identity = {
         "format": FORMAT_VERSION,
@@ -122,7 +125,12 @@ def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey |
     except FileNotFoundError:
         return None
     except Exception as error:  # zip, zlib and numpy raise a dozen types for a damaged file
-        logger.info("%s is damaged (%s); %s is read again", path.name, type(error).__name__, name)
+        logger.info(
+            "the survey cache %s is damaged (%s); case %s is read again",
+            path.name,
+            type(error).__name__,
+            name,
+        )
         return None
 
 
@@ -141,10 +149,10 @@ def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
 
 
 def _read(case: Case) -> tuple[Volume, Volume | None, dict[str, Any]]:
-    """Image, label and the headers of all files by role; no tensors, since importing MONAI takes seconds.
+    """Image, label and the headers of all files by role, without MONAI, whose import takes seconds.
 
     Raises:
-        CaseError: if a file is damaged, or channels lie on different grids.
+        CaseError: if a file is damaged, or channels have different grids.
     """
     try:
         image, headers = read_channels(image_files(case))
@@ -160,5 +168,5 @@ def _read(case: Case) -> tuple[Volume, Volume | None, dict[str, Any]]:
 
 
 def _single(volume: Volume) -> Volume:
-    """In the type and the order in which preprocessing gets it from ``LoadImaged``."""
+    """The volume in the data type and memory order that preprocessing gets from ``LoadImaged``."""
     return Volume(np.ascontiguousarray(volume.array, np.float32), volume.affine)

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-CHUNK_VOXELS = 2**18
-MAX_DISTINCT = 2**16
-MAX_MAGNITUDE = 2**31
+CHUNK_VOXELS = 2**18  # voxels counted at a time
+MAX_DISTINCT = 2**16  # range of values that is counted, not sorted
+MAX_MAGNITUDE = 2**31  # largest absolute value that is counted, not sorted
 
 
 def value_counts(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values, ascending, and how often each occurs, as ``np.unique`` with ``return_counts`` gives them.
+    """Distinct values, ascending, and their counts, as ``np.unique`` with ``return_counts`` gives them.
 
-    NumPy sorts. Whole numbers in a narrow range, which labels and CT are, are counted here, a chunk at a time: that is
-    several times as fast, and takes no memory in the size of the volume.
+    NumPy sorts. Whole numbers in a narrow range, such as labels and CT, are counted here chunk by chunk. That is
+    several times faster and needs no copy of the volume.
 
     Args:
         voxels: integers or floats of any shape.
@@ -19,7 +19,7 @@ def value_counts(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not voxels.size:
         return np.unique(voxels, return_counts=True)
     low, high = float(voxels.min()), float(voxels.max())
-    # NaN and infinity fail the first comparison
+    # false for NaN and infinity, by the first comparison
     narrow = (
         max(abs(low), abs(high)) < MAX_MAGNITUDE
         and high - low < min(MAX_DISTINCT, voxels.size)
@@ -33,7 +33,7 @@ def value_counts(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counted(voxels: np.ndarray, low: int, high: int) -> np.ndarray | None:
-    """Counts of ``low``, ``low + 1``, ..., ``high``; None if there is a value in between."""
+    """Counts of ``low``, ``low + 1``, ..., ``high``; None if a value is not a whole number."""
     flat = voxels.ravel(order="K")
     counts = np.zeros(high - low + 1, np.intp)
     for start in range(0, flat.size, CHUNK_VOXELS):
