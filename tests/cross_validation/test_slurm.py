@@ -318,6 +318,6 @@ def test_a_job_that_is_stopped_and_loses_a_process_trains_to_its_end(
     assert (out / "models" / "model.pt").is_file()
     # it went on from the same place twice
     done_of_second = stopped["iteration"] - 40
-    place = f"going on after {f'iteration {done_of_second} of 40' if done_of_second else 'epoch 1'}"
+    place = f"resuming after {f'iteration {done_of_second} of 40' if done_of_second else 'epoch 1'}"
     assert log.read_text().count(place) == 2
     assert (tmp_path / "notes").read_text().split() == ["requeue", "77"]

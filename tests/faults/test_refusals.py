@@ -92,7 +92,7 @@ def test_starting_over_keeps_the_old_training_aside(finished: Training) -> None:
     old = content(finished.models)
     done = finished.finish(restart=True, learning_rate=0.02)
     aside = finished.models / "earlier_run_1"
-    assert f"the training that was here is in {aside}" in done.text
+    assert f"the earlier training was moved to {aside}" in done.text
     assert content(aside) == old
     new = content(finished.models)
     assert new.keys() == old.keys()

@@ -54,8 +54,8 @@ def test_a_damaged_state_gives_way_to_the_generation_before(
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     done = training.finish()
     assert f"{last} is damaged" in done.text
-    assert "taking the generation before" in done.text
-    assert f"going on after epoch 2 of {last}" in done.text
+    assert "loading the previous state instead" in done.text
+    assert f"resuming after epoch 2 of {last}" in done.text
     for name in (LAST, PREVIOUS):
         assert load(training.models / name)["epoch"] == {LAST: 3, PREVIOUS: 2}[name]
     # what was damaged is kept for those who want to know

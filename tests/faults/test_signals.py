@@ -37,7 +37,7 @@ def test_sigterm_stops_one_process_with_code_75(runs: Runs, tmp_path: Path) -> N
         running.send(signal.SIGTERM)
         done = running.wait()
     assert done.code == 75, done.text
-    assert "stopped by SIGTERM; run the same command again to go on" in done.text
+    assert "stopped by SIGTERM; run the same command again to resume" in done.text
     assert "Traceback" not in done.errors
     state = load(training.models / LAST)
     assert (state["epoch"], state["iteration"], state["is_unfinished"]) == (1, 3, False)
@@ -68,7 +68,7 @@ def test_sigterm_to_torchrun_stops_all_processes_together(
     assert time.monotonic() - sent < TORCHRUN_GRACE_S
     assert done.code == 1, done.text
     assert [(tmp_path / f"exit_{rank}").read_text() for rank in (0, 1)] == ["75", "75"]
-    assert "run the same command again to go on" in done.text
+    assert "run the same command again to resume" in done.text
     wait_until_gone(pids(tmp_path), 5)
     state = load(training.models / LAST)
     assert (state["epoch"], state["iteration"]) == (0 if validating else 1, at)

@@ -97,7 +97,7 @@ def test_silence_of_three_epochs_is_told_of_a_training_that_should_run(
 
 
 def test_what_stopped_it_is_said(tmp_path):
-    message = "stopped by SIGTERM; run the same command again to go on"
+    message = "stopped by SIGTERM; run the same command again to resume"
     folder = make_run(tmp_path / "run", state="stopped", iteration=225, message=message)
     out = run_script("status", folder).stdout
     assert "stopped, epoch 4 of 10" in out and message in out
@@ -187,11 +187,11 @@ def test_a_folder_without_a_training_is_bad_input_but_hides_no_other(tmp_path, j
     extra = ["--json"] if json_wanted else []
     alone = run_script("status", tmp_path / "empty", *extra)
     assert alone.returncode == 2
-    assert alone.stderr.startswith(f"error: {tmp_path / 'empty'} holds no training")
+    assert alone.stderr.startswith(f"error: {tmp_path / 'empty'} has neither status.json nor")
     folder = make_run(tmp_path / "run")
     both = run_script("status", tmp_path / "nowhere", folder, *extra)
     assert both.returncode == 2
-    assert "nowhere holds no training" in both.stderr
+    assert "nowhere has neither status.json nor" in both.stderr
     if json_wanted:
         assert [found["epoch"] for found in json.loads(both.stdout)] == [4]
     else:

@@ -100,7 +100,7 @@ def test_the_same_command_goes_on_and_trains_all_folds(
 ) -> None:
     run, done = finished
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after" in done.stdout
+    assert "resuming after" in done.stdout
     for fold in (0, 1):
         assert run.json(f"fold_{fold}/run/status.json")["state"] == "finished"
         assert torch.load(run.out / f"fold_{fold}/models/model.pt", weights_only=True)

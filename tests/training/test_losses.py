@@ -252,7 +252,7 @@ def test_a_coarse_label_is_a_view_where_the_sizes_divide():
         ({"topk_percent": 101}, "topk_percent is 101"),
         ({"focal_gamma": -1}, "focal_gamma is -1"),
         ({"dice_weight": -1}, "dice_weight is -1"),
-        ({"labels": LabelScheme(["background"])}, "no class but the background"),
+        ({"labels": LabelScheme(["background"])}, "only the background"),
     ],
 )
 def test_settings_that_cannot_work(settings, words):

@@ -221,7 +221,7 @@ def test_only_parameters_on_cuda_step_fused(monkeypatch: pytest.MonkeyPatch) -> 
         ({"momentum": 0.0}, ["momentum 0.0", "nesterov"]),
         ({"momentum": -0.25, "nesterov": False}, ["-0.25"]),
         ({"lookahead": {"period": 6}}, ["period", '"steps": 6']),
-        ({"lookahead": {"steps": 0}}, ["0", "from 1"]),
+        ({"lookahead": {"steps": 0}}, ["steps is 0", "at least 1"]),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], needed: list[str]) -> None:

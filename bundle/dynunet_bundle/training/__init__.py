@@ -1,1 +1,1 @@
-"""What a training computes: loss, optimizer, schedule; handlers, processes and watching have rooms of their own."""
+"""Loss, optimizer and schedule; handlers, processes and monitoring are subpackages."""

@@ -1,4 +1,4 @@
-"""Lookahead of Zhang et al., 2019 (arXiv 1907.08610), around any optimizer; neither torch nor MONAI has it."""
+"""Lookahead (Zhang et al., 2019, arXiv 1907.08610) around any optimizer; neither torch nor MONAI has it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,19 @@ from dynunet_bundle.errors import ConfigError
 
 
 class Lookahead(Optimizer):
-    """Let an optimizer go some steps, then pull a slow copy of the weights towards it, and begin again from there.
+    """Wrap an optimizer with Lookahead: every few steps, the weights are reset to a slowly moving copy.
 
     At each ``steps``-th step: slow += rate * (weights - slow); weights = slow. The wrapped optimizer keeps its
-    moments, as in TensorFlow Addons, whose defaults are ours. The slow weights begin as the weights before the first
-    step, so weights may be loaded before.
+    moments. This and the defaults follow TensorFlow Addons. The slow weights are first copied at the first step, so
+    weights may be loaded before it.
 
-    The groups are the wrapped optimizer's own: schedules act on both. Its state dict is the wrapped optimizer's with
-    one more entry; so an optimizer without Lookahead loads it, and Lookahead loads one without it and begins there.
+    Parameter groups are shared with the wrapped optimizer, so a schedule acts on both. The state dict is the wrapped
+    optimizer's plus one entry: states with and without Lookahead can be loaded into each other.
 
     Args:
-        optimizer: the one to wrap.
+        optimizer: the optimizer to wrap.
         steps: steps between two updates of the slow weights.
-        rate: how far the slow weights go towards the weights, above 0, up to 1.
+        rate: fraction of the way that the slow weights move towards the weights, above 0, at most 1.
 
     Raises:
         ConfigError: for ``steps`` or ``rate`` out of range.
@@ -30,9 +30,9 @@ class Lookahead(Optimizer):
 
     def __init__(self, optimizer: Optimizer, steps: int = 6, rate: float = 0.5) -> None:
         if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"lookahead steps is {steps!r}. Give a whole number from 1 on.")
+            raise ConfigError(f"lookahead steps is {steps!r}. Give a whole number, at least 1.")
         if not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise ConfigError(f"lookahead rate is {rate!r}. Give a number above 0, up to 1.")
+            raise ConfigError(f"lookahead rate is {rate!r}. Give a number above 0, at most 1.")
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
         self.steps = steps
@@ -42,7 +42,7 @@ class Lookahead(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Have the wrapped optimizer's groups and state; loading gives it new ones."""
+        """Refer to the wrapped optimizer's groups and state; needed again after loading, which replaces them."""
         self.param_groups = self.optimizer.param_groups
         self.state = self.optimizer.state
 
@@ -51,13 +51,13 @@ class Lookahead(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step the wrapped optimizer; update the slow weights when it is time.
+        """Step the wrapped optimizer; at each ``steps``-th call, update the slow weights.
 
         Args:
             closure: as in torch.
 
         Returns:
-            What the closure returned.
+            The result of the closure.
         """
         parameters = self._parameters()
         for parameter in parameters:
@@ -66,7 +66,7 @@ class Lookahead(Optimizer):
         loss = self.optimizer.step(closure)
         self._num_steps += 1
         if self._num_steps % self.steps == 0:
-            # the network may have moved
+            # the network may have moved to another device
             slow = [self._slow[parameter].to(parameter.device) for parameter in parameters]
             torch._foreach_lerp_(slow, parameters, self.rate)
             torch._foreach_copy_(parameters, slow)
@@ -74,16 +74,16 @@ class Lookahead(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's, and ``lookahead`` with the step count and the slow weights in order of groups."""
+        """The wrapped optimizer's state, plus ``lookahead``: step count and slow weights, in the order of groups."""
         slow = [self._slow.get(parameter) for parameter in self._parameters()]
         own = {"num_steps": self._num_steps, "slow_weights": slow}
         return {**self.optimizer.state_dict(), "lookahead": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` gave; without its ``lookahead`` entry the slow weights begin at the next step.
+        """Load a state; without a ``lookahead`` entry the slow weights are copied at the next step.
 
         Args:
-            state_dict: tensors may be on another device.
+            state_dict: result of ``state_dict``; its tensors may be on another device.
         """
         self.optimizer.load_state_dict(state_dict)
         self._share()

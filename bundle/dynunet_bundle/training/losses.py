@@ -1,6 +1,6 @@
-"""The loss of a training: Dice and a loss by voxel, at every resolution that the network gives.
+"""The training loss: Dice plus a voxel-wise loss, at every output resolution of the network.
 
-Tensors are ``[B, C, *spatial]``; in between, ``N`` stands for all voxels of a patch.
+Tensors are ``[B, C, *spatial]``; flattened, ``N`` is the number of voxels of a patch.
 """
 
 from collections.abc import Sequence
@@ -16,38 +16,38 @@ from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 PIXEL_LOSSES = ("cross_entropy", "focal", "topk")
 TABLE_SIZE = 256
-"""Values of a uint8, so that every label finds its row."""
+"""Number of uint8 values: every label value is a valid index."""
 
 
 class SegmentationLoss(nn.Module):
-    """Soft Dice plus a loss by voxel, as nnU-Net v2 has them: ``loss`` of train.json.
+    """Soft Dice plus a voxel-wise loss, as in nnU-Net v2: ``loss`` of train.json.
 
-    The value is 1 higher than nnU-Net's, so that it ends at 0. By default it is MONAI's DiceCELoss inside its
-    DeepSupervisionLoss. Those know no ignored voxels and no top-k, take ``batch`` Dice in each process alone,
-    compute the softmax twice, and copy the label to float for each level.
+    The value is 1 higher than nnU-Net's, so that its minimum is 0. The defaults equal MONAI's DiceCELoss inside its
+    DeepSupervisionLoss. Those support neither ignored voxels nor top-k, compute ``batch`` Dice per process, compute
+    the softmax twice, and copy the label to float for each level.
 
-    With regions Dice counts all outputs, as in nnU-Net; the loss by voxel is the mean over voxels and regions. (nnU-Net
-    sums it over regions where there is an ignored value, and only there.)
+    With regions, Dice counts all outputs, as in nnU-Net; the voxel-wise loss is the mean over voxels and regions.
+    (nnU-Net sums it over regions, but only if there is an ignore label.)
 
-    Under torch.distributed the mean over processes, and the gradient that DDP averages, are those of one process with
-    the joint batch; every process must compute the loss at the same time, with as many patches.
+    Under torch.distributed, the mean over processes (and the gradient that DDP averages) equals that of one process
+    with the joint batch. All processes must compute the loss at the same time, with equal batch sizes.
 
     Args:
-        labels: the plan's labels: softmax over the classes, or one sigmoid output a region.
-        batch_dice: take Dice over the batch of all processes instead of each patch.
-        include_background: whether Dice counts the background too; the loss by voxel always does.
-        pixel_loss: ``cross_entropy``; ``focal`` (Lin et al., ICCV 2017), scaled as MONAI's FocalLoss, which is the mean
-            over classes too; or ``topk``, cross entropy of the worst voxels of each patch. (nnU-Net takes the worst of
-            the batch, which would depend on how processes share it.)
+        labels: the plan's labels: softmax over the classes, or one sigmoid output per region.
+        batch_dice: compute Dice over the batch of all processes instead of per patch.
+        include_background: whether Dice counts the background; the voxel-wise loss always does.
+        pixel_loss: ``cross_entropy``; ``focal`` (Lin et al., ICCV 2017), scaled like MONAI's FocalLoss, which also
+            averages over classes; or ``topk``, cross entropy of the worst voxels of each patch. (nnU-Net takes the
+            worst of the batch, which would depend on its split between processes.)
         focal_gamma: exponent of ``focal``, at least 0.
-        topk_percent: share of a patch's counted voxels that ``topk`` takes, above 0, at most 100.
+        topk_percent: percentage of a patch's valid voxels that ``topk`` uses, above 0, at most 100.
         dice_weight: weight of Dice.
-        pixel_weight: weight of the loss by voxel.
+        pixel_weight: weight of the voxel-wise loss.
         smooth: added to numerator and denominator of Dice.
-        level_weights: one weight an output of the network, finest first.
+        level_weights: one weight per output of the network, finest first.
 
     Raises:
-        ConfigError: for an unknown ``pixel_loss``, a number that is out of range, or Dice that would count no class.
+        ConfigError: for an unknown ``pixel_loss``, a number out of range, or if Dice would not count any class.
     """
 
     membership: torch.Tensor
@@ -92,21 +92,21 @@ class SegmentationLoss(nn.Module):
                 raise ConfigError(f"loss#{name} is {getattr(self, name)}. Give it 0 or more.")
         if num_classes <= self.first and not self.by_region:
             raise ConfigError(
-                "there is no class but the background. Set loss#include_background or name one."
+                "label_names has only the background. Add a class, or set loss#include_background."
             )
 
     def forward(
         self, outputs: torch.Tensor | Sequence[torch.Tensor], label: torch.Tensor
     ) -> torch.Tensor:
-        """The weighted sum over the levels, float32 whatever autocast says: half precision overflows in the softmax.
+        """The weighted sum over the levels, in float32 even under autocast: half precision overflows in the softmax.
 
         Args:
-            outputs: logits ``[B, C, ...]`` of each level, finest first; a single tensor, which a network gives in
-                evaluation, is the finest level alone, with weight 1.
-            label: class numbers ``[B, 1, *spatial]``, uint8; ``IGNORE_CLASS`` (255) counts nowhere.
+            outputs: logits ``[B, C, ...]`` of each level, finest first; a single tensor (evaluation mode) is the
+                finest level, with weight 1.
+            label: class numbers ``[B, 1, *spatial]``, uint8; ``IGNORE_CLASS`` (255) is not counted.
 
         Raises:
-            ConfigError: if there is not one weight a level.
+            ConfigError: if the numbers of levels and weights differ.
         """
         if isinstance(outputs, torch.Tensor):
             outputs, weights = [outputs], [1.0]
@@ -115,10 +115,10 @@ class SegmentationLoss(nn.Module):
         if len(outputs) != len(weights):
             raise ConfigError(
                 f"the network gives {len(outputs)} output(s), but loss#level_weights is {weights}. "
-                "Give it one weight an output."
+                "Give one weight per output."
             )
         with torch.autocast(label.device.type, enabled=False):
-            # a level of weight 0 is computed too: DDP waits for the gradient of each head
+            # levels of weight 0 are computed too: DDP waits for the gradient of each head
             levels = [
                 self._level_sums(logits, label_at(label, logits.shape[2:])) for logits in outputs
             ]
@@ -128,7 +128,7 @@ class SegmentationLoss(nn.Module):
             ).sum()
 
     def _level_sums(self, logits: torch.Tensor, label: torch.Tensor) -> "LevelSums":
-        """What one level adds to the loss, as sums over voxels that may be summed further."""
+        """Contribution of one level, as sums over voxels that can be added over processes."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
         label = label.flatten(2)
         valid = (label != IGNORE_CLASS).to(logits.dtype)
@@ -137,14 +137,14 @@ class SegmentationLoss(nn.Module):
             probabilities = logits.sigmoid()
             by_voxel = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * valid
         else:
-            # one-hot, 0 where ignored: on a CPU faster than gather and scatter, which would add one by one
+            # one-hot, 0 where ignored: on a CPU faster than gather and scatter, which add element by element
             classes = torch.arange(logits.shape[1], dtype=label.dtype, device=label.device)
             target = (label == classes[:, None]).to(logits.dtype)
             log_probabilities = logits.log_softmax(1)
             probabilities = log_probabilities.exp()
             by_voxel = -(log_probabilities * target).sum(1, keepdim=True)
         overlap = (probabilities * target).sum(2)
-        # a matrix product would be TF32 on a GPU
+        # not a matrix product, which would use TF32 on a GPU
         predicted = (probabilities * valid).sum(2)
         dice_sums = torch.stack([overlap, predicted + target.sum(2)])[..., self.first :]
         if self.batch_dice:
@@ -160,12 +160,12 @@ class SegmentationLoss(nn.Module):
     def _voxel_sums(
         self, by_voxel: torch.Tensor, valid: torch.Tensor, num_channels: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum and number of the losses that count.
+        """Sum and number of the counted voxel losses.
 
         Args:
             by_voxel: cross entropy ``[B, 1 or regions, N]``, 0 where ignored.
             valid: ``[B, 1, N]``, 1 where not ignored.
-            num_channels: outputs of the network.
+            num_channels: number of network outputs.
         """
         if self.pixel_loss == "topk":
             share = self.topk_percent / 100
@@ -176,16 +176,16 @@ class SegmentationLoss(nn.Module):
             taken = torch.arange(most, device=worst.device) < wanted
             return (worst * taken).sum(), taken.sum().to(worst.dtype)
         if self.pixel_loss == "focal":
-            # 1 - p of the true class; where that is 0 a power below 1 has no slope
+            # 1 - p of the true class; at 0 a power below 1 has an infinite gradient
             missed = (-torch.expm1(-by_voxel)).clamp_min(torch.finfo(by_voxel.dtype).tiny)
             return (by_voxel * missed**self.focal_gamma).sum(), valid.sum() * num_channels
         return by_voxel.sum(), valid.sum() * by_voxel.shape[1]
 
     def _over_ranks(self, levels: "list[LevelSums]") -> "list[LevelSums]":
-        """The same with what all processes share, in one message for all levels."""
+        """Sum over all processes what they share, in one message for all levels."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return levels
-        # absent where torch is built without distributed; this all_reduce passes gradients on
+        # missing in torch builds without distributed; this all_reduce is differentiable
         from torch.distributed.nn.functional import all_reduce
 
         counts = torch.stack([level.count for level in levels])
@@ -193,7 +193,7 @@ class SegmentationLoss(nn.Module):
         joint = all_reduce(torch.cat([counts, *(sums.flatten() for sums in shared)]))
         sizes = [sums.numel() for sums in shared]
         counts, *parts = joint.split([len(levels), *sizes])
-        # DDP and the log take the mean over processes, so that the sums of each count that many times
+        # DDP and the log average over processes, so each process scales its sums by their number
         joined = [
             replace(level, voxels=level.voxels * dist.get_world_size(), count=count)
             for level, count in zip(levels, counts, strict=True)
@@ -218,9 +218,9 @@ class LevelSums:
     """Sums over the voxels of one level.
 
     Attributes:
-        voxels: of the loss by voxel, a scalar.
-        count: how many losses that are, a scalar.
-        dice: ``[2, B, C]``, or ``[2, 1, C]`` over the batch: prediction times reference, and their sum.
+        voxels: sum of the voxel-wise losses, a scalar.
+        count: number of these losses, a scalar.
+        dice: ``[2, B, C]``, or ``[2, 1, C]`` over the batch: sums of prediction times reference, and of both added.
     """
 
     voxels: torch.Tensor
@@ -229,23 +229,23 @@ class LevelSums:
 
 
 def label_at(label: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The label on a coarser grid, by ``nearest-exact`` as MONAI and nnU-Net take it; a view where sizes divide.
+    """The label on a coarser grid, by ``nearest-exact`` as in MONAI and nnU-Net; a view if the sizes divide.
 
     Args:
         label: ``[B, 1, *spatial]``, uint8.
-        size: the spatial size that is wanted.
+        size: target spatial size.
     """
     shape = label.shape[2:]
     if any(fine % coarse for fine, coarse in zip(shape, size, strict=True)):
         return F.interpolate(label, size=tuple(size), mode="nearest-exact")
     ratios = [fine // coarse for fine, coarse in zip(shape, size, strict=True)]
-    # of an even number of voxels the centre lies between two: nearest-exact takes the later
+    # the centre of an even number of voxels is between two; nearest-exact takes the later one
     places = (slice(None), slice(None), *(slice(ratio // 2, None, ratio) for ratio in ratios))
     return label[places]
 
 
 def _membership(labels: LabelScheme) -> torch.Tensor:
-    """``[regions, 256]``: 1 where a class is part of a region; ``IGNORE_CLASS`` is in none."""
+    """``[regions, 256]``: 1 if the class is part of the region; the column of ``IGNORE_CLASS`` is 0."""
     regions = labels.target_classes if labels.sigmoid else []
     table = torch.zeros(len(regions), TABLE_SIZE)
     for row, classes in zip(table, regions, strict=True):

@@ -1,4 +1,4 @@
-"""The optimizer of a training, with groups of parameters that weight decay leaves alone."""
+"""The optimizer of a training, with a parameter group without weight decay."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from dynunet_bundle.training.lookahead import Lookahead
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "radam": RAdam}
 
 HAS_FUSED = (Adam, AdamW)
-"""Classes whose step torch computes in one kernel, where that is sound. RAdam has no such form. That of SGD leaves its
-momentum uninitialised where the very first step overflows under mixed precision (torch 2.13, ``_fused_sgd``), as at the
-initial scale it often does; a CPU shows it too."""
+"""Optimizers used with torch's fused step (one kernel). RAdam does not have one. Fused SGD leaves its momentum
+uninitialised if the first step overflows under mixed precision (torch 2.13, ``_fused_sgd``; reproducible on a CPU),
+and at the initial loss scale that is common."""
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-"""Batch and instance norms of all dimensions share the first; SyncBatchNorm does too."""
+"""Base classes of all norms: ``_NormBase`` covers batch and instance norms of all dimensions, and SyncBatchNorm."""
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
@@ -35,24 +35,23 @@ def make_optimizer(
     no_decay: Sequence[str] = (),
     lookahead: Mapping[str, Any] | None = None,
 ) -> Optimizer:
-    """Make one of torch's optimizers for all parameters of a network: ``optimizer`` of train.json.
+    """Make a torch optimizer for all parameters of a network: ``optimizer`` of train.json.
 
-    The defaults are nnU-Net's. MONAI's ``generate_param_groups`` sets learning rates by layer, not weight decay.
+    The defaults are nnU-Net's. MONAI's ``generate_param_groups`` sets learning rates per layer, not weight decay.
 
     Args:
-        network: bare, or wrapped by DDP or ``torch.compile``. Where its parameters are on CUDA the step is fused, if
-            the class can.
-        name: "sgd", "adam" (weight decay is an L2 term of the gradient), "adamw" (decoupled) or "radam" (as adam).
+        network: bare, or wrapped by DDP or ``torch.compile``. On CUDA, Adam and AdamW use their fused step.
+        name: "sgd", "adam" (weight decay is an L2 term of the gradient), "adamw" (decoupled) or "radam" (like adam).
         learning_rate: rate at the peak of the schedule.
-        momentum: of SGD; the Adam family has torch's betas, (0.9, 0.999).
-        nesterov: of SGD.
+        momentum: momentum of SGD; the Adam family uses torch's betas, (0.9, 0.999).
+        nesterov: whether SGD uses Nesterov momentum.
         weight_decay: factor of the decay.
-        no_decay: what is not decayed: "norm" (scales and shifts of normalisation layers), "bias" (of convolutions).
-            Empty decays all, as nnU-Net does; ["norm"] is the rule of NVIDIA's nnU-Net for TensorFlow 2.
-        lookahead: None, or arguments of ``Lookahead``, which then wraps the optimizer; {} gives its defaults.
+        no_decay: parameters without decay: "norm" (scales and shifts of normalisation layers), "bias" (of
+            convolutions). Empty decays all, as in nnU-Net; ["norm"] is the rule of NVIDIA's nnU-Net for TensorFlow 2.
+        lookahead: arguments of ``Lookahead``, which then wraps the optimizer ({}: defaults); None for plain.
 
     Raises:
-        ConfigError: for an unknown name or entry, or a number that torch refuses.
+        ConfigError: for an unknown name or entry, or a number that torch rejects.
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f'optimizer#name is "{name}". Choose one of {", ".join(OPTIMIZERS)}.')
@@ -61,25 +60,25 @@ def make_optimizer(
     if kind is SGD:
         settings |= {"momentum": momentum, "nesterov": nesterov}
     if kind in HAS_FUSED and all(parameter.is_cuda for parameter in network.parameters()):
-        # not on the CPU, where it rounds otherwise than torch's default
+        # not on the CPU, where rounding differs from torch's default
         settings["fused"] = True
     groups = _groups(network, no_decay)
     try:
-        # torch lets NaN pass
+        # torch accepts NaN
         if not all(0 <= settings[key] < math.inf for key in ("lr", "weight_decay")):
             raise ValueError("a number is out of range")
         optimizer = kind(groups, **settings)
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{key} {value}" for key, value in settings.items())
         raise ConfigError(
-            f"torch refuses the optimizer {name} with {shown}: {first_line(error)}. "
+            f"torch rejects the optimizer {name} with {shown}: {first_line(error)}. "
             "Rate, decay and momentum must be at least 0; nesterov needs a momentum above 0."
         ) from error
     return optimizer if lookahead is None else _with_lookahead(optimizer, lookahead)
 
 
 def _groups(network: nn.Module, no_decay: Sequence[str]) -> list[dict[str, Any]]:
-    """Split the parameters, each once and in the network's order, into those that decay and those that do not."""
+    """Split the parameters, each once and in the network's order, into groups with and without decay."""
     exempt = _exempt(network, no_decay)
     parameters = list(network.parameters())
     decayed = [parameter for parameter in parameters if id(parameter) not in exempt]
@@ -89,12 +88,12 @@ def _groups(network: nn.Module, no_decay: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _exempt(network: nn.Module, no_decay: Sequence[str]) -> set[int]:
-    """Identities of the parameters that do not decay."""
+    """``id`` of each parameter without decay."""
     unknown = [entry for entry in no_decay if entry not in NO_DECAY]
-    # a string would be taken letter by letter
+    # a string would be read letter by letter
     if isinstance(no_decay, str) or unknown:
         raise ConfigError(
-            f"optimizer#no_decay is {no_decay!r}. Give a list out of {', '.join(NO_DECAY)}; [] decays all."
+            f"optimizer#no_decay is {no_decay!r}. Give a list of {', '.join(NO_DECAY)}; [] decays all."
         )
     exempt: set[int] = set()
     for module in network.modules():

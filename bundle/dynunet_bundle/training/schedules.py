@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step, so that a training goes on where it stopped."""
+"""Learning-rate schedules: pure functions of the step, so that a training can resume exactly."""
 
 import math
 from dataclasses import dataclass
@@ -23,32 +23,32 @@ def make_schedule(
     cycle_growth: float = 2.0,
     peak_decay: float = 0.95,
 ) -> LambdaLR:
-    """Make a schedule of the learning rate: ``lr_scheduler`` of train.json.
+    """Make a learning-rate schedule: ``lr_scheduler`` of train.json.
 
-    The rate is the optimizer's own at the peak, times a factor. With p = t / T, t counted from the end of the
-    warm-up and T the steps after it, and e = ``end_factor``:
+    The rate is the optimizer's initial rate times a factor. With p = t / T, where t counts the T steps after the
+    warm-up, and e = ``end_factor``, the factor is:
 
     - "none": 1.
-    - "poly": e + (1 - e) (1 - p)^power; nnU-Net's with power 0.9, e = 0 and one step an epoch.
+    - "poly": e + (1 - e) (1 - p)^power; nnU-Net's with power 0.9, e = 0 and one step per epoch.
     - "cosine": e + (1 - e) (1 + cos(pi p)) / 2.
-    - "cosine_annealing": that cosine again and again (SGDR, Loshchilov and Hutter, arXiv 1608.03983), cycle k being
-      ``first_cycle_steps * cycle_growth^k`` steps long, all of it times ``peak_decay^k``.
+    - "cosine_annealing": that cosine in cycles (SGDR, Loshchilov and Hutter, arXiv 1608.03983); cycle k is
+      ``first_cycle_steps * cycle_growth^k`` steps long and scaled by ``peak_decay^k``.
 
-    Before that, in ``warmup_steps`` steps, step / warmup_steps: the first step has rate 0, as in MONAI's
-    ``WarmupCosineSchedule``, which "cosine" equals. After ``num_steps`` the factor stays: at e; at 1; and where cycles
-    run, at that of the last step. torch and MONAI have some of these, but none with all of warm-up, floor and decaying
-    peaks, and torch's cosine rises again after its end.
+    During the warm-up it is step / warmup_steps: the first step has rate 0, as in MONAI's ``WarmupCosineSchedule``,
+    which equals "cosine". After ``num_steps`` the factor is constant: e for "poly" and "cosine", 1 for "none", the
+    factor of the last step for cycles. No schedule of torch or MONAI combines warm-up, floor and decaying peaks, and
+    torch's cosine rises again after its end.
 
     Args:
-        optimizer: its rates are those at the peak.
+        optimizer: its rates are the peak rates.
         name: one of the above.
         num_steps: steps of the whole training, warm-up included.
-        power: of "poly".
-        end_factor: factor at the end, or at the end of each cycle against its peak.
+        power: exponent of "poly".
+        end_factor: factor at the end; with cycles, at the end of each, relative to its peak.
         warmup_steps: steps of the linear warm-up.
         first_cycle_steps: length of the first cycle.
-        cycle_growth: length of a cycle over that of the one before, at least 1.
-        peak_decay: peak of a cycle over that of the one before.
+        cycle_growth: ratio of the lengths of two successive cycles, at least 1.
+        peak_decay: ratio of the peaks of two successive cycles.
 
     Returns:
         A schedule; call its ``step`` after each iteration, or after each epoch if ``num_steps`` counts epochs.
@@ -74,7 +74,7 @@ def make_schedule(
 
 @dataclass(frozen=True)
 class _Curve:
-    """The factor after the warm-up, see ``make_schedule``; ``length`` are the steps after it."""
+    """The factor after the warm-up (see ``make_schedule``); ``length`` is the number of steps after it."""
 
     name: str
     length: int
@@ -94,7 +94,7 @@ class _Curve:
         return self._annealing(step) if self.name == "cosine_annealing" else 1.0
 
     def _annealing(self, step: int) -> float:
-        # a restart at the very end would raise the rate again
+        # clamped: a new cycle that starts at the very end would raise the rate again
         last = min(step, self.length - 1)
         cycle, share = _cycle(last, self.first_cycle_steps, self.cycle_growth)
         return self.peak_decay**cycle * self._above_end(_half_cosine(share))
@@ -114,7 +114,7 @@ def _require_sound(curve: _Curve, num_steps: int, warmup_steps: int) -> None:
     cycle_steps = curve.first_cycle_steps
     _check("first_cycle_steps", cycle_steps, cycle_steps >= 1, "at least 1")
     _check("cycle_growth", curve.cycle_growth, curve.cycle_growth >= 1, "at least 1")
-    _check("peak_decay", curve.peak_decay, 0 < curve.peak_decay <= 1, "above 0, up to 1")
+    _check("peak_decay", curve.peak_decay, 0 < curve.peak_decay <= 1, "above 0, at most 1")
 
 
 def _check(name: str, value: float, is_valid: bool, valid: str) -> None:
@@ -123,12 +123,12 @@ def _check(name: str, value: float, is_valid: bool, valid: str) -> None:
 
 
 def _half_cosine(share: float) -> float:
-    """From 1 at share 0 to 0 at share 1."""
+    """1 at share 0, falling to 0 at share 1."""
     return (1 + math.cos(math.pi * share)) / 2
 
 
 def _cycle(step: int, first_length: float, growth: float) -> tuple[int, float]:
-    """The cycle that a step belongs to, and the share of it that is done."""
+    """Index of the cycle of a step, and the completed share of that cycle."""
     cycle, start, length = 0, 0.0, float(first_length)
     while step >= start + length:
         cycle, start, length = cycle + 1, start + length, length * growth

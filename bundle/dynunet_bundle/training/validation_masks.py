@@ -1,4 +1,4 @@
-"""What MONAI's metrics are given: masks of the targets, without the voxels that nobody labelled."""
+"""Input of MONAI's metrics: one mask per target, without ignored voxels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 
 class TargetMasks:
-    """Predictions and labels as ``MeanDice`` can count them: ``validate#target_masks`` of train.json.
+    """Convert predictions and labels for ``MeanDice``: ``validate#target_masks`` of train.json.
 
-    Class numbers stay as they are, and regions become one mask each. A voxel that the label ignores becomes background
-    in both, so that it counts neither for nor against any target. MONAI's ``from_engine`` only takes values out of a
-    dictionary, and MeanDice knows no regions and cannot be told to ignore a class (its DiceMetric can).
+    Class numbers stay unchanged; regions become one mask each. A voxel that the label ignores becomes background in
+    both, so it does not affect the score. MONAI's ``from_engine`` only takes values out of a dictionary; MeanDice
+    supports neither regions nor an ignored class (DiceMetric supports the latter).
 
     Args:
         labels: the plan's labels.
@@ -26,11 +26,11 @@ class TargetMasks:
     def __call__(
         self, outputs: Sequence[Mapping[str, Any]]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Masks of some cases.
+        """Convert the output of the evaluator.
 
         Args:
-            outputs: of each case the class numbers of prediction and label, ``[1, D, H, W]``; ``IGNORE_CLASS`` in the
-                label where nobody labelled.
+            outputs: for each case the class numbers of prediction and label, ``[1, D, H, W]``; unlabelled voxels of
+                the label are ``IGNORE_CLASS``.
 
         Returns:
             Predictions and labels, each ``[1, D, H, W]``, or ``[regions, D, H, W]`` boolean.

@@ -256,7 +256,7 @@ def test_a_damaged_state_falls_back_to_the_generation_before(
     start("cut").run()
     assert_same(load(last), load(tmp_path / "whole" / LAST))
     assert_same(load(tmp_path / "cut" / "model.pt"), load(tmp_path / "whole" / "model.pt"))
-    assert "going on after epoch 2" in log.text
+    assert "resuming after epoch 2" in log.text
     warnings = [record for record in log.records if record.levelno == logging.WARNING]
     if damage == "missing":
         assert warnings == []

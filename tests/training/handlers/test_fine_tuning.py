@@ -275,10 +275,10 @@ def test_a_network_with_nothing_in_common_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no weights at .*model.pt. Pass --pretrained"),
-        (b"no weights", "is no file of weights"),
+        (None, "model.pt is missing. Pass --pretrained"),
+        (b"no weights", "is not a file of weights"),
         ({"f": print}, "may run code"),
-        ([1], "holds list, not weights"),
+        ([1], "holds a list, not weights"),
         ({"epoch": 1, "network": {}}, "'epoch' is of type int, not a tensor by name"),
         ({}, "no inner convolution"),
     ],

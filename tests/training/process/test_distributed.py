@@ -168,7 +168,7 @@ def test_a_process_without_cases_and_another_number_of_processes(
     workflow.run()
     lines = (folder / "uneven" / "run" / "train_log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-    assert "ran in 2 processes and goes on in 1, with the next epoch" in log.text
+    assert "ran in 2 processes and resumes in 1, at the start of the next epoch" in log.text
 
 
 def test_torchrun_without_the_overlay_is_refused(folder: Path, phantom: Path) -> None:

@@ -1,1 +1,1 @@
-"""What train.json attaches to the trainer, beside what people watch."""
+"""Handlers that train.json attaches to the trainer; those that report progress are in ``watching``."""

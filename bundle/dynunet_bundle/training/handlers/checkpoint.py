@@ -1,12 +1,12 @@
-"""Checkpoints from which a training goes on as if it had never stopped.
+"""Checkpoints from which a training resumes exactly, as if it had never stopped.
 
-In ``ckpt_dir``:
+Stored on disk, in ``ckpt_dir``:
 
     model.pt                       weights of the best epoch, as inference loads them
     model.json                     their plan, score, SHA-256 and versions
-    checkpoint_last.pt             all that is needed to go on
-    checkpoint_last.previous.pt    the generation before
-    earlier_run_1/ ...             what --restart set aside
+    checkpoint_last.pt             the full state of the training
+    checkpoint_last.previous.pt    the state before that
+    earlier_run_1/ ...             files that --restart moved aside
 """
 
 import logging
@@ -53,12 +53,12 @@ logger = logging.getLogger(__name__)
 class CheckpointHandler:
     """Save the last state and the best model, and resume: ``train#checkpoint`` of train.json.
 
-    A training that is started again with the same folder continues where it stopped, also inside an epoch; one that
-    has finished does nothing. It must be attached after the validation and the schedule. MONAI's CheckpointSaver
-    keeps neither the position of the feed nor random states, and writes in place.
+    A training that is started again with the same folder resumes where it stopped, even within an epoch; a finished
+    one does nothing. Attach it after the validation and the schedule. MONAI's CheckpointSaver stores neither the
+    position of the feed nor random states, and writes in place.
 
-    A CheckpointLoader among the handlers, as MONAI Label inserts it, means to start from those weights: what the
-    folder holds is then set aside as with ``restart``.
+    A CheckpointLoader among the handlers (MONAI Label inserts one) starts a new training from its weights: existing
+    files are then moved aside, as with ``restart``.
 
     Args:
         ckpt_dir: folder of the files.
@@ -66,18 +66,18 @@ class CheckpointHandler:
         averaged: the network that is evaluated and delivered; ``network`` itself without averaging.
         optimizer: its optimizer.
         lr_scheduler: its schedule.
-        loader: the feed, whose position belongs to the state.
-        evaluator: the validation engine; its best metric decides which epoch is the best.
-        plan: the plan ids; weights and plan belong together.
-        restart: set the old run aside and start over.
-        strategy: ``last_and_best``; ``last_only``, where the model is that of the last epoch; ``none`` writes nothing.
+        loader: the feed; its position is part of the state.
+        evaluator: the validation engine; its best metric selects the best epoch.
+        plan: the plan ids, stored with the weights.
+        restart: move the old run aside and start over.
+        strategy: ``last_and_best``; ``last_only`` (the model is the last epoch's); ``none`` writes nothing.
         rank: index of this process; only the first writes.
         world_size: number of processes.
-        run_files: files of the run that are set aside with it, such as its log.
+        run_files: other files of the run that are moved aside with it, such as its log.
 
     Raises:
-        ConfigError: for an unknown strategy; when the run starts and the folder holds a training of another plan or
-            other cases.
+        ConfigError: for an unknown strategy; at the start of a run, if the folder holds a training with another plan
+            or other cases.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CheckpointHandler:
         self.loader = loader
         self.evaluator = evaluator
         self.plan = dict(plan)
-        # torchrun and SLURM repeat the command of a training that they start again
+        # torchrun and SLURM restart a training with the same command
         self.restart = restart and not is_started_again()
         self.strategy = strategy
         self.is_main = rank == 0
@@ -137,7 +137,7 @@ class CheckpointHandler:
         self._load_parts(engine, state)
 
     def save(self, engine: Engine) -> None:
-        """Save the last state, and the model if this epoch was the best; the end of an epoch."""
+        """At the end of an epoch, save the state, and the model if this epoch is the best."""
         if self.strategy == "none":
             return
         self._has_trained = True
@@ -149,13 +149,13 @@ class CheckpointHandler:
         self.save_state(engine, epoch=engine.state.epoch)
 
     def save_state(self, engine: Engine, epoch: int, is_unfinished: bool = False) -> None:
-        """Save all that is needed to go on from here.
+        """Save the full state.
 
         Args:
             engine: the trainer.
-            epoch: epochs that are done.
-            is_unfinished: whether the last iteration of the epoch after these is done, but not what follows it, such
-                as the validation; that is then made up for.
+            epoch: number of completed epochs.
+            is_unfinished: whether all iterations of the next epoch are done too, but not the steps after them, such
+                as the validation; a resumed training then begins with those steps.
         """
         if not self.is_main or self.strategy == "none":
             return
@@ -185,26 +185,26 @@ class CheckpointHandler:
         save_generation(self.ckpt_dir, state)
 
     def remember_random_state(self) -> None:
-        """Keep the random state of the end of the iterations of an epoch: a validation draws from it, too."""
+        """Keep the random state after the last iteration of an epoch, before a validation draws from it."""
         self._random = random_state()
 
     def finish(self, engine: Engine) -> None:
-        """Without any validation the final weights are the model."""
+        """Save the final weights as the model if no epoch was validated."""
         validated = self.evaluator.state.best_metric_epoch >= 0
         is_due = self._has_trained or not (self.ckpt_dir / MODEL).is_file()
         if is_due and self.strategy == "last_and_best" and not validated:
-            logger.warning("no epoch was validated; %s holds the final weights", MODEL)
+            logger.warning("no epoch was validated: %s holds the final weights", MODEL)
             self._save_model(engine, None)
 
     def _load_everywhere(self) -> dict[str, Any] | None:
-        """The newest state, the same in all processes; the first one looks first, for it may move a damaged file."""
+        """The newest state, equal in all processes; the first process reads first, as it may move a damaged file."""
         state = load_generation(self.ckpt_dir, is_main=True) if self.is_main else None
         equal_in_all_ranks(0)
         if not self.is_main:
             state = load_generation(self.ckpt_dir, is_main=False)
         if not equal_in_all_ranks(0 if state is None else state_checksum(state)):
             raise ConfigError(
-                f"the processes find different states of the training in {self.ckpt_dir}. All machines must see "
+                f"the processes read different states of the training from {self.ckpt_dir}. All machines must see "
                 "the same folder: choose one on a shared disk."
             )
         return state
@@ -213,17 +213,17 @@ class CheckpointHandler:
         if not self.is_main:
             return
         files = [self.ckpt_dir / name for name in (LAST, PREVIOUS_NAME, MODEL, FACTS)]
-        # weights without a training are not ours to move: they may have come with the bundle
+        # weights without a training stay: they may have come with the bundle
         if not any(file.is_file() for file in files[:2]):
             return
         aside = set_aside([*files, *self.run_files], self.ckpt_dir, keep=(MODEL, FACTS))
-        logger.info("starting over; the training that was here is in %s", aside)
+        logger.info("starting over; the earlier training was moved to %s", aside)
 
     def _require_same_training(self, state: Mapping[str, Any]) -> None:
         differences = plan_differences(state["plan"], self.plan)
         if differences:
             raise ConfigError(
-                f"{self.ckpt_dir} holds a training of another plan ({'; '.join(differences)}). "
+                f"{self.ckpt_dir} holds a training with another plan ({'; '.join(differences)}). "
                 "Choose another --ckpt_dir, or start over with --restart True."
             )
         differences = case_differences(state["cases"], case_facts(self.loader))
@@ -238,7 +238,7 @@ class CheckpointHandler:
             then = "without" if state["averaged"] is None else "with"
             raise ConfigError(
                 f"{self.ckpt_dir} holds a training {then} averaged weights (ema_decay). "
-                "Go on with the old setting, or start over with --restart True."
+                "Keep the old setting, or start over with --restart True."
             )
         self.network.load_state_dict(state["model"])
         if state["averaged"] is not None:
@@ -246,7 +246,7 @@ class CheckpointHandler:
         num_steps = state["lr_scheduler"]["last_epoch"]
         by_iteration = num_steps == state["iteration"]
         self._load_optimizer(state, engine.state.iteration if by_iteration else num_steps)
-        # the same number, unless the ranks or the length of an epoch have changed
+        # the stored number, unless the world size or the epoch length has changed
         self.loader.load_state_dict({**state["loader"], "iteration": engine.state.iteration})
         scaler = getattr(engine, "scaler", None)
         if scaler is not None and state["scaler"] is not None:
@@ -256,12 +256,12 @@ class CheckpointHandler:
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
 
     def _load_optimizer(self, state: Mapping[str, Any], num_steps: int) -> None:
-        """The optimizer's memory; its settings are those of now, such as the rates of a longer schedule."""
+        """Load the optimizer's state but keep its current settings, such as the rates of a longer schedule."""
         then, now = state["optimizer_kind"], optimizer_kind(self.optimizer)
         if then != now:
             raise ConfigError(
-                f"{self.ckpt_dir} holds a training with another optimizer ({then} against {now}). "
-                "Go on with the old one, or start over with --restart True."
+                f"{self.ckpt_dir} holds a training with another optimizer ({then}; now {now}). "
+                "Keep the old one, or start over with --restart True."
             )
         self._replay_schedule(num_steps)
         settings = [
@@ -284,11 +284,11 @@ class CheckpointHandler:
         if not same_steps:
             if state["world_size"] != self.world_size:
                 logger.warning(
-                    "the training ran in %d processes and goes on in %d, with the next epoch",
+                    "the training ran in %d processes and resumes in %d, at the start of the next epoch",
                     state["world_size"],
                     self.world_size,
                 )
-            # the epoch that was begun starts again; one that was done but for its end is ended
+            # restart a partly done epoch; complete an epoch of which all iterations are done
             engine.state.iteration = (engine.state.epoch + int(state["is_unfinished"])) * length
             if state["is_unfinished"]:
                 engine.state.epoch_losses = state["epoch_losses"]
@@ -296,45 +296,45 @@ class CheckpointHandler:
         elif state["is_unfinished"]:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"]
-            # appended while the handlers of this event run, it comes after all of them
+            # added while this event's handlers run, so it runs after all of them
             engine.add_event_handler(Events.STARTED, self._complete_epoch)
         else:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"] if done else []
         if engine.state.epoch >= engine.state.max_epochs:
             logger.info(
-                "the training in %s has finished (%d epochs); raise --epochs to go on, "
-                "or start over with --restart True",
+                "the training in %s has finished (%d epochs). Raise --epochs to continue, "
+                "or start over with --restart True.",
                 self.ckpt_dir,
                 engine.state.epoch,
             )
         elif same_steps and done:
             logger.info(
-                "going on after iteration %d of %d of epoch %d of %s",
+                "resuming after iteration %d of %d of epoch %d of %s",
                 done,
                 length,
                 engine.state.epoch + 1,
                 self.ckpt_dir / LAST,
             )
         else:
-            logger.info("going on after epoch %d of %s", engine.state.epoch, self.ckpt_dir / LAST)
+            logger.info("resuming after epoch %d of %s", engine.state.epoch, self.ckpt_dir / LAST)
 
     def _complete_epoch(self, engine: Engine) -> None:
-        """Do what follows the last iteration of an epoch, which the stop kept from being done."""
+        """Run the end of an epoch, which was skipped when the training was stopped."""
         engine.state.epoch += 1
         with warnings.catch_warnings():
-            # the optimizer has stepped, in the process that was stopped
+            # the optimizer has stepped in the stopped process
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _replay_schedule(self, num_steps: int) -> None:
-        """Bring the schedule to where it was, step by step.
+        """Step the schedule up to its old position.
 
-        Its saved state would bring back the old length; so, with more epochs than before, the rates are those of
-        the longer schedule.
+        Its saved state would restore the old length; replayed, a training with more epochs than before follows the
+        longer schedule.
         """
         with warnings.catch_warnings():
-            # torch expects an optimizer step before each
+            # torch warns if no optimizer step comes before
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(num_steps):
                 self.lr_scheduler.step()

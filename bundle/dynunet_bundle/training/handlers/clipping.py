@@ -1,4 +1,4 @@
-"""Gradient clipping; MONAI's trainer has none."""
+"""Gradient clipping, which MONAI's trainer does not offer."""
 
 import torch
 from ignite.engine import Engine
@@ -9,10 +9,7 @@ from dynunet_bundle.errors import TrainingError
 
 
 def steps_now(engine: Engine) -> bool:
-    """Whether the optimizer steps in this iteration: with accumulated gradients not in every one.
-
-    The rule is that of MONAI's SupervisedTrainer.
-    """
+    """Whether the optimizer steps in this iteration, by the rule of MONAI's SupervisedTrainer for accumulation."""
     every = getattr(engine, "accumulation_steps", 1)
     if every == 1:
         return True
@@ -22,14 +19,14 @@ def steps_now(engine: Engine) -> bool:
 
 
 class GradientClipping:
-    """Clip the norm of all gradients together, before each step: ``train#handlers`` of train.json.
+    """Clip the global norm of the gradients before each step: ``train#handlers`` of train.json.
 
     Args:
         network: the network that is trained.
-        max_norm: largest norm; nnU-Net's is 12. None does not clip, but looks all the same.
+        max_norm: largest norm; nnU-Net's is 12. None does not clip but still checks for NaN.
 
     Raises:
-        TrainingError: at a step whose gradient is no number.
+        TrainingError: at a step whose gradient is NaN or infinite.
     """
 
     def __init__(self, network: nn.Module, max_norm: float | None = 12.0) -> None:
@@ -41,7 +38,7 @@ class GradientClipping:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Clip; under AMP the gradients are brought back to scale first."""
+        """Clip; under AMP the gradients are unscaled first."""
         scaler = getattr(engine, "scaler", None)
         if not steps_now(engine) or (self.max_norm is None and scaler is not None):
             return
@@ -52,9 +49,9 @@ class GradientClipping:
             norm = torch.nn.utils.get_total_norm(gradients)
         else:
             norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        # under mixed precision the scaler leaves out such a step and lowers the scale
+        # under mixed precision the scaler skips such a step and lowers the scale
         if scaler is None and not torch.isfinite(norm):
             raise TrainingError(
                 f"the gradient is {float(norm)} in iteration {engine.state.iteration}, though the loss is finite. The "
-                "weights are as before and the last checkpoint is good. Go on with a lower --learning_rate."
+                "weights are unchanged and the last checkpoint is good. Resume with a lower --learning_rate."
             )

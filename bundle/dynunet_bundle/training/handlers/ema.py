@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, for validation and for the model that is kept."""
+"""Exponential moving average of the weights, for validation and the saved model."""
 
 from ignite.engine import Engine, Events
 from torch import nn
@@ -10,15 +10,15 @@ from dynunet_bundle.training.handlers.clipping import steps_now
 
 
 def averaged_network(network: nn.Module, decay: float | None) -> nn.Module:
-    """The network to validate and to keep: ``averaged_network`` of train.json.
+    """The network to validate and to save: ``averaged_network`` of train.json.
 
     Args:
         network: the network that is trained, bare or wrapped by DDP or ``torch.compile``.
-        decay: share that an update leaves of the average, e.g. 0.999; None for no average.
+        decay: weight of the old average in an update, e.g. 0.999; None for no average.
 
     Returns:
-        Without ``decay`` the bare network itself; else torch's AveragedModel of it in evaluation mode, without
-        gradients, with the buffers averaged too (the statistics of batch norms).
+        Without ``decay`` the bare network itself; else its AveragedModel of torch, in evaluation mode, without
+        gradients; buffers (the statistics of batch norms) are averaged too.
 
     Raises:
         ConfigError: if ``decay`` is not from 0 to below 1.
@@ -28,7 +28,7 @@ def averaged_network(network: nn.Module, decay: float | None) -> nn.Module:
         return bare
     if not 0 <= decay < 1:
         raise ConfigError(
-            f"ema_decay is {decay}. Give null, or a number from 0 to below 1, such as 0.999."
+            f"ema_decay is {decay}. Give null, or a number at least 0 and below 1, such as 0.999."
         )
     averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return averaged.requires_grad_(False).eval()
@@ -37,12 +37,12 @@ def averaged_network(network: nn.Module, decay: float | None) -> nn.Module:
 class EmaHandler:
     """Update the average after each step of the optimizer: ``train#handlers`` of train.json.
 
-    The first update copies the weights. MONAI has no such handler; Ignite's EMAHandler makes its own copy, which the
-    evaluator and the checkpoints of a config could not name, and knows nothing of accumulated gradients.
+    The first update copies the weights. MONAI does not have such a handler. Ignite's EMAHandler makes its own copy,
+    which a config cannot pass to the evaluator and the checkpoints, and does not support accumulated gradients.
 
     Args:
         network: the network that is trained.
-        averaged: what ``averaged_network`` gave; nothing is done where that is the network itself.
+        averaged: result of ``averaged_network``; if that is the network itself, the handler does nothing.
     """
 
     def __init__(self, network: nn.Module, averaged: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""What a training says when it cannot go on: a loss that is no number, a GPU without memory."""
+"""Errors that end a training: a loss that is NaN, a GPU out of memory, a full disk.
+
+Stored on disk: the keys of ``bad_batch.json``.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -20,18 +23,18 @@ logger = logging.getLogger(__name__)
 
 
 class FailureHandler:
-    """Stop before a step that would spoil the weights: ``train#handlers`` of train.json.
+    """Stop before a step with a NaN or infinite loss: ``train#handlers`` of train.json.
 
-    If memory runs out, say in one line what to do. Ignite's TerminateOnNan looks after the step: the weights are
-    lost by then, and an exit code of 0 follows. It must be attached before the gradients are clipped.
+    If memory runs out, say in one line what to do. Ignite's TerminateOnNan checks after the step: the weights are
+    lost by then, and the exit code is 0. Attach it before the gradient clipping.
 
     Args:
-        loader: the feed, which knows the cases of a batch.
-        evaluator: the validation engine, whose memory is another matter than that of a step.
+        loader: the feed, which lists the cases of a batch.
+        evaluator: the validation engine; running out of memory there needs other advice than in a step.
         output_dir: folder of ``bad_batch.json``.
-        status: where the failure is noted, too.
-        batch_size: patches a batch, for the advice.
-        patch_size: voxels a patch, for the advice.
+        status: status file, in which the failure is recorded.
+        batch_size: patches per batch, for the advice.
+        patch_size: patch size in voxels, for the advice.
         rank: index of this process.
     """
 
@@ -65,7 +68,7 @@ class FailureHandler:
         self._validates = is_running
 
     def _check_loss(self, engine: Engine) -> None:
-        # here the GPU has its work for this iteration already; waiting for the loss costs least
+        # reading the loss waits for the GPU; cheapest here, where all its work is queued
         loss = engine.state.output["loss"].detach()
         if torch.isfinite(loss):
             return
@@ -80,17 +83,17 @@ class FailureHandler:
         cases = ", ".join(sorted({str(sample["case"]) for sample in samples}))
         raise TrainingError(
             f"the loss is {float(loss)} in iteration {engine.state.iteration} (cases {cases}; see {self.path}). "
-            "The weights are as before this iteration and the last checkpoint is good. Look at these cases, or go "
-            "on with a lower --learning_rate or with --amp False."
+            "The weights are as before this iteration and the last checkpoint is good. Check these cases, or resume "
+            "with a lower --learning_rate or with --amp False."
         )
 
     def _explain(self, engine: Engine, error: BaseException) -> NoReturn:
-        if isinstance(error, SystemExit):  # told to stop
+        if isinstance(error, SystemExit):  # stopped by a signal
             raise error
         self.status.fail(engine, error)
         if isinstance(error, torch.OutOfMemoryError) and self._validates:
             raise TrainingError(
-                "the GPU has too little memory for the validation of a whole case. Pass --validate#inferer#device cpu, "
+                "the GPU has too little memory to validate a whole case. Pass --validate#inferer#device cpu, "
                 "which collects the windows in main memory, or --validate#inferer#sw_batch_size 1."
             ) from error
         if isinstance(error, torch.OutOfMemoryError):
@@ -100,7 +103,7 @@ class FailureHandler:
                 "--gpu_memory_gb N."
             ) from error
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            # TensorBoard's, or a log's; what goes through atomic_write says more
+            # from TensorBoard or a log; errors of atomic_write are already more specific
             raise OutputError(
                 f"cannot write {error.filename or self.path.parent}: {error.strerror}. The last checkpoint is good. "
                 "Free space and run the same command again."

@@ -1,4 +1,4 @@
-"""Fine-tuning: a training starts from the weights of another one, as far as they fit."""
+"""Fine-tuning: start a training from the matching weights of another one."""
 
 import logging
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainedWeights:
-    """Start a training from a ``model.pt`` and report what was copied: ``train#handlers`` of train.json.
+    """Start a training from a ``model.pt`` and log what was copied: ``train#handlers`` of train.json.
 
-    Channels and classes may be others. It must be attached after the checkpoint: a training that goes on keeps its
-    own weights, and so do weights that MONAI's CheckpointLoader has loaded. An average (``ema_decay``) needs no
-    more: its first update copies the weights.
+    Channels and classes may differ. Attach it after the checkpoint: a resumed training, or one started by MONAI's
+    CheckpointLoader, keeps its weights. An average (``ema_decay``) needs no extra step: its first update copies the
+    weights.
 
     Args:
         network: the network that is trained, wrapped or not.
@@ -29,8 +29,8 @@ class PretrainedWeights:
         plan: the plan ids of the config.
 
     Raises:
-        WeightsError: when the run starts, if the file is missing, damaged or no plain weights, or if its network has
-            nothing in common with this one.
+        WeightsError: at the start of a run, if the file is missing, damaged or holds more than plain weights, or if
+            its network has nothing in common with this one.
     """
 
     def __init__(self, network: nn.Module, path: str | None, plan: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ class PretrainedWeights:
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Copy, unless the training goes on or has its weights from elsewhere."""
+        """Copy the weights, unless the training is resumed or a CheckpointLoader gave the weights."""
         if self.path is None or engine.state.iteration > 0:
             return
         if starts_from_given_weights(engine):
@@ -54,13 +54,11 @@ class PretrainedWeights:
             return
         path = Path(self.path)
         if not path.is_file():
-            raise WeightsError(
-                f"there are no weights at {path}. Pass --pretrained with a model.pt."
-            )
+            raise WeightsError(f"{path} is missing. Pass --pretrained with the path of a model.pt.")
         state, facts = read_weights(path)
         fit = match_weights(self.network, state, self.plan, facts.get("plan", {}))
         if not fit.has_body:
-            why = fit.skipped[0] if fit.skipped else "no name is the same"
+            why = fit.skipped[0] if fit.skipped else "no tensor name is the same"
             raise WeightsError(
                 f"{self.path} has no inner convolution in common with the network of this plan: {why}. Choose weights "
                 "of the same architecture, filters and kernel_sizes, or leave --pretrained out."

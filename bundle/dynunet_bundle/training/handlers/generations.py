@@ -1,6 +1,6 @@
-"""The last two states of a training on disk: whatever dies while one is written, the other can be read.
+"""The last two states of a training on disk: after a crash during a save, the other one can still be read.
 
-MONAI's CheckpointSaver writes in place: a crash during a save destroys the last good file.
+MONAI's CheckpointSaver writes in place, so such a crash destroys the last good file. Stored on disk: the file names.
 """
 
 import logging
@@ -26,24 +26,24 @@ def save_generation(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the newest state; the one before becomes the previous generation.
 
     Raises:
-        OutputError: if the disk is full or the folder cannot be written to; both generations are then as before.
+        OutputError: if the disk is full or the folder is not writable; both generations then stay unchanged.
     """
     last = folder / LAST
     with atomic_write(last) as file:
         torch.save(dict(state), file)
         file.flush()
-        # some disks say only here that they are full
+        # some file systems report a full disk only here
         os.fsync(file.fileno())
         if last.exists():
             os.replace(last, folder / PREVIOUS_NAME)
 
 
 def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None:
-    """The newest state that can be read, on the CPU, or None where there is none.
+    """The newest readable state, on the CPU, or None without any file.
 
     Args:
         folder: the folder of the checkpoints.
-        is_main: whether this process may move a damaged file out of the way; the others only read.
+        is_main: whether this process may move a damaged file aside; the others only read.
 
     Raises:
         WeightsError: if there are files, but none can be read.
@@ -61,9 +61,9 @@ def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None
             damaged[path] = first_line(error)
             continue
         for bad, reason in damaged.items():
-            logger.warning("%s is damaged (%s); taking the generation before", bad, reason)
+            logger.warning("%s is damaged (%s); loading the previous state instead", bad, reason)
             if is_main:
-                # it must not take the place of the good generation at the next save
+                # otherwise it would replace the good generation at the next save
                 with suppress(OSError):
                     os.replace(bad, bad.with_suffix(".damaged"))
         return state
@@ -80,12 +80,15 @@ def set_aside(files: list[Path], folder: Path, keep: tuple[str, ...] = ()) -> Pa
     """Move the files of an earlier run into the first free ``earlier_run_N`` of a folder.
 
     Args:
-        files: what belongs to the run; missing ones are left out.
-        folder: where the new folder appears.
-        keep: names of files that stay where they are, too: weights that somebody may be using.
+        files: files of the run; missing ones are skipped.
+        folder: parent of the new folder.
+        keep: names of files to copy instead of move: weights may be in use.
 
     Returns:
-        The new folder, or None where there was nothing to keep.
+        The new folder, or None if all files are missing.
+
+    Raises:
+        OutputError: if the files cannot be moved.
     """
     present = [file for file in files if file.is_file()]
     if not present:
@@ -97,11 +100,11 @@ def set_aside(files: list[Path], folder: Path, keep: tuple[str, ...] = ()) -> Pa
     try:
         aside.mkdir(parents=True)
         for file in present:
-            # the folders may lie on different disks
+            # the folders may be on different disks
             (shutil.copy2 if file.name in keep else shutil.move)(file, aside / file.name)
     except OSError as error:
         raise OutputError(
-            f"cannot set the earlier run aside in {aside}: {error.strerror or error}. "
+            f"cannot move the earlier run to {aside}: {error.strerror or error}. "
             "Free space, or choose other folders."
         ) from error
     return aside

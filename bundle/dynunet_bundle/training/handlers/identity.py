@@ -1,7 +1,7 @@
-"""What tells one training from another: its optimizer, its cases, the state that it is in.
+"""What identifies a training: its optimizer, its cases, its state.
 
 Stored on disk: class names of optimizers and the keys of these facts, in checkpoints and model.json. A checkpoint
-resumes only if they are equal, so a renamed optimizer refuses every older one.
+can be resumed only if they are equal, so a renamed optimizer class breaks all older checkpoints.
 """
 
 import zlib
@@ -19,7 +19,7 @@ from dynunet_bundle.feed.loader import DaliLoader
 
 
 def optimizer_kind(optimizer: Optimizer) -> str:
-    """Its class, what it wraps, and how its parameters are grouped."""
+    """Class of an optimizer, class of a wrapped one, and sizes of its parameter groups, as one line."""
     inner = getattr(optimizer, "optimizer", None)
     names = [type(part).__name__ for part in (optimizer, inner) if part is not None]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -27,16 +27,16 @@ def optimizer_kind(optimizer: Optimizer) -> str:
 
 
 def state_checksum(state: Mapping[str, Any]) -> int:
-    """A number for the position and the weights of a state."""
+    """CRC-32 of the position and the weights of a state."""
     checksum = state["iteration"]
     for value in state["model"].values():
-        # contiguous: weights may lie with their channels last
+        # contiguous: weights may be stored channels-last
         checksum = zlib.crc32(value.contiguous().flatten().view(torch.uint8).numpy(), checksum)
     return int(checksum)
 
 
 def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
-    """What tells a case from another version of it: shape, and a checksum of where its classes lie."""
+    """Fingerprint of each case: its shape, and a checksum of the stored positions of its classes."""
     return {
         case.name: [list(case.shape), zlib.crc32(Path(case.positions).read_bytes())]
         for case in loader.dataset.cases()
@@ -46,12 +46,12 @@ def case_facts(loader: DaliLoader) -> dict[str, list[Any]]:
 def training_facts(
     engine: Engine, loader: DaliLoader, label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """What a prediction and a model card ask of a training: its length, its mirroring, and what its cases look like.
+    """Facts for predictions and the model card: length of the training, mirroring, ranges of its cases.
 
     Args:
-        engine: the trainer, which knows the length that was really set, also on the command line.
+        engine: the trainer; it has the length as set on the command line.
         loader: the feed.
-        label_names: of the plan.
+        label_names: label names of the plan.
     """
     kinds = loader.sampling.augmentation.kinds
     return {
@@ -63,11 +63,11 @@ def training_facts(
 
 
 def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str, Any]:
-    """What the training cases look like, for the flags of a prediction.
+    """Ranges over the training cases, used to flag unusual predictions.
 
     Returns:
-        ``num_cases``, and by class the smallest and largest ``volumes_ml`` and number of ``components`` of the cases
-        that have it; no class where the store is older than these facts.
+        ``num_cases``; and for each class the smallest and largest ``volumes_ml`` and number of ``components`` over
+        the cases that contain it. Without classes if the store is older than these facts.
     """
     cases = loader.dataset.cases()
     ranges: dict[str, Any] = {"num_cases": len(cases)}
@@ -83,7 +83,7 @@ def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str,
 
 
 def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What ``case_facts`` of two times differ in, as ``"gone: case_1, case_2 and 3 more"``."""
+    """Differences between two results of ``case_facts``, as ``"gone: case_1, case_2 and 3 more"``."""
     kinds = {
         "new": [name for name in now if name not in then],
         "gone": [name for name in then if name not in now],
@@ -93,6 +93,6 @@ def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def starts_from_given_weights(engine: Engine) -> bool:
-    """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public way to ask."""
+    """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public API for this."""
     handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
     return any(isinstance(handler, CheckpointLoader) for handler, *_ in handlers)

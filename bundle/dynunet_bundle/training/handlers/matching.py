@@ -1,10 +1,10 @@
-"""What the weights of one training and the network of another have in common, by name.
+"""Match the weights of one training with the network of another, by name.
 
-nnU-Net (``run/load_pretrained_weights.py``) copies all but the outputs and refuses a network that differs in anything
-else; MONAI's ``copy_model_state`` copies what is equal in name and shape. Neither matches channels or classes that
-differ, and neither tells why something was left out.
+nnU-Net (``run/load_pretrained_weights.py``) copies all weights except the outputs and rejects any other difference;
+MONAI's ``copy_model_state`` copies tensors of equal name and shape. Neither matches channels or classes by name, and
+neither says why a tensor was skipped.
 
-Stored on disk: the names of tensors, in all weights. A renamed layer is not found in older ones.
+Stored on disk: the names of tensors, in all weight files. A renamed layer is not found in older files.
 """
 
 from collections.abc import Mapping
@@ -19,29 +19,29 @@ from dynunet_bundle.errors import some_of
 from dynunet_bundle.networks.dynunet import HEADS_PREFIX, unwrapped
 
 FIRST_CONVOLUTIONS = ("input_block.conv1.conv.weight", "stem.conv.weight")
-"""Weights ``[filters, channels, *kernel]`` of DynUNet and of ResidualEncoderUNet that see the image."""
+"""First convolutions of DynUNet and ResidualEncoderUNet; weights ``[filters, channels, *kernel]``."""
 
 OUTPUT_PREFIX = "output_block."
-"""Weights ``[outputs, ...]`` of both networks that give the logits."""
+"""Prefix of the layer that gives the logits, in both networks; weights ``[outputs, ...]``."""
 
 KERNEL_NDIM = 4
-"""Axes of a convolution's weights in 2D; norms and biases have fewer."""
+"""Number of axes of convolution weights in 2D; norms and biases have fewer."""
 
 Plans = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 @dataclass
 class Fit:
-    """What some weights and a network have in common.
+    """Result of ``match_weights``.
 
     Attributes:
         copies: tensors of the network, each with its new values.
-        num_copied: how many of these values come from the weights.
-        num_own: values of the network, without the heads for deep supervision.
-        matched: tensors of which channels or outputs are taken over one by one, each with which.
-        skipped: tensors of the weights that are not taken over, each with the reason.
+        num_copied: number of values that come from the weights.
+        num_own: number of values of the network, without the deep supervision heads.
+        matched: tensors matched by channel or output name, each with these names.
+        skipped: tensors of the weights that are not copied, each with the reason.
         missing: tensors of the network that the weights lack.
-        has_body: whether a convolution between the first and the last is taken over.
+        has_body: whether a convolution between the first and the last is copied.
     """
 
     copies: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -54,12 +54,12 @@ class Fit:
 
     @torch.no_grad()
     def copy(self) -> None:
-        """Give the network the weights."""
+        """Copy the weights into the network."""
         for tensor, values in self.copies:
             tensor.copy_(values)
 
     def lines(self) -> list[str]:
-        """What is copied and what is not, for the log."""
+        """Lines for the log: what is copied and what is not."""
         kinds = {"matched": self.matched, "skipped": self.skipped, "fresh": self.missing}
         return [
             f"copied {len(self.copies)} tensors, {self.num_copied:,} of {self.num_own:,} values",
@@ -69,14 +69,14 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The axis of a tensor whose entries have names, here and in the weights."""
+    """An axis of a tensor with named entries: names in this network and in the weights."""
 
     index: int
     ours: list[str]
     theirs: list[str]
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Index here and there of each name that both have; a name that occurs twice there serves twice."""
+        """Indices (here, in the weights) of each common name; repeated names are paired in their order."""
         left: list[str | None] = list(self.theirs)
         pairs = []
         for here, name in enumerate(self.ours):
@@ -93,22 +93,23 @@ def match_weights(
     plan: Mapping[str, Any],
     source_plan: Mapping[str, Any],
 ) -> Fit:
-    """Find out what of some weights fits a network; nothing is copied yet.
+    """Find out which of some weights fit a network; nothing is copied yet.
 
-    What is equal in name and shape fits. Where both plans name them, the channels of the first convolution and the
-    outputs are matched by name; those without a match stay as they are. Channels of which none has a match are taken in
-    their order if they are as many: one kind of image is a start for another. The heads for deep supervision stay.
+    Tensors of equal name and shape fit. If both plans name them, the channels of the first convolution and the
+    outputs are matched by name; unmatched ones keep their initial values. If no channel name matches but the number
+    of channels is equal, they are copied in order: one modality is a useful start for another. The deep supervision
+    heads keep their initial values.
 
     Args:
         network: a DeepSupervisedDynUNet or ResidualEncoderUNet, wrapped or not.
         state: the weights by name.
         plan: the plan ids of the network.
-        source_plan: those of the weights; empty where they are unknown.
+        source_plan: the plan ids of the weights; empty if unknown.
     """
     fit = Fit()
     bare = unwrapped(network)
     known = bare.state_dict()
-    # the state of DynUNet has each weight under two names; these lists have it once
+    # DynUNet's state dict has each weight under two names; parameters and buffers list it once
     for name, tensor in chain(bare.named_parameters(), bare.named_buffers()):
         if name not in known or name.startswith(HEADS_PREFIX):
             continue
@@ -127,7 +128,7 @@ def match_weights(
 def _match(
     fit: Fit, name: str, ours: torch.Tensor, theirs: torch.Tensor, axis: _Axis | None
 ) -> None:
-    """Decide on one tensor."""
+    """Match one tensor and record the result in ``fit``."""
     pairs = axis.pairs() if axis else []
     is_output = name.startswith(OUTPUT_PREFIX)
     if axis and pairs:
@@ -163,7 +164,7 @@ def _note(fit: Fit, name: str, axis: _Axis, here: list[int], there: list[int]) -
 def _named_axis(
     name: str, tensors: tuple[torch.Tensor, torch.Tensor], plans: Plans
 ) -> _Axis | None:
-    """The axis of channels or outputs, if the tensor has one, both plans name them, and nothing else differs."""
+    """The axis of channels or outputs, if the tensor has one, both plans name its entries, and other sizes agree."""
     if name in FIRST_CONVOLUTIONS:
         index, names = 1, [_inputs(plan) for plan in plans]
     elif name.startswith(OUTPUT_PREFIX):
@@ -177,13 +178,13 @@ def _named_axis(
 
 
 def _inputs(plan: Mapping[str, Any]) -> list[str]:
-    """Names of the inputs: the channels of the image, and in a cascade a mask a class."""
+    """Names of the inputs: the channels of the image, and in a cascade one mask per class."""
     masks = [f"mask of {name}" for name in plan.get("label_names", ())[1:]]
     return list(plan.get("channel_names", ())) + (masks if plan.get("cascade") else [])
 
 
 def _outputs(plan: Mapping[str, Any]) -> list[str]:
-    """Names of the outputs; a region, which has a sigmoid, is another thing than the class of that name."""
+    """Names of the outputs; a region (sigmoid) never matches the class of the same name (softmax)."""
     regions = plan.get("regions")
     if regions:
         return [f"region {name}" for name in regions]

@@ -1,4 +1,7 @@
-"""The state of every random generator of a process, in a form that loads with ``weights_only=True``."""
+"""The state of all random generators of a process, in a form that loads with ``weights_only=True``.
+
+Stored on disk: the keys, in checkpoints.
+"""
 
 import random
 from typing import Any
@@ -19,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Bring back what ``random_state`` gave; CUDA's only where there are as many devices as then."""
+    """Restore the result of ``random_state``; CUDA's only if the number of devices is the same."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

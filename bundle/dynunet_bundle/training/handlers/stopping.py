@@ -1,7 +1,7 @@
-"""A training that is told to stop saves what it has, within seconds, and says so by its exit code.
+"""After a stop signal, a training saves its state within seconds and exits with its own exit code.
 
-Clusters send SIGTERM before they take a machine away, torchrun passes it on to every process and kills them after 30 s;
-SLURM sends SIGUSR1 where it is asked to. Neither MONAI nor Ignite listens.
+Clusters send SIGTERM before they take a machine away; torchrun forwards it to all processes and kills them after
+30 s. SLURM can be set to send SIGUSR1. Neither MONAI nor Ignite handles these signals.
 """
 
 import logging
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class StopHandler:
-    """After a signal finish the iteration, save, and exit with code 75: ``train#handlers`` of train.json.
+    """On a signal, finish the iteration, save, and exit with code 75: ``train#handlers`` of train.json.
 
-    The signals are SIGTERM, SIGUSR1 and Ctrl-C. All processes agree on the iteration after which they stop. During
-    a validation, which may take minutes, they do not wait for its end: the state is that of the epoch's last
-    iteration, and the validation is made up for when the training goes on; so nothing but the validation may change
-    the state before it. A second Ctrl-C stops at once.
+    The signals are SIGTERM, SIGUSR1 and Ctrl-C. All processes agree on the iteration after which they stop. A
+    validation, which may take minutes, is interrupted: the state is that after the epoch's last iteration, and the
+    resumed training repeats the validation. So only the validation may change the state between these two points.
+    A second Ctrl-C stops at once.
 
     Args:
         checkpoint: saves the state.
         evaluator: the validation engine.
-        status: where the stop is noted, too.
+        status: status file, in which the stop is recorded.
         world_size: number of processes.
     """
 
@@ -69,7 +69,7 @@ class StopHandler:
 
     def _listen(self) -> None:
         self._trains = False
-        # only the main thread may; MONAI Label trains in another one, and stops it its own way
+        # Python allows handlers in the main thread only; MONAI Label trains in another, and stops it itself
         if threading.current_thread() is threading.main_thread():
             for name in STOP_SIGNALS:
                 if hasattr(signal, name):
@@ -87,7 +87,7 @@ class StopHandler:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name
         if not self._trains and self._trainer is not None:
-            # cases are being prepared, which may take hours; what is on disk is all there is
+            # cases are being prepared, which may take hours; there is nothing else to save
             self._exit(self._trainer)
 
     def _begin_training(self) -> None:
@@ -102,15 +102,15 @@ class StopHandler:
 
     def _stop_between_iterations(self, engine: Engine) -> None:
         done = engine.state.iteration % engine.state.epoch_length
-        # gradients that have not been applied yet are in no checkpoint
+        # a checkpoint does not store accumulated gradients
         at_step = done == 0 or steps_now(engine)
         if at_step and any_rank(self._signal is not None):
             self.checkpoint.save_state(engine, engine.state.epoch - 1)
             self._exit(engine)
 
     def _stop_at_case(self) -> None:
-        # before they exchange scores the ranks meet here, where one learns at once that another has left: in the
-        # exchange it would hang, in a store or on a GPU, until torchrun kills it
+        # the ranks meet here before they exchange scores: here a rank learns at once that another has left; in the
+        # exchange it would wait, in a store or on a GPU, until torchrun kills it
         state = self.evaluator.state
         is_told = self._signal is not None
         if state.iteration == state.epoch_length:
@@ -126,13 +126,13 @@ class StopHandler:
             self._exit(self._trainer)
 
     def _stop_after_others(self, engine: Engine, error: BaseException) -> None:
-        # a rank that had no case left waits for the others, and loses them
+        # a rank without further cases waits for the others and gets an error when they leave
         if self._trainer is None or self.world_size == 1 or isinstance(error, SystemExit):
             return
         if self._validates and self._signal is not None:
             self._stop_in_validation()
         elif self._validates:
-            # the failure is reported by others; the epoch need not be lost with it
+            # another rank reports the failure; save the iterations of this epoch
             self.checkpoint.save_state(
                 self._trainer, self._trainer.state.epoch - 1, is_unfinished=True
             )
@@ -143,7 +143,7 @@ class StopHandler:
         logger.warning("%s", message)
         self._restore()
         if self.world_size > 1:
-            # leaving the process group in order would wait for processes that may be gone
+            # an orderly exit from the process group would wait for processes that may be gone
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -154,10 +154,10 @@ class StopHandler:
         """State and message for status.json, and the exit code."""
         failure = self.status.failure_of_others()
         if failure is not None:
-            # torchrun tells the others to stop when one fails: going on would fail again
+            # torchrun stops all processes when one fails; a resumed run would fail again
             return "failed", failure, EXIT_FAILED
         reason = f"stopped by {self._signal or 'a signal to another process'}"
         if self.checkpoint.strategy == "none":
-            return "failed", f"{reason}; nothing was saved, as checkpoint is none", EXIT_FAILED
+            return "failed", f"{reason}; nothing was saved, because checkpoint is none", EXIT_FAILED
         how = " without --restart True" if self.checkpoint.restart else ""
-        return "stopped", f"{reason}; run the same command again{how} to go on", EXIT_STOPPED
+        return "stopped", f"{reason}; run the same command again{how} to resume", EXIT_STOPPED

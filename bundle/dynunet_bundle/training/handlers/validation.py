@@ -1,4 +1,4 @@
-"""When the network is validated, and when it has stopped getting better."""
+"""When to validate, and when to stop because validation no longer improves."""
 
 import logging
 
@@ -10,14 +10,14 @@ logger = logging.getLogger(__name__)
 
 
 class LateValidationHandler(ValidationHandler):
-    """Validation without the first epochs, always after the last: ``train#handlers`` of train.json.
+    """Validate at an interval, not in the first epochs, always after the last: ``train#handlers`` of train.json.
 
-    MONAI's ValidationHandler knows an interval only.
+    MONAI's ValidationHandler has an interval only.
 
     Args:
         validator: the validation engine.
-        interval: validate every so many epochs.
-        skip: epochs at the start that are not validated, as ``--skip-eval`` of NVIDIA's example.
+        interval: number of epochs between validations.
+        skip: number of first epochs without validation, like ``--skip-eval`` of NVIDIA's example.
     """
 
     def __init__(self, validator: Evaluator, interval: int, skip: int = 0) -> None:
@@ -29,7 +29,7 @@ class LateValidationHandler(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Validate, if this epoch is one to validate."""
+        """Validate if it is due in this epoch."""
         epoch = engine.state.epoch
         is_last = epoch == engine.state.max_epochs
         if epoch > self.skip and (epoch % self.interval == 0 or is_last):
@@ -37,14 +37,14 @@ class LateValidationHandler(ValidationHandler):
 
 
 class EarlyStopping:
-    """End the training when the best validation lies too far back: ``train#handlers`` of train.json.
+    """Stop the training if validation has not improved for a while: ``train#handlers`` of train.json.
 
-    It asks the evaluator which epoch was the best, which the checkpoint keeps; the counter of MONAI's EarlyStopHandler
-    is lost when a training is resumed.
+    The best epoch comes from the evaluator and is part of the checkpoint; MONAI's EarlyStopHandler loses its counter
+    when a training is resumed.
 
     Args:
         evaluator: the validation engine.
-        patience: epochs without a better validation before the end; None trains to the last epoch, as nnU-Net does.
+        patience: epochs since the best validation before the stop; None trains to the last epoch, as in nnU-Net.
     """
 
     def __init__(self, evaluator: Engine, patience: int | None = None) -> None:
@@ -58,11 +58,11 @@ class EarlyStopping:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Stop, if it is time."""
+        """Stop if the best epoch is ``patience`` epochs ago."""
         best = self.evaluator.state.best_metric_epoch
         if self.patience is not None and 0 <= best <= engine.state.epoch - self.patience:
             logger.info(
-                "stopping after epoch %d: no validation was better than that of epoch %d",
+                "stopping after epoch %d: no validation since epoch %d was better",
                 engine.state.epoch,
                 best,
             )

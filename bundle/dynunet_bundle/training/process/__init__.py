@@ -1,1 +1,1 @@
-"""Processes, cores, memory and numerics of a training."""
+"""Process group, memory and numerics of a training."""

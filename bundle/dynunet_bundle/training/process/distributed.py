@@ -1,6 +1,6 @@
-"""Several processes that train as one: what ``torchrun`` starts, NCCL between GPUs, gloo between CPUs.
+"""Distributed training: processes started by ``torchrun``, NCCL between GPUs, gloo between CPUs.
 
-``multi_gpu_train.json`` names these parts; nothing else in the bundle starts a process group.
+``multi_gpu_train.json`` uses these parts; nothing else in the bundle starts a process group.
 """
 
 import logging
@@ -20,32 +20,34 @@ from torch.utils.data import Dataset
 from dynunet_bundle.errors import ConfigError
 
 STEP_TIMEOUT = timedelta(hours=1)
-"""A rank may be ahead of the others by a validation of several volumes, not by more."""
+"""Longest wait for the other ranks in a step: a rank can be ahead by the validation of several volumes."""
 
 PREPARATION_TIMEOUT = timedelta(days=7)
-"""The others wait while one process of each machine prepares the cases."""
+"""Longest wait while one process of each machine prepares the cases."""
 
 LEAVING = timedelta(minutes=5)
-"""How long a process waits at its end for the others, of which one may still write."""
+"""Longest wait for the other processes at the end: one may still be writing."""
 
 _control: list[dist.ProcessGroup] = []
 
 
 def environment(name: str, default: int) -> int:
-    """A number that torchrun sets, e.g. ``RANK``.
+    """An integer environment variable that torchrun sets, e.g. ``RANK``.
 
     Raises:
-        ConfigError: if it is no number.
+        ConfigError: if its value is not a whole number.
     """
     value = os.environ.get(name, str(default))
     try:
         return int(value)
     except ValueError as error:
-        raise ConfigError(f'the environment sets {name}="{value}", which is no number.') from error
+        raise ConfigError(
+            f'the environment variable {name} is "{value}". Set a whole number, or unset it.'
+        ) from error
 
 
 def rank() -> int:
-    """Index of this process among all, over all machines: ``rank`` of multi_gpu_*.json."""
+    """Index of this process over all machines: ``rank`` of multi_gpu_*.json."""
     return environment("RANK", 0)
 
 
@@ -55,53 +57,57 @@ def world_size() -> int:
 
 
 def local_device() -> torch.device:
-    """The device of this process, by its index on this machine: ``device`` of multi_gpu_*.json."""
+    """The device of this process, chosen by its local rank: ``device`` of multi_gpu_*.json.
+
+    Raises:
+        ConfigError: if there are more processes than GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index = environment("LOCAL_RANK", 0)
     if index >= torch.cuda.device_count():
         raise ConfigError(
-            f"torchrun started more processes than this machine has GPUs ({torch.cuda.device_count()}). "
+            f"torchrun started more processes than there are GPUs on this machine ({torch.cuda.device_count()}). "
             "Lower --nproc_per_node."
         )
     return torch.device("cuda", index)
 
 
 def is_started_again() -> bool:
-    """Whether torchrun or SLURM has started this training before, with the same command."""
+    """Whether torchrun or SLURM restarted this training."""
     return any(
         environment(name, 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     )
 
 
 def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) -> None:
-    """Join the process group and prepare the cases once a machine: ``processes`` of multi_gpu_*.json.
+    """Join the process group and prepare the cases: ``processes`` of multi_gpu_*.json.
 
-    One process of each machine prepares them while the others wait.
+    One process per machine prepares the cases while the others wait.
 
     Args:
         device: device of this process.
-        datasets: data sets with ``cases()``, which prepares what is missing.
+        datasets: data sets with ``cases()``, which prepares missing cases.
 
     Raises:
         ConfigError: if torchrun did not start this process.
     """
     if "MASTER_ADDR" not in os.environ:
         raise ConfigError(
-            "configs/multi_gpu_train.json is for several processes. Start it with torchrun "
-            "--nproc_per_node=N, or leave the overlay out."
+            "configs/multi_gpu_train.json needs several processes. Start it with torchrun "
+            "--nproc_per_node=N, or omit this overlay."
         )
     if not dist.is_initialized():
         device = torch.device(device)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # where Ignite sees this, it takes the number of SLURM's task for that of the process (0.5.5)
+        # with this variable, Ignite (0.5.5) takes the index of SLURM's task for the rank
         os.environ.pop("SLURM_JOB_ID", None)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=STEP_TIMEOUT)
         _control[:] = [dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)]
     if rank() > 0:
-        # what happens in all processes is said once
+        # messages of all processes would repeat each other
         logging.getLogger("dynunet_bundle").setLevel(logging.WARNING)
     if environment("LOCAL_RANK", 0) == 0:
         for dataset in datasets:
@@ -110,15 +116,15 @@ def start_processes(device: torch.device | str, datasets: Sequence[Any] = ()) ->
 
 
 def stop_processes() -> None:
-    """Leave the process group, if there is one, together: ``finalize`` of multi_gpu_*.json.
+    """Leave the process group, if any, at the same time as the others: ``finalize`` of multi_gpu_*.json.
 
-    A process that leaves while the others still take part in a reduction takes their connections with it, and gloo may
-    then wait for its own threads.
+    A process that leaves during a reduction of the others closes their connections, and gloo may then wait for its
+    own threads.
     """
     if not dist.is_initialized():
         return
     if _control:
-        # where another process is gone already there is nobody to wait for
+        # fails if another process is already gone
         with suppress(RuntimeError):
             dist.monitored_barrier(group=_control[0], timeout=LEAVING)
     _control.clear()
@@ -126,9 +132,9 @@ def stop_processes() -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether any process says yes; all must ask at the same point.
+    """Whether ``flag`` is true in any process; all processes must call this at the same point.
 
-    It goes over gloo, so that a GPU's queue need not run empty for it.
+    It uses gloo, which does not wait for work queued on the GPU.
     """
     if not _control:
         return flag
@@ -138,7 +144,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def equal_in_all_ranks(number: int) -> bool:
-    """Whether all processes give the same number, up to 62 bits; all must ask at the same point."""
+    """Whether ``number`` (up to 62 bits) is equal in all processes; all must call this at the same point."""
     if not _control:
         return True
     bounds = torch.tensor([number, -number])
@@ -147,16 +153,16 @@ def equal_in_all_ranks(number: int) -> bool:
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network as all processes train it: ``network`` of multi_gpu_train.json.
+    """Wrap a network with DDP: ``network`` of multi_gpu_train.json.
 
-    Gradients are averaged, batch norms see the whole batch.
+    Gradients are averaged over processes; batch norms are synchronised.
 
     Args:
         network: the network, on its device.
         device: that device.
 
     Raises:
-        ConfigError: for a batch norm between CPUs; torch synchronises it between GPUs only.
+        ConfigError: for batch norm on a CPU; torch synchronises it between GPUs only.
     """
     device = torch.device(device)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
@@ -166,7 +172,7 @@ def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Mo
                 "(norm_name), or train in one process."
             )
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    # strides of an axis of length 1 mean nothing, but torch compares them
+    # torch also compares the strides of axes of length 1, which have no meaning
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         network,
@@ -178,9 +184,9 @@ def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Mo
 class Shard(Dataset):
     """Every ``world_size``-th case of a data set: ``validate#dataloader#dataset`` of multi_gpu_*.json.
 
-    No case is validated twice and none is left out. MONAI's DistributedSampler either repeats cases, which then
-    count twice, or leaves a rank without any; the ranks that have some then wait for it for ever. A rank without
-    cases takes the first one here, with an empty label: Dice leaves out classes that a label does not have.
+    Each case is validated exactly once. MONAI's DistributedSampler either repeats cases, which then count twice, or
+    leaves a rank without cases, for which the other ranks wait forever. Here such a rank takes the first case with an
+    empty label, which does not count: Dice skips classes that are absent from the label.
 
     Args:
         dataset: cases with a ``label`` tensor.

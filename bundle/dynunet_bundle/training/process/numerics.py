@@ -1,4 +1,4 @@
-"""Numerics of a GPU (TF32, choice of algorithms), and what a CPU process does with memory that it freed."""
+"""Process-wide settings: GPU numerics (TF32, choice of algorithms) and the CPU allocator."""
 
 import ctypes
 import platform
@@ -6,24 +6,24 @@ import platform
 import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Parameters of glibc's ``mallopt``, by malloc.h."""
+"""Parameters of glibc's ``mallopt``, from malloc.h."""
 
 TOP_PAD = 64 * 2**20
-"""Bytes that the heap grows by at once."""
+"""Step in which the heap grows, in bytes: few system calls per training step."""
 
 
 def set_numerics(
     tf32: bool = True, deterministic: bool = False, device: torch.device | str | None = None
 ) -> None:
-    """Set what holds for the whole process: ``numerics`` of train.json.
+    """Apply process-wide numerical settings: ``numerics`` of train.json.
 
-    MONAI's ``set_determinism``, which seeds every config of a bundle, also forbids cuDNN to measure which algorithm is
-    the fastest for a patch; that costs a training much of its speed, so it is allowed again here.
+    MONAI's ``set_determinism``, which seeds every config of a bundle, also turns off cuDNN's benchmark mode. Training
+    is much slower without it, so it is turned on again here.
 
     Args:
-        tf32: let float32 products on tensor cores round to 10 bits of mantissa.
-        deterministic: the same bits in every run on the same GPU, where torch has such algorithms; slower.
-        device: where it trains; on a CPU freed memory is kept for the next step.
+        tf32: allow TF32 (10 bits of mantissa) for float32 products on tensor cores.
+        deterministic: bitwise equal runs on the same GPU, as far as torch has deterministic algorithms; slower.
+        device: device of the training; on a CPU freed memory is kept for the next step.
     """
     if device is not None:
         keep_freed_memory(device)
@@ -35,16 +35,16 @@ def set_numerics(
 
 
 def keep_freed_memory(device: torch.device | str) -> bool:
-    """Let this process keep what it frees, instead of handing it back to the system at once.
+    """Keep freed memory in this process instead of returning it to the system at once.
 
-    torch has no memory pool for the CPU, and glibc takes each block above 32 MiB from the system anew, which clears it
-    page by page: a fifth of a training step's time. In return the process stays as large as it has once been.
+    torch does not pool CPU memory, and glibc requests each block above 32 MiB from the system, which zeroes it page
+    by page: a fifth of a training step's time. In return the process never shrinks.
 
     Args:
-        device: nothing is changed unless it is the CPU, where a training holds large tensors.
+        device: device of the training; without effect unless it is the CPU.
 
     Returns:
-        Whether the allocator agreed; another one than glibc's is left as it is.
+        Whether the settings were accepted; False for allocators other than glibc's.
     """
     if torch.device(device).type != "cpu" or platform.libc_ver()[0] != "glibc":
         return False

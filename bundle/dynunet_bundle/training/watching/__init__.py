@@ -1,1 +1,1 @@
-"""What people see of a training while it runs."""
+"""Monitoring of a running training: log, status, curves, TensorBoard, MLflow."""

@@ -1,4 +1,4 @@
-"""``progress.png``: the curves of a training as one picture, drawn while it runs."""
+"""``progress.png``: the curves of a training in one picture, redrawn while it runs."""
 
 import logging
 import math
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 PICTURE_NAME = "progress.png"
 INTERVAL_S = 60.0
-"""Shortest time between two pictures."""
+"""Shortest time between two drawings: short epochs must not spend their time on pictures."""
 
 WIDTH, ROW_HEIGHTS = 1200, (420, 280)
 BLUE, PALE = "#4477aa", "#b9cfe3"
 MOST_COLOURS = 7
-"""Classes that are told apart by colour; of more only the worst has one."""
+"""Largest number of classes with a colour each; with more, only the worst class is coloured."""
 
 SMOOTH_FROM = 100
 SMOOTHED_SHARE = 0.02
-"""Epochs from which the loss is smoothed, and the share of them that is averaged to each side."""
+"""Number of epochs above which the loss is smoothed; half width of the moving average, as a share of the epochs."""
 
 LogRecord = Mapping[str, Any]
 
@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 class CurvesHandler:
-    """Draw ``progress.png`` after an epoch, not too often, and at the end: ``train#handlers`` of train.json.
+    """Draw ``progress.png`` after epochs, at most once a minute, and at the end: ``train#handlers`` of train.json.
 
-    It reads the log, so it must be attached after ProgressHandler, and a training that went on is shown whole. A
-    picture that cannot be drawn or written, or a missing matplotlib, costs a warning, once, and never the training.
+    It reads the log: attach it after ProgressHandler; a resumed training is shown from its first epoch. Any failure
+    to draw or write, such as a missing matplotlib, is one warning and never stops the training.
 
     Args:
         output_dir: folder of the log and the picture.
-        label_names: names of what is scored, behind the background.
+        label_names: background, then the names of the scored targets.
     """
 
     def __init__(self, output_dir: str, label_names: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ class CurvesHandler:
             save_figure(figure, self.folder / PICTURE_NAME)
         except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
             if not self._has_warned:
-                logger.warning("%s is not drawn: %s", PICTURE_NAME, first_line(error))
+                logger.warning("%s was not drawn: %s", PICTURE_NAME, first_line(error))
             self._has_warned = True
         self._drawn = time.monotonic()
 
@@ -87,8 +87,8 @@ def draw_curves(
     """Draw loss, Dice, learning rate, time and throughput by epoch.
 
     Args:
-        records: of the log, in the order of epochs; what one lacks is left out.
-        label_names: names of what is scored, behind the background.
+        records: records of the log, in the order of epochs; missing values are skipped.
+        label_names: background, then the names of the scored targets.
         task_name: name of the data set, for the heading.
 
     Returns:
@@ -134,7 +134,7 @@ def _points(records: Sequence[LogRecord], name: str) -> list[tuple[float, float]
 
 
 def _best(records: Sequence[LogRecord]) -> tuple[float, float] | None:
-    """Epoch and mean Dice of the best validation: the first of equals, as the checkpoint keeps it."""
+    """Epoch and mean Dice of the best validation; the first of equal ones, like the checkpoint."""
     return max(_points(records, "dice"), key=lambda point: point[1], default=None)
 
 
@@ -147,7 +147,7 @@ def _loss_chart(records: Sequence[LogRecord]) -> Chart:
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Moving average with as many neighbours before as after, so that it lags behind nowhere."""
+    """Centred moving average; the window shrinks towards the ends, so the curve never lags."""
     widest = max(round(len(points) * SMOOTHED_SHARE), 1)
     smooth = []
     for place, (x, _) in enumerate(points):
@@ -160,7 +160,7 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 def _dice_chart(records: Sequence[LogRecord], names: Sequence[str]) -> Chart:
     by_class = {name: _class_points(records, name) for name in names}
     if len(names) > MOST_COLOURS:
-        # more colours than eyes tell apart: the worst by name, the others for comparison
+        # too many colours to distinguish: the worst class by name, the others in grey
         last = {name: points[-1][1] for name, points in by_class.items() if points}
         worst = min(last, key=lambda name: last[name]) if last else None
         lines = [Line(points, "#cccccc", "", 1) for points in by_class.values()]
@@ -188,7 +188,7 @@ def _class_points(records: Sequence[LogRecord], name: str) -> list[tuple[float, 
 
 
 def _time_chart(records: Sequence[LogRecord]) -> Chart:
-    """Iterations and validation apart: together they would be a saw."""
+    """Time of iterations and validation as two lines: their sum would be a sawtooth."""
     iterations = [
         (float(record["epoch"]), record["seconds"] - (record.get("validation_seconds") or 0.0))
         for record in records

@@ -1,4 +1,7 @@
-"""What a person watches while the network trains: a line an epoch, and the same as JSON lines for machines."""
+"""Progress of a training: one line per epoch on screen, and the same as JSON lines.
+
+Stored on disk: the keys of the records, in ``train_log.jsonl``.
+"""
 
 import json
 import logging
@@ -23,27 +26,27 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressHandler:
-    """Print and log one line an epoch: ``train#handlers`` of train.json.
+    """Print and log one line per epoch: ``train#handlers`` of train.json.
 
-    The line has loss, scores, pace and ETA; it is appended to ``train_log.jsonl``. On a terminal a bar shows the
-    iterations of the running epoch. It must be attached after what resumes, validates and steps the schedule.
+    The line has loss, scores, throughput and ETA; its record is appended to ``train_log.jsonl``. On a terminal, a bar
+    shows the iterations of the epoch. Attach it after the handlers that resume, validate and step the schedule.
     MONAI's StatsHandler prints neither times nor an ETA.
 
-    Two attributes of the trainer's state are for others: ``epoch_losses``, the losses of the running epoch, floats or
-    tensors; it is left as it is where an epoch goes on in the middle, so that a checkpoint can bring it back; and
-    ``epoch_record``, what was logged last.
+    It sets two attributes of the trainer's state for other handlers. ``epoch_losses`` has the losses of the current
+    epoch, floats or tensors; an epoch resumed in the middle keeps those of the checkpoint. ``epoch_record`` is the
+    last logged record.
 
-    Of several processes only the first reports, and the loss is the mean over its own patches. Times leave out what
-    comes before the first iteration of the process: cases are prepared then, once. The learning rate is that of the
-    epoch, or, where the schedule steps by iterations, the one that it ends with. The memory is the peak of torch's
-    allocator since the process began; DALI's own is not in it.
+    With several processes only the first reports, and the loss is the mean over its own patches. Times start at the
+    first iteration of the process, after the cases are prepared. The learning rate is that of the epoch or, if the
+    schedule steps per iteration, the rate at the end of the epoch. The memory is the peak of torch's allocator since
+    the process started, without DALI's own.
 
     Args:
         output_dir: folder of the log.
         evaluator: the validation engine.
-        optimizer: for the learning rate.
-        label_names: names of what is scored, behind the background.
-        batch_size: patches a batch, of one process.
+        optimizer: source of the learning rate.
+        label_names: background, then the names of the scored targets.
+        batch_size: patches per batch, in one process.
         world_size: number of processes that train together.
     """
 
@@ -78,11 +81,11 @@ class ProgressHandler:
     def _start(self, engine: Engine) -> None:
         self._started = self._epoch_started = time.monotonic()
         self._first_iteration = engine.state.iteration
-        # an epoch whose validation alone is made up for has no iteration any more
+        # an epoch of which only the validation is left does not run any iteration
         self._rate = self.optimizer.param_groups[0]["lr"]
         self._ends = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # epochs that an earlier run reported but did not save will be written again
+        # drop epochs that an earlier run logged but did not save: they are trained again
         lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if _epoch_of(line) <= engine.state.epoch]
         with atomic_write(self.path) as file:
@@ -104,9 +107,9 @@ class ProgressHandler:
             self._started = self._epoch_started = time.monotonic()
 
     def _count(self, engine: Engine) -> None:
-        # detached, not read: reading would wait for the GPU at every step
+        # detached, not read: reading would wait for the GPU at each step
         engine.state.epoch_losses.append(engine.state.output["loss"].detach())
-        # a schedule by epochs steps before the report, one by iterations has stepped already
+        # read here: a schedule per epoch steps before the report; one per iteration has already stepped
         self._rate = self.optimizer.param_groups[0]["lr"]
         self._ends.append(time.monotonic())
         if self._bar is not None:
@@ -132,7 +135,7 @@ class ProgressHandler:
         logger.info(_line(record, engine.state.max_epochs, self._eta_s(engine, now)))
 
     def _scores(self, engine: Engine) -> dict[str, Any]:
-        """Scores of this epoch's validation and its time; nothing in an epoch without one."""
+        """Scores and duration of this epoch's validation; empty in an epoch without validation."""
         state = self.evaluator.state
         if state.epoch != engine.state.epoch or MEAN_DICE not in state.metrics:
             return {}
@@ -151,7 +154,7 @@ class ProgressHandler:
         return scores if seconds is None else {**scores, "validation_seconds": round(seconds, 3)}
 
     def _pace(self, engine: Engine) -> dict[str, Any]:
-        """Throughput between the ends of the first and the last iteration, and the GPU memory, where there are any."""
+        """Throughput from the end of the first to the end of the last iteration; GPU memory. Either may be missing."""
         pace: dict[str, Any] = {}
         span = self._ends[-1] - self._ends[0] if self._ends else 0.0
         if span > 0:
@@ -169,20 +172,20 @@ class ProgressHandler:
 
 
 def as_floats(losses: Sequence[torch.Tensor | float]) -> list[float]:
-    """Losses as numbers; the GPU is waited for once, not for each."""
+    """Losses as floats; waits for the GPU once, not per loss."""
     tensors = [loss for loss in losses if isinstance(loss, torch.Tensor)]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(values) if isinstance(loss, torch.Tensor) else float(loss) for loss in losses]
 
 
 def _epoch_of(line: bytes) -> float:
-    """Epoch of a line of the log; infinite for a line that a crash tore."""
+    """Epoch of a line of the log; infinite for a line cut off by a crash."""
     record = record_of(line)
     return math.inf if record is None else float(record["epoch"])
 
 
 def _finite(value: float) -> float | None:
-    """Six digits, or None where there is no number: JSON knows no NaN."""
+    """The value rounded to six decimals, or None if not finite: JSON does not have NaN."""
     return round(value, 6) if math.isfinite(value) else None
 
 

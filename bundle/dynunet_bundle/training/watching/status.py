@@ -1,6 +1,8 @@
-"""Where a training stands, from its files alone: ``status.json``, ``train_log.jsonl``, and what ``ckpt_dir`` holds.
+"""The state of a training, read from its files: ``status.json``, ``train_log.jsonl``, and those in ``ckpt_dir``.
 
-Nothing here needs torch, but for the position of a checkpoint, so that looking takes no time.
+Only reading a checkpoint imports torch; everything else is fast.
+
+Stored on disk: the file names, the names of metrics, and the keys that ``read_status`` reads.
 """
 
 import json
@@ -17,51 +19,51 @@ from dynunet_bundle.files import read_json
 
 LOG_NAME = "train_log.jsonl"
 MEAN_DICE, DICE_BY_CLASS = "val_mean_dice", "val_dice_by_class"
-"""Names of the validation's metrics in train.json."""
+"""Names of the validation metrics in train.json."""
 
 STATUS_NAME = "status.json"
 
 RECENT_EPOCHS = 20
-"""Epochs that the time of one more is estimated from: two validations, with the default interval of ten."""
+"""Number of last epochs that the ETA is estimated from; covers two validations with the default interval of ten."""
 
 SILENT_EPOCHS = 3
-"""Longest of the recent epochs so many times over without a word: something is wrong."""
+"""A run counts as silent if its last sign of life is this many times its longest recent epoch ago."""
 
 SILENT_S = 60.0
-"""At least so long, though."""
+"""Minimum time without a sign of life before a run counts as silent, in seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where one training stands. What is not known is None.
+    """State of one training. Unknown values are None.
 
     Attributes:
         folder: its ``output_dir``.
         state: ``running``, ``finished``, ``stopped`` by a signal, ``failed``, or ``unknown`` without a status.json.
-        message: one line more.
+        message: one line of details.
         task_name: name of the data set.
-        epoch: epochs that are done.
-        epochs: epochs in all.
-        iteration: iterations that are done.
-        iterations_per_epoch: iterations of an epoch.
+        epoch: completed epochs.
+        epochs: total number of epochs.
+        iteration: completed iterations.
+        iterations_per_epoch: iterations per epoch.
         world_size: number of processes.
         loss: mean loss of the last logged epoch.
-        learning_rate: its learning rate.
+        learning_rate: learning rate of that epoch.
         dice: mean Dice of the last validation.
-        dice_epoch: the epoch of that validation.
-        dice_by_class: its Dice by name.
-        best_dice: the best mean Dice.
-        best_epoch: its epoch.
-        epoch_s: seconds an epoch takes, validations included.
+        dice_epoch: epoch of that validation.
+        dice_by_class: Dice of each class in that validation, by name.
+        best_dice: best mean Dice so far.
+        best_epoch: epoch of the best mean Dice.
+        epoch_s: mean seconds per epoch, validations included.
         patches_per_second: throughput in the last logged epoch.
         eta_s: seconds to the end, counted from the last sign of life.
         updated: UTC time of the last sign of life, in ISO 8601.
         idle_s: seconds since then.
-        is_silent: whether that is too long for a training that runs.
-        checkpoint_epoch: epochs that the last checkpoint has done.
-        checkpoint_iteration: iterations likewise.
+        is_silent: whether ``idle_s`` is too long for a running training.
+        checkpoint_epoch: completed epochs in the last checkpoint.
+        checkpoint_iteration: completed iterations in the last checkpoint.
         model_epoch: epoch of the weights in ``model.pt``.
     """
 
@@ -93,13 +95,13 @@ class RunStatus:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, without lines that a crash tore; empty where there is no file."""
+    """The records of a log, without lines cut off by a crash; empty if the file is missing."""
     lines = path.read_bytes().splitlines() if path.is_file() else []
     return [record for record in map(record_of, lines) if record is not None]
 
 
 def record_of(line: bytes) -> dict[str, Any] | None:
-    """The record that a line of the log holds, or None where it holds none."""
+    """The record in a line of the log, or None if the line is not a record."""
     try:
         record = json.loads(line)
         return record if math.isfinite(record["epoch"]) else None
@@ -108,12 +110,12 @@ def record_of(line: bytes) -> dict[str, Any] | None:
 
 
 def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunStatus:
-    """Find out where a training stands.
+    """Read the state of a training.
 
     Args:
         folder: its ``output_dir``.
-        now: seconds since 1970.
-        ckpt_dir: its ``ckpt_dir``, where the checkpoint is of interest, too.
+        now: current time, in seconds since 1970.
+        ckpt_dir: its ``ckpt_dir``, to read the checkpoint too; None skips it.
 
     Raises:
         ConfigError: if no training has written to the folder, or its status.json is malformed.
@@ -122,7 +124,7 @@ def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunSt
     written = read_json(status_file, ConfigError) if status_file.is_file() else {}
     if not written and not log.is_file():
         raise ConfigError(
-            f"{folder} holds no training: neither {STATUS_NAME} nor {LOG_NAME}. Give the --output_dir of one."
+            f"{folder} has neither {STATUS_NAME} nor {LOG_NAME}. Give the --output_dir of a training."
         )
     records = read_log(log)
     last = records[-1] if records else {}
@@ -164,13 +166,13 @@ def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunSt
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The ``output_dir`` of each training in a folder: itself, else those of ``scripts/train.py``.
+    """Find the ``output_dir`` of each training in a folder.
 
     Args:
-        folder: an ``output_dir``; or a fold's folder, which has it as ``run``; or one with such folds.
+        folder: an ``output_dir``; or a fold's folder of ``scripts/train.py``, with ``run`` in it; or a folder of folds.
 
     Returns:
-        At least one; ``folder`` itself where nothing is found.
+        At least one folder; ``folder`` itself if nothing is found.
     """
     if _is_run(folder):
         return [folder]
@@ -192,7 +194,7 @@ def _time_of(written: Mapping[str, Any]) -> float | None:
 
 
 def _eta_s(written: Mapping[str, Any], epoch_s: float | None) -> float | None:
-    """Seconds of the iterations that are left, each with its share of the validations."""
+    """Seconds for the remaining iterations, including their share of the validations."""
     if written.get("state") in ("finished", "failed") or epoch_s is None or not written:
         return None
     left = written["epochs"] - written["iteration"] / written["iterations_per_epoch"]
@@ -218,7 +220,7 @@ def _position_of(checkpoint: Path) -> tuple[int | None, int | None]:
     import torch
 
     try:
-        # mapped, not read: the numbers are a few bytes of what may be gigabytes
+        # memory-mapped: only a few bytes are needed of a file that may have gigabytes
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return state["epoch"], state.get("iteration")
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file

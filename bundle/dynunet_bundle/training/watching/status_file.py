@@ -1,4 +1,7 @@
-"""``status.json``: where a training stands, for people and schedulers that only see its files."""
+"""``status.json``: the state of a training, for people and schedulers that only see its files.
+
+Stored on disk: the keys and states of this file, and the names of ``failed_process_*.json``.
+"""
 
 import logging
 import os
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 class StatusFile:
     """Keep ``status.json`` up to date: ``train#status`` of train.json.
 
-    It says ``running``, ``finished``, ``stopped`` by a signal, or ``failed``.
+    Its state is ``running``, ``finished``, ``stopped`` (by a signal) or ``failed``.
 
     Args:
         output_dir: folder of the file.
@@ -53,7 +56,7 @@ class StatusFile:
             self.write(engine, "running")
 
     def fail(self, engine: Engine, error: BaseException) -> None:
-        """Note that the training failed; of another process than the first, in a file of its own."""
+        """Record a failure; processes other than the first write a separate file."""
         if self.is_main:
             self.end(engine, "failed", first_line(error))
             return
@@ -62,7 +65,7 @@ class StatusFile:
             write_json(path, {"message": f"process {self.rank}: {first_line(error)}"})
 
     def failure_of_others(self) -> str | None:
-        """What another process has noted as it failed, or None."""
+        """Message of another process that failed, or None."""
         for path in sorted(self.path.parent.glob(f"{FAILED_NAME}_*.json")):
             with suppress(ConfigError):
                 return str(read_json(path, ConfigError).get("message"))
@@ -74,7 +77,7 @@ class StatusFile:
                 path.unlink(missing_ok=True)
 
     def end(self, engine: Engine, state: str, message: str) -> None:
-        """Write the file before an early end; a full disk must not hide the reason of that."""
+        """Write the file before an early end; an error here must not hide the reason for the end."""
         try:
             self.write(engine, state, message)
         except (OSError, OutputError) as error:
@@ -86,7 +89,7 @@ class StatusFile:
         Args:
             engine: the trainer.
             state: ``running``, ``finished``, ``stopped`` or ``failed``.
-            message: one line more.
+            message: one line of details.
         """
         if not self.is_main:
             return

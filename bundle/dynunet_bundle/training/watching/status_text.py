@@ -1,4 +1,4 @@
-"""Where trainings stand, as text for people."""
+"""The state of trainings as text for people."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def clock(seconds: float | None) -> str:
 
 
 def describe_run(status: RunStatus) -> str:
-    """A training as some lines for a person."""
+    """Describe one training in a few lines."""
     place = f" with {status.world_size} processes" if (status.world_size or 1) > 1 else ""
     lines = [f"{status.task_name or 'a training'} in {status.folder}{place}: {_state_of(status)}"]
     if status.message:
@@ -62,7 +62,7 @@ def _state_of(status: RunStatus) -> str:
     if status.is_silent:
         word = "no sign of life" if status.state == "unknown" else "running, but no sign of life"
         return f"{word} for {status.idle_s / 60:.0f} min, {done}"
-    # without a status.json all that is known is that somebody wrote lately
+    # without a status.json only the time of the last write to the log is known
     return f"{'in the log' if status.state == 'unknown' else status.state}, {done}"
 
 
@@ -79,7 +79,7 @@ def ago(seconds: float) -> str:
 
 
 def runs_table(statuses: Sequence[RunStatus]) -> str:
-    """Several trainings, such as the folds of one, a row each, and the mean of their best scores."""
+    """A table of several trainings, such as folds, one per row, and the mean of their best scores."""
     head = (
         "folder",
         "state",

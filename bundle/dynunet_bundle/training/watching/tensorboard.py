@@ -1,4 +1,7 @@
-"""What TensorBoard shows of a training, in one event file: curves, and slices of validation cases."""
+"""TensorBoard output of a training, in one event file: curves, and slices of validation cases.
+
+Stored on disk: the tags, in event files.
+"""
 
 import re
 from collections.abc import Sequence
@@ -24,19 +27,19 @@ EPOCH_TAGS = {
     "dice": "val_mean_dice",
     "validation_seconds": "validation_seconds",
 }
-"""Names in the log, and tags."""
+"""TensorBoard tags by the names in the log."""
 
 
 def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
-    """What TensorBoardStatsHandler writes of an epoch, in ``train#handlers`` of train.json.
+    """``epoch_event_writer`` of TensorBoardStatsHandler, in ``train#handlers`` of train.json.
 
-    It is the ``epoch_event_writer``, and gets its figures from ProgressHandler. By itself that handler waits for
-    the GPU and flushes at every iteration, knows neither rate nor throughput, and leaves out the Dice by class,
-    which is no scalar. Here the loss goes by iteration, all else by epoch.
+    The values come from ProgressHandler; the loss is written per iteration, everything else per epoch. The handler's
+    own writers wait for the GPU and flush at each iteration, lack learning rate and throughput, and skip the Dice per
+    class, which is not a scalar.
 
     Args:
         engine: the trainer; ProgressHandler must have reported already.
-        writer: where to write.
+        writer: writer of the event file.
     """
     state = engine.state
     before = state.iteration - len(state.epoch_losses)
@@ -52,20 +55,20 @@ def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
 
 
 def tag_of(name: str) -> str:
-    """A name with what neither TensorBoard nor MLflow takes in a tag replaced."""
+    """A name with all characters replaced that TensorBoard or MLflow do not accept in a tag."""
     return re.sub(r"[^\w.-]", "_", name)
 
 
 class ExampleSlices(TensorBoardHandler):
     """Slices of the first validation cases for TensorBoard: ``validate#handlers`` of train.json.
 
-    A slice is the image, the label's outlines on it, and the prediction's. It is the slice with the most foreground
-    in the label, so the same one at each validation. MONAI's TensorBoardImageHandler shows whole volumes as
-    animations of image, label and prediction apart, without outlines, and keeps one case an epoch.
+    Shown are the image alone, with outlines of the label, and with outlines of the prediction, in the slice with the
+    most foreground in the label, so the same one at each validation. MONAI's TensorBoardImageHandler shows separate
+    animations of image, label and prediction, without outlines, of one case per epoch.
 
     Args:
         summary_writer: as in MONAI.
-        spacing: mm by axis; the last two make pixels as long as they are in the body.
+        spacing: mm per axis; the last two set the aspect ratio of the picture.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class ExampleSlices(TensorBoardHandler):
         self._shown = 0
 
     def attach(self, engine: Engine) -> None:
-        """Register with a MONAI evaluator, whose output is decollated and postprocessed."""
+        """Register with a MONAI evaluator; its output must be decollated and postprocessed."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
@@ -86,7 +89,7 @@ class ExampleSlices(TensorBoardHandler):
         self._shown = 0
 
     def __call__(self, engine: Engine) -> None:
-        """Write the cases of this iteration, if there were not enough yet."""
+        """Write the cases of this iteration, up to ``NUM_EXAMPLES`` per validation."""
         for output in engine.state.output[: NUM_EXAMPLES - self._shown]:
             self._shown += 1
             picture = self._picture(output["image"], output["label"], output["pred"])
@@ -101,7 +104,7 @@ class ExampleSlices(TensorBoardHandler):
         Args:
             image: ``[C, D, H, W]``, or ``[C, H, W]`` in 2D.
             label: class numbers, ``[1, D, H, W]`` or ``[1, H, W]``; ``IGNORE_CLASS`` is not outlined.
-            prediction: likewise.
+            prediction: class numbers, same shape.
         """
         classes, index = _fullest_slice(label)
         grey = _slice(image, index).astype(np.float32)
@@ -117,7 +120,7 @@ class ExampleSlices(TensorBoardHandler):
 
 
 def _fullest_slice(label: torch.Tensor) -> tuple[np.ndarray, int | None]:
-    """The slice along the first axis with the most labelled voxels, without the ignored, and its index, None in 2D."""
+    """The slice with the most foreground along the first axis, and its index (None in 2D); ignored voxels are 0."""
     found = label[0].masked_fill(label[0] == IGNORE_CLASS, 0)
     if found.ndim == 2:
         return _as_array(found), None
@@ -127,7 +130,7 @@ def _fullest_slice(label: torch.Tensor) -> tuple[np.ndarray, int | None]:
 
 
 def _slice(volume: torch.Tensor, index: int | None) -> np.ndarray:
-    """A slice of the first channel; only it leaves the GPU."""
+    """A slice of the first channel; only this slice is copied from the GPU."""
     return _as_array(volume[0] if index is None else volume[0, index])
 
 

@@ -1,7 +1,9 @@
-"""What ``--tracking mlflow`` of ``monai.bundle run`` needs of our engines.
+"""Support for ``--tracking mlflow`` of ``monai.bundle run``.
 
-MONAI appends an MLFlowHandler to ``train#handlers`` and one to ``validate#handlers``. They send whatever they find, and
-MLflow refuses all but numbers.
+MONAI appends an MLFlowHandler to ``train#handlers`` and to ``validate#handlers``. They send all metrics of their
+engine, and MLflow accepts numbers only.
+
+Stored on disk: the names of metrics, in MLflow runs.
 """
 
 from collections.abc import Sequence
@@ -20,17 +22,17 @@ TAGS = {
     "patches_per_second": "patches_per_second",
     "gpu_memory_mib": "gpu_memory_mib",
 }
-"""Names in the log, and names of metrics; the validation sends its own."""
+"""Names of MLflow metrics by the names in the log; the evaluator's handler sends the scores."""
 
 
 class NamedScores:
-    """Put the Dice by class into the metrics by name: ``validate#handlers`` of train.json.
+    """Replace the tensor of Dice per class by named numbers: ``validate#handlers`` of train.json.
 
-    They are numbers called ``val_dice_liver`` and so on. MONAI's metrics give a tensor for all classes. It must be
-    the first of ``validate#handlers``.
+    MONAI's metric is one tensor for all classes; the numbers are named ``val_dice_liver`` and so on. This must be the
+    first of ``validate#handlers``.
 
     Args:
-        label_names: names of what is scored, behind the background.
+        label_names: background, then the names of the scored targets.
     """
 
     def __init__(self, label_names: Sequence[str]) -> None:
@@ -50,12 +52,12 @@ class NamedScores:
 
 
 class EpochTracking:
-    """Send each epoch's figures to the MLFlowHandler of a trainer: ``train#handlers`` of train.json.
+    """Send each epoch's values to the MLFlowHandler of a trainer: ``train#handlers`` of train.json.
 
-    They are loss, learning rate, throughput and memory, sent once an epoch. The one of MONAI's settings looks for
-    the loss in decollated output, ``[{"loss": ...}, ...]``, at every iteration. Our trainer does not decollate,
-    because MONAI's Decollated reads the loss, and so waits for the GPU; and two messages an iteration to a local
-    database take tens of milliseconds. It must be attached after ProgressHandler.
+    The values are loss, learning rate, throughput and memory. As MONAI sets it up, the handler reads the loss from
+    decollated output, ``[{"loss": ...}, ...]``, at each iteration. Our trainer does not decollate, because MONAI's
+    Decollated reads the loss and so waits for the GPU; two messages per iteration to a local database also take tens
+    of milliseconds. Attach it after ProgressHandler.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -68,7 +70,7 @@ class EpochTracking:
             tracker.iteration_logger = _send_nothing
 
     def _note_epoch(self, engine: Engine) -> None:
-        # what a tracker sends at the end of an epoch are the metrics of its engine
+        # at the end of an epoch a tracker sends the metrics of its engine
         record = engine.state.epoch_record
         values = {tag: record.get(name) for name, tag in TAGS.items()}
         engine.state.metrics.update(
@@ -81,7 +83,7 @@ def _send_nothing(engine: Engine) -> None:
 
 
 def _trackers(engine: Engine) -> list[MLFlowHandler]:
-    """Ignite has no public way to ask what is attached."""
+    """The MLFlowHandlers attached to an engine; Ignite has no public API for this."""
     attached = getattr(engine, "_event_handlers", {}).get(Events.ITERATION_COMPLETED, [])
     owners = (getattr(handler, "__self__", None) for handler, *_ in attached)
     return [owner for owner in owners if isinstance(owner, MLFlowHandler)]
