@@ -105,7 +105,7 @@ def test_a_run_that_cannot_begin_leaves_the_record_of_the_one_before(tmp_path, w
     with pytest.raises(WeightsError, match="no weights at"):
         prediction(tmp_path / "in", out, tmp_path / "nix.pt", resume=resume).run()
     (tmp_path / "broken.pt").write_bytes(b"x")
-    with pytest.raises(WeightsError, match="no file of weights"):
+    with pytest.raises(WeightsError, match="not a file of weights"):
         prediction(tmp_path / "in", out, tmp_path / "broken.pt", resume=resume).run()
     assert (out / "run.json").read_bytes() == before
     workflow = prediction(tmp_path / "in", out, weights, resume=True)

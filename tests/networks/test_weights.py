@@ -224,7 +224,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, writer: str) -> None:
         torch.save(content, path, _use_new_zipfile_serialization=writer == "torch.save")
     message = refusal(path)
     assert not marker.exists()
-    assert "is no file of weights" in message
+    assert "is not a file of weights" in message
     # torch's own text tells how to load it all the same, in bold
     assert not re.search("weights_only|can still be loaded|\x1b", message)
     # the payload does work where it is let

@@ -1,1 +1,1 @@
-"""The networks, their weight files, exported stand-ins, and the precision in which they compute."""
+"""Networks, their weight files, exported models that replace them, and the precision of their computation."""

@@ -1,6 +1,6 @@
-"""The networks that a plan may name, in the form that is trained and in the form that predicts.
+"""The networks that a plan can name, in their training and prediction forms.
 
-Stored on disk: the names of ``ARCHITECTURES``, in plans, packages and model.json. Classes may move, these may not.
+Stored on disk: the names of ``ARCHITECTURES``, in plans, packages and model.json. Classes may be renamed, these not.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ ARCHITECTURES: dict[str, type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]
 def training_network(
     architecture: str, deep_supervision: bool = True, **plan_ids: Any
 ) -> DeepSupervisedDynUNet | ResidualEncoderUNet:
-    """The network that is trained, with its heads for deep supervision: ``network_def`` of train.json.
+    """The network for training, with deep supervision heads: ``network_def`` of train.json.
 
     Args:
         architecture: a name of ``ARCHITECTURES``.
@@ -31,23 +31,23 @@ def training_network(
         **plan_ids: see ``network_arguments``.
 
     Raises:
-        PlanError: for another architecture.
+        PlanError: for an unknown architecture.
     """
     network = _class_of(architecture)
     return network(**network_arguments(**plan_ids), deep_supervision=deep_supervision)
 
 
 def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
-    """The network that predicts, without heads: ``network_def`` of inference.json and evaluate.json.
+    """The network for prediction, without heads: ``network_def`` of inference.json and evaluate.json.
 
-    Weights of the trained network load strictly after ``inference_state_dict``.
+    It loads the result of ``inference_state_dict`` strictly.
 
     Args:
-        architecture: a name of ``ARCHITECTURES``; ``DynUNet`` gives MONAI's own.
+        architecture: a name of ``ARCHITECTURES``; ``DynUNet`` gives MONAI's class.
         **plan_ids: see ``network_arguments``.
 
     Raises:
-        PlanError: for another architecture.
+        PlanError: for an unknown architecture.
     """
     network, arguments = _class_of(architecture), network_arguments(**plan_ids)
     if network is ResidualEncoderUNet:
@@ -73,16 +73,16 @@ def network_arguments(
     norm_name: LayerName = INSTANCE_NORM,
     negative_slope: float = 0.01,
 ) -> dict[str, Any]:
-    """Ids of a plan as the arguments that all networks take.
+    """Convert the ids of a plan to the arguments that all networks share.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of the image, in a cascade with the classes of the previous stage.
-        out_channels: regions, or classes with the background.
+        in_channels: channels of the image; in a cascade also the classes of the previous stage.
+        out_channels: number of regions, or of classes with the background.
         kernel_sizes: kernel of each level.
         strides: stride into each level; the first is all ones.
-        filters: channels of each level; surplus values at the end are ignored.
-        norm_name: norm, in the terms of MONAI's layer factories.
+        filters: channels of each level; extra values at the end are ignored.
+        norm_name: norm, as named by MONAI's layer factories.
         negative_slope: slope of the leaky ReLU below zero.
     """
     return {

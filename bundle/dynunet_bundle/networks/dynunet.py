@@ -1,7 +1,9 @@
 """MONAI's DynUNet with deep supervision at native resolutions.
 
-Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision enlarges every head to full resolution (five times
-the logits at 128^3), computes the heads in evaluation too, and cannot be deep-copied after a training step.
+Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision upsamples every head to full resolution (five times
+the logits at 128^3), also computes the heads in evaluation, and cannot be deep-copied after a training step.
+
+Stored on disk: the names of the parameters, in all weight files.
 """
 
 from collections.abc import Sequence
@@ -16,11 +18,11 @@ from dynunet_bundle.networks.residual import HEADS_PREFIX, keep_heads
 
 
 class DeepSupervisedDynUNet(DynUNet):
-    """DynUNet that gives, in training, one tensor of logits a decoder level, finest first.
+    """DynUNet whose training output is one tensor of logits per decoder level, finest first.
 
-    The lowest decoder level has no head: its weight in nnU-Net's loss is zero. In evaluation it is the plain
-    network. Its parameters apart from the heads are exactly those of a plain DynUNet, see
-    ``inference_state_dict``; weights of a plain one load strictly, and the heads stay as they are.
+    The lowest decoder level does not have a head: its weight in nnU-Net's loss is zero. In evaluation it is a plain
+    DynUNet. Apart from the heads, the parameters are those of a plain DynUNet (see ``inference_state_dict``), whose
+    weights load strictly and leave the heads unchanged.
 
     Args:
         spatial_dims: 2 or 3.
@@ -28,7 +30,7 @@ class DeepSupervisedDynUNet(DynUNet):
         out_channels: labels including the background.
         kernel_size: kernel of each level.
         strides: stride into each level.
-        filters: channels of each level; surplus values at the end are ignored.
+        filters: channels of each level; extra values at the end are ignored.
         deep_supervision: whether there are heads below the full resolution.
         **kwargs: further arguments of DynUNet, such as ``norm_name``, ``act_name``, ``trans_bias``.
     """
@@ -70,7 +72,7 @@ class DeepSupervisedDynUNet(DynUNet):
             x: ``[B, C, *spatial]``; each size a multiple of the product of the strides.
 
         Returns:
-            In training a list of ``[B, classes, ...]``, finest first; else the finest alone.
+            In training a list of ``[B, classes, ...]``, finest first; else the finest only.
         """
         if not self.training:
             return super().forward(x)
@@ -87,7 +89,7 @@ class DeepSupervisedDynUNet(DynUNet):
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside of DDP, ``torch.compile`` and torch's AveragedModel, in any order; a bare one as it is."""
+    """The network inside DDP, ``torch.compile`` and torch's AveragedModel, in any order; a bare one unchanged."""
     while True:
         children = dict(network.named_children())
         inner = children.get("module", children.get("_orig_mod"))
@@ -97,32 +99,32 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def inference_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that a plain DynUNet of the same plan loads strictly: no heads, no prefixes of wrappers.
+    """Weights that a plain DynUNet of the same plan loads strictly: without heads and prefixes of wrappers.
 
     Args:
         network: a DeepSupervisedDynUNet, bare or wrapped by DDP, ``torch.compile`` or torch's AveragedModel.
     """
     plain: dict[str, torch.Tensor] = {}
     copies: dict[int, torch.Tensor] = {}
-    # AveragedModel counts its updates in a buffer of its own
+    # unwrapped: AveragedModel has an extra buffer that counts its updates
     for name, value in unwrapped(network).state_dict().items():
         if not name.startswith(HEADS_PREFIX):
-            # DynUNet lists each weight twice; sharing one copy keeps the file half as large
+            # DynUNet lists each weight twice; one shared copy halves the size of the file
             plain[name] = copies.setdefault(value.data_ptr(), value.detach().cpu().contiguous())
     return plain
 
 
 def deep_supervision_weights(num_levels: int, deep_supervision: bool = True) -> list[float]:
-    """One weight an output of ``DeepSupervisedDynUNet``, for the loss: ``loss#level_weights`` of train.json.
+    """One weight per output of ``DeepSupervisedDynUNet``: ``loss#level_weights`` of train.json.
 
-    nnU-Net halves the weight at each level, gives the lowest decoder level none, and normalises to sum 1.
+    As in nnU-Net, the weight halves at each level, is 0 at the lowest decoder level, and the sum is 1.
 
     Args:
         num_levels: levels of the network, ``len(strides)``.
         deep_supervision: as in the network.
 
     Returns:
-        One weight an output, finest first.
+        One weight per output, finest first.
     """
     num_outputs = max(num_levels - 2, 1) if deep_supervision else 1
     weights = [0.5**level for level in range(num_outputs)]

@@ -1,8 +1,10 @@
-"""Exported models in the place of the network: the files of ``scripts/export.py``, run on torch tensors.
+"""Exported models used as the network: the files of ``scripts/export.py``, run on torch tensors.
 
-Beside each file lies a JSON with the plan and the SHA-256, as beside ``model.pt``. Files are opened when the first
-patch comes and in the process that it comes to, so that the networks can be copied, and sent to other processes.
-Their precision is that of the file; autocast does not reach into them.
+Each file has a JSON beside it with the plan and the SHA-256, like ``model.pt``. A file is opened in the process that
+computes the first patch, so that the networks can be copied and sent to other processes. Their precision is that of
+the file; autocast has no effect on them.
+
+Stored on disk: the names of ``BACKENDS``, in configs, and the keys of the JSON.
 """
 
 import logging
@@ -26,7 +28,7 @@ Program = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ExportedNetwork(nn.Module):
-    """A network without parameters of its own that runs a file.
+    """A network without parameters that runs an exported file.
 
     Args:
         path: the file.
@@ -38,21 +40,21 @@ class ExportedNetwork(nn.Module):
         self._programs: dict[torch.device, Program] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what is open: neither a session nor a script module crosses a process border."""
+        """The state without opened files: neither a session nor a script module can be pickled."""
         return {**self.__dict__, "_programs": {}}
 
     @abstractmethod
     def open(self, device: torch.device) -> Program:
-        """Open the file for a device: what takes ``[B, C, *spatial]`` and gives the logits."""
+        """Open the file for a device; the result maps ``[B, C, *spatial]`` to logits."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits.
 
         Args:
-            x: ``[B, C, *patch]`` of any type of numbers; a MetaTensor keeps its meta data.
+            x: ``[B, C, *patch]`` of any numeric type; a MetaTensor keeps its metadata.
 
         Returns:
-            ``[B, outputs, *patch]`` of the type and on the device of ``x``.
+            ``[B, outputs, *patch]`` with the type and device of ``x``.
         """
         if x.device not in self._programs:
             self._programs[x.device] = self.open(x.device)
@@ -63,22 +65,24 @@ class ExportedNetwork(nn.Module):
 
 
 class TorchScriptNetwork(ExportedNetwork):
-    """A TorchScript file; half-precision weights are computed in float32 where a CPU has no arithmetic for them."""
+    """A TorchScript file; half-precision weights are converted to float32 if the CPU cannot compute with them."""
 
     def open(self, device: torch.device) -> Program:
         """Open the file for a device.
 
         Raises:
-            WeightsError: if it is no TorchScript.
+            WeightsError: if it is not TorchScript.
         """
         try:
             module = torch.jit.load(str(self.path), map_location=device).eval()
         except RuntimeError as error:
-            raise WeightsError(f"{self.path} is no TorchScript, or is damaged.") from error
+            raise WeightsError(
+                f"{self.path} is not TorchScript, or is damaged. Export it again."
+            ) from error
         dtype = next(module.parameters()).dtype
         if not computes(dtype, device):
             logger.info(
-                "%s holds %s, which this CPU cannot compute with; it computes in float32",
+                "%s holds %s weights, which this CPU does not support; computing in float32",
                 self.path.name,
                 dtype,
             )
@@ -87,14 +91,14 @@ class TorchScriptNetwork(ExportedNetwork):
 
 
 class OnnxNetwork(ExportedNetwork):
-    """An ONNX file under onnxruntime, with torch's number of threads; on a GPU where its CUDA provider is installed."""
+    """An ONNX file run by onnxruntime, with torch's number of threads; on a GPU if its CUDA provider is installed."""
 
     def open(self, device: torch.device) -> Program:
         """Open the file for a device.
 
         Raises:
             ConfigError: if onnxruntime is not installed.
-            WeightsError: if it is no ONNX that onnxruntime can run.
+            WeightsError: if onnxruntime cannot run the file.
         """
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
@@ -108,19 +112,20 @@ class OnnxNetwork(ExportedNetwork):
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
         elif device.type != "cpu":
             logger.warning(
-                "onnxruntime has no provider for %s here; it computes on the CPU", device
+                "onnxruntime has no provider for %s on this machine; computing on the CPU", device
             )
         try:
             session = runtime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:
             raise WeightsError(
-                f"{self.path} is no ONNX that onnxruntime can run: {str(error).splitlines()[0]}."
+                f"{self.path} is not an ONNX model that onnxruntime can run: {str(error).splitlines()[0]}. "
+                "Export it again."
             ) from error
         return _OnnxProgram(session, device if on_gpu else torch.device("cpu"))
 
 
 class _OnnxProgram:
-    """A session that reads torch's memory and writes to it, without copies."""
+    """A session that reads and writes torch's memory directly, without copies."""
 
     def __init__(self, session: Any, device: torch.device) -> None:
         self.session = session
@@ -135,12 +140,13 @@ class _OnnxProgram:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if tuple(x.shape[2:]) != self.patch:
             raise ConfigError(
-                f"the ONNX was exported for patches of {list(self.patch)}, not {list(x.shape[2:])}. Export it again."
+                f"the ONNX model was exported for patches of {list(self.patch)}, not {list(x.shape[2:])}. "
+                "Export it again."
             )
         x = x.to(self.device, self.dtype).contiguous()
         logits = x.new_empty(len(x), self.num_outputs, *self.patch)
         if x.is_cuda:
-            # onnxruntime has a stream of its own
+            # onnxruntime uses another CUDA stream
             torch.cuda.synchronize(x.device)
         binding = self.session.io_binding()
         for bind, name, tensor in (
@@ -179,22 +185,22 @@ def network_of(
         plan: the plan ids of the config.
         backend: ``"torch"`` is ``network`` itself; ``"onnx"`` and ``"torchscript"`` run ``backend_file``.
         backend_file: the exported model.
-        weights_file: where it exists, the exported model must have been made of it.
+        weights_file: if it exists, the exported model must have been made from it.
 
     Raises:
-        ConfigError: for another backend, one without a file or without the package that it needs, or several weights.
-        WeightsError: if the file is missing, is not the one that its JSON describes, or belongs to another plan or
-            other weights.
+        ConfigError: for an unknown backend, a missing ``backend_file`` or package, or several weights.
+        WeightsError: if the file is missing, does not match its JSON, or belongs to another plan or other weights.
     """
     if backend == "torch":
         return network
     if backend not in BACKENDS:
-        raise ConfigError(f'backend is "{backend}"; choose one of torch, {", ".join(BACKENDS)}.')
+        raise ConfigError(f'backend is "{backend}". Choose one of torch, {", ".join(BACKENDS)}.')
     if backend_file is None:
-        raise ConfigError(f'backend is "{backend}", so backend_file must name an exported model.')
+        raise ConfigError(f'backend is "{backend}". Pass --backend_file with an exported model.')
     if not isinstance(weights_file, str | None):
         raise ConfigError(
-            f'backend "{backend}" runs one exported model, but weights_file lists {len(weights_file)}.'
+            f'backend "{backend}" runs one exported model, but weights_file lists {len(weights_file)}. '
+            "Pass one file, or use backend torch."
         )
     if backend == "onnx":
         _onnxruntime()
@@ -203,26 +209,26 @@ def network_of(
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON beside an exported model: ``model_fp32.onnx`` has ``model_fp32.onnx.json``."""
+    """The JSON beside an exported model: ``model_fp32.onnx.json`` for ``model_fp32.onnx``."""
     return path.with_name(f"{path.name}.json")
 
 
 def require_own_export(
     path: Path, plan: Mapping[str, Any], weights_file: str | Path | None = None
 ) -> None:
-    """Refuse an exported model that is missing, changed, or made of another plan or other weights.
+    """Refuse an exported model that is missing, changed, or made from another plan or other weights.
 
     Args:
         path: the exported model.
         plan: the plan ids of the config.
-        weights_file: ``model.pt``; not compared where it does not exist.
+        weights_file: ``model.pt``; not compared if it does not exist.
 
     Raises:
-        WeightsError: saying which of them it is.
+        WeightsError: for any of these.
     """
     if not path.is_file():
         raise WeightsError(
-            f"there is no exported model at {path}. Make one with scripts/export.py."
+            f"there is no exported model at {path}. Create it with scripts/export.py."
         )
     sidecar = sidecar_of(path)
     facts = read_json(sidecar, WeightsError)
@@ -233,7 +239,7 @@ def require_own_export(
     differences = plan_differences(facts.get("plan", {}), plan)
     if differences:
         raise WeightsError(
-            f"{path} was exported with another plan than this config's: {'; '.join(differences)}. "
+            f"{path} was exported with another plan than this config: {'; '.join(differences)}. "
             "Pass the overlays that it was exported with, e.g. --config_file configs/quick.json."
         )
     if weights_file is not None and Path(weights_file).is_file():
@@ -244,11 +250,11 @@ def require_own_export(
 
 
 def computes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a device has arithmetic for a type; torch computes float16 on other CPUs a hundred times slower."""
+    """Whether a device supports arithmetic in a type; on other CPUs torch's float16 is a hundred times slower."""
     if device.type != "cpu" or dtype == torch.float32:
         return True
     name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype)
-    # torch without oneDNN has no such question, and no such arithmetic
+    # torch without oneDNN has neither this function nor such arithmetic
     return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", bool)())
 
 

@@ -1,4 +1,4 @@
-"""The network of a prediction: a plain one, several of one plan as one, or an exported model."""
+"""The network of a prediction: a single one, an ensemble of one plan, or an exported model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ SMALLEST_PROBABILITY = 1e-7
 
 
 class FoldEnsemble(nn.Module):
-    """Networks of one plan and several trainings, averaged in probability.
+    """Several trainings of one plan, averaged in probability.
 
-    It gives logits of the mean: what follows takes it for a single network. Only the weights are there several times;
-    windows are computed by one network after the other.
+    The output is the logits of the mean probability, so it can replace a single network. Only the weights are held
+    several times; the members process a window one after the other.
 
     Args:
         network: a network of the plan; its own weights are not used.
-        regions: whether outputs are regions, each with a probability of its own.
+        regions: whether the outputs are regions, with a sigmoid each.
     """
 
     def __init__(self, network: nn.Module, regions: bool = False) -> None:
@@ -31,7 +31,7 @@ class FoldEnsemble(nn.Module):
         self.members: list[Mapping[str, torch.Tensor]] = []
 
     def load_members(self, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Take the weights of all members; each fits the network strictly."""
+        """Set the weights of all members; each must fit the network strictly."""
         members: list[Mapping[str, torch.Tensor]] = []
         for state in states:
             self.network.load_state_dict(state)
@@ -44,7 +44,11 @@ class FoldEnsemble(nn.Module):
         self.members = members
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, outputs, *spatial]`` float32 of the members' mean probability."""
+        """Logits ``[B, outputs, *spatial]`` float32 of the members' mean probability.
+
+        Raises:
+            ConfigError: without members.
+        """
         total: torch.Tensor | None = None
         for member in self.members:
             logits = functional_call(self.network, dict(member), (x,)).float()
@@ -52,7 +56,7 @@ class FoldEnsemble(nn.Module):
             total = shares if total is None else total.add_(shares)
         if total is None:
             raise ConfigError(
-                "an ensemble needs weights. Pass --weights_file with a list of files."
+                "the ensemble has no weights. Pass --weights_file with a list of files."
             )
         mean = total.div_(len(self.members)).clamp_(min=SMALLEST_PROBABILITY)
         return mean.clamp_(max=1 - SMALLEST_PROBABILITY).logit_() if self.regions else mean.log_()
@@ -71,15 +75,15 @@ def inference_network(
 
     Args:
         network_def: a plain network of the plan.
-        device: where it goes.
-        weights_file: a list makes it an ensemble.
-        regions: whether its outputs are regions.
-        plan: the plan ids, which an exported model must have been made for.
-        backend: ``"torch"``, or what runs an exported model, see ``backends.network_of``.
+        device: device of the network.
+        weights_file: path of the weights; a list gives an ensemble.
+        regions: whether the outputs are regions.
+        plan: the plan ids, which an exported model must match.
+        backend: ``"torch"``, or the runtime of an exported model, see ``exported.network_of``.
         backend_file: the exported model.
 
     Raises:
-        BundleError: as ``backends.network_of``.
+        BundleError: as ``exported.network_of``.
     """
     device = torch.device(device)
     if backend != "torch":
@@ -91,14 +95,17 @@ def inference_network(
 
 
 def load_states(network: nn.Module, states: Sequence[Mapping[str, Any]]) -> None:
-    """Give a network of ``inference_network`` its weights.
+    """Load weights into a network of ``inference_network``.
 
     Raises:
-        ConfigError: if there are several for a single network.
+        ConfigError: if there are several weights for a single network.
     """
     if isinstance(network, FoldEnsemble):
         network.load_members(states)
     elif len(states) == 1:
         network.load_state_dict(states[0])
     else:
-        raise ConfigError(f"{len(states)} files of weights need the network of an ensemble.")
+        raise ConfigError(
+            f"{len(states)} files of weights were given for one network. "
+            "Pass one file, or --weights_file with the list."
+        )

@@ -1,4 +1,4 @@
-"""The type of numbers that a network computes in."""
+"""The floating-point type in which a network computes."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,18 +13,18 @@ PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type for convolutions on a device.
+    """The type of convolutions on a device.
 
     Args:
-        precision: a type's name; ``"auto"`` is float16 on a GPU, as in nnU-Net, bfloat16 on a CPU that has
-            instructions for it, which halves the time there (docs/benchmarks/prediction.md), and else float32.
-        device: where the network is.
+        precision: name of a type; ``"auto"`` is float16 on a GPU, as in nnU-Net, bfloat16 on a CPU with instructions
+            for it, which halves the time there (docs/benchmarks/prediction.md), and float32 elsewhere.
+        device: device of the network.
 
     Raises:
-        ConfigError: for another name, or for float16 on a CPU, where torch has no fast kernels for it.
+        ConfigError: for another name, or for float16 on a CPU, where torch lacks fast kernels.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f'precision is "{precision}"; choose one of {", ".join(PRECISIONS)}.')
+        raise ConfigError(f'precision is "{precision}". Choose one of {", ".join(PRECISIONS)}.')
     if precision == "auto":
         if device.type == "cuda":
             return torch.float16
@@ -36,7 +36,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which convolutions take a type, and what needs float32 keeps it: torch's autocast."""
+    """Autocast to a type, which keeps operations that need float32; a null context for float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
@@ -47,12 +47,12 @@ def has_bfloat16() -> bool:
 
 
 def training_precision(amp: bool, amp_dtype: str, device: torch.device | str) -> str:
-    """The name of the type in which a training computes its convolutions; ``train#precision`` of train.json.
+    """Name of the type of convolutions in training; ``train#precision`` of train.json.
 
     Args:
-        amp: whether it trains in mixed precision; without it the type is float32.
-        amp_dtype: a type's name, or ``"auto"``, see ``compute_dtype``.
-        device: where the network is.
+        amp: whether to train in mixed precision; if not, the type is float32.
+        amp_dtype: name of a type, or ``"auto"``, see ``compute_dtype``.
+        device: device of the network.
 
     Raises:
         ConfigError: as ``compute_dtype``.
@@ -64,13 +64,13 @@ def training_precision(amp: bool, amp_dtype: str, device: torch.device | str) ->
 class AutocastInferer(SimpleInferer):
     """MONAI's SimpleInferer under torch's autocast; ``train#inferer`` of train.json.
 
-    MONAI's trainer has autocast for CUDA only, in a type of its own argument. Here the type is chosen once for all
-    devices; the trainer adds the scaling of gradients on a GPU. bfloat16 has the exponent range of float32, so a CPU
-    needs no scaling.
+    MONAI's trainer supports autocast on CUDA only, with a separate argument for its type. Here one choice covers all
+    devices; the trainer adds gradient scaling on a GPU. bfloat16 has the exponent range of float32, so a CPU does not
+    need scaling.
 
     Args:
-        precision: what ``training_precision`` gave.
-        device: where the network is.
+        precision: result of ``training_precision``.
+        device: device of the network.
     """
 
     def __init__(self, precision: str, device: torch.device | str) -> None:

@@ -4,10 +4,12 @@ Tensors are ``[B, C, *spatial]``. Source of the architecture and of all constant
 ``experiment_planning/experiment_planners/residual_unets``, and dynamic_network_architectures 0.4.4,
 ``ResidualEncoderUNet``; Isensee et al., "nnU-Net Revisited" (2024).
 
-MONAI's DynUNet cannot be set to it, even with ``res_block``. It has one block a level, no stem and no bias in its
-convolutions, and two convolutions a decoder level, with the kernel of the level below. The shortcut of
+MONAI's DynUNet cannot be configured as this network, even with ``res_block``. It has one block per level, no stem, no
+bias in its convolutions, and two convolutions per decoder level, with the kernel of the level below. The shortcut of
 ``UnetResBlock`` is a strided 1x1 convolution; ResNet-D's (He et al., CVPR 2019) averages over the stride and
-convolves only where the channels change.
+convolves only if the number of channels changes.
+
+Stored on disk: the names of the parameters, in all weight files.
 """
 
 from collections.abc import Sequence
@@ -34,7 +36,7 @@ LayerName = str | Sequence[Any]  # a name of MONAI's layer factories, or the nam
 
 @dataclass(frozen=True)
 class Layers:
-    """What all layers of one network share.
+    """Settings shared by all layers of a network.
 
     Attributes:
         spatial_dims: 2 or 3.
@@ -55,7 +57,7 @@ class Layers:
         act: bool = True,
         bias: bool = True,
     ) -> nn.Module:
-        """A convolution and a norm, and an activation unless ``act`` is false; kernels are odd, padding keeps size."""
+        """Convolution, norm, and activation if ``act``; kernel sizes are odd, padding keeps the size."""
         return Convolution(
             self.spatial_dims,
             in_channels,
@@ -69,10 +71,10 @@ class Layers:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut: ResNet-D's basic block, nnU-Net's ``BasicBlockD``.
+    """Two convolutions with a shortcut: ResNet-D's basic block, nnU-Net's ``BasicBlockD``.
 
-    The shortcut averages over the stride, if there is one, and changes the channels, if they differ, by a 1x1
-    convolution without bias and a norm; else it is the identity.
+    The shortcut averages over a stride above 1, and changes the number of channels, if it differs, by a 1x1
+    convolution without bias and a norm. Otherwise it is the identity.
 
     Args:
         layers: norm and activation.
@@ -109,9 +111,9 @@ class ResidualBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A transposed convolution, then one convolution of its output beside the skip.
+    """A transposed convolution, then one convolution of its output concatenated with the skip.
 
-    MONAI's ``UnetUpBlock`` has two convolutions there, without bias.
+    MONAI's ``UnetUpBlock`` has two convolutions, without bias.
 
     Args:
         layers: norm and activation.
@@ -144,19 +146,19 @@ class DecoderBlock(nn.Module):
         self.conv = layers.conv(2 * out_channels, out_channels, kernel_size)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Bring ``x`` to the grid of ``skip`` and merge the two: ``[B, out_channels, *spatial]`` of that grid."""
+        """Upsample ``x`` to the grid of ``skip`` and merge the two: ``[B, out_channels, *spatial]`` of that grid."""
         return self.conv(torch.cat((self.transp_conv(x), skip), dim=1))
 
 
 class ResidualEncoderUNet(nn.Module):
     """nnU-Net's ResEnc U-Net with the arguments and outputs of ``DeepSupervisedDynUNet``.
 
-    With deep supervision its parameters map one to one onto those of nnU-Net's network. nnU-Net has a head on every
-    decoder level, and its loss gives the lowest no weight. Here that head, the last of ``supervision_heads``, is held
-    but frozen and never computed, so that DDP and the optimizer leave it alone. Without deep supervision only the
-    head of the full resolution exists; this form loads ``network.inference_state_dict`` strictly.
+    With deep supervision, its parameters map one to one to those of nnU-Net's network. nnU-Net has a head on every
+    decoder level, and the lowest has weight 0 in its loss. Here that head, the last of ``supervision_heads``, exists
+    but is frozen and never computed, so that DDP and the optimizer skip it. Without deep supervision, only the head
+    of the full resolution exists; this form loads ``dynunet.inference_state_dict`` strictly.
 
-    Scripted by ``torch.jit.script`` it gives the finest logits alone, in training too.
+    Scripted by ``torch.jit.script``, it returns only the finest logits, even in training.
 
     Args:
         spatial_dims: 2 or 3.
@@ -164,14 +166,14 @@ class ResidualEncoderUNet(nn.Module):
         out_channels: labels including the background.
         kernel_size: kernel of each level.
         strides: stride into each level.
-        filters: channels of each level; surplus values at the end are ignored.
-        norm_name: norm, in the terms of MONAI's layer factories.
-        act_name: activation, likewise.
+        filters: channels of each level; extra values at the end are ignored.
+        norm_name: norm, as named by MONAI's layer factories.
+        act_name: activation, as named by MONAI's layer factories.
         deep_supervision: whether there are heads below the full resolution.
-        trans_bias: whether the transposed convolutions have a bias, as nnU-Net's have.
+        trans_bias: whether the transposed convolutions have a bias, as in nnU-Net.
 
     Raises:
-        PlanError: if the lists do not belong together or describe fewer than 2 levels.
+        PlanError: if the lists do not match or describe fewer than 2 levels.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class ResidualEncoderUNet(nn.Module):
             x: ``[B, C, *spatial]``; each size a multiple of the product of the strides.
 
         Returns:
-            In training a list of ``[B, classes, ...]``, finest first; else the finest alone.
+            In training a list of ``[B, classes, ...]``, finest first; else the finest only.
         """
         x = self.stem(x)
         skips: list[torch.Tensor] = []
@@ -236,20 +238,20 @@ class ResidualEncoderUNet(nn.Module):
             x = block(x, skips.pop())
             features.append(x)
         if not torch.jit.is_scripting() and self.training:
-            # TorchScript takes the annotation at its word and never sees this line
+            # TorchScript enforces the return annotation but skips this line
             return self._supervised(features)  # type: ignore[return-value]
         return self.output_block(x)
 
     def _supervised(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits of all decoder levels but the lowest, finest first, of features that come lowest first."""
+        """Logits of all decoder levels except the lowest, finest first; ``features`` are lowest first."""
         heads = [self.output_block, *self.supervision_heads[:-1]]
         return [head(level) for head, level in zip(heads, reversed(features), strict=False)]
 
 
 def initialize_weights(module: nn.Module) -> None:
-    """Initialise as nnU-Net does; for ``Module.apply``.
+    """Initialise like nnU-Net; for ``Module.apply``.
 
-    Convolutions as MONAI's DynUNet: He normal for a slope of 0.01, biases 0. The last norm of a residual block has
+    Convolutions as in MONAI's DynUNet: He normal for a slope of 0.01, biases 0. The last norm of a residual block has
     weight and bias 0, so that the block starts as its shortcut.
     """
     DynUNet.initialize_weights(module)
@@ -259,15 +261,15 @@ def initialize_weights(module: nn.Module) -> None:
 
 
 def keep_heads(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let weights without any head for deep supervision load strictly, as ``model.pt`` has none; the heads stay.
+    """Let weights without deep supervision heads, such as ``model.pt``, load strictly; the heads stay unchanged.
 
-    MONAI's CheckpointLoader starts a training from such a file. Everything else is as strict as before.
+    MONAI's CheckpointLoader can then start a training from such a file. Everything else is still checked.
 
     Args:
         module: a network with ``supervision_heads``, for ``register_load_state_dict_pre_hook``.
-        state_dict: the weights to load; the heads are filled in.
-        prefix: what the names of the network's own weights begin with there.
-        *_: what else torch passes.
+        state_dict: the weights to load; the module's own heads are added.
+        prefix: prefix of the network's names in ``state_dict``.
+        *_: further arguments of the hook.
     """
     prefix += HEADS_PREFIX
     if not any(name.startswith(prefix) for name in state_dict):
@@ -281,7 +283,7 @@ def _encoder_level(
     stride: Sequence[int],
     filters: Sequence[int],
 ) -> nn.Sequential:
-    """Residual blocks of one level; the first takes the stride and the change of channels."""
+    """Residual blocks of one level; the first has the stride and changes the number of channels."""
     width = filters[level]
     blocks = nn.Sequential(
         ResidualBlock(layers, filters[max(level - 1, 0)], width, kernel_size, stride)
@@ -302,12 +304,12 @@ def _check_levels(
     num_levels = len(strides)
     if len(kernel_size) != num_levels or len(filters) < num_levels:
         raise PlanError(
-            f"{len(kernel_size)} kernel(s), {num_levels} stride(s) and {len(filters)} filter(s) do not describe one "
-            f"network; each level needs one of each. {remedy}"
+            f"{len(kernel_size)} kernel(s), {num_levels} stride(s) and {len(filters)} filter(s) do not match: "
+            f"each level needs one of each. {remedy}"
         )
     if num_levels < MIN_LEVELS:
         raise PlanError(
-            f"a U-Net of {num_levels} level(s) has no decoder; it needs {MIN_LEVELS} or more. {remedy}"
+            f"the plan has {num_levels} level(s), but a U-Net needs at least {MIN_LEVELS}. {remedy}"
         )
     if any(len(size) != spatial_dims for size in [*kernel_size, *strides]):
         raise PlanError(

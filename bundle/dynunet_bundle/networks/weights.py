@@ -1,7 +1,7 @@
-"""Model weights and the facts that belong to them: saved together, checked together.
+"""Model weights and their description: saved together, checked together.
 
-``model.pt`` holds tensors only. ``model.json`` beside it names the plan they were trained for, so that weights and
-plan of different trainings are refused in one line, not in a page of keys.
+Stored on disk: ``model.pt`` holds tensors only. ``model.json`` beside it has the plan they were trained for, so that
+weights of another plan are refused with a one-line message instead of a page of keys.
 """
 
 import logging
@@ -36,7 +36,7 @@ MODEL_SCHEMA: Mapping[str, Any] = {
         },
     },
 }
-"""Shape of ``model.json``, the file beside weights."""
+"""JSON schema of ``model.json``."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +47,18 @@ def save_weights(
     plan: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write ``path`` and the JSON beside it.
+    """Write weights and the JSON beside them.
 
     Args:
         path: the ``.pt`` file.
         state: weights by name.
         plan: the plan ids.
-        facts: what else is known of them, e.g. epoch and score.
+        facts: further entries of the JSON, e.g. epoch and score.
     """
     sidecar = path.with_suffix(".json")
     with atomic_write(path) as file:
         torch.save(dict(state), file)
-        # only now: where the disk is full the old weights keep their plan
+        # not earlier: if the disk is full, the old weights keep their JSON
         sidecar.unlink(missing_ok=True)
     made_with = {"versions": versions("monai", "torch")}
     write_json(sidecar, {"plan": dict(plan), "sha256": sha256_of(path), **facts, **made_with})
@@ -75,8 +75,7 @@ def load_weights(
         plan: the plan ids of the config.
 
     Raises:
-        WeightsError: if a file is missing or damaged, is not the one that its JSON describes, or belongs to another
-            plan.
+        WeightsError: if a file is missing or damaged, does not match its JSON, or belongs to another plan.
     """
     files = weight_files(path)
     expected = network.network if isinstance(network, FoldEnsemble) else network
@@ -99,7 +98,7 @@ def _checked_state(
     differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
     if differences:
         raise WeightsError(
-            f"{path} was trained with another plan than this config's: {'; '.join(differences)}. {HINT}"
+            f"{path} was trained with another plan than this config: {'; '.join(differences)}. {HINT}"
         )
     mismatch = _first_mismatch(network.state_dict(), state)
     if mismatch:
@@ -108,14 +107,14 @@ def _checked_state(
 
 
 def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
-    """Read weights and the facts in the JSON beside them; the facts are empty where there is none.
+    """Read weights and the content of the JSON beside them, which is empty if the JSON is missing.
 
     Args:
         path: the ``.pt`` file.
 
     Raises:
-        WeightsError: if the file is damaged, holds other things than tensors by name, is not the one that its JSON
-            describes, or this JSON names the network by an import path, as earlier versions did.
+        WeightsError: if the file is damaged, holds anything but tensors by name, or does not match its JSON; or if the
+            JSON names the network by an import path, as earlier versions did.
     """
     sidecar = path.with_suffix(".json")
     facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
@@ -130,17 +129,19 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own message tells how to load such a file all the same; that would run its code
+        # torch's own message says how to load such a file anyway; that would run its code
         raise WeightsError(
-            f"{path} is no file of weights: it holds other things than tensors, which may run code. "
+            f"{path} is not a file of weights: it holds other objects, which may run code. "
             "Get the file from a source you trust, as plain weights."
         ) from error
     except Exception as error:
         raise WeightsError(
-            f"{path} is no file of weights, or is damaged ({first_line(error)})."
+            f"{path} is not a file of weights, or is damaged ({first_line(error)}). Get the file again."
         ) from error
     if not isinstance(state, Mapping):
-        raise WeightsError(f"{path} holds {type(state).__name__}, not weights by name.")
+        raise WeightsError(
+            f"{path} holds a {type(state).__name__}, not weights by name. Export the model's state_dict again."
+        )
     for name, value in state.items():
         fault = _tensor_fault(name, value)
         if fault:
@@ -149,11 +150,11 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
 
 
 def _tensor_fault(name: Any, value: Any) -> str | None:
-    """Why an entry of a file is not a weight that a network computes with, or None."""
+    """Why an entry of a file is not a usable weight, or None."""
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         return f"{name!r} is of type {type(value).__name__}, not a tensor by name"
     if value.is_meta:
-        return f"{name} is on the device meta: it has a shape and no values"
+        return f"{name} is on the meta device: it has a shape but no values"
     if value.is_quantized or value.layout != torch.strided:
         return (
             f"{name} is a {'quantised' if value.is_quantized else 'sparse'} tensor, not a plain one"
@@ -178,7 +179,7 @@ def _first_mismatch(
 
 
 def learnt_mirroring(path: Path) -> list[int] | None:
-    """Axes of the patch that a training mirrored over; None where nothing is known of it."""
+    """Axes of the patch that the training mirrored over; None if unknown."""
     sidecar = path.with_suffix(".json")
     facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
     axes: list[int] | None = facts.get("mirror_axes")
@@ -189,21 +190,21 @@ def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
     learnt = learnt_mirroring(path) if axes else None
     if learnt is not None and not set(axes) <= set(learnt):
         raise WeightsError(
-            f"{path} was trained with mirroring over the axes {learnt}; it has never seen what mirroring over "
-            f"{list(axes)} gives. Predict without it, or with --mirror_axes of the training."
+            f"{path} was trained with mirroring over the axes {learnt} only, but mirror_axes is {list(axes)}. "
+            "Predict without mirroring, or pass --mirror_axes with axes of the training."
         )
 
 
 class WeightsLoader:
     """Load weights when an engine starts: ``handlers`` of inference.json and evaluate.json.
 
-    MONAI's CheckpointLoader answers a mismatch with a page of keys.
+    MONAI's CheckpointLoader reports a mismatch as a page of keys.
 
     Args:
         network: the network of the engine.
         path: the ``.pt`` file, or a list of them for an ensemble.
         plan: the plan ids of the config.
-        mirror_axes: axes that the prediction mirrors over; the training must have done so, too.
+        mirror_axes: axes that the prediction mirrors over; the training must have mirrored over them too.
     """
 
     def __init__(
@@ -223,15 +224,15 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load.
+        """Load the weights.
 
         Raises:
-            WeightsError: as ``load_weights``, or for mirroring that the network has not learnt.
+            WeightsError: as ``load_weights``, or for mirroring that was not trained.
         """
         for file in weight_files(self.path):
             _require_mirroring(file, self.mirror_axes)
         if isinstance(self.network, ExportedNetwork):
-            # its weights are in its file
+            # the exported file contains the weights
             logger.info("weights: %s", self.network.path.name)
             return
         load_weights(self.network, self.path, self.plan)

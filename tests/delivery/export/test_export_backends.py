@@ -151,7 +151,7 @@ def test_every_cpu_computes_float32():
 def test_damaged_files_are_refused(tmp_path, backend, content):
     path = tmp_path / "model"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match="model is no"):
+    with pytest.raises(WeightsError, match="model is not"):
         BACKENDS[backend](path)(patches(1))
 
 
@@ -182,8 +182,8 @@ def test_the_config_chooses_the_backend(exported, backend):
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"backend": "tflite"}, ConfigError, '"tflite"; choose one of torch, onnx, torchscript'),
-        ({"backend_file": None}, ConfigError, "backend_file must name"),
+        ({"backend": "tflite"}, ConfigError, '"tflite". Choose one of torch, onnx, torchscript'),
+        ({"backend_file": None}, ConfigError, "Pass --backend_file"),
         ({"backend_file": "nowhere.onnx"}, WeightsError, "no exported model at nowhere.onnx"),
         ({"weights_file": ["a.pt", "b.pt"]}, ConfigError, "weights_file lists 2"),
         ({"plan": {**PLAN, "spacing": [2, 2, 9]}}, WeightsError, r"spacing: .* \[2, 2, 9\]"),

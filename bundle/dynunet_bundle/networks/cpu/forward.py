@@ -1,10 +1,10 @@
-"""A DynUNet's pass in evaluation on a CPU, with little memory.
+"""Forward pass of a DynUNet in evaluation on a CPU, with little memory.
 
-The finest level decides: of 32 channels at 96x160x160 voxels, bfloat16, each tensor takes 150 MiB. MONAI's
-forward holds the skip, the enlarged features, both of them joined and the result of the convolution at once, which is
-five of these. Here there are two and a slab: skips leave with their only use, and since a convolution of joined
-channels is the sum of the convolutions of the parts, nothing is joined, and of the enlarged features there is
-only a slab at any time. docs/benchmarks/prediction.md has the figures.
+The finest level dominates: with 32 channels of 96x160x160 voxels, bfloat16, each tensor takes 150 MiB. MONAI's
+forward holds the skip, the upsampled features, the two concatenated and the result of the convolution at once: five
+such tensors. Here there are two and a slab. A skip is freed after its only use; and since the convolution of
+concatenated channels is the sum of the convolutions of the parts, nothing is concatenated, and only a slab of the
+upsampled features exists at any time. docs/benchmarks/prediction.md has the figures.
 """
 
 import threading
@@ -20,13 +20,13 @@ from dynunet_bundle.networks.cpu.layers import UpConv2d, UpConv3d, convolve, use
 from dynunet_bundle.networks.cpu.norm import channels_last, is_plain_cpu
 
 SLAB = 2**24
-"""Numbers of the enlarged features that exist at once; 32 MiB in bfloat16."""
+"""Largest number of upsampled values that exist at once; 32 MiB in bfloat16."""
 
 _FITTING = threading.Lock()
 
 
 class LeanDynUNet(DynUNet):
-    """MONAI's DynUNet but for its forward pass without gradients, which differs by rounding."""
+    """MONAI's DynUNet with another forward pass without gradients, whose results differ by rounding."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, classes, *spatial]`` of ``[B, C, *spatial]``."""
@@ -47,16 +47,16 @@ class LeanDynUNet(DynUNet):
 
 
 def fit_to_cpu(network: nn.Module) -> None:
-    """Let the DynUNets in a network predict as it costs least on a CPU, in place; nothing happens a second time.
+    """Prepare the DynUNets in a network for fast prediction on a CPU, in place; repeated calls have no effect.
 
-    They get the layers of ``cpu_layers``, weights in channels-last order, and the forward pass of ``LeanDynUNet``, if
-    their blocks are those that it knows. What they compute stays the same but for rounding, and so do their parameters
-    and the names of these. Networks elsewhere are left alone.
+    They get the layers of ``layers.py``, weights in channels-last order, and, if it supports all their blocks, the
+    forward pass of ``LeanDynUNet``. Results change by rounding only; parameters and their names stay the same.
+    Networks on other devices are unchanged.
 
     Args:
-        network: a DynUNet, or a module that has some.
+        network: a DynUNet, or a module that contains some.
     """
-    # a server may have several threads: all of them wait here until the layers of a block belong together
+    # a server may have several threads: no thread may use half-converted layers
     with _FITTING:
         for part in network.modules():
             if type(part) is DynUNet and next(part.parameters()).device.type == "cpu":
@@ -68,7 +68,7 @@ def _fit(network: Any) -> None:
     largest = max(parameter.ndim for parameter in network.parameters())
     network.to(memory_format=channels_last(torch.empty((1,) * largest)))
     blocks = [block for block in network.modules() if isinstance(block, UnetUpBlock)]
-    # else it keeps its pass, and is looked at again
+    # otherwise it keeps MONAI's forward pass, and the next call checks it again
     if all(map(_fits, blocks)):
         network.__class__ = LeanDynUNet
 
@@ -87,7 +87,7 @@ def _fits(upsample: Any) -> bool:
 def _first_convolution(
     upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]
 ) -> torch.Tensor:
-    """The first convolution of a decoder level, of the enlarged features and the last of the skips, which is taken."""
+    """First convolution of a decoder level, of the upsampled features and the last skip, which is popped."""
     conv, enlarge = upsample.conv_block.conv1.conv, upsample.transp_conv
     factor, width = enlarge.conv.stride[0], enlarge.conv.out_channels
     order = channels_last(features)
@@ -114,18 +114,18 @@ def _first_convolution(
 
 
 def _planes(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Planes along the first spatial axis, zeros where there are none."""
+    """Planes ``start`` to ``stop`` along the first spatial axis, zeros outside ``x``."""
     size = x.shape[2]
     before, after = max(-start, 0), max(stop - size, 0)
     inner = x[:, :, max(start, 0) : min(stop, size)]
     if not before and not after:
         return inner
-    # F.pad takes the last axis first
+    # F.pad expects the last axis first
     return F.pad(inner, (*[0, 0] * (x.ndim - 3), before, after))
 
 
 def _after_first(block: Any, x: torch.Tensor) -> torch.Tensor:
-    """The layers of a block behind its first convolution."""
+    """Apply the layers of a block after its first convolution."""
     activated: torch.Tensor = block.lrelu(block.norm1(x))
     result: torch.Tensor = block.lrelu(block.norm2(block.conv2(activated)))
     return result

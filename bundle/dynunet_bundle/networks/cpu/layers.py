@@ -1,6 +1,6 @@
-"""DynUNet's layers as they cost least on a CPU, in channels-last order; elsewhere they are torch's own.
+"""Layers of DynUNet that are faster on a CPU in channels-last order; elsewhere they call torch's own.
 
-Names and parameters stay as they are, and so do results, but for rounding. docs/benchmarks has the figures.
+Names and parameters stay the same; results differ by rounding only. docs/benchmarks has the figures.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class PointwiseConv3d(nn.Conv3d):
 
 
 class OneDnnConv3d(nn.Conv3d):
-    """A convolution by oneDNN; torch takes slower code of its own for one small patch on one thread."""
+    """A convolution by oneDNN; for one small patch on one thread torch would choose slower code of its own."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002, D102
         if not _takes_one_dnn(input):
@@ -69,10 +69,10 @@ UP = {nn.ConvTranspose2d: UpConv2d, nn.ConvTranspose3d: UpConv3d}
 
 
 def use_cpu_layers(network: nn.Module) -> None:
-    """Exchange in a MONAI DynUNet, in place, the layers that a CPU computes faster in another way.
+    """Replace layers of a MONAI DynUNet, in place, by the faster ones of this module.
 
     Args:
-        network: a DynUNet; blocks with other norms or activations than train.json's keep them.
+        network: a DynUNet; norms and activations other than train.json's are kept.
     """
     for block in network.modules():
         if isinstance(block, UnetBasicBlock):
@@ -99,7 +99,7 @@ def _join_norms(block: nn.Module) -> None:
 
 def _exchange(conv: nn.Module, kinds: dict[Any, Any], fits: bool) -> None:
     if fits and type(conv) in kinds:
-        # only its forward is another one; a new module would have to take over all that has been set
+        # only the forward method differs; a new module would have to copy all attributes
         conv.__class__ = kinds[type(conv)]
 
 
@@ -109,7 +109,7 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> t
     Args:
         x: ``[B, C, *spatial]``, channels last.
         weight: ``[outputs, C, *kernel]``.
-        padding: voxels an axis.
+        padding: voxels per axis.
     """
     dims = len(padding)
     if dims == 3 and _takes_one_dnn(x):
@@ -120,14 +120,14 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, padding: Sequence[int]) -> t
 
 
 def _takes_one_dnn(x: torch.Tensor) -> bool:
-    """Whether oneDNN is to be called by name: autocast does not know this name and would not convert for it."""
+    """Whether to call oneDNN directly; not under autocast, which does not convert the inputs of such calls."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return torch.backends.mkldnn.is_available() and is_channels_last_cpu(x)
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A convolution of one voxel as a matrix product; oneDNN pads its few outputs to a whole vector.
+    """A 1x1 convolution as a matrix product; oneDNN would pad the few outputs to a full vector.
 
     Args:
         x: ``[B, C, *spatial]``, channels last.
@@ -138,7 +138,7 @@ def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
 
 
 def enlarge(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A transposed convolution whose kernel is its stride, as a matrix product: blocks do not overlap.
+    """A transposed convolution with equal kernel and stride, as a matrix product: the blocks do not overlap.
 
     Args:
         x: ``[B, C, *spatial]``, channels last.
@@ -150,7 +150,7 @@ def enlarge(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     """
     kernel, size = weight.shape[2:], x.shape[2:]
     dims, outputs = len(size), weight.shape[1]
-    # [*kernel, outputs, C]: one row of the product holds the block of a voxel
+    # [*kernel, outputs, C]: one row of the product is the block of a voxel
     rows = weight.permute(*range(2, 2 + dims), 1, 0).flatten(0, -2)
     by_row = None if bias is None else bias.repeat(len(rows) // outputs)
     blocks = F.linear(x.movedim(1, -1), rows, by_row).view(len(x), *size, *kernel, outputs)

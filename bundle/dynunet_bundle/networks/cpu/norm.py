@@ -1,8 +1,8 @@
 """Instance norm and leaky ReLU in one pass over memory, on a CPU in channels-last order.
 
-torch's instance norm copies such a tensor to the other order and back, and an activation in place behind it costs
-further copies in the backward pass. Here a patch is taken block by block, so that all steps on a block find it in the
-cache; docs/benchmarks/training.md has the figures.
+torch's instance norm copies such a tensor to the other order and back, and an in-place activation after it costs
+further copies in the backward pass. Here a patch is processed block by block, so that a block stays in the cache for
+all steps; docs/benchmarks/training.md has the figures.
 """
 
 from typing import Any
@@ -14,25 +14,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 BLOCK = 2**17
-"""Numbers a block and thread: half of a MiB, about half of a core's cache. Of 2^14 to 2^17 the fastest."""
+"""Values per block and thread: 512 KiB, about half of a core's cache. The fastest of 2^14 to 2^17."""
 
 ROW = 2048
-"""Numbers that are computed as one row, channels many times over: short rows are not vectorised well."""
+"""Values per row; a row joins the channels of many voxels, because short rows are not vectorised well."""
 
 SMALLEST = 2**17
-"""Numbers a patch below which the loop over patches costs more than it saves."""
+"""Smallest patch, in values, for this code; below, the loop over patches costs more than it saves."""
 
 
 class NormActivation(_InstanceNorm):
-    """An affine instance norm and the leaky ReLU behind it, with the norm's parameters and their names.
+    """An affine instance norm followed by a leaky ReLU, with the norm's parameters and their names.
 
-    On a CPU it computes large tensors in channels-last order by blocks, in bfloat16 only without gradients; in all
-    other cases it calls torch's two functions. Without gradients the result takes the place of the input, which a
-    DynUNet has no other use for.
+    On a CPU it computes large channels-last tensors in blocks (bfloat16 only without gradients); in all other cases
+    it calls torch's two functions. Without gradients the result overwrites the input, which a DynUNet does not use
+    again.
 
     Args:
         norm: its parameters are shared, not copied.
-        activation: its slope is taken, positive.
+        activation: source of the slope, which must be positive.
     """
 
     def __init__(self, norm: _InstanceNorm, activation: nn.LeakyReLU) -> None:
@@ -62,12 +62,12 @@ class NormActivation3d(NormActivation, nn.InstanceNorm3d):
 
 
 def is_channels_last_cpu(x: torch.Tensor) -> bool:
-    """Whether the layers here compute it themselves: what ``is_plain_cpu`` says, in channels-last order."""
+    """Whether these layers handle a tensor: ``is_plain_cpu``, and in channels-last order."""
     return is_plain_cpu(x) and x.is_contiguous(memory_format=channels_last(x))
 
 
 def is_plain_cpu(x: torch.Tensor) -> bool:
-    """Whether it is float32 or bfloat16, on a CPU, and neither traced nor compiled."""
+    """Whether a tensor is float32 or bfloat16, on a CPU, and neither traced nor compiled."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return False
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
@@ -80,7 +80,7 @@ def channels_last(x: torch.Tensor) -> torch.memory_format:
 
 
 class _NormActivation(torch.autograd.Function):
-    """The formulas of Ulyanov et al. (2016); the variance is the biased one, as in torch."""
+    """Formulas of Ulyanov et al. (2016), with the biased variance, as in torch."""
 
     @staticmethod
     def forward(
@@ -113,7 +113,7 @@ class _NormActivation(torch.autograd.Function):
             for block, value, change, target in zip(
                 *map(_blocks, (patch, output, incoming, out)), strict=True
             ):
-                # the output has the sign of what the activation got
+                # the output has the sign of the activation's input
                 torch.ops.aten.leaky_relu_backward.grad_input(
                     change, value, ctx.negative_slope, True, grad_input=target
                 )
@@ -141,9 +141,9 @@ def _normalise(
     negative_slope: float,
     result: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Write the result, which may be ``x``; mean and inverse standard deviation by patch and channel.
+    """Write the result, which may be ``x``; return mean and inverse standard deviation per patch and channel.
 
-    All of it is computed in float32, the type of the weight.
+    The computation is in float32, the type of the weight.
     """
     patches, results = _rows(x), _rows(result)
     mean, inverse = weight.new_empty(x.shape[:2]), weight.new_empty(x.shape[:2])
@@ -155,7 +155,7 @@ def _normalise(
         offset = _to_row(bias - mean[index] * factor, patch)
         factor = _to_row(factor, patch)
         for block, out in zip(_blocks(patch), _blocks(target), strict=True):
-            # a narrower type is converted in the cache
+            # a narrower type is converted while in the cache
             value = out if out.dtype == buffer.dtype else buffer[: len(block)]
             torch.addcmul(offset, block, factor, out=value)
             F.leaky_relu_(value, negative_slope)
@@ -169,8 +169,8 @@ def _moments(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of each channel.
 
-    They are taken about the mean of the first block: squares of the numbers themselves would lose the variance of a
-    channel that is far from 0.
+    Moments are taken about the mean of the first block: plain squares would lose the variance of a channel whose mean
+    is far from 0.
     """
     first = next(iter(_blocks(patch))).to(buffer.dtype)
     pivot = _to_channels(first.sum(0), num_channels) / (first.numel() // num_channels)
@@ -187,7 +187,7 @@ def _moments(
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """A view ``[B, rows, voxels of a row * C]`` of a tensor in channels-last order."""
+    """View a channels-last tensor as ``[B, rows, voxels per row * C]``."""
     num_voxels, num_channels = x[0, 0].numel(), x.shape[1]
     voxels = 1
     while num_voxels % (2 * voxels) == 0 and voxels * num_channels < ROW:
