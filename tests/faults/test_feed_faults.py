@@ -42,7 +42,7 @@ def test_a_worker_that_is_killed(runs: Runs, tmp_path: Path) -> None:
         # at once: DALI waits for ever for a worker that dies while it is handed work
         (tmp_path / "go_on").touch()
         done = running.wait(SECONDS)
-    assert_error(done, 1, "a process that reads for the feed was killed", "feed_workers")
+    assert_error(done, 1, "a worker process of the feed was killed", "feed_workers")
     assert load(training.models / LAST)["epoch"] == 1
     assert training.status()["state"] == "failed"
     # the number of workers changes nothing
@@ -65,7 +65,9 @@ def test_a_store_that_is_damaged_during_the_training(
         probe("DamageStore", store=str(store), dataset="@train#dataset")
     ) as running:
         done = running.wait(SECONDS + 60)
-    line = assert_error(done, 2, "its prepared file", "missing or damaged", "prepared anew")
+    line = assert_error(
+        done, 2, "its prepared file", "missing or damaged", "prepares the case again"
+    )
     assert "case phantom_" in line
     training.finish()
     assert_same_end(training.models, runs.whole())

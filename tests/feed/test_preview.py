@@ -23,7 +23,7 @@ def test_rows_show_the_same_patches_under_each_augmentation(tmp_path):
         "seed": 1,
     }
     pixels = np.array(preview(settings, columns=2)).astype(int)
-    # two blocks side by side: as it is and brightness left, mirror and all right; 26 pixels of title above each row
+    # two blocks side by side: unchanged and brightness left, mirror and all right; 26 pixels of title above each row
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     tile = np.s_[26 : 26 + TILE_PIXELS, 6 : 6 + TILE_PIXELS]
     blocks = [

@@ -1,1 +1,1 @@
-"""The training feed: a numpy source that decides, a DALI graph that computes, a loader that a trainer takes."""
+"""The training feed: a numpy source that draws samples, a DALI graph that computes them, and the loader."""

@@ -1,4 +1,4 @@
-"""Whole batches of finished patches, computed on the CPU: what the graph does on a GPU, in numpy and torch."""
+"""Batches of finished patches, computed on the CPU in numpy and torch; counterpart of the graph on a GPU."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +18,14 @@ REVERSED = slice(None, None, -1)
 
 
 class FinishedBatches:
-    """DALI's external source where no GPU computes: the graph passes its batches through.
+    """DALI's external source for training without a GPU; the graph passes its batches through.
 
-    Each sample is computed by one thread from its own numbers, so the number of threads changes nothing.
+    One thread computes a sample from the sample's own random numbers, so results do not depend on ``num_threads``.
 
     Args:
-        source: decides and reads.
-        num_threads: that compute, each some samples of the batch.
-        reuse: write all batches to the same memory.
+        source: draws and reads the samples.
+        num_threads: number of threads that share the samples of a batch.
+        reuse: whether to write all batches to the same memory.
     """
 
     def __init__(self, source: PatchSource, num_threads: int = 1, reuse: bool = True) -> None:
@@ -36,18 +36,18 @@ class FinishedBatches:
         self._batch: tuple[np.ndarray, np.ndarray] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A worker process has threads and memory of its own."""
+        """Pickle without threads and memory: a worker process creates its own."""
         return _for_worker, (self.source, self.num_threads)
 
     def __call__(self, info: Any) -> Batch:
-        """The batch that DALI asks for by ``BatchInfo``.
+        """Compute the batch that DALI requests with a ``BatchInfo``.
 
         Returns:
             image ``[B, C, *patch]`` float32 and label ``[B, 1, *patch]`` uint8.
         """
         size = self.source.numbering.batch_size
         batch = self._batch or self._memory()
-        # DALI has copied a batch when it asks for the next
+        # DALI has copied a batch before it requests the next
         self._batch = batch if self.reuse else None
         compute = partial(self._compute, batch, info.iteration)
         if self.num_threads == 1:
@@ -75,9 +75,9 @@ class FinishedBatches:
 
 
 def _for_worker(source: PatchSource, num_threads: int) -> FinishedBatches:
-    # several workers that each take all cores would wait for one another
+    # with more threads the workers would compete for the cores
     torch.set_num_threads(1)
-    # there DALI copies a batch in another thread, while the next is computed
+    # no reuse: in a worker, DALI copies a batch in another thread while the next is computed
     return FinishedBatches(source, num_threads, reuse=False)
 
 
@@ -85,10 +85,10 @@ def finish(source: PatchSource, number: int, image: np.ndarray, label: np.ndarra
     """Compute one sample.
 
     Args:
-        source: decides and reads.
+        source: draws and reads the sample.
         number: global number of the sample.
-        image: where to put the image, ``[C, *patch]`` float32; in a cascade the masks are its last channels.
-        label: where to put the label, ``[1, *patch]`` uint8.
+        image: output, ``[C, *patch]`` float32; in a cascade the masks are its last channels.
+        label: output, ``[1, *patch]`` uint8.
     """
     place = source.place(number)
     pixels, classes = _placed(source, place)
@@ -96,7 +96,7 @@ def finish(source: PatchSource, number: int, image: np.ndarray, label: np.ndarra
     pixels = pixels.reshape(len(pixels), *image.shape[1:])
     classes = classes.reshape(label.shape)
     if is_recoloured(drawn):
-        # what was read may be a view of the stored volume
+        # copy: a crop may be a view of the stored volume
         pixels = pixels if place.patch_map.kind != CROP else np.array(pixels, np.float32, order="C")
         zero = pixels == 0 if source.sampling.zero_outside else None
         recolour(pixels, drawn)
@@ -112,7 +112,7 @@ def finish(source: PatchSource, number: int, image: np.ndarray, label: np.ndarra
 
 
 def _placed(source: PatchSource, place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """The patch from the region: as it is, scaled or rotated, ``[C, D, H, W]`` and ``[1, D, H, W]``."""
+    """The patch, cropped, scaled or rotated from its region: ``[C, D, H, W]`` and ``[1, D, H, W]``."""
     region, image, label = source.read(place)
     patch_map, size = place.patch_map, source.patch_size
     if patch_map.kind == CROP:

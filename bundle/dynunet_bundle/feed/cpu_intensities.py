@@ -1,7 +1,7 @@
 """The intensity augmentations on a CPU, in numpy: the same formulas as in ``graph.py``, one channel at a time.
 
-In place and channel by channel the arrays stay small: in the cache, and never returned to the system and taken again.
-Nothing here is split over threads, so no sum depends on their number.
+In place and channel by channel, arrays fit into the cache and their memory is reused. Nothing here uses threads, so
+sums do not depend on the number of threads.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from dynunet_bundle.feed.cpu_interpolation import blurred, low_resolution_taps, 
 from dynunet_bundle.feed.draws import Draw
 
 ROW = 512
-"""Float32 sums run over so many values; the sums of rows are added in double precision."""
+"""Number of values summed in float32; the sums of rows are then added in double precision."""
 
 
 def recolour(image: np.ndarray, drawn: Draw) -> None:
-    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, in place.
+    """Apply noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, in place.
 
     Args:
         image: ``[C, *spatial]`` float32, contiguous.
-        drawn: what to do.
+        drawn: the drawn parameters.
     """
     if drawn.has_noise:
         image += drawn.noise
@@ -28,7 +28,7 @@ def recolour(image: np.ndarray, drawn: Draw) -> None:
 
 
 def is_recoloured(drawn: Draw) -> bool:
-    """Whether there is anything to do."""
+    """Whether any intensity augmentation was drawn."""
     return bool(
         drawn.has_noise
         or drawn.has_blur
@@ -73,12 +73,12 @@ def _low_resolution(channel: np.ndarray, size: np.ndarray) -> None:
 
 
 def _gamma(channel: np.ndarray, gamma: float, inverted: bool) -> None:
-    """``((x - low) / range) ** gamma``, brought back to the old mean and standard deviation.
+    """``((x - low) / range) ** gamma``, restored to the old mean and standard deviation.
 
-    Inverted, ``-x`` is treated so. What nnU-Net does in between (back to the old range) cancels out.
+    If ``inverted``, this is applied to ``-x``. nnU-Net's intermediate step (back to the old range) cancels out.
     """
     low, high = channel.min(), channel.max()
-    # so written no rounding makes it negative, where a power does not exist
+    # in this form rounding never gives a negative base, for which the power is undefined
     if inverted:
         np.subtract(high, channel, out=channel)
     else:
@@ -95,7 +95,7 @@ def _gamma(channel: np.ndarray, gamma: float, inverted: bool) -> None:
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
-    """Of contiguous float32; exact to 1e-6 of the values' root mean square."""
+    """Mean and standard deviation of contiguous float32, exact to 1e-6 of the root mean square."""
     flat = values.reshape(-1)
     whole = flat.size - flat.size % ROW
     total = squares = 0.0
@@ -110,7 +110,7 @@ def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
-    """Sum of the squares of each row; MONAI Label's environment has a NumPy without ``vecdot``, the faster one."""
+    """Sum of squares of each row; ``vecdot`` is faster, but MONAI Label's environment has a NumPy without it."""
     if hasattr(np, "vecdot"):
         sums: np.ndarray = np.vecdot(rows, rows)
         return sums

@@ -1,7 +1,6 @@
-"""Interpolation and blur on a CPU, axis by axis, in numpy and torch.
+"""Interpolation and blur on a CPU, axis by axis, in numpy and torch; faster than DALI's CPU kernels.
 
-A tap of an axis says for each voxel of the output which voxel is read and with which weight. DALI's kernels for the
-same take longer on a CPU.
+A tap is a pair of arrays with, for each output voxel of an axis, the index of an input voxel and its weight.
 """
 
 import math
@@ -16,7 +15,7 @@ Taps = list[tuple[np.ndarray, np.ndarray]]
 
 def linear_taps(positions: np.ndarray, length: int) -> Taps:
     """Two taps for linear interpolation at positions ``[n]`` on an axis of at least two voxels."""
-    # what lies on the border may be rounded across it
+    # rounding may move a position on the border outside
     first = np.floor(positions).clip(0, length - 2)
     after = (positions - first).astype(np.float32)
     index = first.astype(np.intp)
@@ -24,7 +23,7 @@ def linear_taps(positions: np.ndarray, length: int) -> Taps:
 
 
 def cubic_taps(positions: np.ndarray, length: int) -> Taps:
-    """Four taps for cubic convolution (Keys 1981, a = -0.5), as DALI's ``INTERP_CUBIC`` has it; likewise, of four."""
+    """Four taps of cubic convolution (Keys 1981, a = -0.5; as DALI's ``INTERP_CUBIC``); at least four voxels."""
     first = np.floor(positions).clip(1, length - 3)
     index = first.astype(np.intp)
     taps = []
@@ -38,11 +37,11 @@ def cubic_taps(positions: np.ndarray, length: int) -> Taps:
 
 @lru_cache(maxsize=1024)
 def low_resolution_taps(length: int, low: int) -> Taps:
-    """Two taps that bring an axis to fewer voxels (the nearest) and back to its length (linear), in one.
+    """Two taps that reduce an axis to fewer voxels (nearest) and restore its length (linear) in one step.
 
-    Where voxel centres of the two grids lie is that of DALI's ``resize``, and of torch's with ``nearest-exact``.
+    The voxel centres of the two grids are aligned as in DALI's ``resize`` and torch's ``nearest-exact``.
     """
-    # of two that are as near the upper, in whole numbers: floor((j + 0.5) * length / low)
+    # floor((j + 0.5) * length / low) in integers; of two equally near voxels the upper one
     nearest = (2 * np.arange(low) + 1) * length // (2 * low)
     positions = ((np.arange(length) + 0.5) * low / length - 0.5).clip(0, low - 1)
     (below, less), (above, more) = linear_taps(positions, low + 1)
@@ -54,7 +53,7 @@ def resampled(image: np.ndarray, taps: Sequence[Taps | None]) -> np.ndarray:
 
     Args:
         image: float32.
-        taps: those of each of the last axes; None leaves an axis as it is.
+        taps: taps of each of the last axes; None leaves an axis unchanged.
 
     Returns:
         A new array, unless all taps are None.
@@ -74,7 +73,7 @@ def resampled(image: np.ndarray, taps: Sequence[Taps | None]) -> np.ndarray:
 
 
 def taken(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    """A copy of the voxels of an axis that the index names; torch is faster than numpy on the last axis of floats."""
+    """Like ``array.take(index, axis)``; on the last axis of float32 it uses torch, which is faster."""
     if axis < array.ndim - 1 or array.dtype != np.float32:
         return array.take(index, axis)
     writeable = np.require(array, requirements="W")
@@ -83,18 +82,18 @@ def taken(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def mirrored_index(length: int, radius: int) -> np.ndarray:
-    """``radius`` voxels before an axis, the axis, and as many after, mirrored about the centres of the outermost."""
+    """Indices of an axis extended by ``radius`` voxels on both sides, mirrored about the outermost voxel centres."""
     period = max(2 * (length - 1), 1)
     index = np.abs(np.arange(-radius, length + radius)) % period
     return np.where(index > length - 1, period - index, index)
 
 
 def blurred(channel: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Blur by a normalised Gaussian that reaches to three sigmas, as DALI's does, mirrored at the borders.
+    """Blur with a normalised Gaussian truncated at three sigmas, mirrored at the borders, like DALI's.
 
     Args:
         channel: ``[*spatial]`` float32.
-        sigma: standard deviation along each axis, voxels.
+        sigma: standard deviation along each axis, in voxels.
 
     Returns:
         A new array.

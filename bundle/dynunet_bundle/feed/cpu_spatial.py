@@ -1,4 +1,4 @@
-"""Patches from regions on a CPU: scaled along the axes, or rotated by torch's ``grid_sample``."""
+"""Patches computed from regions on a CPU: scaled along the axes, or rotated by torch's ``grid_sample``."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,14 +23,14 @@ def scaled(
 
     Args:
         image: ``[C, D, H, W]`` float32 of the region.
-        label: ``[1, D, H, W]``, of which each voxel takes the nearest.
+        label: ``[1, D, H, W]`` of the region; interpolated by nearest neighbour.
         patch_map: the map.
-        region: where they lie.
-        patch_size: voxels by axis, three values.
-        cubic: interpolate the image by cubic convolution instead of linearly.
+        region: position of image and label.
+        patch_size: voxels per axis, three values.
+        cubic: whether to interpolate the image by cubic convolution instead of linearly.
 
     Returns:
-        ``[C, *patch_size]`` float32, and ``[1, *patch_size]`` of the type of the label.
+        ``[C, *patch_size]`` float32, and ``[1, *patch_size]`` with the type of the label.
     """
     taps: list[Taps | None] = []
     for axis, length in enumerate(patch_size):
@@ -57,7 +57,7 @@ def warped(
     region: ReadRegion,
     patch_size: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute a patch that is rotated; arguments and returns as of ``scaled``, the image interpolated linearly."""
+    """Compute a rotated patch, with linear interpolation; arguments and result as in ``scaled``."""
     matrix = patch_map.matrix
     # grid_sample counts from -1 to 1 between the centres of the outermost voxels
     factors = [2 / max(length - 1, 1) for length in region.size]
@@ -69,7 +69,7 @@ def warped(
         coordinate = _coordinate(matrix[row], region.center[row], patch_size)
         np.multiply(coordinate, np.float32(factors[row]), out=grid[..., 2 - row])
         flat_index *= region.size[row]
-        # the region holds all that the map needs, so no index leaves it
+        # the region covers the whole map, so all indices are inside
         flat_index += np.rint(coordinate, out=coordinate).astype(np.int32)
     grid -= 1
     sampled = grid_sample(
@@ -82,16 +82,16 @@ def warped(
 def nearest(
     label: np.ndarray, patch_map: PatchMap, region: ReadRegion, patch_size: tuple[int, ...]
 ) -> np.ndarray:
-    """Compute a patch of a label alone, whatever its map; each voxel takes the nearest.
+    """Compute a patch of a label only, for any map, by nearest neighbour.
 
     Args:
         label: ``[1, D, H, W]`` of the region.
         patch_map: the map.
-        region: where it lies.
-        patch_size: voxels by axis, three values.
+        region: position of the label.
+        patch_size: voxels per axis, three values.
 
     Returns:
-        ``[1, *patch_size]`` of the type of the label; for a crop the label itself.
+        ``[1, *patch_size]`` with the type of the label; for a crop the label itself.
     """
     if patch_map.kind == CROP:
         return label
@@ -117,9 +117,9 @@ def _warped_in_plane(
     patch_size: tuple[int, ...],
     factors: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slices are channels of a 2D image; the label goes the same way, as 0 to 255 are exact in float32."""
+    """Treat slices as channels of a 2D image; the label too, because 0 to 255 are exact in float32."""
     _, height, width = patch_size
-    # a complex number holds the two coordinates of a voxel, the last axis first, as grid_sample wants them
+    # a complex number holds the two coordinates of a voxel, last axis first, as grid_sample expects
     columns = complex(factors[2] * matrix[2, 2], factors[1] * matrix[1, 2])
     rows = complex(factors[2] * matrix[2, 1], factors[1] * matrix[1, 1])
     middle = complex(factors[2] * region.center[2] - 1, factors[1] * region.center[1] - 1)
@@ -137,7 +137,7 @@ def _warped_in_plane(
 
 
 def _coordinate(row: np.ndarray, center: float, patch_size: tuple[int, ...]) -> np.ndarray:
-    """Where along an axis of the region each voxel of the patch is read, ``[*patch]`` float32."""
+    """Coordinate along one axis of the region of each voxel of the patch, ``[*patch]`` float32."""
     a, b, c = (
         (weight * _offsets(length)).astype(np.float32)
         for weight, length in zip(row, patch_size, strict=True)
@@ -148,5 +148,5 @@ def _coordinate(row: np.ndarray, center: float, patch_size: tuple[int, ...]) -> 
 
 @lru_cache(maxsize=16)
 def _offsets(length: int) -> np.ndarray:
-    """Voxels of an axis counted from its middle."""
+    """Voxel indices of an axis relative to its middle."""
     return np.arange(length) - (length - 1) / 2

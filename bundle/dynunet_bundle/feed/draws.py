@@ -1,7 +1,7 @@
-"""What is drawn for one sample: all numbers, so that whoever computes only applies them.
+"""Random parameters of one sample. All numbers are drawn here; the code that computes only applies them.
 
-The numbers of a sample come from its own generator in blocks of fixed length, and are spread by plain Python: on a
-handful of numbers numpy's calls cost more than the arithmetic.
+The numbers of a sample come from its own generator, in blocks of fixed length, and are scaled in plain Python: for a
+few numbers, numpy's call overhead exceeds the arithmetic.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,37 +13,37 @@ import numpy as np
 from dynunet_bundle.feed.augmentation import Augmentation
 
 Normal = Callable[[tuple[int, ...]], np.ndarray]
-"""Gives normal values of deviation 1, float32, of a shape."""
+"""Function that returns standard normal values, float32, of a given shape."""
 
 YES, NO = np.array(True), np.array(False)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Intensities and mirroring of one sample, as arrays that DALI takes; ``C`` channels, ``d`` spatial axes.
+    """Intensity parameters and mirroring of one sample, as arrays for DALI; ``C`` channels, ``d`` spatial axes.
 
-    The fields are the outputs of the source in this order, after image, label, kind and window. Samples share the
-    arrays of what was not drawn.
+    The fields are outputs of the source in this order, after image, label, kind and window. Samples share the arrays
+    of parameters that were not drawn.
 
     Attributes:
         has_noise: bool.
-        noise: values to add, shape of the patch float32; one zero where not drawn.
+        noise: values to add, float32, shape of the patch; a single zero if not drawn.
         has_blur: bool.
-        blur_channels: ``[C]`` bool, which are blurred.
+        blur_channels: ``[C]`` bool, the channels to blur.
         blur_sigma: ``[C, d]`` float32, voxels.
         has_linear: bool: brightness, or NVIDIA's brightness and contrast.
         scale: factors, ``[C, 1, ...]`` float32.
-        shift: summands, likewise.
+        shift: values to add, ``[C, 1, ...]`` float32.
         has_contrast: bool.
-        contrast: factors, likewise.
+        contrast: factors, ``[C, 1, ...]`` float32.
         has_low_resolution: bool.
-        low_channels: ``[C]`` bool, which lose resolution.
+        low_channels: ``[C]`` bool, the channels to reduce.
         low_size: ``[C, d]`` float32, whole voxels.
         has_gamma_inverted: bool.
         gamma_inverted: exponents, ``[C, 1, ...]`` float32.
         has_gamma: bool.
-        gamma: exponents, likewise.
-        flips: ``[d]`` int32, 1 where the axis is mirrored.
+        gamma: exponents, ``[C, 1, ...]`` float32.
+        flips: ``[d]`` int32, 1 for each mirrored axis.
     """
 
     has_noise: np.ndarray
@@ -67,13 +67,13 @@ class Draw:
 
 
 class Numbers:
-    """Uniform numbers from 0 to 1, one after another, drawn at once.
+    """Uniform numbers from 0 to 1, drawn at once and used one after another.
 
-    Each use takes its numbers whether it needs them or not: what is drawn later does not depend on what came before.
+    Each caller takes a fixed number of them, needed or not, so that later draws do not depend on earlier ones.
 
     Args:
-        rng: where they come from.
-        count: how many.
+        rng: random generator.
+        count: how many numbers to draw.
     """
 
     def __init__(self, rng: np.random.Generator, count: int) -> None:
@@ -81,31 +81,31 @@ class Numbers:
         self._place = 0
 
     def take(self, count: int) -> list[float]:
-        """The next ones."""
+        """The next ``count`` numbers."""
         self._place += count
         assert self._place <= len(self._values)  # noqa: S101 - cannot happen
         return self._values[self._place - count : self._place]
 
     def next(self) -> float:
-        """The next one."""
+        """The next number."""
         self._place += 1
         return self._values[self._place - 1]
 
     def hit(self, probability: float) -> bool:
-        """Whether something of this probability happens."""
+        """True with this probability."""
         return self.next() < probability
 
     def between(self, limits: tuple[float, float]) -> float:
-        """A number from a range."""
+        """A uniform number from a range."""
         return stretched(self.next(), limits)
 
     def index(self, count: int) -> int:
-        """A whole number below ``count``; among 53 bits no one of a few thousand is favoured noticeably."""
+        """An integer below ``count``; with 53 random bits the bias is negligible for a few thousand."""
         return int(self.next() * count)
 
 
 def stretched(number: float, limits: tuple[float, float]) -> float:
-    """A number from 0 to 1 spread over a range."""
+    """Map a number from [0, 1] to a range."""
     low, high = limits
     return low + (high - low) * number
 
@@ -117,14 +117,14 @@ def draw(
     rng: np.random.Generator,
     normal: Normal,
 ) -> Draw:
-    """Draw intensities and mirroring of one sample.
+    """Draw intensity parameters and mirroring of one sample.
 
     Args:
         augmentation: the declaration.
         patch_shape: ``(C, *spatial)``.
-        in_plane: whether the patch is anisotropic: then it keeps its resolution along the first of three axes.
+        in_plane: whether the patch is anisotropic; it then keeps its resolution along the first of three axes.
         rng: the sample's own generator.
-        normal: gives the noise.
+        normal: source of the noise.
     """
     channels, spatial = patch_shape[0], patch_shape[1:]
     dims = len(spatial)
@@ -152,7 +152,7 @@ def draw(
 
 @lru_cache(maxsize=16)
 def _nothing(channels: int, spatial: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The fields of a sample of which nothing was drawn."""
+    """The fields of a sample without any augmentation."""
     dims = len(spatial)
     flat = (channels, *(1,) * dims)
     none, ones = np.zeros(channels, bool), np.ones(flat, np.float32)
@@ -255,10 +255,10 @@ def _factors(
     dims: int,
     numbers: Numbers,
 ) -> dict[str, np.ndarray]:
-    """One factor a channel: as often below 1 as above, wherever 1 lies in the range (nnU-Net's BGContrast).
+    """One factor per channel: below 1 and above 1 equally often, if 1 is in the range (nnU-Net's BGContrast).
 
     Returns:
-        The flag and factors ``[C, 1, ...]`` float32 under the name of the kind; nothing where it was not drawn.
+        The flag and the factors ``[C, 1, ...]`` float32, under the name of the kind; empty if not drawn.
     """
     drawn = numbers.hit(augmentation.prob(kind))
     sides, places = numbers.take(channels), numbers.take(channels)

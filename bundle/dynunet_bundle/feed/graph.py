@@ -1,7 +1,8 @@
-"""The DALI graph: applies what the source drew, in 2D and 3D alike, on a GPU.
+"""The DALI graph: applies the parameters drawn by the source, in 2D and 3D, on a GPU.
 
-It draws nothing itself, so its output depends on its input only, not on threads, prefetching or ranks. Branches are
-``if``s on a flag of each sample: what was not drawn is not computed. Images are ``[C, D, H, W]`` or ``[C, H, W]``.
+It never draws random numbers, so its output depends on its input only, not on threads, prefetching or ranks. Branches
+are ``if``s on a flag of each sample, so only drawn augmentations are computed. Images are ``[C, D, H, W]`` or
+``[C, H, W]``.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dynunet_bundle.feed.spatial import AFFINE, SCALE
 
 LAYOUTS = {2: "CHW", 3: "CDHW"}
 WARP_LAYOUTS = {2: "FHWC", 3: "FDHWC"}
-"""``warp_affine`` wants channels last: ours are frames, each of one channel."""
+"""Layouts for ``warp_affine``, which expects channels last: our channels become frames of one channel each."""
 
 FLIPS = ("depthwise", "vertical", "horizontal")
 """DALI's names of the flips along the last three axes, in the order of the axes."""
@@ -33,22 +34,22 @@ SAMPLE_TYPES = (
     *(FLAG, REAL),  # gamma
     *(WHOLE, REAL),  # flips, matrix
 )
-"""Types of what the source gives after the image; in a cascade the previous mask comes last."""
+"""Types of the source's outputs after the image; in a cascade the previous mask follows as the last one."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What is fixed for all samples of a feed.
+    """Settings that are the same for all samples of a feed.
 
     Attributes:
         channels: number of channels.
-        patch_size: voxels by axis, two or three values.
+        patch_size: voxels per axis, two or three values.
         float16: whether the source gives float16.
-        cubic: whether scaled images are interpolated by cubic splines instead of linearly.
-        in_plane: whether they are rotated across the first of three axes only.
-        zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
-        gpu: whether the dense work is done on the pipeline's GPU; the tests do it on the CPU.
-        num_masks: in a cascade, how many foreground classes the previous stage has; else 0.
+        cubic: whether scaled images are interpolated by cubic convolution instead of linearly.
+        in_plane: whether patches are rotated about the first of three axes only.
+        zero_outside: whether voxels that were zero before the intensity changes are reset to zero, per channel.
+        gpu: whether to compute on the pipeline's GPU; tests use the CPU.
+        num_masks: in a cascade, number of foreground classes of the previous stage; else 0.
     """
 
     channels: int
@@ -67,7 +68,7 @@ class Form:
 
     @property
     def size(self) -> list[float]:
-        """The patch size as DALI takes it."""
+        """The patch size as floats, for DALI."""
         return [float(voxels) for voxels in self.patch_size]
 
     @property
@@ -78,11 +79,11 @@ class Form:
 
 @pipeline_def(enable_conditionals=True)
 def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, Any]:
-    """Build the graph; the arguments of ``nvidia.dali.Pipeline`` (batch_size, num_threads, ...) come on top.
+    """Build the graph; it also takes the arguments of ``nvidia.dali.Pipeline`` (batch_size, num_threads, ...).
 
     Args:
-        source: what to read and which parameters to apply.
-        form: what is fixed for all samples.
+        source: source of the regions and the drawn parameters.
+        form: settings that are the same for all samples.
         parallel: whether worker processes call the source.
 
     Returns:
@@ -116,12 +117,12 @@ def patch_graph(source: PatchSource, form: Form, parallel: bool) -> tuple[Any, A
 
 @pipeline_def
 def finished_graph(source: FinishedBatches, parallel: bool, num_workers: int) -> tuple[Any, Any]:
-    """Build the graph that passes finished patches through; further arguments as of ``patch_graph``.
+    """Build a graph that passes finished patches through; further arguments as in ``patch_graph``.
 
     Args:
-        source: what computes them.
+        source: source that computes the patches.
         parallel: whether worker processes call the source, each for a batch at a time.
-        num_workers: how many processes.
+        num_workers: number of worker processes.
 
     Returns:
         Image ``[C, *patch]`` float32 and label ``[1, *patch]`` uint8 of each sample.
@@ -140,7 +141,7 @@ def finished_graph(source: FinishedBatches, parallel: bool, num_workers: int) ->
 
 
 def _masks(form: Form, previous: Any) -> Any:
-    """The previous mask, finished by the source: class numbers ``[1, *patch]`` -> a channel a foreground class."""
+    """The previous mask as one channel per foreground class, from class numbers ``[1, *patch]`` of the source."""
     classes = fn.squeeze(_placed_like(form, previous), axes=0)
     channels = fn.one_hot(classes, num_classes=form.num_masks + 1, axis=0)
     foreground = fn.slice(channels, start=[1], shape=[form.num_masks], axes=[0])
@@ -150,7 +151,7 @@ def _masks(form: Form, previous: Any) -> Any:
 def _placed(
     form: Form, image: Any, label: Any, kind: Any, matrix: Any, start: Any, end: Any
 ) -> tuple[Any, Any]:
-    """The patch from the region: as it is, scaled, or rotated."""
+    """The patch, cropped, scaled or rotated from its region."""
     if kind == AFFINE:
         image, label = _warped(form, image, matrix, True), _warped(form, label, matrix, False)
     else:
@@ -182,7 +183,7 @@ def _warped(form: Form, volume: Any, matrix: Any, is_image: bool) -> Any:
 
 
 def _recoloured(form: Form, image: Any, drawn: Any) -> Any:
-    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order."""
+    """Apply noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order."""
     has_noise, noise, has_blur, blurred, sigma, has_linear, scale, shift = drawn[:8]
     has_contrast, contrast, has_low, lowered, low_size = drawn[8:13]
     has_inverted, inverted, has_gamma, gamma = drawn[13:]
@@ -208,15 +209,15 @@ def _placed_like(form: Form, values: Any) -> Any:
 
 
 def _each_channel(form: Form, image: Any, wanted: Any, parameters: Any, change: Any) -> Any:
-    """Change the wanted channels, each by its own row of parameters."""
+    """Apply ``change`` to the wanted channels, each with its own row of parameters."""
     if form.channels == 1:
-        # always wanted, but DALI warns of an output that is not used
+        # always true, but DALI warns about an unused output
         if wanted[0]:
             image = change(form, image, parameters[0])
         return image
     parts = []
     for channel in range(form.channels):
-        # by name: as inputs, DALI puts constants on the GPU and waits for them
+        # keyword arguments: DALI copies constant inputs to the GPU and waits for them
         part = fn.slice(image, start=[channel], shape=[1], axes=[0])
         if wanted[channel]:
             part = change(form, part, parameters[channel])
@@ -234,7 +235,7 @@ def _low_resolution(form: Form, channel: Any, size: Any) -> Any:
 
 
 def _contrasted(form: Form, image: Any, factor: Any) -> Any:
-    """``(x - mean) * factor + mean`` by channel, clipped to the old range."""
+    """``(x - mean) * factor + mean`` per channel, clipped to the old range."""
     mean = fn.reductions.mean(image, axes=form.axes, keep_dims=True)
     low = fn.reductions.min(image, axes=form.axes, keep_dims=True)
     high = fn.reductions.max(image, axes=form.axes, keep_dims=True)
@@ -242,16 +243,16 @@ def _contrasted(form: Form, image: Any, factor: Any) -> Any:
 
 
 def _with_gamma(form: Form, image: Any, gamma: Any, inverted: bool) -> Any:
-    """``((x - low) / range) ** gamma`` by channel, brought back to the old mean and standard deviation.
+    """``((x - low) / range) ** gamma`` per channel, restored to the old mean and standard deviation.
 
-    Inverted, ``-x`` is treated so. What nnU-Net does in between (back to the old range) cancels out.
+    If ``inverted``, this is applied to ``-x``. nnU-Net's intermediate step (back to the old range) cancels out.
     """
     low = fn.reductions.min(image, axes=form.axes, keep_dims=True)
     high = fn.reductions.max(image, axes=form.axes, keep_dims=True)
     mean = fn.reductions.mean(image, axes=form.axes, keep_dims=True)
     deviation = fn.reductions.std_dev(image, mean, axes=form.axes, keep_dims=True)
     factor = 1.0 / math.max(high - low, EPSILON)
-    # so written no rounding makes it negative, where a power does not exist
+    # in this form rounding never gives a negative base, for which the power is undefined
     unit = (high - image) * factor if inverted else (image - low) * factor
     changed = math.pow(unit, gamma)
     new_mean = fn.reductions.mean(changed, axes=form.axes, keep_dims=True)

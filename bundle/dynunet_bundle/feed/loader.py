@@ -1,4 +1,7 @@
-"""The iterable that a trainer takes: batches from the DALI graph, without end, with a position to resume from."""
+"""The data loader of the trainer: endless batches from the DALI graph, with a position to resume from.
+
+Stored on disk: the keys and hashes of ``state_dict``, in checkpoints.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,35 +24,35 @@ logger = logging.getLogger(__name__)
 class DaliLoader:
     """Augmented patches of a prepared data set: ``train#dataloader`` of train.json.
 
-    A batch is ``{"image": [B, C, ...], "label": [B, 1, ...]}``. Each pass gives ``num_iterations`` batches and goes
-    on where the last one ended; the cases are drawn with replacement, so an epoch may have any length. The first
-    pass after a stop in the middle of an epoch gives what is left of that epoch. DALI is imported and the cases are
-    prepared when the first batch is asked for.
+    A batch is ``{"image": [B, C, ...], "label": [B, 1, ...]}``. Each pass gives ``num_iterations`` batches and
+    continues where the last one ended; cases are drawn with replacement, so an epoch may have any length. After a
+    stop in the middle of an epoch, the first pass gives the rest of that epoch. The first request for a batch imports
+    DALI and prepares the cases.
 
     Args:
         dataset: the prepared data set.
-        patch_size: voxels by axis, two or three values.
-        batch_size: patches a batch.
-        num_iterations: batches an epoch.
+        patch_size: voxels per axis, two or three values.
+        batch_size: patches per batch.
+        num_iterations: batches per epoch.
         augmentation: declaration, see ``Augmentation.from_config``.
         oversampling: share of patches centred on foreground.
-        seed: seed of everything that is drawn.
-        device: where the batches are wanted; a CUDA device computes them, too.
-        num_threads: CPU threads that compute, or on a GPU those of DALI.
-        num_workers: processes that read for DALI, and without a GPU compute; 0 does it in this one.
-        prefetch: batches that are computed ahead.
+        seed: seed of all random numbers.
+        device: device of the batches; a CUDA device also computes them.
+        num_threads: number of CPU threads that compute; with a GPU, of DALI's threads.
+        num_workers: number of processes that read and, without a GPU, compute; 0 uses this process.
+        prefetch: number of batches computed ahead.
         rank: index of this process among ``world_size``.
         world_size: number of processes that train together.
-        volumes_per_batch: in 2D, take a batch from so many volumes, from each the same number of neighbouring slices
-            (NVIDIA's ``nvol``); None draws each slice on its own.
-        zero_outside: voxels that are zero before the intensities change are zero afterwards, as nnU-Net keeps what
-            lies outside the nonzero mask.
-        mask_augmentation: for a cascade, the declaration of what changes the masks of the previous stage, see
-            ``Augmentation.of_masks``; the image then has these masks as its last channels. None where there are none.
+        volumes_per_batch: in 2D, number of volumes per batch, each with the same number of neighbouring slices
+            (NVIDIA's ``nvol``); None draws each slice independently.
+        zero_outside: whether voxels that are zero before the intensity changes stay zero, like those outside
+            nnU-Net's nonzero mask.
+        mask_augmentation: for a cascade, the declaration for the masks of the previous stage, see
+            ``Augmentation.of_masks``; these masks become the last channels of the image. None without a cascade.
 
     Raises:
         DatasetError: if there are no cases.
-        ConfigError: if the augmentation is malformed, or the batch cannot be taken from so many volumes.
+        ConfigError: if the augmentation is malformed, or the batch cannot be divided into ``volumes_per_batch``.
     """
 
     def __init__(
@@ -92,32 +95,32 @@ class DaliLoader:
             0 if mask_augmentation is None else dataset.num_masks,
             Augmentation.of_masks(mask_augmentation or {}),
         )
-        # else numpy and torch compute on the CPU, which take a third of the time of DALI's CPU kernels
+        # otherwise numpy and torch compute on the CPU, in a third of the time of DALI's CPU kernels
         self.in_graph = self.device.type == "cuda"
         self.iteration = 0
         self._batches: Any = None
         self._workers = Workers()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.num_iterations
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Give what is left of the epoch from the position on: a whole one, but after a stop in its middle."""
+        """Yield the batches from the current position to the end of the epoch."""
         for _ in range(self.num_iterations - self.iteration % self.num_iterations):
             batch = self._next()
             self.iteration += 1
             yield batch
 
     def _next(self) -> dict[str, torch.Tensor]:
-        self.dataset.cases()  # a case that cannot be prepared is no fault of the feed
+        self.dataset.cases()  # outside the try: a failed preparation is not an error of the feed
         try:
             if self._batches is None:
                 self._batches = self._build()
             with self._workers.watched():
                 return next(self._batches)[0]
         except Exception:
-            # what a worker process raises arrives as text; asked here, the source raises it as what it is
+            # errors of a worker process arrive as text; repeated in this process, the source raises the original
             source = self._source()
             self.close()
             ahead = self.prefetch + self.num_workers + 1
@@ -126,49 +129,49 @@ class DaliLoader:
             raise
 
     def samples_of(self, iteration: int) -> list[dict[str, Any]]:
-        """What this rank's batch of an iteration consists of, without computing it.
+        """The samples of this rank's batch of an iteration, without computing them.
 
         Args:
-            iteration: counted from 0 through all epochs.
+            iteration: counted from 0 over all epochs.
 
         Returns:
-            For each patch the name of its ``case`` and the number of its ``sample``, counted through all ranks.
+            For each patch, the name of its ``case`` and the number of its ``sample``, counted over all ranks.
         """
         source = self._source(first_iteration=0)
         numbers = [source.numbering.sample(iteration, index) for index in range(self.batch_size)]
         return [{"case": source.case(number).name, "sample": number} for number in numbers]
 
     def last_samples(self) -> list[dict[str, Any]]:
-        """``samples_of`` the batch that was given last, also by the loader whose position this one took."""
+        """``samples_of`` the last batch, which may be from before this loader's position was restored."""
         return self.samples_of(self.iteration - 1) if self.iteration else []
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: iterations given so far, and a hash by part of what decides the samples."""
+        """The position: number of iterations so far, and a hash of each setting that the samples depend on."""
         return {"iteration": self.iteration, "feed": self._description()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position; the next batch is the one that would have followed it.
+        """Restore a position; the next batch is the one that would have followed.
 
         Raises:
-            ConfigError: if the position belongs to a feed that gives other samples.
+            ConfigError: if the position belongs to a feed with other samples.
         """
         then, now = state.get("feed", {}), self._description()
         changed = [name for name in now if name in then and then[name] != now[name]]
         if changed:
             raise ConfigError(
                 f"the feed has changed since the checkpoint was written: {', '.join(changed)}. "
-                "Go on with the old settings, or start over with --restart True."
+                "Keep the old settings, or start over with --restart True."
             )
         self.close()
         self.iteration = int(state["iteration"])
 
     def close(self) -> None:
-        """Free the pipeline, its buffers and its worker processes; the next batch builds it again."""
+        """Free the pipeline, its buffers and its worker processes; the next batch rebuilds it."""
         self._workers.forget()
         self._batches = None
 
     def _description(self) -> dict[str, str]:
-        """What the samples depend on, each part as a short hash; the number of ranks is not among it."""
+        """A short hash of each setting that the samples depend on; the number of ranks is not one."""
         sampling = self.sampling
         parts = {
             "patch_size": sampling.patch_size,
@@ -177,7 +180,7 @@ class DaliLoader:
             "seed": sampling.seed,
             "volumes_per_batch": sampling.slices_per_volume,
             "zero_outside": sampling.zero_outside,
-            # another fold may have as many
+            # names: another fold may have the same number of cases
             "cases": [name_of(case) for case in self.dataset.data],
         }
         if sampling.num_masks:
@@ -192,7 +195,7 @@ class DaliLoader:
         return PatchSource(self.dataset.cases(), self.sampling, numbering)
 
     def _build(self) -> Any:
-        # imported here: inference and evaluation run where DALI cannot be installed
+        # imported here: inference and evaluation also run without DALI
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         pipeline = self._graph(
@@ -215,7 +218,7 @@ class DaliLoader:
         source = self._source()
         parallel = self.num_workers > 0
         if not self.in_graph:
-            # each of several processes computes batches of its own
+            # one thread per worker: each worker process computes whole batches
             finished = FinishedBatches(source, 1 if parallel else self.num_threads)
             return finished_graph(
                 source=finished, parallel=parallel, num_workers=self.num_workers, **settings
@@ -239,7 +242,7 @@ def _slices_per_volume(
     if volumes_per_batch is None:
         return 1
     if len(patch_size) != 2:
-        raise ConfigError("volumes_per_batch is for 2D plans only. Leave it null.")
+        raise ConfigError("volumes_per_batch is for 2D plans only. Set it to null.")
     if volumes_per_batch < 1 or batch_size % volumes_per_batch:
         raise ConfigError(
             f"a batch of {batch_size} slices cannot be taken from {volumes_per_batch} volumes. "

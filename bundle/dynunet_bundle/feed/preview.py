@@ -1,4 +1,4 @@
-"""A picture of what the network sees: the same patch as it is, under each augmentation alone, and under all of them."""
+"""A picture of augmented patches: the same patch unchanged, with each augmentation alone, and with all of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +13,22 @@ TILE_PIXELS = 140
 
 
 def preview(settings: Mapping[str, Any], columns: int) -> Image.Image:
-    """Draw a row for each declared kind of augmentation, drawn for certain, then one with all as declared.
+    """Draw the unchanged patches, a row for each declared kind with probability 1, and a row with all as declared.
 
-    The rows show the same cases and places: what decides them is drawn before the augmentation.
+    All rows show the same cases and positions, because those are drawn before the augmentation.
 
     Args:
-        settings: arguments of ``DaliLoader`` but for ``batch_size`` and ``num_iterations``.
-        columns: patches a row.
+        settings: arguments of ``DaliLoader`` except ``batch_size`` and ``num_iterations``.
+        columns: patches per row.
 
     Returns:
-        The picture; of a 3D patch the slice with the most foreground in the untouched patch is shown.
+        The picture; a 3D patch is shown by the slice with the most foreground in the unchanged patch.
     """
     declared = settings["augmentation"]
-    rows: dict[str, dict[str, Any]] = {"as it is": {}}
+    rows: dict[str, dict[str, Any]] = {"unchanged": {}}
     for kind, how in declared.items():
         rows[kind.replace("_", " ")] = {kind: {**how, "prob": 1.0}}
-    rows["as the network sees it"] = dict(declared)
+    rows["all, as in training"] = dict(declared)
     pictures, indices, limits = [], None, None
     for augmentation in rows.values():
         image, label = _batch({**settings, "augmentation": augmentation}, columns)

@@ -1,9 +1,9 @@
-"""The previous stage's mask of a sample: changed as it was drawn, on a CPU, whoever computes the image.
+"""Apply the drawn changes to the previous stage's mask of a sample, always on a CPU.
 
-Morphology needs the distance to what is set, but only up to the radius. So the squares of distances are counted in
-whole numbers, axis by axis and no further than the radius, in the box of the class. nnU-Net convolves with a ball by
-Fourier transforms of the whole patch; what comes out is the same for a whole radius. For others its ball is that of the
-radius rounded down, or one with an even number of voxels, which moves the mask; here it is what lies within the radius.
+Morphology needs distances up to the radius only. So squared distances are computed as integers, axis by axis, up to
+the radius, within the bounding box of the class. nnU-Net convolves the whole patch with a ball by Fourier transforms;
+for an integer radius the result is the same. For other radii nnU-Net rounds the radius down, or uses a ball of an even
+number of voxels, which shifts the mask; here the ball contains all voxels within the radius.
 """
 
 import math
@@ -16,7 +16,7 @@ from dynunet_bundle.feed.previous_mask_draws import MaskChange, Morphology, Remo
 from dynunet_bundle.images.boxes import bounding_box
 
 CONNECTIVITY = {2: 8, 3: 26}
-"""Components touch by faces, edges or corners: the default of skimage's ``label``, which nnU-Net uses."""
+"""Connectivity by number of axes: faces, edges and corners, the default of skimage's ``label``, as in nnU-Net."""
 
 
 def changed_mask(classes: np.ndarray, changes: Sequence[MaskChange]) -> np.ndarray:
@@ -24,10 +24,10 @@ def changed_mask(classes: np.ndarray, changes: Sequence[MaskChange]) -> np.ndarr
 
     Args:
         classes: class numbers ``[*spatial]`` uint8 of a patch, two or three axes.
-        changes: what to do, in this order.
+        changes: changes to apply, in this order.
 
     Returns:
-        A new array, or ``classes`` where nothing is to be done.
+        A new array, or ``classes`` itself without changes.
     """
     if not changes:
         return classes
@@ -42,7 +42,7 @@ def changed_mask(classes: np.ndarray, changes: Sequence[MaskChange]) -> np.ndarr
 
 def _reshape(classes: np.ndarray, change: Morphology) -> None:
     mask = classes == change.value
-    # a closing grows and shrinks again: nothing farther away than twice the radius can matter
+    # a closing dilates, then erodes: voxels farther away than twice the radius have no effect
     box = bounding_box(mask, 2 * math.ceil(change.radius) + 1)
     if box is None:
         return
@@ -65,10 +65,10 @@ def _operated(mask: np.ndarray, change: Morphology) -> np.ndarray:
 
 
 def dilated(mask: np.ndarray, radius: float) -> np.ndarray:
-    """What lies within ``radius`` voxels of a mask, boolean of any shape; there is nothing outside the array."""
+    """All voxels within ``radius`` voxels of a boolean mask of any shape; outside the array the mask is False."""
     limit = math.floor(radius**2)
     far = limit + 1
-    dtype = np.min_scalar_type(far + limit)  # no sum below is larger
+    dtype = np.min_scalar_type(far + limit)  # largest possible sum below
     squares = np.where(mask, 0, far).astype(dtype)
     for axis in range(mask.ndim):
         before = np.moveaxis(squares, axis, 0)
@@ -82,7 +82,7 @@ def dilated(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def eroded(mask: np.ndarray, radius: float) -> np.ndarray:
-    """What of a mask lies farther than ``radius`` voxels from what is not set; nothing outside the array counts."""
+    """All voxels of a mask farther than ``radius`` voxels from its complement; outside the array is not counted."""
     return ~dilated(~mask, radius)
 
 

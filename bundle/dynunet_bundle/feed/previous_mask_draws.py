@@ -1,8 +1,8 @@
-"""What is drawn to change the mask of a previous stage, so that a cascade does not trust it more than it should.
+"""Random changes of the previous stage's mask, so that a cascade does not rely on it too much.
 
 Source: ``ApplyRandomBinaryOperatorTransform`` and ``RemoveRandomConnectedComponentFromOneHotEncodingTransform`` of
-batchgeneratorsv2 0.3.6. Where one class grows into another it takes its place, so that of any voxel one class at most
-is left; the mask can be kept as class numbers.
+batchgeneratorsv2 0.3.6. A class that grows into another replaces it, so each voxel has at most one class and the mask
+can be stored as class numbers.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Morphology:
     Attributes:
         value: the class.
         operation: one of ``OPERATIONS``.
-        radius: of the ball, voxels.
+        radius: radius of the ball, in voxels.
     """
 
     value: int
@@ -34,13 +34,13 @@ class Morphology:
 
 @dataclass(frozen=True)
 class Removal:
-    """Take a component of a class away.
+    """Remove a component of a class.
 
     Attributes:
         value: the class.
-        max_share: part of the patch that a component must not reach.
-        place: which of those components, from 0 (the first) to 1.
-        refill: class that takes its place; 0 is the background.
+        max_share: only components smaller than this share of the patch are removed.
+        place: which of these components, from 0 (the first) to 1.
+        refill: class that replaces it; 0 is the background.
     """
 
     value: int
@@ -55,12 +55,12 @@ MaskChange = Morphology | Removal
 def draw_mask_changes(
     augmentation: Augmentation, num_masks: int, rng: np.random.Generator
 ) -> list[MaskChange]:
-    """Draw what is done to the mask of one sample, in this order.
+    """Draw the changes of one sample's mask, in the order in which to apply them.
 
     Args:
         augmentation: the declaration.
         num_masks: number of foreground classes.
-        rng: the sample's own generator for this.
+        rng: the sample's own generator for mask changes.
     """
     numbers = Numbers(rng, 2 + NUMBERS_PER_CLASS * num_masks)
     return [
@@ -99,7 +99,7 @@ def _removals(augmentation: Augmentation, num_masks: int, numbers: Numbers) -> l
             continue
         refill = 0
         if num_masks > 1 and refills[index] < settings["refill_prob"]:
-            # one of the others, counted past this one
+            # one of the other classes, skipping this one
             other = int(others[index] * (num_masks - 1))
             refill = other + 1 + (other >= index)
         changes.append(Removal(index + 1, settings["max_share"], places[index], refill))

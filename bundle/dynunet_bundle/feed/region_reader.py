@@ -1,4 +1,4 @@
-"""Reading parts of prepared cases from their memory maps."""
+"""Read regions of prepared cases from memory maps."""
 
 import threading
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from dynunet_bundle.errors import CaseError
 from dynunet_bundle.preprocessing.store import PreparedCase
 
 MAX_OPEN_MAPS = 96
-"""Fewer than the 1024 open files that a process is usually allowed, also with several workers."""
+"""Largest number of open maps per process; far below the usual limit of 1024 open files, even with several workers."""
 
 
 class RegionReader:
-    """The memory maps of the store, of which the last few stay open; each process opens its own."""
+    """Memory maps of the store; the last ``MAX_OPEN_MAPS`` stay open, and each process opens its own."""
 
     def __init__(self) -> None:
         self._maps: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy has no maps."""
+        """Pickle without the maps."""
         return RegionReader, ()
 
     def num_channels(self, case: PreparedCase) -> int:
@@ -29,15 +29,18 @@ class RegionReader:
         return len(self._map(case, case.image))
 
     def positions(self, case: PreparedCase) -> np.ndarray:
-        """Voxels of the classes of a case, ``[classes, K, 3]``; not to be written to."""
+        """Voxel positions of a case, by class, ``[classes, K, 3]``; read-only."""
         return self._map(case, case.positions)
 
     def read(
         self, case: PreparedCase, start: Sequence[int], size: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Image ``[C, *size]`` and label ``[1, *size]`` of a region; what lies outside the volume is zero.
+        """Image ``[C, *size]`` and label ``[1, *size]`` of a region; voxels outside the volume are zero.
 
-        Both may be views of the maps: not to be written to.
+        Both may be views of the maps: do not write to them.
+
+        Raises:
+            CaseError: if a prepared file is missing or damaged.
         """
         image, label = self._parts(case, (case.image, case.label), start, size)
         return image, label
@@ -45,7 +48,7 @@ class RegionReader:
     def read_previous(
         self, case: PreparedCase, start: Sequence[int], size: Sequence[int]
     ) -> np.ndarray:
-        """The previous stage's mask of a region, likewise, ``[1, *size]``."""
+        """The previous stage's mask of a region, ``[1, *size]``; as in ``read``."""
         return self._parts(case, (case.previous,), start, size)[0]
 
     def _parts(
@@ -67,29 +70,29 @@ class RegionReader:
         return self._open(case, path) if found is None else found
 
     def _open(self, case: PreparedCase, path: str) -> np.ndarray:
-        # one thread at a time, and not only for the dict: numpy parses the header by ``ast``, of which CPython 3.11
-        # counts the depth for all threads together
+        # the lock is not only for the dict: numpy parses the header with ``ast``, and CPython 3.11 counts the
+        # recursion depth of ``ast`` over all threads
         with self._lock:
             if path in self._maps:
                 return self._maps[path]
             try:
-                # as a plain array: slices of numpy's memmap cost five times as much
+                # as a plain array: slicing a numpy memmap is five times as slow
                 mapped = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
                 raise CaseError(
                     case.name,
                     f"its prepared file {path} is missing or damaged",
-                    "Start the command again; the case is then prepared anew.",
+                    "Start the command again; it prepares the case again.",
                 ) from error
             if len(self._maps) >= MAX_OPEN_MAPS:
-                # each map holds a file open; the oldest goes
+                # each map keeps a file open; close the oldest
                 del self._maps[next(iter(self._maps))]
             self._maps[path] = mapped
             return mapped
 
 
 def _padded(part: np.ndarray, place: Sequence[slice], size: Sequence[int]) -> np.ndarray:
-    """The part at its place among zeros."""
+    """Zeros of ``size`` with the part copied to its place."""
     padded = np.zeros((len(part), *size), part.dtype)
     padded[tuple(place)] = part
     return padded

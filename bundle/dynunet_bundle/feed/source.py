@@ -1,7 +1,7 @@
-"""Which case, which region, which augmentation: a pure function of the seed and the number of a sample.
+"""Case, region and augmentation of a sample: a pure function of the seed and the global number of the sample.
 
-Samples are numbered through all epochs and all ranks. So a training that is resumed, or spread over ranks or
-worker processes, sees the very samples of one that is not.
+Samples are numbered over all epochs and ranks. So a training that is resumed, or distributed over ranks or worker
+processes, uses exactly the same samples as one that is not.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ from dynunet_bundle.preprocessing.store import PreparedCase
 Sample = tuple[np.ndarray, ...]
 
 PLACE_NUMBERS = 6
-"""Case, whether on foreground, and there class and voxel or else three coordinates."""
+"""Random numbers per position: case (1), on foreground or not (1), coordinates (3), class (1)."""
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """Where a rank stands in the sequence of samples.
+    """Position of a rank in the sequence of samples.
 
     Attributes:
-        batch_size: samples a rank takes at each iteration.
-        first_iteration: iterations that were done before this feed started.
+        batch_size: samples per rank and iteration.
+        first_iteration: iterations done before this feed started.
         rank: index of this process.
         world_size: number of processes.
     """
@@ -51,7 +51,7 @@ class Numbering:
     world_size: int = 1
 
     def sample(self, iteration: int, index_in_batch: int) -> int:
-        """Global number of a sample; the ranks' batches of one iteration follow each other."""
+        """Global number of a sample; the batches of all ranks in one iteration are consecutive."""
         batch = (self.first_iteration + iteration) * self.world_size + self.rank
         return batch * self.batch_size + index_in_batch
 
@@ -61,15 +61,16 @@ class Sampling:
     """How samples are taken from the cases.
 
     Attributes:
-        patch_size: voxels by axis, two or three values; with two a patch is a slice across the first array axis.
+        patch_size: voxels per axis, two or three values; with two, a patch is a slice across the first array axis.
         augmentation: the declaration.
         oversampling: share of patches that are centred on foreground, 0 to 1.
         seed: the seed.
-        slices_per_volume: in 2D, so many samples in a row are neighbouring slices of one volume, cut and augmented
-            alike but for the noise (NVIDIA's example: batch size over ``nvol``); 1 draws each on its own.
-        zero_outside: set voxels that were zero before the intensities changed to zero again, each channel on its own.
-        num_masks: in a cascade, how many foreground classes the previous stage has; else 0.
-        mask_augmentation: declaration of what changes its masks.
+        slices_per_volume: in 2D, number of consecutive samples that are neighbouring slices of one volume, with the
+            same crop and augmentation except noise (NVIDIA's example: batch size over ``nvol``); 1 draws each
+            independently.
+        zero_outside: whether voxels that were zero before the intensity changes are reset to zero, per channel.
+        num_masks: in a cascade, number of foreground classes of the previous stage; else 0.
+        mask_augmentation: declaration for the masks of the previous stage.
     """
 
     patch_size: tuple[int, ...]
@@ -87,10 +88,10 @@ class Place:
     """Where a sample is taken from.
 
     Attributes:
-        index: of the case.
-        start: first voxel of the patch if it were not rotated or scaled; negative where the volume is smaller.
+        index: index of the case.
+        start: first voxel of the patch without rotation and scaling; negative if the volume is smaller than the patch.
         patch_map: rotation and scaling.
-        rng: what the rest of the sample is drawn from.
+        rng: generator for the rest of the sample.
     """
 
     index: int
@@ -100,17 +101,17 @@ class Place:
 
 
 class PatchSource:
-    """Decides on samples and reads what they need; DALI's external source where the graph computes.
+    """Draw samples and read their regions; DALI's external source if the graph computes.
 
-    With probability ``oversampling`` the patch is centred on a voxel of a foreground class, drawn evenly among the
-    classes of the case; else it lies anywhere, or in a case of which only some voxels are labelled on one of these.
-    It stays inside the volume along axes where the volume is larger than the patch, and holds the whole volume where
-    it is smaller; what lies outside is zero.
+    With probability ``oversampling`` the patch is centred on a voxel of a foreground class, drawn uniformly from the
+    classes of the case. Otherwise its position is uniform, or, in a sparsely labelled case, on a labelled voxel. The
+    patch stays inside the volume along axes where the volume is larger, and contains the whole volume where it is
+    smaller; voxels outside are zero.
 
     Args:
         cases: the prepared cases.
         sampling: how samples are taken.
-        numbering: which samples are this rank's.
+        numbering: position of this rank in the sequence of samples.
     """
 
     def __init__(
@@ -129,19 +130,19 @@ class PatchSource:
         self.reader = RegionReader()
 
     def __call__(self, info: Any) -> Sample:
-        """The sample that DALI asks for by ``SampleInfo``; see ``sample``."""
+        """The sample that DALI requests with a ``SampleInfo``; see ``sample``."""
         return self.sample(self.numbering.sample(info.iteration, info.idx_in_batch))
 
     def sample(self, number: int) -> Sample:
-        """What the graph needs to compute one sample.
+        """Input of the graph for one sample.
 
         Args:
             number: its global number.
 
         Returns:
-            image ``[C, *region]`` of the type of the store, label ``[1, *region]`` uint8, kind of the map, start and
+            image ``[C, *region]`` with the type of the store, label ``[1, *region]`` uint8, kind of the map, start and
             end ``[d]`` of the window to scale, the fields of ``Draw``, and DALI's matrix ``[d, d + 1]``, or that of
-            two axes where the patch is turned in the plane; in a cascade, what ``previous`` gives.
+            two axes if the patch is rotated in the plane; in a cascade, also the result of ``previous``.
         """
         place = self.place(number)
         region, image, label = self.read(place)
@@ -153,7 +154,7 @@ class PatchSource:
         if self.flat:
             image, label, start, end = image[:, 0], label[:, 0], start[1:], end[1:]
         kind = np.array(place.patch_map.kind, np.int32)
-        # DALI takes contiguous arrays only
+        # DALI accepts contiguous arrays only
         arrays = (np.array(image, order="C"), np.array(label, order="C"))
         given = (*arrays, kind, start, end, *vars(drawn).values(), np.ascontiguousarray(matrix))
         if self.sampling.num_masks:
@@ -161,20 +162,20 @@ class PatchSource:
         return given
 
     def previous(self, place: Place, number: int) -> np.ndarray:
-        """The previous stage's mask of a sample, finished but for the mirroring.
+        """The previous stage's mask of a sample, finished except for mirroring.
 
         Args:
-            place: that of the sample.
-            number: its global number.
+            place: where the sample is taken from.
+            number: global number of the sample.
 
         Returns:
-            Class numbers ``[1, *patch]`` uint8; it may be a view of the maps.
+            Class numbers ``[1, *patch]`` uint8; may be a view of the memory maps.
         """
         sampling = self.sampling
         region = region_for(place.patch_map, place.start, self.patch_size)
         read = self.reader.read_previous(self.cases[place.index], region.start, region.size)
         patch = nearest(read, place.patch_map, region, self.patch_size)
-        # neighbouring slices are changed alike
+        # neighbouring slices get the same changes
         rng = np.random.Generator(_bits(sampling.seed, number // sampling.slices_per_volume, 2))
         changes = draw_mask_changes(sampling.mask_augmentation, sampling.num_masks, rng)
         return changed_mask(patch.reshape(sampling.patch_size), changes)[np.newaxis]
@@ -184,12 +185,12 @@ class PatchSource:
         return self.reader.num_channels(self.cases[0])
 
     def case(self, number: int) -> PreparedCase:
-        """The case that a sample is taken from; nothing is read."""
+        """The case that a sample is taken from, without reading anything."""
         _, numbers = self._first_numbers(number)
         return self.cases[numbers.index(len(self.cases))]
 
     def place(self, number: int) -> Place:
-        """Where a sample is taken from, by its global number."""
+        """Where a sample is taken from, given its global number."""
         sampling = self.sampling
         place = number % sampling.slices_per_volume
         rng, numbers = self._first_numbers(number)
@@ -202,12 +203,12 @@ class PatchSource:
         return Place(index, start, patch_map, rng)
 
     def read(self, place: Place) -> tuple[ReadRegion, np.ndarray, np.ndarray]:
-        """The region that a sample needs, and image and label of it as ``RegionReader.read`` gives them."""
+        """The region of a sample, and its image and label as returned by ``RegionReader.read``."""
         region = region_for(place.patch_map, place.start, self.patch_size, self.cubic)
         return region, *self.reader.read(self.cases[place.index], region.start, region.size)
 
     def draw(self, place: Place, number: int, channels: int) -> Draw:
-        """Intensities and mirroring of a sample; to be called once with a place."""
+        """Intensity parameters and mirroring of a sample; call it only once per place, as it advances ``rng``."""
         sampling = self.sampling
         return draw(
             sampling.augmentation,
@@ -218,14 +219,14 @@ class PatchSource:
         )
 
     def extent(self, case: PreparedCase) -> tuple[int, ...]:
-        """Voxels that must lie in the volume: those of the patch, or of all neighbouring slices of a group."""
+        """Size that must fit into the volume: that of the patch, or of all slices of a group."""
         first, *others = self.patch_size
         if self.flat:
             first = min(self.sampling.slices_per_volume, case.shape[0])
         return first, *others
 
     def _first_numbers(self, number: int) -> tuple[np.random.Generator, Numbers]:
-        """The generator of a sample, shared by neighbouring slices, and what decides on its place, drawn from it."""
+        """The generator of a sample, shared by neighbouring slices, and its first numbers, which give the place."""
         group = number // self.sampling.slices_per_volume
         rng = np.random.Generator(_bits(self.sampling.seed, group, 0))
         return rng, Numbers(rng, PLACE_NUMBERS + MAP_NUMBERS)
@@ -252,12 +253,12 @@ class PatchSource:
 
 
 def noise(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal values of deviation 1 for one sample; torch draws them three times as fast as numpy.
+    """Standard normal values for one sample; torch draws them three times as fast as numpy.
 
     Args:
-        seed: that of the feed.
-        number: that of the sample; slices that share all the rest have noise of their own.
-        shape: what is wanted.
+        seed: seed of the feed.
+        number: global number of the sample; neighbouring slices share everything except noise.
+        shape: shape of the result.
 
     Returns:
         float32 of this shape.
@@ -268,5 +269,5 @@ def noise(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _bits(seed: int, number: int, stream: int) -> np.random.Philox:
-    """Random bits of its own for each number; numpy's Philox counts up in the first words of its counter."""
+    """Independent random bits for each number; Philox increments the first words of its counter only."""
     return np.random.Philox(key=seed, counter=[0, 0, stream, number])

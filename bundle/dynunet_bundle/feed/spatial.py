@@ -1,7 +1,7 @@
 """Rotation and scaling of a patch as one map, and the region of a volume that the map needs.
 
-Coordinates are voxel indices, centres at whole numbers, in the order of the array axes. Output voxel ``i`` of a patch
-of size ``P`` about the point ``center`` is read at ``center + matrix @ (i - (P - 1) / 2)``.
+Coordinates are voxel indices, with centres at whole numbers, in the order of the array axes. Output voxel ``i`` of a
+patch of size ``P`` about the point ``center`` is read at ``center + matrix @ (i - (P - 1) / 2)``.
 """
 
 import math
@@ -16,19 +16,19 @@ from dynunet_bundle.feed.draws import Numbers, stretched
 CROP, SCALE, AFFINE = 0, 1, 2
 CUBIC_MARGIN = 2
 MAP_NUMBERS = 6
-"""How many numbers ``draw_map`` takes."""
+"""Random numbers that ``draw_map`` takes: rotate or not, scale or not, three angles, a factor."""
 
 IDENTITY = np.eye(3)
 
 
 @dataclass(frozen=True)
 class PatchMap:
-    """What is drawn for the place of one sample.
+    """Drawn rotation and scaling of one sample.
 
     Attributes:
         kind: ``CROP`` (nothing drawn), ``SCALE`` (along the axes), or ``AFFINE``.
         matrix: ``[3, 3]``.
-        in_plane: whether the first axis stays as it is.
+        in_plane: whether the first axis stays unchanged.
     """
 
     kind: int
@@ -41,9 +41,9 @@ class ReadRegion:
     """The part of a volume that a patch is computed from.
 
     Attributes:
-        start: first voxel by axis; may be negative.
-        size: voxels by axis.
-        center: the patch's middle by axis, counted from ``start``.
+        start: first voxel per axis; may be negative.
+        size: voxels per axis.
+        center: centre of the patch per axis, relative to ``start``.
     """
 
     start: tuple[int, ...]
@@ -59,8 +59,8 @@ def draw_map(
     Args:
         augmentation: the declaration.
         degrees: range of the angle about each axis.
-        in_plane: turn and scale across the first axis only.
-        numbers: the sample's own, ``MAP_NUMBERS`` of them.
+        in_plane: whether to rotate and scale within the plane of the last two axes only.
+        numbers: random numbers of the sample, of which it takes ``MAP_NUMBERS``.
     """
     rotate = numbers.hit(augmentation.prob("rotation"))
     scale = numbers.hit(augmentation.prob("scaling"))
@@ -93,13 +93,13 @@ def _rotation(angles: Sequence[float]) -> np.ndarray:
 def region_for(
     patch_map: PatchMap, start: tuple[int, ...], patch_size: tuple[int, ...], cubic: bool = False
 ) -> ReadRegion:
-    """The region that a map needs, no more.
+    """The smallest region that a map needs.
 
     Args:
         patch_map: the map.
-        start: first voxel of the patch if nothing is drawn, by axis.
-        patch_size: voxels by axis, three values.
-        cubic: whether a scaled patch is interpolated from two more voxels at each side.
+        start: first voxel of the patch without rotation and scaling, per axis.
+        patch_size: voxels per axis, three values.
+        cubic: whether a scaled patch is interpolated by cubic convolution, which needs a margin.
     """
     half = [(length - 1) / 2 for length in patch_size]
     if patch_map.kind == CROP:
@@ -121,7 +121,7 @@ def scale_window(
     """Start and end of the part of a region that becomes a scaled patch, for DALI's ``resize``.
 
     Returns:
-        Two ``[3]`` float32 in DALI's coordinates, in which voxel ``i`` reaches from ``i`` to ``i + 1``.
+        Two ``[3]`` float32 in DALI's coordinates, in which voxel ``i`` extends from ``i`` to ``i + 1``.
     """
     reach = np.diag(patch_map.matrix) * patch_size / 2
     middle = np.array(region.center) + 0.5
@@ -129,10 +129,10 @@ def scale_window(
 
 
 def dali_matrix(patch_map: PatchMap, region: ReadRegion, patch_size: tuple[int, ...]) -> np.ndarray:
-    """The map as DALI's ``warp_affine`` takes it.
+    """The map as a matrix for DALI's ``warp_affine``.
 
     Returns:
-        ``[3, 4]`` float32 from (x, y, z) of the output to those of the region, voxel centres at halves.
+        ``[3, 4]`` float32 from (x, y, z) of the output to (x, y, z) of the region, with voxel centres at halves.
     """
     matrix = patch_map.matrix
     offset = np.array(region.center) + 0.5 - matrix @ (np.array(patch_size) / 2)

@@ -1,4 +1,4 @@
-"""The processes that read for DALI, and what happens when one of them is killed."""
+"""DALI's worker processes, and the error if one of them is killed."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -13,10 +13,10 @@ from dynunet_bundle.errors import TrainingError
 
 
 class Workers:
-    """Notices that a worker process is gone, killed where memory runs out; they never end by themselves.
+    """Detect that a worker process was killed, usually for lack of memory; workers never end by themselves.
 
-    DALI hands out work by a condition that waits for the sleeper it wakes: for a dead one it waits for ever. The
-    signal of a child's end interrupts that, where the main thread trains; elsewhere it is noticed at the next batch.
+    DALI hands out work through a condition variable that waits for the woken process: for a dead one it waits
+    forever. If the main thread trains, the signal SIGCHLD interrupts this wait; otherwise the next batch detects it.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Workers:
 
     @contextmanager
     def started_here(self) -> Iterator[None]:
-        """Take the processes that are started in the block for the workers."""
+        """Register the processes that are started in the block as the workers."""
         before = multiprocessing.active_children()
         yield
         self._processes = [
@@ -32,11 +32,11 @@ class Workers:
         ]
 
     def forget(self) -> None:
-        """They are told to end."""
+        """Stop watching, because the workers are about to end."""
         self._processes = []
 
     def require(self) -> None:
-        """Make sure that all live.
+        """Check that all workers are alive.
 
         Raises:
             TrainingError: if one is gone.
@@ -46,13 +46,13 @@ class Workers:
         )
         if ended:
             raise TrainingError(
-                "a process that reads for the feed was killed, as the system does when memory runs out. The last "
-                "checkpoint is good: run the same command again, with lower --feed_workers or --batch_size."
+                "a worker process of the feed was killed, probably because memory ran out. The last checkpoint is "
+                "good: run the same command again, with lower --feed_workers or --batch_size."
             )
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Make sure of it before and all through the block.
+        """Check before and during the block that all workers are alive.
 
         Raises:
             TrainingError: as soon as one is gone.
@@ -67,7 +67,7 @@ class Workers:
 
         before = signal.signal(signal.SIGCHLD, note)
         try:
-            self.require()  # it may have ended before the signal was listened to
+            self.require()  # a worker may have ended before the handler was installed
             yield
         finally:
             signal.signal(signal.SIGCHLD, before)
