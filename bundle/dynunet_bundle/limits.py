@@ -15,6 +15,9 @@ MAX_GIB_VARIABLE = "DYNUNET_MAX_IMAGE_GIB"
 MAX_MM = 1e12
 """No voxel and no place is further than that, whatever unit a header takes for a millimetre."""
 
+MAX_AXIS = 32767
+"""Most voxels along an axis: MONAI's crops count them in int16."""
+
 RESAMPLED_FACTOR = 8
 """How many times larger an image may become at the spacing of the plan: a header may claim voxels of a metre."""
 
@@ -63,6 +66,24 @@ def require_room(
             f"{promise} {'x'.join(map(str, shape))} voxels, {size / GIB:.3g} GiB; "
             f"{allowed / GIB:.3g} GiB are allowed",
             f"Set {MAX_GIB_VARIABLE} if it really is that large.",
+        )
+
+
+def require_axes(case: str, shape: Sequence[int]) -> None:
+    """Refuse an image that is too long.
+
+    Args:
+        case: name of the case.
+        shape: voxels by axis.
+
+    Raises:
+        CaseError: if an axis has more than ``MAX_AXIS`` voxels.
+    """
+    if max(shape) > MAX_AXIS:
+        raise CaseError(
+            case,
+            f"it has {max(shape)} voxels along an axis; {MAX_AXIS} are possible",
+            "Cut it into pieces.",
         )
 
 

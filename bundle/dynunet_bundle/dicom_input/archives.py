@@ -4,6 +4,7 @@ MONAI's ``extractall`` refuses names that lead out of the folder, but has no lim
 portals make of the patient's.
 """
 
+import io
 import logging
 import lzma
 import shutil
@@ -21,6 +22,9 @@ from dynunet_bundle.files import is_inside
 from dynunet_bundle.limits import GIB
 
 CHUNK_BYTES = 1 << 20
+ENTRY_BYTES = 512
+"""Most bytes of an entry in an archive's directory, on average; a path of three UIDs takes 300."""
+
 ENCRYPTED = 0x1
 """Bit 0 of an entry's flags (APPNOTE.TXT of PKWARE, section 4.4.4)."""
 
@@ -37,19 +41,32 @@ class Limits(NamedTuple):
     """What an archive may hold.
 
     Attributes:
-        files: entries.
+        files: entries; zipfile, a new file for each and a look at its header take 0.3 ms together.
         total_bytes: of all files when extracted.
         ratio: of the extracted size to that of the archive; images of CT shrink to a half, blank ones much more.
         free_bytes: up to this extracted size the ratio does not matter.
     """
 
-    files: int = 50_000
+    files: int = 20_000
     total_bytes: int = 16 * GIB
     ratio: int = 200
     free_bytes: int = GIB // 4
 
 
 LIMITS = Limits()
+
+
+class _Archive(io.BufferedReader):
+    """A file whose directory is not read if it is too long: zipfile makes objects of all entries first."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        super().__init__(io.FileIO(path))
+        self.limits = limits
+
+    def read(self, size: int | None = -1) -> bytes:
+        if (size or 0) > max(self.limits.files * ENTRY_BYTES, CHUNK_BYTES):
+            raise DatasetError(_refusal(f"holds more than {self.limits.files} files"))
+        return super().read(size)
 
 
 def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
@@ -77,7 +94,7 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
 @cache
 def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
     try:
-        with zipfile.ZipFile(archive) as file:
+        with _Archive(archive, limits) as source, zipfile.ZipFile(source) as file:
             entries = [entry for entry in file.infolist() if not entry.is_dir()]
             _require_safe(entries, size, limits)
             folder = Path(tempfile.mkdtemp(prefix="dynunet-dicom-"))
@@ -120,7 +137,11 @@ def _require_safe(entries: list[zipfile.ZipInfo], size: int, limits: Limits) -> 
     elif any(entry.flag_bits & ENCRYPTED for entry in entries):
         problem = "is encrypted"
     if problem:
-        raise DatasetError(f"the zip archive {problem}. Extract it yourself and pass the folder.")
+        raise DatasetError(_refusal(problem))
+
+
+def _refusal(problem: str) -> str:
+    return f"the zip archive {problem}. Extract it yourself and pass the folder."
 
 
 def _write(

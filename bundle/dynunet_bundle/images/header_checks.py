@@ -16,6 +16,12 @@ from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_LINES = 5_000
+"""SimpleITK takes a minute and 400 MiB for 60 000 of them; 1000 gradients or segments have as many."""
+
+MAX_LIST = 4_096
+"""Characters of a list of numbers or names by axis."""
+
 MAX_DIMENSIONS = 5
 """What SimpleITK can make an image of, components of a voxel with them."""
 
@@ -25,6 +31,7 @@ COUNTED = re.compile(r"[1-9]\d*")
 PATTERN = re.compile(r"[^%]*(?:%0?[1-9]?d[^%]*)?")
 """Of the names of slices in files of their own: one number of up to 9 digits."""
 
+LINE_END = re.compile(r"\r\n?|\n")
 NRRD_END = re.compile(r"\r?\n\r?\n")
 NRRD_ENCODINGS = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "raw"}
 META_END = re.compile(r"ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*)", re.IGNORECASE)
@@ -89,7 +96,8 @@ def require_sound_header(path: Path) -> Stored:
 
 def _check_nrrd(path: Path, text: str) -> Stored:
     """Check the fields."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n\n")[0].split("\n")
+    head, end, _ = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n\n")
+    lines = _lines(head, bool(end) or len(text) < MAX_HEADER_BYTES)
     fields: dict[str, str] = {}
     files: list[str] = []
     for number, line in enumerate(lines):
@@ -104,6 +112,8 @@ def _check_nrrd(path: Path, text: str) -> Stored:
             files += lines[number + 1 :] if _is_list(value) else [value]
     dimensions = _dimensions(fields.get("dimension", ""))
     for name in NRRD_LISTS:
+        if len(fields.get(name, "")) > MAX_LIST:
+            raise OSError(f"its header has {name} of {len(fields[name])} characters")
         items = re.findall(r'"[^"]*"|\([^)]*\)|[^\s"()]+', fields.get(name, ""))
         if len(items) > dimensions:
             raise OSError(f"its header has {len(items)} {name} for {dimensions} dimensions")
@@ -127,6 +137,7 @@ def _check_meta(path: Path, text: str) -> Stored:
     if end is None:
         raise OSError("its header has no end")
     text, value, rest = text[: end.start()], end[1].strip(), text[end.end() :]
+    _lines(text)
     offset = end.end() + len(rest) - len(rest.removeprefix("\r").removeprefix("\n"))
     dimensions = _dimensions(" ".join(sorted(set(_meta_values(text, "NDims")))))
     for key in META_NUMBERS:
@@ -152,6 +163,16 @@ def _check_meta(path: Path, text: str) -> Stored:
         tuple(int(size) for size in " ".join(_meta_values(text, "DimSize", r"[^A-Za-z]*")).split()),
         any(int(size) != 0 for size in header_size),
     )
+
+
+def _lines(head: str, ends: bool = True) -> list[str]:
+    """Lines of a header that is not too long."""
+    lines = LINE_END.split(head)
+    if not ends or len(lines) > MAX_HEADER_LINES:
+        raise OSError(
+            f"its header is longer than {MAX_HEADER_LINES} lines or {MAX_HEADER_BYTES >> 20} MiB"
+        )
+    return lines
 
 
 def _names(lines: Sequence[str]) -> tuple[str, ...]:

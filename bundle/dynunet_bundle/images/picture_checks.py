@@ -1,28 +1,33 @@
 """Checksums and ends of pictures, where their readers do not look.
 
-libpng verifies each chunk and ignores what follows the last one; libtiff stops before the Adler-32 of a strip; Pillow
-takes a BMP that is longer than it says.
+libpng verifies each chunk and ignores what follows the last one; Pillow takes a BMP that is longer than it says. Those
+of TIFF are in ``tiff_checks.py``.
 """
 
 import struct
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from PIL import Image
-
+from dynunet_bundle.files import case_name
 from dynunet_bundle.images.streams import require_end
+from dynunet_bundle.images.tiff_checks import DEFLATE_RATIO, check_tiff
+from dynunet_bundle.limits import require_axes, require_room
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-DEFLATE = (8, 32946)
-"""Values of TIFF's tag Compression for zlib streams (TIFF 6.0 supplement 2, and the older one of libtiff)."""
+CHUNK_HEAD = 8
+IHDR_BYTES = 13
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Numbers of a pixel by PNG's colour type."""
 
-STRIPS = ((273, 279), (324, 325))
-"""Tags with places and sizes, of strips and of tiles."""
+MAX_CHUNKS = 200_000
+"""Of one file; libpng writes 8 KiB of pixels into each."""
 
-COMPRESSION = 259
-MAX_FRAMES = 65536
+MAX_CHUNK = 64 << 20
+"""Bytes of a chunk that holds no pixels: text, a colour profile."""
+
+STEP = 1 << 20
+"""Bytes that are looked at at once."""
 
 
 def require_sound_picture(path: Path) -> None:
@@ -32,58 +37,60 @@ def require_sound_picture(path: Path) -> None:
         path: a PNG or TIFF file; others are not looked at.
 
     Raises:
+        CaseError: if it promises more than is allowed.
         OSError: naming the damage.
     """
-    check = {".png": _check_png, ".tif": _check_tiff, ".tiff": _check_tiff}.get(path.suffix.lower())
+    check = {".png": _check_png, ".tif": check_tiff, ".tiff": check_tiff}.get(path.suffix.lower())
     if check is not None:
         with path.open("rb") as file:
-            check(file)
+            check(file, case_name(path))
 
 
-def _check_png(file: BinaryIO) -> None:
+def _check_png(file: BinaryIO, case: str) -> None:
     if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
         raise OSError("it is not a PNG file")
-    kind = b""
-    while kind != b"IEND":
-        head = file.read(8)
-        if len(head) < 8:
+    needed, packed = 0, 0
+    for _ in range(MAX_CHUNKS):
+        head = file.read(CHUNK_HEAD)
+        if len(head) < CHUNK_HEAD:
             raise OSError("it is cut off")
         length, kind = struct.unpack(">I4s", head)
-        content, checksum = file.read(length), file.read(4)
-        if len(content) < length or len(checksum) < 4:
-            raise OSError("it is cut off")
-        if zlib.crc32(kind + content) != int.from_bytes(checksum):
-            raise OSError(f"the checksum of its chunk {kind!r} is wrong")
+        pixels = kind == b"IDAT"
+        packed += length * pixels
+        if length > MAX_CHUNK and not (pixels and packed < 2 * needed):
+            raise OSError(f"its chunk {kind!r} has {length} bytes, more than it can need")
+        start = _check_chunk(file, kind, length)
+        if kind == b"IHDR":
+            needed = _png_bytes(case, start)
+        if kind == b"IEND":
+            break
+    else:
+        raise OSError(f"it has more than {MAX_CHUNKS} chunks")
+    if needed > packed * DEFLATE_RATIO:
+        raise OSError(f"it is cut off: its pixels take {needed} bytes")
     require_end(file)
 
 
-def _check_tiff(file: BinaryIO) -> None:
-    """Inflate each strip; its Adler-32 is verified at the end of the stream."""
-    try:
-        with Image.open(file, formats=["TIFF"]) as picture:
-            for frame in range(MAX_FRAMES):
-                try:
-                    picture.seek(frame)
-                except EOFError:
-                    return
-                _check_strips(file, picture.tag_v2)  # type: ignore[attr-defined]
-    except (SyntaxError, struct.error, TypeError, KeyError) as error:
-        raise OSError(f"its tags are damaged ({error})") from None
+def _check_chunk(file: BinaryIO, kind: bytes, length: int) -> bytes:
+    """The first bytes of a chunk whose checksum is right."""
+    checksum, start = zlib.crc32(kind), b""
+    while length:
+        content = file.read(min(length, STEP))
+        if not content:
+            raise OSError("it is cut off")
+        checksum, length = zlib.crc32(content, checksum), length - len(content)
+        start = start or content
+    if checksum != int.from_bytes(file.read(4)):
+        raise OSError(f"the checksum of its chunk {kind!r} is wrong")
+    return start
 
 
-def _check_strips(file: BinaryIO, tags: Mapping[int, Any]) -> None:
-    if tags.get(COMPRESSION) not in DEFLATE:
-        return
-    for places, sizes in STRIPS:
-        for place, size in zip(tags.get(places, ()), tags.get(sizes, ()), strict=True):
-            file.seek(place)
-            inflater = zlib.decompressobj()
-            rest = file.read(size)
-            try:
-                while rest and not inflater.eof:
-                    inflater.decompress(rest, 1 << 20)
-                    rest = inflater.unconsumed_tail
-            except zlib.error as error:
-                raise OSError(f"its compressed voxels are damaged ({error})") from None
-            if not inflater.eof:
-                raise OSError("its compressed voxels are cut off")
+def _png_bytes(case: str, header: bytes) -> int:
+    """Bytes of the pixels by the chunk IHDR."""
+    if len(header) != IHDR_BYTES:
+        raise OSError("its header is damaged")
+    width, height, bits, colours = struct.unpack(">IIBB", header[:10])
+    channels = CHANNELS.get(colours, 1)
+    require_room(case, (width, height, channels), max(bits // 8, 1))
+    require_axes(case, (width, height))
+    return width * bits * channels // 8 * height

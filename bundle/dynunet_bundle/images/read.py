@@ -16,9 +16,7 @@ from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
 from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
 from dynunet_bundle.images.nifti import load_nifti, read_voxels
-
-MAX_AXIS = 32767
-"""MONAI's crops count voxels in int16."""
+from dynunet_bundle.limits import require_axes
 
 
 class Volume(NamedTuple):
@@ -85,12 +83,7 @@ def _read_file(path: str | Path) -> tuple[Volume, Any]:
 
 
 def _volume(case: str, array: np.ndarray, affine: np.ndarray) -> Volume:
-    if max(array.shape[1:]) > MAX_AXIS:
-        raise CaseError(
-            case,
-            f"it has {max(array.shape[1:])} voxels along an axis; {MAX_AXIS} are possible",
-            "Cut it into pieces.",
-        )
+    require_axes(case, array.shape[1:])
     return Volume(array, affine)
 
 

@@ -7,11 +7,13 @@ SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghosts
 import math
 import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile, DibImageFile
 
 from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS
 from dynunet_bundle.errors import CaseError
@@ -38,7 +40,9 @@ BITS = re.compile(r"(\d+)-bit")
 """In SimpleITK's names of pixel types, as "vector of 16-bit signed integer"."""
 
 BITS_A_BYTE = 8
-BITMAPS = ("BMP", "DIB")
+BITMAPS = (BmpImageFile, DibImageFile)
+BITMAP_RATIO = 256
+"""Most pixels that a byte of a BMP stands for: a run of 255 takes two (RLE8)."""
 
 
 def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -68,11 +72,23 @@ def _read_picture(path: str | Path) -> np.ndarray:
     """``[C, X, Y, Z]`` of a picture; a BMP by Pillow, since SimpleITK gives grey ones colours and fills cut ones."""
     if not str(path).lower().endswith(".bmp"):
         return _sitk_array(_read_with_sitk(path))
-    with Image.open(path, formats=BITMAPS) as picture:
+    with _open_bitmap(path) as picture:
         grey = picture.mode in ("1", "L")
         require_room(case_name(path), (*picture.size, 1 if grey else 3), 1)
+        if math.prod(picture.size) > BITMAP_RATIO * os.stat(path).st_size:
+            raise OSError(f"it is cut off: its header promises {math.prod(picture.size)} pixels")
         array = np.asarray(picture.convert("L" if grey else "RGB"))
     return array.reshape(*array.shape[:2], 1, -1).transpose(3, 1, 0, 2)
+
+
+def _open_bitmap(path: str | Path) -> Image.Image:
+    """What ``Image.open`` gives, which refuses pictures of 180 million pixels."""
+    for kind in BITMAPS:
+        try:
+            return kind(path)
+        except (OSError, SyntaxError, IndexError, TypeError, struct.error) as error:
+            reason = error
+    raise OSError(f"Pillow cannot identify it as a bitmap ({reason})")
 
 
 def _read_with_sitk(path: str | Path) -> sitk.Image:
@@ -90,6 +106,8 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
         reader.ReadImageInformation()
         _require_sound(path, reader)
         if stored is None or stored.encoding not in (*ENCODINGS, "raw"):
+            if stored is not None:  # a number in text takes a byte at least
+                _require_listed_size(Path(path), stored, math.prod(stored.sizes))
             return reader.Execute()
         if stored.encoding == "raw":
             _require_raw_size(Path(path), stored, reader)
@@ -153,6 +171,17 @@ def _require_raw_size(path: Path, stored: Stored, reader: sitk.ImageFileReader) 
         require_size(path, stored.offset, _num_bytes(reader))
     elif len(stored.files) == 1 and "%" not in stored.files[0]:
         require_size(path.parent / stored.files[0], 0, _num_bytes(reader))
+    else:
+        _require_listed_size(path, stored, _num_bytes(reader))
+
+
+def _require_listed_size(path: Path, stored: Stored, least: int) -> None:
+    """Refuse voxels in text, or in files of their own, that take fewer bytes than the least that they need."""
+    if any("%" in name for name in stored.files):
+        return
+    files = [path.parent / name for name in stored.files] or [path]
+    if sum(file.stat().st_size for file in files if file.is_file()) < least:
+        raise OSError("it is cut off: its files are smaller than its voxels")
 
 
 def _decompressed(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> sitk.Image:
