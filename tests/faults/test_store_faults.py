@@ -1,4 +1,4 @@
-"""The store is whole, or the damaged cases of it are prepared again, alone."""
+"""The store is complete, or only its damaged cases are prepared again."""
 
 import json
 import resource
@@ -78,7 +78,7 @@ def test_damaged_cases_are_prepared_again_alone(
     done = prepare(runs.data, store, plan)
     for damaged in (image, label):
         case = damaged.name.split("-")[0]
-        assert f"{damaged.name} is damaged; {case} is prepared again" in done.text
+        assert f"{damaged.name} is damaged; preparing {case} again" in done.text
     # what is damaged is spread over both parts of the fold
     counts = [line.split()[3] for line in done.text.splitlines() if " preparing " in line]
     assert sum(map(int, counts)) == 4

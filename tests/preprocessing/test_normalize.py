@@ -122,9 +122,13 @@ def test_the_input_stays_as_it_is():
         (
             ["z-score"],
             [None],
-            'normalization of channel 0 is "z-score", not one of zscore, zscore_nonzero, ct',
+            'normalization of channel 0 is "z-score". Choose one of zscore, zscore_nonzero, ct',
         ),
-        (["zscore", "ct"], [None, None], 'channel 1 is normalised as "ct" but has no'),
+        (
+            ["zscore", "ct"],
+            [None, None],
+            'channel 1 has normalization "ct" but no intensity_statistics',
+        ),
         (["zscore", "zscore"], [None], r"2 normalization scheme\(s\) and 1 intensity_statistics"),
         (["ct"], [CT, None], r"1 normalization scheme\(s\) and 2 intensity_statistics"),
     ],

@@ -1,1 +1,1 @@
-"""Invertible MONAI dictionary transforms, and the store of cases that they prepared."""
+"""Invertible MONAI dictionary transforms, and the store of prepared cases."""

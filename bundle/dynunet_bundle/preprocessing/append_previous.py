@@ -1,4 +1,4 @@
-"""The mask of the previous stage as further channels of the image, for a cascade."""
+"""The mask of the previous stage as extra channels of the image, for a cascade."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -14,10 +14,9 @@ from dynunet_bundle.dataset.previous_stage import PREVIOUS
 class AppendPreviousd(MapTransform):
     """Append the previous mask: ``cascade_preprocessing`` of inference.json, ``preprocessing`` of evaluate.json.
 
-    It becomes one channel of 0 and 1 for each foreground class. It follows the preprocessing where a whole case
-    goes into the network; the prepared store keeps the mask as one byte a voxel instead. MONAI's AsDiscreted and
-    ConcatItemsd do the same in three steps, with a channel for the background that has to be taken out, and two
-    copies.
+    It becomes one channel of 0 and 1 per foreground class, after the preprocessing of a whole case. (The prepared
+    store keeps the mask as one byte per voxel.) MONAI's AsDiscreted and ConcatItemsd need three steps, a background
+    channel that must be removed, and two copies.
 
     Args:
         keys: key of the image ``[C, D, H, W]``, a MetaTensor.
@@ -35,11 +34,11 @@ class AppendPreviousd(MapTransform):
         self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Join one case; the image keeps its meta data.
+        """Append the mask of one case; the image keeps its metadata.
 
         Args:
-            data: the images, and under ``PREVIOUS`` the mask, class numbers ``[1, D, H, W]`` on the same grid. It is
-                taken out of the case.
+            data: the images, and under ``PREVIOUS`` the mask, class numbers ``[1, D, H, W]`` on the same grid; the
+                result does not contain it.
         """
         joined = dict(data)
         classes = joined.pop(PREVIOUS).as_subclass(torch.Tensor)
@@ -51,7 +50,7 @@ class AppendPreviousd(MapTransform):
 
 
 def append_masks(image: torch.Tensor, classes: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Image and one mask a foreground class.
+    """Concatenate an image and one mask per foreground class.
 
     Args:
         image: ``[C, *spatial]``, floating point.
@@ -59,7 +58,7 @@ def append_masks(image: torch.Tensor, classes: torch.Tensor, num_classes: int) -
         num_classes: classes including the background.
 
     Returns:
-        ``[C + num_classes - 1, *spatial]`` of the type of the image.
+        ``[C + num_classes - 1, *spatial]`` with the type of the image.
     """
     num_channels = len(image)
     result = image.new_empty((num_channels + num_classes - 1, *image.shape[1:]))

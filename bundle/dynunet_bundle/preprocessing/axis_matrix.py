@@ -1,8 +1,8 @@
 """Resizing along one axis as a product with a matrix.
 
-Resizing by splines is linear and works on each axis by itself, so every axis has a matrix ``[new, old]``. SciPy gives
-it, as what ``ndimage.zoom`` makes of unit vectors, so borders are SciPy's own; BLAS applies it. A new voxel sees few
-old ones, so the matrix is kept as blocks on its diagonal.
+Spline resizing is linear and separable, so each axis has a matrix ``[new, old]``. Its columns are the results of
+``ndimage.zoom`` for unit vectors, so borders are treated as in SciPy; BLAS applies it. A new voxel depends on few old
+ones, so the matrix is stored as blocks along its diagonal.
 """
 
 import math
@@ -17,21 +17,22 @@ LINEAR = 1
 NEAREST = 0
 
 NEGLIGIBLE = 1 / 16
-"""Weights below this part of the rounding of a type are left out; a spline's fall to 0.27 from voxel to voxel."""
+"""Smallest weight that is kept, in units of a type's machine epsilon. Spline weights fall by a factor of 0.27 from
+voxel to voxel, so few are needed."""
 
 MAX_PRODUCT = 2**18
-"""Multiplications that BLAS is given at once. So many OpenBLAS, which NumPy brings, does on the calling thread
-(``interface/gemm.c``). So the result does not depend on the number of its threads, and cases that are prepared side by
-side don't wait for one another: without this limit four of them took 15 times as long."""
+"""Largest product given to BLAS at once, in multiplications: up to this size NumPy's OpenBLAS stays on the calling
+thread (``interface/gemm.c``). So the result does not depend on its number of threads, and cases prepared in parallel
+do not wait for each other: without this limit four of them took 15 times as long."""
 
 
 class Block(NamedTuple):
-    """Some rows of a matrix and the columns that they need.
+    """A range of rows of a matrix, and the columns that they need.
 
     Attributes:
-        source: the old voxels, columns.
-        target: the new voxels, rows.
-        weights: ``[rows, columns]``; None keeps the voxels as they are.
+        source: old voxels, the columns.
+        target: new voxels, the rows.
+        weights: ``[rows, columns]``; None for the identity.
     """
 
     source: slice
@@ -39,7 +40,7 @@ class Block(NamedTuple):
     weights: np.ndarray | None
 
     def alone(self) -> "Block":
-        """The same block for an array that was cut to ``source``."""
+        """The same block for an array that is already cut to ``source``."""
         return Block(slice(None), slice(0, self.target.stop - self.target.start), self.weights)
 
 
@@ -48,11 +49,11 @@ def axis_blocks(old: int, new: int, order: int, dtype: np.dtype, size: int) -> t
     """The matrix that resizes one axis, in blocks of ``size`` rows.
 
     Args:
-        old: voxels before.
-        new: voxels after.
-        order: spline order, from 1.
+        old: number of voxels before.
+        new: number of voxels after.
+        order: spline order, at least 1.
         dtype: floating-point type of the weights.
-        size: rows of a block.
+        size: rows per block.
     """
     targets = [slice(start, min(start + size, new)) for start in range(0, new, size)]
     if old == new:
@@ -64,15 +65,15 @@ def axis_blocks(old: int, new: int, order: int, dtype: np.dtype, size: int) -> t
         seen = np.flatnonzero((abs(matrix[target]) > negligible).any(axis=0))
         source = slice(int(seen[0]), int(seen[-1]) + 1)
         weights = matrix[target, source].astype(dtype)
-        weights.flags.writeable = False  # shared by all that ask for the same sizes
+        weights.flags.writeable = False  # cached, so shared by all callers
         blocks.append(Block(source, target, weights))
     return tuple(blocks)
 
 
 def axis_order(old: Sequence[int], new: Sequence[int]) -> list[int]:
-    """Axes in the order to resize them: the most shrunk first, so that there is less to do along the others.
+    """Order in which to resize the axes: those that shrink most first, which leaves less work for the others.
 
-    Axes that stay come before all: slabs along them have nothing in common.
+    Unchanged axes come first of all: slabs along them are independent.
     """
     return sorted(range(len(old)), key=lambda axis: (old[axis] != new[axis], new[axis] / old[axis]))
 
@@ -81,16 +82,16 @@ def multiply(array: np.ndarray, axis: int, blocks: Sequence[Block]) -> np.ndarra
     """Multiply along one axis with a matrix given as blocks.
 
     Args:
-        array: ``[D, H, W]`` of the type of the weights, contiguous along the last axis.
+        array: ``[D, H, W]`` with the type of the weights, contiguous along the last axis.
         axis: 0, 1 or 2.
-        blocks: all rows, from the first to the last.
+        blocks: all rows, in order.
 
     Returns:
-        ``array`` with the new size along ``axis``; ``array`` itself where that axis stays.
+        ``array`` with the new size along ``axis``; ``array`` itself if the axis is unchanged.
     """
     before, old, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
     new, inner = blocks[-1].target.stop, math.prod(after)
-    # [rows, old] for the last axis, else [planes, old, columns]: BLAS takes both as they lie in memory
+    # [rows, old] for the last axis, else [planes, old, columns]: BLAS reads both without a copy
     flat = array.reshape(-1, old) if inner == 1 else array.reshape(-1, old, inner)
     result = np.empty((len(flat), new, *flat.shape[2:]), array.dtype)
     for source, target, weights in blocks:
@@ -107,10 +108,10 @@ def multiply(array: np.ndarray, axis: int, blocks: Sequence[Block]) -> np.ndarra
 
 
 def nearest_indices(old: int, new: int) -> np.ndarray:
-    """For each new voxel the old one whose extent holds its centre, the later of two, ``[new]`` int."""
+    """For each new voxel the index of the old one that contains its centre, the later of two; ``[new]`` int."""
     return _zoom(np.arange(old), new, NEAREST)
 
 
 def _zoom(line: np.ndarray, size: int, order: int) -> np.ndarray:
-    # grid_mode with "nearest" borders is what skimage.transform.resize(mode="edge") calls
+    # same arguments as in skimage.transform.resize(mode="edge")
     return ndimage.zoom(line, size / len(line), order=order, mode="nearest", grid_mode=True)

@@ -1,4 +1,4 @@
-"""Refuse a case that cannot be what the plan expects, by name, before anything is computed from it."""
+"""Refuse a case that does not fit the plan, with its name, before anything is computed from it."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ from dynunet_bundle.survey.problems import find_mask_problems, find_problems
 class CheckCased(MapTransform):
     """Refuse bad images and labels after ``EnsureChannelFirstd``: ``preprocessing`` of train.json and inference.json.
 
-    MONAI trains on NaN or shifted labels silently. Checked are: three spatial axes, number of channels, finite
-    values, an image that is not constant; and, where there is a label, equal shape and geometry (no corner off by
-    more than 0.1 voxel), whole-numbered values from the listed ones. A float label is rounded. In a cascade the
-    same holds for the mask of the previous stage, which must be there.
+    MONAI silently trains on NaN or shifted labels. Checked are: three spatial axes, number of channels, finite
+    values, an image that is not constant; and, if there is a label, equal shape and geometry (no corner off by more
+    than 0.1 voxel) and integer values from the plan's list. A float label is rounded. In a cascade the mask of the
+    previous stage is required and checked in the same way.
 
     Args:
         channel_names: the plan's channels.
@@ -33,7 +33,7 @@ class CheckCased(MapTransform):
         CaseError: naming the case, the fault and the remedy.
     """
 
-    # attributes of the class: the key of the prepared store (recipe.py) changes only in a cascade
+    # class attributes, so that the key of the prepared store (recipe.py) changes only in a cascade
     cascade: bool = False
     class_values: Sequence[int] = ()
 
@@ -45,10 +45,10 @@ class CheckCased(MapTransform):
     ) -> None:
         super().__init__((IMAGE, LABEL), allow_missing_keys=True)
         self.num_channels = len(channel_names)
-        # not the scheme: its names and regions change nothing in the prepared store, so they are not in its key
+        # not the scheme: names and regions do not affect the prepared store, so its key must not contain them
         self.label_values = list(labels.file_values)
         if cascade:
-            # a network ignores nothing
+            # the mask of a network never has the ignore value
             self.cascade, self.class_values = True, list(labels.values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -72,12 +72,12 @@ class CheckCased(MapTransform):
 
     def _check_previous(self, case: str, image: Volume, previous: MetaTensor | None) -> None:
         if previous is None:
-            raise CaseError(case, "it has no mask of the previous stage", HOW_TO_MAKE)
+            raise CaseError(case, "its mask of the previous stage is missing", HOW_TO_MAKE)
         what = "mask of the previous stage"
         for problem, _ in find_mask_problems(image, _volume(previous), self.class_values, what):
             raise CaseError(case, problem, HOW_TO_MAKE)
 
 
 def _volume(tensor: MetaTensor) -> Volume:
-    """The tensor's own memory, where it is not on a GPU."""
+    """A tensor as a Volume, without a copy unless it is on a GPU."""
     return Volume(tensor.as_tensor().cpu().numpy(), np.asarray(tensor.affine))

@@ -1,4 +1,4 @@
-"""What counts as content when a volume is cropped."""
+"""Selection of voxels for cropping a volume to its content."""
 
 import torch
 
@@ -6,8 +6,8 @@ import torch
 def is_nonzero(image: torch.Tensor) -> torch.Tensor:
     """Select voxels that differ from zero, in ``preprocessing`` of train.json and inference.json.
 
-    MONAI's own choice, and the seed's, is "greater than zero": that cuts tissue away from CT and from images that
-    are already z-scored.
+    The default of MONAI, and of NVIDIA's example, is "greater than zero", which removes tissue from CT and from images
+    that are already z-scored.
 
     Args:
         image: ``[C, D, H, W]``.
@@ -15,5 +15,5 @@ def is_nonzero(image: torch.Tensor) -> torch.Tensor:
     Returns:
         Boolean mask of the same shape.
     """
-    # a MetaTensor would carry its meta data through the comparison
+    # a MetaTensor would copy its metadata in the comparison
     return image.as_subclass(torch.Tensor) != 0

@@ -1,4 +1,4 @@
-"""Intensity normalisation, one scheme a channel."""
+"""Intensity normalisation, one scheme per channel."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -20,11 +20,11 @@ MAX_RGB = 255.0
 class NormalizeChannelsd(MapTransform):
     """Normalise each channel by its own scheme: ``preprocessing`` of train.json and inference.json.
 
-    This is nnU-Net's way; MONAI's transforms take one scheme for all. ``zscore``: minus the mean of the volume,
-    divided by its standard deviation. ``zscore_nonzero``: the same with the statistics of the mask of voxels that
-    are nonzero in any channel, holes filled; outside it the result is 0. ``ct``: clip to the data set's foreground
-    percentiles, minus its mean, divided by its standard deviation. ``rescale_to_0_1``: the volume's own range
-    becomes 0 to 1. ``rgb_to_0_1``: divided by 255. ``none``: as it is.
+    The schemes are nnU-Net's; MONAI's transforms apply one scheme to all channels. ``zscore``: minus the mean of the
+    volume, divided by its standard deviation. ``zscore_nonzero``: the same with the statistics inside a mask of the
+    voxels that are nonzero in any channel, holes filled; outside, the result is 0. ``ct``: clipped to the data set's
+    foreground percentiles, minus its mean, divided by its standard deviation. ``rescale_to_0_1``: the range of the
+    volume becomes 0 to 1. ``rgb_to_0_1``: divided by 255. ``none``: unchanged.
 
     Args:
         keys: keys of the images, ``[C, D, H, W]``.
@@ -34,7 +34,7 @@ class NormalizeChannelsd(MapTransform):
 
     Raises:
         PlanError: if a scheme is unknown or lacks its statistics.
-        CaseError: if a channel to be divided by 255 has values outside 0 to 255.
+        CaseError: if a channel with ``rgb_to_0_1`` has values outside 0 to 255.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class NormalizeChannelsd(MapTransform):
         if len(normalization) != len(intensity_statistics):
             raise PlanError(
                 f"the plan has {len(normalization)} normalization scheme(s) "
-                f"and {len(intensity_statistics)} intensity_statistics; it needs one of each a channel."
+                f"and {len(intensity_statistics)} intensity_statistics. Give one of each per channel."
             )
         for channel, (scheme, statistics) in enumerate(
             zip(normalization, intensity_statistics, strict=True)
         ):
             if scheme not in SCHEMES:
                 raise PlanError(
-                    f'normalization of channel {channel} is "{scheme}", not one of {", ".join(SCHEMES)}.'
+                    f'normalization of channel {channel} is "{scheme}". Choose one of {", ".join(SCHEMES)}.'
                 )
             if scheme == "ct" and statistics is None:
                 raise PlanError(
-                    f'channel {channel} is normalised as "ct" but has no intensity_statistics.'
+                    f'channel {channel} has normalization "ct" but no intensity_statistics. Plan again.'
                 )
         self.normalization = list(normalization)
         self.intensity_statistics = list(intensity_statistics)
@@ -69,7 +69,7 @@ class NormalizeChannelsd(MapTransform):
         normalized = dict(data)
         for key in self.key_iterator(normalized):
             given = normalized[key]
-            # as a MetaTensor every step would copy the meta data
+            # a MetaTensor would copy its metadata in every step
             plain = given.as_subclass(torch.Tensor)
             image = plain.to(torch.float32)
             mask = _nonzero_mask(image) if "zscore_nonzero" in self.normalization else None
@@ -100,7 +100,7 @@ def _normalized(
         if channel.min() < 0 or channel.max() > MAX_RGB:
             raise CaseError(
                 case,
-                f"a channel to be divided by 255 ranges from {float(channel.min()):g} to {float(channel.max()):g}",
+                f"a channel with 8-bit colours ranges from {float(channel.min()):g} to {float(channel.max()):g}",
                 "Convert it to 8 bits, or rename the channel and plan again.",
             )
         return channel / MAX_RGB
@@ -113,7 +113,7 @@ def _nonzero_mask(image: torch.Tensor) -> torch.Tensor:
 
 
 def _zscore(channel: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    # float64 sums: intensities of MR reach 1e6, where float32 loses the variance
+    # float64: MR intensities reach 1e6, where float32 sums lose the variance
     exact = channel.to(torch.float64)
     inside = exact if mask is None else exact[mask]
     scaled = (exact - inside.mean()) / inside.std(correction=0).clamp(min=MIN_STD)

@@ -1,4 +1,4 @@
-"""Voxels to centre patches on, drawn once when a case is prepared."""
+"""Voxel positions to centre patches on, drawn once when a case is prepared."""
 
 import hashlib
 
@@ -12,12 +12,12 @@ POSITIONS_PER_CLASS = 4096
 def sample_positions(
     label: np.ndarray, num_classes: int, name: str
 ) -> tuple[np.ndarray, list[int]]:
-    """Draw voxels of each class to centre patches on, the same ones at every preparation.
+    """Draw voxels of each class to centre patches on; every preparation draws the same ones.
 
     Args:
-        label: ``[1, D, H, W]``; ``IGNORE_CLASS`` is no class.
+        label: ``[1, D, H, W]``; ``IGNORE_CLASS`` does not count as a class.
         num_classes: labels including the background.
-        name: case name; it seeds the draw.
+        name: case name, the seed of the draw.
 
     Returns:
         ``[num_classes - 1, K, 3]`` int16 voxel indices, drawn with replacement (zeros for an absent class), and the
@@ -38,16 +38,16 @@ def sample_positions(
 
 
 def sample_labelled(label: np.ndarray, name: str) -> np.ndarray | None:
-    """Draw voxels that somebody labelled, the background too, likewise.
+    """Draw labelled voxels, background included.
 
-    nnU-Net centres the patches on them that it else draws anywhere (``data_loader.py``), so that none is ignored whole.
+    nnU-Net centres its random patches on them (``data_loader.py``), so that no patch consists of ignored voxels only.
 
     Args:
-        label: ``[1, D, H, W]``, ``IGNORE_CLASS`` where nobody labelled.
-        name: case name; it seeds the draw.
+        label: ``[1, D, H, W]``; unlabelled voxels are ``IGNORE_CLASS``.
+        name: case name, the seed of the draw.
 
     Returns:
-        ``[1, K, 3]`` int16 voxel indices, or None where all or none are ignored.
+        ``[1, K, 3]`` int16 voxel indices, or None if all voxels or no voxels are ignored.
     """
     labelled = np.flatnonzero(label != IGNORE_CLASS)
     if len(labelled) in (0, label.size):
@@ -61,6 +61,6 @@ def _generator(name: str) -> np.random.Generator:
 
 
 def _draw(voxels: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """``[K, 3]`` indices of some of the voxels, which are numbers in the flat array."""
+    """Draw from voxels given by flat indices; the result is ``[K, 3]`` int16 indices."""
     drawn = voxels[rng.integers(len(voxels), size=POSITIONS_PER_CLASS)]
     return np.stack(np.unravel_index(drawn, shape), axis=1).astype(np.int16)

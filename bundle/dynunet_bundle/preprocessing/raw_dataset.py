@@ -1,4 +1,4 @@
-"""Raw cases as MONAI's Dataset."""
+"""A MONAI Dataset of raw cases."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,19 +9,19 @@ from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
 from dynunet_bundle.errors import BundleError
 
 FAILURE = "failure"
-"""Key of the error in what a tolerant data set gives for a case that it cannot read."""
+"""Key of the error in the item that a tolerant data set returns for an unreadable case."""
 
 
 class RawDataset(Dataset):
     """Raw cases whose errors name the case: ``dataset`` of inference.json and evaluate.json.
 
-    MONAI's own Dataset wraps errors in one that names no case.
+    MONAI's own Dataset wraps errors in one that does not name the case.
 
     Args:
         data: raw cases.
         transform: the declared preprocessing.
-        tolerant: give ``{"failure": error, "name": name}`` for a case that cannot be read, for a ``CaseEvaluator``,
-            which goes on with the others.
+        tolerant: whether to return ``{"failure": error, "name": name}`` for an unreadable case, so that a
+            ``CaseEvaluator`` continues with the others.
     """
 
     def __init__(self, data: Sequence[Case], transform: Any = None, tolerant: bool = False) -> None:
@@ -39,6 +39,6 @@ class RawDataset(Dataset):
 
 
 def collate_cases(batch: Sequence[Any]) -> Any:
-    """MONAI's collation, which passes failures on: ``dataloader#collate_fn`` of inference.json."""
+    """MONAI's collation, but failures pass unchanged: ``dataloader#collate_fn`` of inference.json."""
     failures = [case for case in batch if FAILURE in case]
     return failures[0] if failures else list_data_collate(batch)

@@ -1,4 +1,4 @@
-"""Files of a case -> what MONAI's ``LoadImaged`` makes a MetaTensor of."""
+"""Image reader for MONAI's ``LoadImaged``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,31 +13,31 @@ from dynunet_bundle.images.read import read_channels
 
 
 class ImageFileReader(ImageReader):
-    """Reader for MONAI's ``LoadImaged``: one file, or one file a channel on the same grid.
+    """Reader for MONAI's ``LoadImaged``: one file, or one file per channel on the same grid.
 
-    MONAI's own readers need ``itk`` or ``pynrrd`` for NRRD and MHA, give pictures no affine and two axes, and stack
-    channels of different grids as long as their shapes agree to a tolerance of the affine in millimetres.
+    MONAI's own readers need ``itk`` or ``pynrrd`` for NRRD and MHA, load pictures with two axes and without an affine,
+    and stack channels of different grids if their shapes agree and their affines differ by less than a tolerance in mm.
     """
 
     def verify_suffix(self, filename: Any) -> bool:
-        """Whether all files have a suffix that is known, or are DICOM series."""
+        """Whether all files have a known suffix or are DICOM series."""
         return all(
             name.lower().endswith(IMAGE_SUFFIXES) or is_series_name(name)
             for name in _paths(filename)
         )
 
     def read(self, data: Any, **kwargs: Any) -> list[str]:
-        """Only note the files: MONAI hides what a reader raises here."""
+        """Return the paths only: MONAI hides errors that a reader raises here."""
         return _paths(data)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Read the files.
 
         Returns:
-            ``[C, X, Y, Z]`` in the files' own type, and the meta data that MONAI makes a MetaTensor of.
+            ``[C, X, Y, Z]`` in the type of the files, and the metadata of the MetaTensor.
 
         Raises:
-            CaseError: if channels lie on different grids.
+            CaseError: if the channels have different grids.
         """
         (array, affine), _ = read_channels(img)
         return array, {

@@ -1,7 +1,7 @@
-"""What a transform does, as plain data: the key by which the prepared store knows what it holds.
+"""The settings of a transform as plain data: the key that tells whether a prepared case is up to date.
 
 Stored on disk: the names of classes and of their attributes, hashed, in the sidecar of each prepared case. Modules are
-left out, so a file may move; to rename a transform or an attribute prepares every store anew.
+not included, so a file may move; a renamed transform or attribute makes every store prepare its cases again.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ import torch
 from monai.transforms import Transform
 
 STATE_OF_USE = ("_tracing", "filenames")
-"""Attributes that MONAI changes when a transform runs; they are no settings."""
+"""Attributes that MONAI changes when a transform runs; they are not settings."""
 
 
 def recipe_of(thing: Any) -> Any:
-    """Reduce a transform to JSON: its class and its settings, recursively.
+    """Describe a transform as JSON data: its class and its settings, recursively.
 
     Args:
-        thing: a transform, or any value that one holds as an attribute.
+        thing: a transform, or the value of one of its attributes.
 
     Returns:
         JSON data that is equal for equal settings in any process. A dataclass, such as ``LabelScheme``, is described
-        by its fields. What has no settings (a random state, a logger) is named by its class only.
+        by its fields; an object without settings (a random state, a logger) by its class name only.
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
@@ -63,7 +63,7 @@ def _describe_object(thing: Any) -> Any:
 
 
 def _changed_fields(thing: Any) -> dict[str, Any]:
-    """Fields of a dataclass that differ from their defaults: a new field with a default changes no key."""
+    """Fields of a dataclass that differ from their defaults: a new field with a default does not change the key."""
     values = {field.name: getattr(thing, field.name) for field in fields(thing)}
     defaults = {field.name: field.default for field in fields(thing)}
     return {name: value for name, value in values.items() if value is not defaults[name]}

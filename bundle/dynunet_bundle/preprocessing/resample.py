@@ -1,9 +1,9 @@
 """Resampling to the target spacing and back, by nnU-Net's rules.
 
-Arrays are ``[C, D, H, W]``. What MONAI's ``Spacingd`` lacks: a coarse axis treated apart, labels resampled class by
-class, and the extent (not the first voxel's centre) kept in place.
+Arrays are ``[C, D, H, W]``. MONAI's ``Spacingd`` neither treats a coarse axis separately, nor resamples labels class
+by class, nor keeps the extent (instead of the first voxel's centre) in place.
 
-Slabs of an image pass through all axes one by one (``axis_matrix.py``): memory beyond input and output is that of one
+An image is resized slab by slab, along all axes (``axis_matrix.py``): memory beyond input and output is that of one
 slab. Labels are resized in ``resample_label.py``.
 """
 
@@ -30,30 +30,30 @@ from dynunet_bundle.preprocessing.axis_matrix import (
 from dynunet_bundle.preprocessing.resample_label import resize_label
 
 ANISOTROPY_RATIO = 3
-"""nnU-Net resamples the coarse axis apart when voxels are more than this much longer along it."""
+"""Ratio of the longest to the shortest voxel side above which nnU-Net resamples the longest axis separately."""
 
 SPACING_TOLERANCE = 1e-6
-"""Spacings that differ by less (relatively) are the same: ten times the rounding of a float32 header, and a tenth of
-the 1e-5 mm by which nnU-Net's planner makes one axis the coarsest on purpose."""
+"""Relative difference below which spacings are equal: ten times the rounding of a float32 header, and a tenth of the
+1e-5 mm by which nnU-Net's planner deliberately makes one axis the coarsest."""
 
 IMAGE_ORDER = 3
+"""Spline order for images: cubic."""
 
 BLOCK_SIZE = 24
-"""New voxels along an axis that are computed at once; from 16 to 32 the time is the same, beside them it grows."""
+"""New voxels along an axis that are computed at once; 16 to 32 are equally fast, other sizes are slower."""
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform):
     """Resample to ``spacing`` and back to the exact grid: ``preprocessing`` of train.json and inference.json.
 
-    Images are interpolated with cubic splines and keep their range of values; a voxel of a label takes the class that
-    has the largest share of it, interpolated linearly. Along a coarse axis (voxels more than three times longer than
-    the shortest) the values are those of the nearest slice. Back, everything is interpolated linearly: what comes
-    back are probabilities. The rules are nnU-Net's (Isensee et al. 2021; nnunetv2 2.8.1
-    ``preprocessing/resampling/default_resampling.py``).
+    Images are interpolated with cubic splines and keep their range of values; a voxel of a label gets the class with
+    the largest share of it, interpolated linearly. Along a coarse axis (voxels more than three times longer than the
+    shortest side) the nearest slice is taken. The inverse is always linear, because it resamples probabilities. The
+    rules are nnU-Net's (Isensee et al. 2021; nnunetv2 2.8.1 ``preprocessing/resampling/default_resampling.py``).
 
     Args:
         keys: keys to resample, MetaTensors ``[C, D, H, W]``.
-        spacing: mm by array axis; two values leave the first axis as it is.
+        spacing: mm per array axis; two values leave the first axis unchanged.
         is_label: for each key whether it holds labels.
         allow_missing_keys: as in MONAI.
 
@@ -81,7 +81,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         return resampled
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Bring back whatever lies on the resampled grid to the grid before."""
+        """Resample one case from the resampled grid back to the original one."""
         restored = dict(data)
         for key in self.key_iterator(restored):
             info = self.pop_transform(restored[key])[TraceKeys.EXTRA_INFO]
@@ -96,7 +96,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         new_spacing = old_spacing.copy()
         new_spacing[-len(self.spacing) :] = self.spacing
         old_shape = np.array(tensor.shape[1:])
-        # in nnU-Net's order of operations, as it decides which side a half is rounded to
+        # nnU-Net's order of operations, which decides how a half is rounded
         new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1)
         self._require_room(tensor, new_shape)
         new_shape = new_shape.astype(int)
@@ -120,7 +120,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         return result
 
     def _require_room(self, tensor: MetaTensor, shape: np.ndarray) -> None:
-        """Refuse what would be too large, as an image whose header has metres for millimetres."""
+        """Refuse a result that is too large, e.g. of an image whose header has metres instead of millimetres."""
         require_room(
             name_of({"image": tensor}),
             (len(tensor), *map(int, shape)),
@@ -131,7 +131,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
 
 
 def _like(tensor: MetaTensor, array: np.ndarray, affine: np.ndarray) -> MetaTensor:
-    """``array`` with the meta data and the trace of ``tensor``, but an affine of its own."""
+    """``array`` with the metadata and the trace of ``tensor``, but another affine."""
     result = MetaTensor(
         torch.from_numpy(array), meta=tensor.meta, applied_operations=tensor.applied_operations
     )
@@ -140,15 +140,15 @@ def _like(tensor: MetaTensor, array: np.ndarray, affine: np.ndarray) -> MetaTens
 
 
 def find_coarse_axis(old_spacing: np.ndarray, new_spacing: np.ndarray) -> int | None:
-    """The axis to be treated apart, or None.
+    """The coarse axis, which is resampled separately, or None.
 
-    It exists if the voxels before (else after) are more than three times longer along one axis than along the
-    shortest, and only that axis is the longest. nnU-Net compares exactly; here the rounding of a header decides
-    nothing, so that 5.0000005, 5 and 1 mm have two longest axes, not one.
+    An axis is coarse if the old (otherwise the new) voxels are more than three times longer along it than along the
+    shortest axis, and no other axis is equally long. nnU-Net compares exactly; here the rounding of a header has no
+    effect: 5.0000005, 5 and 1 mm have two longest axes, not one.
 
     Args:
-        old_spacing: mm by axis before.
-        new_spacing: mm by axis after.
+        old_spacing: mm per axis before.
+        new_spacing: mm per axis after.
     """
     for spacing in (old_spacing, new_spacing):
         if spacing.max() / spacing.min() > ANISOTROPY_RATIO * (1 + SPACING_TOLERANCE):
@@ -166,19 +166,18 @@ def resize(
 ) -> np.ndarray:
     """Resize each channel so that its extent stays in place (voxel edges, not centres, coincide).
 
-    Channels are shared out among as many threads as torch may use; the result is the same to the bit for any number.
-    Values are clipped to the range of the channel, or of the slice where slices are resized one by one: splines
-    overshoot at edges.
+    Channels are distributed over torch's number of threads; the result is bitwise equal for any number. Values are
+    clipped to the range of the channel, or with a coarse axis of the slice, because splines overshoot at edges.
 
     Args:
         array: ``[C, D, H, W]``, floating point.
-        shape: wanted ``(D, H, W)``.
+        shape: target ``(D, H, W)``.
         order: spline order in the plane, or in all axes without a coarse one.
         coarse_axis: spatial axis along which the nearest slice is taken, or None.
-        block_size: new voxels along an axis that are computed at once; less needs less memory.
+        block_size: new voxels along an axis that are computed at once; fewer need less memory.
 
     Returns:
-        ``[C, *shape]`` of the same type; ``array`` itself where it has that shape.
+        ``[C, *shape]`` of the same type; ``array`` itself if it already has that shape.
     """
     shape = tuple(int(size) for size in shape)
     if array.shape[1:] == shape:
@@ -198,7 +197,7 @@ def resize(
 
 
 def _resize_slices(slices: np.ndarray, target: np.ndarray, order: int, block_size: int) -> None:
-    """Resize in the plane, slice by slice; slices of ``target`` take the nearest, never a value from between two."""
+    """Resize slice by slice in the plane; each slice of ``target`` is the nearest one, without interpolation."""
     picked = nearest_indices(len(slices), len(target))
     plane = np.empty((1, *target.shape[1:]), target.dtype)
     for index in np.unique(picked):
@@ -219,7 +218,7 @@ def _resize_volume(volume: np.ndarray, target: np.ndarray, order: int, block_siz
     for block in blocks[first]:
         slab = volume[*before, block.source]
         if slab.dtype != dtype or slab.strides[-1] != slab.itemsize:
-            slab = slab.astype(dtype, order="C")  # else BLAS cannot take it
+            slab = slab.astype(dtype, order="C")  # required by BLAS
         slab = multiply(slab, first, (block.alone(),))
         for axis in others:
             slab = multiply(slab, axis, blocks[axis])
@@ -227,7 +226,7 @@ def _resize_volume(volume: np.ndarray, target: np.ndarray, order: int, block_siz
 
 
 def _resized_affine(affine: np.ndarray, old_shape: np.ndarray, new_shape: np.ndarray) -> np.ndarray:
-    """Affine of the resized grid: same extent, so the first voxel's centre moves by half the change of a voxel."""
+    """Affine of the resized grid: with equal extent, the first voxel's centre moves by half the change of size."""
     scale = old_shape / new_shape
     resized = affine.copy()
     resized[:3, :3] = affine[:3, :3] * scale

@@ -1,8 +1,8 @@
 """Resizing of labels, class by class, by the rules of nnU-Net.
 
-The label is cut into tiles. Most see one class only and are filled; in the others each class that is there gets its
-share of every voxel, by the matrices of ``axis_matrix.py``, and the largest share wins. So classes cost nothing where
-they are not, and no memory beyond input, output and one tile.
+The label is cut into tiles. Most contain one class only and are filled with it. In the others, the share of each
+class present is computed for every voxel by the matrices of ``axis_matrix.py``, and the largest share wins. So a class
+costs time only where it occurs, and memory beyond input and output is that of one tile.
 """
 
 import itertools
@@ -20,29 +20,29 @@ from dynunet_bundle.preprocessing.axis_matrix import (
 )
 
 TILE_SIZE = 24
-"""New voxels along each axis of the tiles that a label is cut into; half or twice as many take longer."""
+"""Size of a tile in new voxels along each axis; half or twice this size is slower."""
 
 TIE = 1e-11
-"""Shares of a voxel that differ by less are equal: above the rounding of coordinates of up to a few thousand voxels
-(1e-12), and below the least difference that sizes of up to 2000 can make. nnU-Net compares exactly, so it leaves ties
-to rounding where a factor is no binary fraction."""
+"""Difference below which two shares of a voxel are equal: above the rounding of coordinates of up to a few thousand
+voxels (1e-12), and below the smallest true difference for sizes of up to 2000. nnU-Net compares exactly, so rounding
+decides its ties if a factor is not a binary fraction."""
 
 
 def resize_label(
     label: np.ndarray, shape: Sequence[int], coarse_axis: int | None = None
 ) -> np.ndarray:
-    """Resize a label; a voxel takes the class with the largest share of it, interpolated linearly.
+    """Resize a label; a voxel gets the class with the largest share of it, interpolated linearly.
 
-    Equal shares, common where a factor is even, go to the class of the nearest voxel if it is one of the equal ones,
-    else to the smallest (batchgenerators 0.25.5 ``resize_segmentation``, its default).
+    Equal shares, common for even factors, go to the class of the nearest voxel if it is one of them, else to the
+    smallest class (batchgenerators 0.25.5 ``resize_segmentation``, its default).
 
     Args:
-        label: ``[1, D, H, W]``, whole numbers from 0 to 255; what is to be ignored is a class like the others.
-        shape: wanted ``(D, H, W)``.
+        label: ``[1, D, H, W]``, whole numbers from 0 to 255; the ignore value is treated as a class.
+        shape: target ``(D, H, W)``.
         coarse_axis: as in ``resize``.
 
     Returns:
-        ``[1, *shape]`` uint8; values occur in ``label``.
+        ``[1, *shape]`` uint8, with values of ``label`` only.
     """
     shape = tuple(int(size) for size in shape)
     label = label.astype(np.uint8, copy=False)
@@ -61,7 +61,7 @@ def resize_label(
 
 
 def _resize_classes(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Resize ``[D, H, W]`` uint8 in tiles: classes cost only where they meet another, and only there memory."""
+    """Resize ``[D, H, W]`` uint8 in tiles: only tiles with several classes need computation and memory."""
     sizes = list(zip(volume.shape, shape, strict=True))
     nearest = [nearest_indices(old, new) for old, new in sizes]
     dtype = np.dtype(np.float64)
@@ -83,9 +83,9 @@ def _largest_share(source: np.ndarray, nearest: np.ndarray, tile: tuple[Block, .
     """The winning class of each voxel of a tile.
 
     Args:
-        source: the old voxels that the tile sees.
+        source: the old voxels that the tile depends on.
         nearest: for each new voxel the class of the nearest old one.
-        tile: one block for each axis.
+        tile: one block per axis.
 
     Returns:
         Classes in the shape of ``nearest``.

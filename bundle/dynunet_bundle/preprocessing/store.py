@@ -1,16 +1,16 @@
-"""The prepared store: each case preprocessed once and kept as memory-mappable arrays.
+"""The prepared store: each case is preprocessed once and kept as memory-mappable arrays.
 
-Per case, in one flat folder (``NAME`` is the case's name and a hash of its path):
+Stored on disk, per case, in one flat folder (``NAME`` is the case's name and a hash of its path):
 
-    NAME.image.npy       [C, D, H, W] float32, or float16 where a GPU reads it
+    NAME.image.npy       [C, D, H, W] float32, or float16 for training on a GPU
     NAME.label.npy       [1, D, H, W] uint8
     NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on;
-                         where the label ignores voxels one row more, of any that it does not ignore
+                         if the label ignores some voxels, one more row with voxels that it does not ignore
     NAME.previous.npy    [1, D, H, W] uint8, in a cascade: the mask of the previous stage
-    NAME.json            written last: shapes, sizes, what the sources were and how they were prepared
+    NAME.json            written last: shapes, sizes, identity of the sources and of the preprocessing
 
-A case whose JSON does not match the sources or the preprocessing is prepared again, alone. All files appear by
-rename, so a killed preparation leaves whole cases only, and running it again finishes the rest.
+Only cases whose JSON does not match the sources or the preprocessing are prepared again. All files are written under
+a temporary name and renamed, so an interrupted preparation leaves complete cases only; the next run prepares the rest.
 """
 
 import copy
@@ -63,13 +63,13 @@ class PreparedCase:
         name: case name, for messages.
         image: path of ``[C, D, H, W]``.
         label: path of ``[1, D, H, W]``.
-        positions: path of ``[foreground classes, K, 3]``, or of a row more where the case is ``sparse``.
+        positions: path of ``[foreground classes, K, 3]``; one more row if the case is ``sparse``.
         shape: ``(D, H, W)``.
         present: foreground classes that occur in the case.
-        sparse: whether its label ignores some voxels, but not all; the last row of positions is of all others.
-        volumes_ml: of each foreground class; empty where a store is older than this.
-        components: how many pieces each foreground class is in, likewise.
-        previous: path of ``[1, D, H, W]``, the mask of the previous stage; empty where there is none.
+        sparse: whether its label ignores some voxels, but not all; the last row of positions has labelled voxels.
+        volumes_ml: volume of each foreground class; empty in older stores.
+        components: number of connected components of each foreground class; empty in older stores.
+        previous: path of ``[1, D, H, W]``, the mask of the previous stage; empty without a cascade.
     """
 
     name: str
@@ -87,18 +87,18 @@ class PreparedCase:
 class PreparedDataset(Dataset):
     """Cases prepared from raw files on first use: ``train#dataset`` and ``validate#dataset`` of train.json.
 
-    As a map-style data set it gives whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors, in a
-    cascade with the masks of the previous stage as the last channels of the image; the training feed reads regions from
-    the files of ``cases()`` instead. MONAI's PersistentDataset pickles whole cases:
-    no region of them can be read alone, and it keys on the item only, not on the file's content.
+    A map-style data set of whole cases, ``{"image": [C, D, H, W], "label": [1, D, H, W]}`` tensors; in a cascade the
+    masks of the previous stage are the last channels of the image. The training feed reads regions from the files of
+    ``cases()`` instead. MONAI's PersistentDataset pickles whole cases, so regions cannot be read separately, and its
+    key depends on the item only, not on the content of the files.
 
     Args:
         data: raw cases, ``[{"image": path, "label": path}, ...]``.
         transform: the declared preprocessing.
         store_dir: folder of the store; several data sets may share it.
         num_classes: labels including the background.
-        num_workers: threads; the heavy parts of the transforms release the interpreter lock.
-        dtype: ``"float32"`` or ``"float16"`` of the stored image.
+        num_workers: number of threads; the heavy parts of the transforms release the interpreter lock.
+        dtype: type of the stored image, ``"float32"`` or ``"float16"``.
         cascade: whether cases have a mask of a previous stage.
     """
 
@@ -134,7 +134,7 @@ class PreparedDataset(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One whole prepared case as float32 image and uint8 label."""
+        """One prepared case, with float32 image and uint8 label."""
         case = self.cases()[index]
         image = np.load(case.image, allow_pickle=False).astype(np.float32, copy=False)
         label = np.load(case.label, allow_pickle=False)
@@ -145,7 +145,7 @@ class PreparedDataset(Dataset):
         return item
 
     def cases(self) -> list[PreparedCase]:
-        """All cases in the order of ``data``, prepared where they were not.
+        """All cases in the order of ``data``; missing and outdated ones are prepared.
 
         Raises:
             CaseError: for the first case that cannot be prepared; those before it stay prepared.
@@ -167,11 +167,11 @@ class PreparedDataset(Dataset):
 
     def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase]:
         own = threading.local()
-        # one look at the folder, not one a case: it may hold thousands of files
+        # list the folder once, not per case: it may have thousands of files
         leftovers = [path.name for path in self.store_dir.glob(f".*{TEMPORARY_SUFFIX}")]
 
         def build(index: int) -> PreparedCase:
-            # MONAI's readers remember the files they are reading: each thread has a transform of its own
+            # each thread has its own transform, because MONAI's readers store the files that they read
             if not hasattr(own, "transform"):
                 own.transform = copy.deepcopy(self.transform)
             stem = self._stem(self.data[index]).name
@@ -192,19 +192,19 @@ class PreparedDataset(Dataset):
         return {"recipe": self.recipe_hash, "sources": file_identity(case)}
 
     def _lookup(self, case: Case) -> PreparedCase | None:
-        """The prepared case if it is whole and up to date, else None."""
+        """The prepared case if it is complete and up to date, else None."""
         stem = self._stem(case)
         sidecar = stem.with_name(stem.name + ".json")
         try:
             facts = json.loads(sidecar.read_bytes())
-        except (OSError, ValueError):  # absent, or not written by us
+        except (OSError, ValueError):  # missing, or not a file of this store
             return None
         if not isinstance(facts, dict) or facts.get("identity") != self._identity(case):
             return None
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")
             if not _is_whole(path, size):
-                logger.warning("%s is damaged; %s is prepared again", path.name, name_of(case))
+                logger.warning("%s is damaged; preparing %s again", path.name, name_of(case))
                 return None
         return _prepared_case(stem, facts)
 
@@ -213,7 +213,7 @@ class PreparedDataset(Dataset):
         stem = self._stem(case)
         identity = self._identity(case)
         if "label" not in case:
-            raise CaseError(name, "it has no label", "Give training cases an image and a label.")
+            raise CaseError(name, "it has no label", "Training needs an image and a label.")
         transformed = apply_to_case(case, transform)
         image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
         label = transformed["label"].as_tensor().numpy().astype(np.uint8, copy=False)
@@ -225,7 +225,7 @@ class PreparedDataset(Dataset):
         if self.num_masks:
             arrays[PREVIOUS] = transformed[PREVIOUS].as_tensor().numpy().astype(np.uint8)
         sidecar = stem.with_name(stem.name + ".json")
-        # without its JSON a case does not exist: first it goes, last it comes
+        # a case is valid only with its JSON, so that is deleted first and written last
         with suppress(FileNotFoundError):
             sidecar.unlink()
         sizes = {}
@@ -250,7 +250,7 @@ class PreparedDataset(Dataset):
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Whether a file has its size and the header of an array; a power cut may leave zeros of the right size."""
+    """Whether a file has the expected size and an array header; after a power cut it may be all zeros."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
         return path.stat().st_size == size
