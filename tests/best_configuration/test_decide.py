@@ -141,7 +141,7 @@ def test_runs_without_probabilities_are_in_no_pair_and_it_says_so(tmp_path, requ
     assert "not in pairs: 2d: " in format_best(content, request.out)
     for case in CASES[:-1]:
         save_probabilities(runs[0], case, ONE(case))
-    assert "has none of case_5" in find_best(request)["left_out_of_pairs"]["2d"]
+    assert "has no probabilities of case_5" in find_best(request)["left_out_of_pairs"]["2d"]
 
 
 def test_probabilities_of_another_model_are_noticed(tmp_path, request_of):

@@ -11,7 +11,7 @@
 #SBATCH --output=/out/job/slurm-%j.log
 #SBATCH --partition=gpu
 
-# Trains on all machines as one. Stopped before the time limit, it saves, is queued again, and goes on.
+# Trains one model on all machines. Before the time limit it saves, stops and is requeued, then resumes.
 set -u
 status=/out/job/run/status.json
 started=$(mktemp)
@@ -21,15 +21,15 @@ cancelled=
 
 forward() {
     caught=1
-    # srun passes USR1 on to torchrun on every machine; told to terminate, it would kill them
+    # srun forwards USR1 to torchrun on every machine; on TERM it would kill them
     [ -z "$training" ] || kill -USR1 "$training"
 }
 trap 'signalled=1; forward' USR1
 trap 'cancelled=1; forward' TERM
 
-# srun does not take this from sbatch any more (since SLURM 22.05)
+# since SLURM 22.05 srun does not inherit this from sbatch
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-# else processes that torchrun starts again look for the old ones (github.com/pytorch/pytorch/issues/135712)
+# otherwise restarted processes try to connect to the old ones (github.com/pytorch/pytorch/issues/135712)
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun --kill-on-bad-exit=0 --wait=900 \
@@ -49,7 +49,7 @@ srun --kill-on-bad-exit=0 --wait=900 \
     --epochs 7 &
 training=$!
 
-# a signal ends a wait, but not the training
+# a signal interrupts the wait, not the training
 while :; do
     caught=
     wait "$training"
@@ -57,13 +57,13 @@ while :; do
     [ -n "$caught" ] || break
 done
 
-# torchrun ends with 1 when its processes end with 75
+# torchrun exits with 1 if its processes exit with 75
 if [ "$code" -ne 0 ]; then
     if [ "$status" -nt "$started" ] && grep -q '"state": "stopped"' "$status"; then code=75; fi
     if [ -n "$signalled" ]; then code=75; fi
 fi
 rm -f "$started"
-# who cancels a job does not want it back; a preempted one SLURM queues itself
+# a cancelled job is not requeued here; SLURM requeues a preempted one itself
 if [ "$code" -eq 75 ] && [ -z "$cancelled" ]; then
     trap '' USR1 TERM
     scontrol requeue "$SLURM_JOB_ID"

@@ -48,8 +48,8 @@ def test_overrides_are_read_as_monai_reads_them() -> None:
         (["--epocs", "3"], 'did you mean "epochs"'),
         (["--ckpt_dir", "x"], "ckpt_dir is set by --out"),
         (["--config_file=x"], "config_file is set by --task_config"),
-        (["3"], '"3" belongs to no option'),
-        (["--epochs", "3", "4"], '"4" belongs to no option'),
+        (["3"], '"3" does not follow an option'),
+        (["--epochs", "3", "4"], '"4" does not follow an option'),
     ],
 )
 def test_overrides_that_cannot_be(arguments: list[str], message: str) -> None:

@@ -107,7 +107,7 @@ def test_a_part_says_what_is_missing(folder: ResultFolder) -> None:
     assert summary["missing_folds"] == [0, 2]
     assert summary["mean"]["liver"] == pytest.approx(0.5)
     text = format_folds(summary)
-    assert text.endswith("not all yet: of 3 folds these are missing: 0, 2")
+    assert text.endswith("incomplete: of 3 folds these are missing: 0, 2")
     save(folder, 0, 2)
     assert "missing" not in format_folds(collect(folder))
 
@@ -175,7 +175,7 @@ def test_nothing_to_collect_and_a_damaged_file(folder: ResultFolder, tmp_path: P
     with pytest.raises(ConfigError, match="no scores of any fold"):
         collect(folder)
     folder.fold_file(0).write_text("[]")
-    with pytest.raises(ConfigError, match=r"fold_0\.json is no record"):
+    with pytest.raises(ConfigError, match=r"fold_0\.json is not a record"):
         collect(folder)
 
 
@@ -296,5 +296,5 @@ def test_scores_of_other_cases_are_refused(fold: Fold) -> None:
 
 def test_a_training_without_a_model_is_named(fold: Fold) -> None:
     fold.weights.unlink()
-    with pytest.raises(WeightsError, match=r"left no .*model\.pt"):
+    with pytest.raises(WeightsError, match=r"finished but .*model\.pt is missing"):
         fold.basis()

@@ -162,7 +162,7 @@ def test_what_is_done_is_not_done_again(
     done = run("--fold", "1")
     (run.out / "aside").rename(run.out / "cross_validation" / "fold_0.json")
     assert done.returncode == 0, done.stderr
-    assert "not all yet: of 2 folds these are missing: 0" in done.stdout
+    assert "incomplete: of 2 folds these are missing: 0" in done.stdout
     done = run("--collect")
     assert done.returncode == 0, done.stderr
     assert "missing" not in done.stdout

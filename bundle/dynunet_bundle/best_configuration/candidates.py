@@ -1,4 +1,4 @@
-"""Single runs and pairs of them: their out-of-fold masks, and the Dice of these, kept from one call to the next."""
+"""Candidates, single runs and pairs of runs: their out-of-fold masks, and the cached Dice of these."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
 
 TOLERANCE = 1e-6
-"""Of Dice; what is written as JSON comes back exactly, so this only spares those who round."""
+"""Largest accepted difference of a recorded Dice; JSON keeps floats exactly, so this only allows for rounded files."""
 
 MAX_DIFFERENT = 0.01
-"""Part of the foreground in which a mask may differ from its probabilities: float16 rounds them."""
+"""Largest fraction of the foreground in which a mask may differ from its probabilities, which float16 rounds."""
 
 SAME_DATA = "Pass the --dataset_dir that the runs were trained on."
 
@@ -37,41 +37,41 @@ class ReferenceLabels:
     """The references of all cases.
 
     Attributes:
-        files: path of each label.
-        scheme: what their values mean.
+        files: path of the label of each case.
+        scheme: classes of their values.
     """
 
     files: Mapping[str, Path]
     scheme: LabelScheme
 
     def read(self, case: str) -> tuple[np.ndarray, np.ndarray]:
-        """Class numbers ``[X, Y, Z]`` uint8 of a label, and its affine."""
+        """Class numbers ``[X, Y, Z]`` uint8 of a label, and its affine ``[4, 4]``."""
         return read_classes(self.files[case], case, self.scheme)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run alone, or several whose probabilities are averaged.
+    """One run, or several whose probabilities are averaged.
 
     Attributes:
-        members: its runs.
+        members: the runs.
     """
 
     members: tuple[RunResults, ...]
 
     @property
     def name(self) -> str:
-        """Names of its runs."""
+        """Names of the runs, joined by ``+``."""
         return " + ".join(run.name for run in self.members)
 
     def files(self, case: str) -> list[Path]:
-        """What its mask of a case is made of."""
+        """Files from which the mask of a case is made."""
         if len(self.members) == 1:
             return [self.members[0].masks[case]]
         return [(run.probabilities or {})[case].path for run in self.members]
 
     def compare(self, case: str, labels: ReferenceLabels) -> tuple[np.ndarray, np.ndarray]:
-        """Its mask of a case and the label, class numbers ``[X, Y, Z]`` uint8 on the same grid.
+        """The candidate's mask of a case and the label: class numbers ``[X, Y, Z]`` uint8 on the same grid.
 
         Raises:
             CaseError: if they are on different grids, or a file cannot be read.
@@ -95,15 +95,15 @@ class Candidate:
 def candidates_of(
     runs: Sequence[RunResults], labels: ReferenceLabels, pairs: bool = True
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """All single runs in their order, then all pairs that can be averaged: the simpler come first.
+    """All single runs in the given order, then all pairs that can be averaged: the simpler candidates first.
 
     Args:
-        runs: runs of the same data.
+        runs: runs on the same data.
         labels: the references.
-        pairs: whether pairs are wanted.
+        pairs: whether to include pairs.
 
     Returns:
-        The candidates, and by the name of each run that is in no pair the reason.
+        The candidates, and the runs that cannot be in a pair: the reason by name.
     """
     singles = [Candidate((run,)) for run in runs]
     if not pairs or len(runs) == 1:
@@ -122,12 +122,12 @@ def candidates_of(
 
 
 def _find_strange(run: RunResults, labels: ReferenceLabels) -> str | None:
-    """Why probabilities are not those of the masks beside them, as after a longer training that saved masks only."""
+    """Why a run's probabilities do not match its masks, e.g. after a longer training that saved only masks; or None."""
     for case in run.first_cases:
         mask, _ = read_classes(run.masks[case], case, labels.scheme)
         own = average_classes([(run.probabilities or {})[case]])
         if own.shape != mask.shape:
-            return f"its probabilities of {case} have another shape than the mask"
+            return f"its probabilities of {case} do not have the shape of the mask"
         foreground = int(((own > 0) | (mask > 0)).sum())
         different = int((own != mask).sum())
         if different > MAX_DIFFERENT * foreground + 1:
@@ -141,18 +141,18 @@ def _find_strange(run: RunResults, labels: ReferenceLabels) -> str | None:
 def score_candidate(
     candidate: Candidate, labels: ReferenceLabels, cache_dir: Path
 ) -> dict[str, list[float | None]]:
-    """Dice of a candidate's masks; those of an earlier call are taken where the files are the same.
+    """Dice of a candidate's masks; cached scores are used if the files have not changed.
 
     Args:
-        candidate: what to score.
+        candidate: the candidate to score.
         labels: the references.
-        cache_dir: where scores are kept, a file a candidate; written after each case.
+        cache_dir: folder of the cache, one file per candidate; written after each case.
 
     Returns:
         Dice by class or region, by case.
 
     Raises:
-        ConfigError: if a run's masks do not have the scores that it recorded.
+        ConfigError: if the Dice of a run's masks differs from the recorded one.
     """
     path = ensure_writable(cache_dir) / f"{candidate.name}.json"
     kept = _read_cache(path)
@@ -177,7 +177,7 @@ def _require_recorded(run: RunResults, scores: Mapping[str, Sequence[float | Non
             if not same:
                 raise ConfigError(
                     f"{run.path} recorded a Dice of {then} for {case}, but its mask now has {now}: the label or the "
-                    "mask has changed since. Delete its cross_validation/fold_*.json and run scripts/train.py "
+                    "mask has changed. Delete its cross_validation/fold_*.json and run scripts/train.py "
                     "--collect again."
                 )
 
@@ -188,17 +188,17 @@ def _read_cache(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path, ConfigError)
     except ConfigError as error:
-        logger.warning("%s Scoring again.", error)
+        logger.warning("%s The cached scores are ignored.", error)
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _key(candidate: Candidate, labels: ReferenceLabels, case: str) -> str:
-    """A hash of all that the score of a case depends on."""
+    """A hash of all inputs of a case's score."""
     files = [labels.files[case], *candidate.files(case)]
     status = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    _, *decides = labels.scheme.ids().values()  # the names decide nothing
-    return json_sha256([status, decides], ordered=True)  # regions in another order are other scores
+    _, *decides = labels.scheme.ids().values()  # without the names, which do not affect scores
+    return json_sha256([status, decides], ordered=True)  # the order of regions affects scores
 
 
 def read_classes(path: Path, case: str, scheme: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
@@ -207,26 +207,26 @@ def read_classes(path: Path, case: str, scheme: LabelScheme) -> tuple[np.ndarray
     Args:
         path: the file.
         case: name of the case, for messages.
-        scheme: what its values mean.
+        scheme: classes of its values.
 
     Returns:
-        ``[X, Y, Z]`` uint8 with ``IGNORE_CLASS`` where nobody labelled, and the affine ``[4, 4]``.
+        ``[X, Y, Z]`` uint8 with ``IGNORE_CLASS`` at ignored voxels, and the affine ``[4, 4]``.
 
     Raises:
-        CaseError: if the file cannot be read, or has a value that is not listed.
+        CaseError: if the file cannot be read, or has an unlisted value.
     """
     try:
         volume = read_volume(path)
     except BundleError:
         raise
-    except Exception as error:  # what nibabel raises is of several kinds
+    except Exception as error:  # nibabel raises several types
         raise unreadable({"image": str(path), "name": case}, error) from error
     values = np.rint(volume.array[0]).astype(np.int32)
     is_listed = np.isin(values, scheme.file_values)
     if not is_listed.all():
         raise CaseError(
             case,
-            f"{path.name} has the value {values[~is_listed][0]}, the classes have {list(scheme.values)}",
+            f"{path.name} has the value {values[~is_listed][0]}, but the classes have {list(scheme.values)}",
             SAME_DATA,
         )
     return scheme.to_classes(torch.from_numpy(values)).numpy(), volume.affine

@@ -1,13 +1,13 @@
-"""Decide from out-of-fold masks whether to keep only the largest component of what, as nnU-Net decides it.
+"""Decide from out-of-fold masks which classes to reduce to their largest component, as nnU-Net does.
 
-First all foreground as one: it is kept to its largest component if the mean Dice gets better and that of no class gets
-worse. Then each class in turn, or each region in the plan's order, on masks that the rules so far were applied to: if
-its own Dice gets better. A plan with one class has nothing to decide after the first step. This is
+First all foreground together: only its largest component is kept if that improves the mean Dice and worsens no class.
+Then each class in turn, or each region in the plan's order, on masks with the accepted rules applied: the rule is
+accepted if the class's own Dice improves. A plan with one class needs only the first step. This is
 ``determine_postprocessing`` of nnunetv2 2.8.1.
 
-Dice is that of ``metrics``: a class in neither mask does not count, one in only one of them counts 0. The same
-case-by-case mean is nnU-Net's; where a class has no value in any case, nnU-Net's mean over classes has none either and
-no first rule is found, while here the other classes decide.
+The Dice is that of ``dice_by_target``: a class in neither mask does not count, a class in only one mask counts as 0.
+nnU-Net averages over cases in the same way. One difference: if a class has no value in any case, nnU-Net's mean over
+classes is undefined and its first rule is never accepted; here the other classes decide.
 """
 
 import zlib
@@ -31,14 +31,14 @@ DiceRow = list[float | None]
 
 
 class PackedPair:
-    """Prediction and reference of a case, cut to where either has foreground and compressed.
+    """Prediction and reference of a case, cropped to the foreground of either and compressed.
 
-    All cases are looked at once for each rule; so packed, those of a large data set fit into memory, and what is cut
-    away counts for no Dice.
+    Each rule needs all cases. In this form a large data set fits into memory, and the cropped background does not
+    affect any Dice.
 
     Args:
         prediction: class numbers ``[X, Y, Z]`` uint8.
-        reference: likewise; ``IGNORE_CLASS`` where nobody labelled.
+        reference: class numbers ``[X, Y, Z]`` uint8, with ``IGNORE_CLASS`` at ignored voxels.
     """
 
     def __init__(self, prediction: np.ndarray, reference: np.ndarray) -> None:
@@ -49,14 +49,14 @@ class PackedPair:
         self._prediction = _packed(prediction[box])
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of prediction and reference, cut."""
+        """Cropped prediction (a writable copy) and reference (read-only)."""
         return (
             self._unpacked(self._prediction).copy(),
             self._unpacked(self._reference),
         )
 
     def replace(self, prediction: np.ndarray) -> None:
-        """Take another prediction of the same shape for the old one."""
+        """Replace the prediction by another of the same shape."""
         self._prediction = _packed(prediction)
 
     def _unpacked(self, content: bytes) -> np.ndarray:
@@ -71,23 +71,23 @@ def decide_rules(
     cases: Iterable[tuple[str, np.ndarray, np.ndarray]],
     labels: LabelScheme,
 ) -> dict[str, Any]:
-    """Decide which rules make out-of-fold masks better.
+    """Decide which rules improve out-of-fold masks.
 
     Args:
         cases: name, prediction and reference of each case: class numbers ``[X, Y, Z]`` uint8, the prediction by a model
-            that has not seen the case, the reference with ``IGNORE_CLASS`` where nobody labelled.
+            that was not trained on the case, the reference with ``IGNORE_CLASS`` at ignored voxels.
         labels: the plan's labels.
 
     Returns:
-        JSON data: ``keep_largest``, the rules in label values as ``KeepLargestd`` takes them; ``steps``, each rule that
-        was tried with what it names, Dice before and after, in how many cases it changed something and whether it is
-        ``kept``; ``before`` and ``after`` all kept rules, each with ``mean`` by class and ``mean_dice``; ``num_cases``.
+        JSON data: ``keep_largest``, the accepted rules in label values as ``KeepLargestd`` takes them; ``steps``, every
+        rule tried, with its target, the Dice before and after, the number of changed cases and whether it was ``kept``;
+        ``before`` and ``after`` all accepted rules, each with ``mean`` by class and ``mean_dice``; ``num_cases``.
     """
     pairs = {name: PackedPair(prediction, reference) for name, prediction, reference in cases}
     before = _score(pairs, labels)
     steps = [_try_all(pairs, labels, before)]
     if len(labels.target_classes) > 1:
-        # classes do not overlap, so that no rule of one changes the Dice of another: one look at each case is enough
+        # classes do not overlap, so a rule for one cannot change another's Dice: one pass over the cases is enough
         numbers = range(len(labels.target_classes))
         groups = [[number] for number in numbers] if labels.sigmoid else [list(numbers)]
         for group in groups:
@@ -102,7 +102,7 @@ def decide_rules(
 
 
 def format_rules(decision: Mapping[str, Any]) -> str:
-    """What was decided, for a terminal: a line for each rule that was tried, and one for the result."""
+    """The decision as text for a terminal: one line per rule tried, and one for the result."""
     lines = [f"keep only the largest component, by Dice of {decision['num_cases']} cases?"]
     rows = []
     for step in decision["steps"]:
@@ -119,7 +119,7 @@ def format_rules(decision: Mapping[str, Any]) -> str:
 def _try_all(
     pairs: Mapping[str, PackedPair], labels: LabelScheme, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All foreground as one, with the means of all targets before and after."""
+    """Try the rule for all foreground together, by the means of all targets."""
     rows: dict[str, DiceRow] = {}
     num_changed, foreground = 0, range(1, len(labels.values))
     for name, pair in _each(pairs, ALL_FOREGROUND):
@@ -145,7 +145,7 @@ def _try_all(
 def _try_targets(
     pairs: Mapping[str, PackedPair], labels: LabelScheme, group: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Each of some targets alone, by its own Dice."""
+    """Try the rule for each target of a group, by its own Dice."""
     names, targets = labels.target_names[1:], labels.target_classes
     scores: dict[int, list[tuple[float | None, float | None]]] = {number: [] for number in group}
     changed = dict.fromkeys(group, 0)

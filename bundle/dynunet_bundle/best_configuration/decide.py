@@ -1,9 +1,11 @@
-"""Which configuration, or which two together, segments a data set best: nnU-Net's rule.
+"""Find the best configuration, or pair of configurations, for a data set, by nnU-Net's rule.
 
-Each run of ``scripts/train.py`` and each pair of them, averaged in probability, is scored on the cases that its models
-have not seen. The highest mean foreground Dice wins; of equal ones the first, and single runs come before pairs, so it
-is the simpler (``find_best_configuration.py`` of nnunetv2 2.8.1). Then ``component_rules`` decides what else to do to
-the masks of the winner.
+Each run of ``scripts/train.py``, and each pair of runs with averaged probabilities, is scored out of fold. The highest
+mean foreground Dice wins; of equal candidates the first wins, and single runs come before pairs, so that the simpler
+one wins (``find_best_configuration.py`` of nnunetv2 2.8.1). Then ``component_rules`` decides the postprocessing of the
+winner's masks.
+
+Stored on disk: ``best.json``, ``best_overlay.json``, ``best_member_RUN.json`` and the folder ``best_scores``.
 """
 
 import logging
@@ -36,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BestRequest:
-    """What is to be compared.
+    """Runs to compare.
 
     Attributes:
         runs: run folders, the simpler ones first.
         dataset_dir: the data set with the labels.
-        out: the JSON to write; overlays and the scores of each candidate go beside it.
-        pairs: whether pairs are tried.
+        out: the JSON to write; overlays and the scores of each candidate are written to the same folder.
+        pairs: whether to try pairs.
     """
 
     runs: tuple[Path, ...]
@@ -52,13 +54,13 @@ class BestRequest:
 
 
 def find_best(request: BestRequest) -> dict[str, Any]:
-    """Compare, decide, and write ``best.json``, ``best_overlay.json`` and ``best_member_RUN.json`` of each winner.
+    """Compare the candidates, decide, and write ``best.json``, its overlay and one overlay per run of the winner.
 
     Returns:
         The content of ``best.json``.
 
     Raises:
-        BundleError: if the runs cannot be compared, or the data set is not theirs.
+        BundleError: if the runs cannot be compared, or were trained on another data set.
     """
     runs = read_runs(request.runs)
     labels = _labels(request.dataset_dir, runs[0])
@@ -101,26 +103,26 @@ def find_best(request: BestRequest) -> dict[str, Any]:
 
 
 def choose_best(means: Sequence[float | None]) -> int:
-    """Index of the highest mean Dice, the first of equal ones.
+    """Index of the highest mean Dice; the first of equal ones.
 
     Raises:
-        ConfigError: if none has a value.
+        ConfigError: if all are None.
     """
     known = [mean for mean in means if mean is not None]
     if not known:
         raise ConfigError(
-            "no candidate has a Dice: no class is in any mask or label. Check the labels."
+            "no candidate has a Dice: all masks and labels are empty. Check the labels."
         )
     return list(means).index(max(known))
 
 
 def overlay_path(out: Path) -> Path:
-    """Where the overlay with the rules lies: ``best_overlay.json`` beside ``best.json``."""
+    """Path of the overlay with the rules: ``best_overlay.json`` in the folder of ``best.json``."""
     return out.with_name(f"{out.stem}_overlay.json")
 
 
 def member_path(out: Path, name: str) -> Path:
-    """Where the overlay with plan and weights of a member of the winner lies."""
+    """Path of the overlay with plan and weights of one run of the winner."""
     return out.with_name(f"{out.stem}_member_{name}.json")
 
 
@@ -129,7 +131,7 @@ def _labels(dataset_dir: Path, first: RunResults) -> ReferenceLabels:
     lacking = sorted(set(first.scores) - set(cases))
     if lacking:
         raise ConfigError(
-            f"{dataset_dir} has no label of {some_of(lacking)}, which {first.path} was scored on. "
+            f"{dataset_dir} has no label of {some_of(lacking)}, on which {first.path} was scored. "
             "Pass the --dataset_dir that the runs were trained on."
         )
     files = {case: Path(cases[case]["label"]) for case in first.scores}
@@ -151,17 +153,17 @@ def _member(member: RunResults) -> dict[str, Any]:
 
 
 def _member_overlay(member: RunResults) -> dict[str, Any]:
-    """The plan and the weights of all folds, as inference takes them."""
+    """The plan and the weights of all folds, as an overlay for inference."""
     weights = list(map(str, member.weights))
     plan = plan_from(member.plan).overlay()
     if not weights:
-        logger.warning("%s has no model left; name its weights when you predict.", member.path)
+        logger.warning("%s has no model left. Pass its weights when you predict.", member.path)
         return plan
     return {**plan, "weights_file": weights}
 
 
 def format_best(content: Mapping[str, Any], out: Path) -> str:
-    """A table of all candidates, the rules, and how to predict with the winner, for a terminal.
+    """A table of all candidates, the rules, and the commands to predict with the winner, for a terminal.
 
     Args:
         content: of ``best.json``.

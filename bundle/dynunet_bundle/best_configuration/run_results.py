@@ -1,4 +1,4 @@
-"""Cross-validations of one data set with different plans, as ``scripts/train.py`` leaves them, ready to be compared."""
+"""Read the cross-validations of several plans on one data set, as written by ``scripts/train.py``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ SAME_IDS = ("task_name", *LABEL_IDS)
 
 @dataclass(frozen=True)
 class RunResults:
-    """What one run left of its cross-validation.
+    """Results of the cross-validation of one run.
 
     Attributes:
         name: name of its folder.
         path: the folder.
         plan: the plan of its models.
         held_out: names of the held-out cases of each fold.
-        scores: Dice by class or region of each case, as the run recorded it.
+        scores: Dice by class or region of each case, as recorded by the run.
         masks: the out-of-fold mask of each case.
-        probabilities: the out-of-fold probabilities of each case, or None where it can be in no ensemble.
-        lacking: why not; None where it can.
+        probabilities: the out-of-fold probabilities of each case; None if the run cannot be in an ensemble.
+        lacking: why it cannot be in an ensemble; None if it can.
     """
 
     name: str
@@ -47,13 +47,13 @@ class RunResults:
 
     @property
     def weights(self) -> list[Path]:
-        """The models of all folds that are there."""
+        """The existing models of all folds."""
         models = (self.path / f"fold_{fold}" / "models" / "model.pt" for fold in self._folds)
         return [model for model in models if model.is_file()]
 
     @property
     def first_cases(self) -> list[str]:
-        """A case of each fold, to look at models by."""
+        """One held-out case per fold, for checks of its model."""
         return [min(names) for names in self.held_out if names]
 
     @property
@@ -68,7 +68,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
         paths: run folders, the ``--out`` of ``scripts/train.py``.
 
     Raises:
-        ConfigError: if a run is not finished, or two are not of the same data set, labels and split, or bear one name.
+        ConfigError: if a run is not finished, if two runs differ in data set, labels or split, or have the same name.
     """
     runs = [read_run(path) for path in paths]
     names = [run.name for run in runs]
@@ -84,7 +84,7 @@ def read_run(path: Path) -> RunResults:
     """Read one run.
 
     Raises:
-        ConfigError: if folds or masks are missing, or folds do not belong together.
+        ConfigError: if folds or masks are missing, or the folds have different plans or splits.
     """
     folder = ResultFolder(path / "cross_validation")
     records = folder.records() if folder.path.is_dir() else {}
@@ -97,7 +97,7 @@ def read_run(path: Path) -> RunResults:
     summary = summarize_folds(records)
     if summary["missing_folds"]:
         missing = ", ".join(map(str, summary["missing_folds"]))
-        raise ConfigError(f"{path} lacks fold(s) {missing}. Train all folds of a run first.")
+        raise ConfigError(f"{path} lacks fold(s) {missing}. Train all its folds first.")
     scores = {case: list(entry["dice"].values()) for case, entry in summary["cases"].items()}
     masks = _masks(folder.predictions)
     lacking = sorted(set(scores) - set(masks))
@@ -125,7 +125,7 @@ def _masks(folder: Path) -> dict[str, Path]:
 def _probabilities(
     folder: Path, plan: Mapping[str, Any], cases: Mapping[str, Any]
 ) -> tuple[dict[str, ProbabilityFile] | None, str | None]:
-    """The probabilities of all cases, or why there are none."""
+    """The probabilities of all cases, or None and the reason."""
     if not folder.is_dir():
         return None, f"{folder} does not exist"
     try:
@@ -134,7 +134,7 @@ def _probabilities(
         return None, str(error)
     lacking = sorted(set(cases) - set(found))
     if lacking:
-        return None, f"{folder} has none of {some_of(lacking)}"
+        return None, f"{folder} has no probabilities of {some_of(lacking)}"
     ours = LabelScheme.from_plan(plan)
     differences = [text for case in cases for text in label_differences(found[case].labels, ours)]
     if differences:
@@ -146,12 +146,12 @@ def _require_same_data(one: RunResults, other: RunResults) -> None:
     pair = f"{one.path} and {other.path}"
     for name in SAME_IDS:
         values = [run.plan.get(name) for run in (one, other)]
-        # regions in another order are other channels
+        # the order of regions is the order of channels
         ordered = [list(v.items()) if isinstance(v, Mapping) else v for v in values]
         if ordered[0] != ordered[1]:
             raise ConfigError(
                 f"{pair} are not of the same data: {name} is {values[0]} against {values[1]}. "
-                "Compare runs of one data set."
+                "Compare runs on the same data set."
             )
     fault = split_difference(one.held_out, other.held_out)
     if fault:

@@ -1,1 +1,1 @@
-"""Folds in turn: train, predict what is held out, sum up; on one machine or by SLURM."""
+"""Cross-validation: train each fold, predict its held-out cases, summarise; on one machine or through SLURM."""

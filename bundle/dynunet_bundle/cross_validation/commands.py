@@ -1,6 +1,6 @@
-"""Command lines of the bundle, and how they are run: in processes of their own, which get the signals of this one.
+"""Command lines of the bundle, run as subprocesses to which signals are forwarded.
 
-A process for each training frees its memory for the next one, and ends with the exit code of a training.
+A process per training frees its memory for the next one and returns the exit code of the training.
 """
 
 import json
@@ -26,8 +26,8 @@ from dynunet_bundle.errors import (
 )
 
 WITHOUT_SLURM = ("env", "-u", "SLURM_JOB_ID")
-"""Where it finds a job of SLURM, Ignite takes the number of the task for that of the process and overwrites LOCAL_RANK
-(native.py of pytorch-ignite 0.5.5); under torchrun there is one task a machine."""
+"""Command prefix that hides the SLURM job from Ignite. Inside a job, Ignite uses the task number as the rank and
+overwrites LOCAL_RANK (native.py of pytorch-ignite 0.5.5); with torchrun there is only one task per machine."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ def bundle_command(
         bundle: the bundle folder.
         configs: names of configs of the bundle, or paths of overlays; later ones win.
         settings: overrides by id.
-        overrides: more of them, as they were on a command line; they come last.
-        launcher: Python, or what starts several.
+        overrides: further overrides in command-line form; they come last.
+        launcher: Python, or a launcher of several processes.
     """
     files = [str(bundle / "configs" / name if isinstance(name, str) else name) for name in configs]
     values = {"config_file": json.dumps(files), "bundle_root": bundle, **settings}
@@ -67,10 +67,10 @@ def training_command(
 
     Args:
         bundle: the bundle folder.
-        overlays: task overlay and recipes, later ones over earlier ones.
+        overlays: task overlay and recipes; later ones override earlier ones.
         settings: overrides by id.
-        overrides: more of them, as on a command line.
-        torchrun: its options, for several processes that train as one; None for one process.
+        overrides: further overrides in command-line form.
+        torchrun: options of torchrun, for several processes that train one model; None for one process.
     """
     configs: list[str | Path] = ["train.json", *overlays]
     launcher = [sys.executable]
@@ -87,23 +87,23 @@ def numa_options(binding: str | None) -> list[str]:
         binding: a mode of torchrun's ``--numa-binding``, or None.
 
     Raises:
-        ConfigError: if numactl, which torchrun starts the processes with, is not installed.
+        ConfigError: if numactl, with which torchrun starts the processes, is not installed.
     """
     if binding is None:
         return []
     if shutil.which("numactl") is None:
         raise ConfigError(
-            "--numa_binding needs the program numactl, which is not installed. Install the package numactl."
+            "--numa_binding needs the program numactl, which is not installed. Install the numactl package."
         )
     return [f"--numa-binding={binding}"]
 
 
 class ProcessRunner:
-    """Run one command after the other, and pass on the signals that ask this process to stop.
+    """Run one command after the other, and forward stop signals to it.
 
-    A command gets a session of its own: else Ctrl-C would reach it twice, from the terminal and from here, and a
-    training takes the second one for impatience. SIGUSR1 is passed on as SIGTERM, which torchrun knows, too. While no
-    command runs, a signal ends this process with code 75.
+    Each command runs in a new session. Otherwise Ctrl-C would reach it twice, from the terminal and from here, and a
+    training stops at once on the second signal. SIGUSR1 is forwarded as SIGTERM, which torchrun also handles. While no
+    command runs, a signal ends this process with exit code 75.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class ProcessRunner:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave signals as they were."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -134,18 +134,18 @@ class ProcessRunner:
 
         Args:
             command: program and arguments.
-            status: the ``status.json`` of a training; torchrun ends with 1 when its processes end with 75, and only
-                this file tells the one from the other.
+            status: the ``status.json`` of a training: torchrun exits with 1 if its processes exit with 75, and only
+                this file shows that the training was stopped.
 
         Returns:
-            0, 1, 2 or 75, as trainings end.
+            The exit code: 0, 1, 2 or 75.
         """
         logger.info("$ %s", shlex.join(command))
         before = _age(status)
         sys.stdout.flush()
         self._is_busy = True
         self._process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - ours
-        if self.signal is not None:  # it came while the process was being made
+        if self.signal is not None:  # it arrived while the process was starting
             self._send(signal.SIGTERM)
         code = self._process.wait()
         self._process, self._is_busy = None, False
@@ -169,7 +169,7 @@ class ProcessRunner:
 
 
 def status_content(path: Path) -> dict[str, Any]:
-    """What ``status.json`` says, or nothing where there is none that can be read."""
+    """Content of ``status.json``; empty if the file is missing or malformed."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ def _state(status: Path | None) -> str | None:
 
 
 def _age(status: Path | None) -> tuple[int, int] | None:
-    """What tells a file from the one that takes its place."""
+    """Modification time and inode, by which a replaced file is recognised; None if the file is missing."""
     try:
         facts = None if status is None else status.stat()
     except FileNotFoundError:

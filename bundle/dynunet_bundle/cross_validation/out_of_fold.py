@@ -1,4 +1,4 @@
-"""Masks and scores of the cases that a fold holds out, by its best model; made again when something has changed."""
+"""Masks and scores of a fold's held-out cases, by its best model; computed again if their inputs have changed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ from dynunet_bundle.planning.plan import plan_differences
 
 
 def score_basis(weights: Path, cases: Sequence[Case]) -> dict[str, Any]:
-    """What the scores of a fold depend on, besides plan and split.
+    """Inputs of a fold's scores, besides plan and split: stored as ``basis`` in ``fold_K.json``.
 
     Args:
         weights: the fold's ``model.pt``, with ``model.json`` beside it.
-        cases: the cases that it holds out.
+        cases: the held-out cases.
 
     Raises:
         WeightsError: if there is no model.
     """
     if not weights.is_file():
         raise WeightsError(
-            f"the training has finished but left no {weights}. Train with --checkpoint last_and_best."
+            f"the training has finished but {weights} is missing. Train with --checkpoint last_and_best."
         )
     facts = read_json(weights.with_suffix(".json"), WeightsError)
     files = [[name_of(case), file_identity(case)] for case in cases]
@@ -49,7 +49,7 @@ def is_scored(
     plan: Mapping[str, Any],
     held_out: Sequence[Sequence[str]],
 ) -> bool:
-    """Whether the fold's scores and masks are there and still hold."""
+    """Whether the fold's scores and masks exist and are up to date."""
     file = folder.fold_file(fold)
     if not file.is_file():
         return False
@@ -75,19 +75,23 @@ def score_fold(
     evaluate: Callable[[Path], int],
     run_dir: Path,
 ) -> int:
-    """Have the held-out cases evaluated, and keep their scores.
+    """Evaluate the held-out cases and store their scores.
 
     Args:
-        folder: where masks and scores go.
+        folder: folder of masks and scores.
         fold: number of the fold.
-        basis: what ``score_basis`` gave.
+        basis: result of ``score_basis``.
         plan: the plan of the weights.
         held_out: names of the held-out cases of every fold.
-        evaluate: runs evaluate.json, masks into the folder it is given, scores into ``run_dir``; gives the exit code.
+        evaluate: runs evaluate.json, which writes masks to the given folder and scores to ``run_dir``; returns the
+            exit code.
         run_dir: the fold's output folder.
 
     Returns:
-        The exit code; the scores are only kept where it is 0.
+        The exit code; the scores are stored only if it is 0.
+
+    Raises:
+        ConfigError: if other cases were scored.
     """
     folder.fold_file(fold).unlink(missing_ok=True)
     code = evaluate(ensure_writable(folder.predictions))
@@ -96,8 +100,8 @@ def score_fold(
     scores = read_json(run_dir / SCORES_NAME, ConfigError)
     if set(scores["cases"]) != set(held_out[fold]):
         raise ConfigError(
-            f"fold {fold} was to be scored on {len(held_out[fold])} case(s), but {run_dir / SCORES_NAME} has "
-            f"{len(scores['cases'])}. Leave validate#dataset as it is."
+            f"fold {fold} holds out {len(held_out[fold])} case(s), but {run_dir / SCORES_NAME} has scores of other "
+            f"cases ({len(scores['cases'])}). Do not override validate#dataset."
         )
     write_json(folder.fold_file(fold), fold_record(fold, scores, plan, held_out, basis))
     return 0

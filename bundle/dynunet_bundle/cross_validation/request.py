@@ -1,4 +1,4 @@
-"""What a command line of scripts/train.py asks for, checked before anything runs."""
+"""The request of a scripts/train.py command line, checked before anything runs."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -21,25 +21,25 @@ FOLD_IDS = {
     "weights_file": "--out",
     "world_size": "--gpus",
 }
-"""Ids that the folds set themselves, and the option of scripts/train.py that decides them."""
+"""Ids that scripts/train.py sets for each fold, with the option that determines each."""
 
 
 @dataclass(frozen=True)
 class FoldsRequest:
-    """What the command line asks for.
+    """Folds to train, and how.
 
     Attributes:
         bundle: the bundle folder.
         dataset_dir: folder of the data set.
         out: the run folder.
-        overlays: task overlay and recipes, later ones over earlier ones.
-        folds: numbers of folds, ``["all"]`` for each of them.
-        fold: one number, or ``"all"`` to train on every case; wins over ``folds``.
-        num_processes: GPUs, or processes on a CPU, that train as one.
-        numa_binding: which cores near its GPU each process keeps to, as torchrun's ``--numa-binding``; None for any.
-        settings: ids given by options of their own, where they were given.
-        overrides: further ``--id value`` pairs, as on the command line.
-        collect_only: train nothing; score what has finished and sum up.
+        overlays: task overlay and recipes; later ones override earlier ones.
+        folds: numbers of folds, or ``["all"]`` for every fold.
+        fold: one number, or ``"all"`` to train on every case; takes precedence over ``folds``.
+        num_processes: number of GPUs, or of CPU processes, that train one model.
+        numa_binding: binds each process to cores near its GPU, as torchrun's ``--numa-binding``; None: not bound.
+        settings: ids set by dedicated options.
+        overrides: further ``--id value`` pairs in command-line form.
+        collect_only: train nothing; only score finished folds and summarise.
     """
 
     bundle: Path
@@ -60,8 +60,8 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
 
     Args:
         fold: one number, or None.
-        folds: numbers, or ``["all"]``; not used where ``fold`` is given.
-        num_folds: how many there are.
+        folds: numbers, or ``["all"]``; not used if ``fold`` is given.
+        num_folds: number of folds.
 
     Raises:
         ConfigError: for a fold that does not exist.
@@ -73,7 +73,7 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
     unknown = [text for text in wanted if not text.isdecimal() or int(text) >= num_folds]
     if unknown:
         raise ConfigError(
-            f"there is no fold {unknown[0]}: there are {num_folds} folds. "
+            f"there is no fold {unknown[0]}, only {num_folds} folds. "
             f"Pass numbers from 0 to {num_folds - 1}, or all."
         )
     return numbers
@@ -82,15 +82,15 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
 def parse_overrides(
     arguments: Sequence[str], known: set[str], own: Mapping[str, str] = FOLD_IDS
 ) -> dict[str, Any]:
-    """``--id value`` pairs as MONAI's command line understands them.
+    """Parse ``--id value`` pairs as MONAI's command line does.
 
     Args:
         arguments: ``["--epochs", "3", "--amp=False", ...]``.
         known: top-level ids of the configs.
-        own: ids that are set otherwise, and by what.
+        own: ids that must not be given, each with the option that sets it.
 
     Returns:
-        Values by id; what is no Python literal is text.
+        Values by id; a value that is not a Python literal is text.
 
     Raises:
         ConfigError: for an unknown id, one of ``own``, or a value without an id.
@@ -103,11 +103,11 @@ def parse_overrides(
             name, has_value, value = argument[2:].partition("=")
             name = name.replace("-", "_")
             if name in own:
-                raise ConfigError(f"{name} is set by {own[name]}, not as --{name}.")
+                raise ConfigError(f"{name} is set by {own[name]}. Leave out --{name}.")
             values[name] = _literal(value) if has_value else True
             name = None if has_value else name
         elif name is None:
-            raise ConfigError(f'"{argument}" belongs to no option. Pass ids as --id value.')
+            raise ConfigError(f'"{argument}" does not follow an option. Pass ids as --id value.')
         else:
             values[name], name = _literal(argument), None
     return values

@@ -1,10 +1,10 @@
-"""Scores of all folds as one: each case counts once, scored by the model that has not seen it.
+"""Results of all folds: each case counts once, scored by the model that was not trained on it.
 
-In ``OUT/cross_validation``:
+Stored on disk in ``OUT/cross_validation``:
 
-    predictions/     the mask of each held-out case, in the space of its file
-    fold_0.json ...  Dice by case of one fold, and what it depends on: weights, plan, folds, files
-    summary.json     all folds that are there
+    predictions/     the mask of each held-out case, on the grid of its file
+    fold_0.json ...  Dice by case of one fold, and its inputs: weights, plan, folds, files
+    summary.json     summary of the folds scored so far
 """
 
 import re
@@ -23,7 +23,7 @@ FOLD_FILE = re.compile(r"fold_(\d+)\.json")
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """Where the results of a cross-validation lie.
+    """Folder of the results of a cross-validation.
 
     Attributes:
         path: ``OUT/cross_validation``.
@@ -41,7 +41,7 @@ class ResultFolder:
         return self.path / f"fold_{fold}.json"
 
     def records(self) -> dict[int, FoldRecord]:
-        """All folds that are there, by their number.
+        """Records of the folds scored so far, by their number.
 
         Raises:
             ConfigError: if a file is malformed.
@@ -65,10 +65,10 @@ def fold_record(
 
     Args:
         fold: its number.
-        scores: what ``summarize`` made of the fold's cases.
+        scores: result of ``summarize`` for the fold's cases.
         plan: the plan of the weights.
         held_out: names of the held-out cases of every fold; folds of different splits must not be mixed.
-        basis: what else the scores depend on.
+        basis: result of ``score_basis``.
     """
     return {
         "fold": fold,
@@ -88,15 +88,15 @@ def require_same(
     """Refuse results of other plans or splits.
 
     Args:
-        records: the folds that are there.
+        records: the folds scored so far.
         plan: the plan that all must have.
-        held_out: names of the held-out cases of every fold, likewise.
+        held_out: names of the held-out cases of every fold, the split that all must have.
         where: folder of the results, for the message.
 
     Raises:
         ConfigError: naming the fold and what differs.
     """
-    remedy = "Choose another --out, or take that file away to train and score the fold again."
+    remedy = "Choose another --out, or delete that file to train and score the fold again."
     for fold, record in records.items():
         differences = plan_differences(record["plan"], plan)
         if differences:
@@ -111,7 +111,7 @@ def require_same(
 
 
 def require_disjoint(held_out: Sequence[Sequence[str]]) -> None:
-    """Refuse a split that holds out a case more than once: it could not count once.
+    """Refuse a split that holds out a case more than once.
 
     Raises:
         ConfigError: naming cases and folds.
@@ -121,29 +121,31 @@ def require_disjoint(held_out: Sequence[Sequence[str]]) -> None:
         for name in names:
             if name in seen:
                 raise ConfigError(
-                    f"case {name} is held out in fold {seen[name]} and in fold {fold}; a cross-validation "
+                    f"case {name} is held out in fold {seen[name]} and in fold {fold}, but a cross-validation "
                     "counts each case once. Correct the file of folds (splits_file)."
                 )
             seen[name] = fold
 
 
 def collect(folder: ResultFolder) -> dict[str, Any]:
-    """Write ``summary.json`` over all folds that are there; some may be missing yet.
+    """Write ``summary.json`` of the folds scored so far.
 
-    Two processes that finish at once do it one after the other, so that the later one sees both folds.
+    If two processes finish at the same time, a lock makes the second one wait, so that its summary has both folds.
 
     Returns:
         The summary.
 
     Raises:
-        ConfigError: if there is no fold, or folds of different plans or splits.
+        ConfigError: if there is no fold, or the folds have different plans or splits.
     """
     if not folder.path.is_dir():
-        raise ConfigError(f"{folder.path} does not exist: no fold has been scored yet. Train one.")
+        raise ConfigError(
+            f"{folder.path} does not exist: no fold has been scored yet. Train a fold first."
+        )
     with exclusive(folder.path / ".lock", f"collects in {folder.path}"):
         records = folder.records()
         if not records:
-            raise ConfigError(f"{folder.path} holds no scores of any fold yet. Train one.")
+            raise ConfigError(f"{folder.path} holds no scores of any fold yet. Train a fold first.")
         first = next(iter(records.values()))
         require_same(records, first["plan"], first["held_out"], folder.path)
         summary = summarize_folds(records)
@@ -154,12 +156,14 @@ def collect(folder: ResultFolder) -> dict[str, Any]:
 def _checked(record: Any, file: Path) -> FoldRecord:
     needed = {"cases", "mean", "mean_dice", "plan", "held_out", "basis"}
     if not isinstance(record, dict) or not needed <= record.keys():
-        raise ConfigError(f"{file} is no record of a fold's scores. Take it away to score again.")
+        raise ConfigError(
+            f"{file} is not a record of a fold's scores. Delete it to score the fold again."
+        )
     return record
 
 
 def split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str | None:
-    """What two splits differ in, each by the names of the held-out cases of every fold; None where nothing does."""
+    """First difference of two splits, given as the held-out cases of every fold; None if they are equal."""
     if len(then) != len(now):
         return f"{len(then)} folds against {len(now)}"
     for fold, (old, new) in enumerate(zip(then, now, strict=True)):

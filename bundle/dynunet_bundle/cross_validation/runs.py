@@ -1,13 +1,12 @@
-"""The folds of a cross-validation, one after the other or one at a time: train, predict what is held out, sum up.
+"""Folds of a cross-validation, all in turn or a single one: train, predict the held-out cases, summarise.
 
-In the run folder:
+Stored on disk in the run folder:
 
     fold_0/models, fold_0/run ...   ckpt_dir and output_dir of each training
     prepared                        the prepared cases, shared by all folds
     cross_validation                see cross_validation/results.py
 
-Each step is skipped where it is done, so that running the same command again goes on where it stopped, and each fold
-may be a job of its own.
+Finished steps are skipped: the same command resumes where it stopped, and each fold can be a separate job.
 """
 
 import logging
@@ -46,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 
 def train_folds(request: FoldsRequest) -> int:
-    """Train, score and sum up the folds that are asked for.
+    """Train and score the requested folds, and summarise all folds scored so far.
 
     Returns:
-        0; 75 where a signal stopped it; else the exit code of the first command that failed.
+        0; 75 if a signal stopped it; otherwise the exit code of the first command that failed.
 
     Raises:
         BundleError: for bad input.
@@ -74,7 +73,7 @@ class FoldRuns:
     """The folds of one request.
 
     Args:
-        request: what is asked for.
+        request: the folds to train, and how.
         runner: runs the commands.
 
     Raises:
@@ -107,7 +106,7 @@ class FoldRuns:
             require_same(self.results.records(), self.plan, self.held_out, self.results.path)
 
     def complete(self, fold: int) -> int:
-        """Train a fold and score it, where that is not done; then sum up what is there.
+        """Train and score a fold unless that is done, then update the summary.
 
         Returns:
             The exit code.
@@ -126,7 +125,7 @@ class FoldRuns:
         return code
 
     def train(self, fold: int | str) -> int:
-        """Train a fold, or ``"all"`` cases; go on with a training that was stopped.
+        """Train a fold, or ``"all"`` cases; resume a training that was stopped.
 
         Returns:
             The exit code.
@@ -148,7 +147,7 @@ class FoldRuns:
         return self.runner.run(command, self._status_file(fold))
 
     def prepare(self, fold: int | str) -> None:
-        """Prepare the cases of a fold, one process at a time: jobs of other folds share the folder.
+        """Prepare the cases of a fold, under a lock because the jobs of other folds share the folder.
 
         Raises:
             BundleError: for a case that cannot be prepared.
@@ -164,7 +163,7 @@ class FoldRuns:
             dataset.cases()
 
     def score(self, fold: int) -> int:
-        """Predict and score what a fold holds out, unless that is done with these weights.
+        """Predict and score the held-out cases of a fold, unless that is done with these weights.
 
         Returns:
             The exit code.
@@ -188,12 +187,12 @@ class FoldRuns:
         return score_fold(self.results, fold, basis, self.plan, self.held_out, evaluate, run_dir)
 
     def _cases_of(self, names: Iterable[str]) -> list[Case]:
-        """Cases by name, in a cascade each with the mask of the previous stage."""
+        """Cases by name; in a cascade, each with the mask of the previous stage."""
         cases = [self.cases[name] for name in sorted(names)]
         return with_previous(cases, self.previous_dir, self.plan["cascade"])
 
     def _is_finished(self, fold: int | str) -> bool:
-        """Whether the training has finished; a longer one, or one that starts over, has not."""
+        """Whether the training has finished; not if ``restart`` is set or more epochs are requested."""
         if self._overrides.get("restart"):
             return False
         facts = self._fold_dir(fold) / "models" / "model.json"
@@ -225,7 +224,7 @@ class FoldRuns:
 
 
 def _find_folds(splits_file: str | None, names: list[str], num_folds: int) -> Folds:
-    """The folds that ``FoldCases`` will find."""
+    """The same folds that ``FoldCases`` finds."""
     if splits_file and Path(splits_file).is_file():
         return read_folds(Path(splits_file), names)
     return default_folds(names, num_folds)

@@ -1,4 +1,4 @@
-"""The text of an sbatch script that trains on several machines and goes on after the time limit."""
+"""The text of an sbatch script that trains on several machines and resumes after the time limit."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
 from dynunet_bundle.training.watching.status import STATUS_NAME
 
 PORT = 29500
-"""Where the machines of a job meet, torchrun's usual one."""
+"""Rendezvous port of the machines of a job; torchrun's default."""
 
 WAIT_S = 900
-"""How long srun waits for the other machines when one has ended: they may be saving, or waiting for it to come back."""
+"""Seconds that srun waits for the other machines after one has ended: they may be saving or waiting for it."""
 
 OWN_IDS = {
     "bundle_root": "the bundle beside scripts/",
@@ -25,30 +25,30 @@ OWN_IDS = {
     "rank": "--nodes",
     "world_size": "--nodes",
 }
-"""Ids that the script sets, and the option of scripts/slurm.py that decides them."""
+"""Ids that the script sets, with the option of scripts/slurm.py that determines each."""
 
 TEMPLATE = Path(__file__).with_name("slurm.sh.jinja")
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A training as a job of SLURM.
+    """A training as a SLURM job. All paths must be valid on every machine of the job.
 
     Attributes:
-        bundle: the bundle folder, as every machine of the job sees it.
-        dataset_dir: folder of the data set, likewise.
-        out: run folder, likewise; ``models`` and ``run`` come below it.
-        overlays: task overlay and recipes, later ones over earlier ones.
-        nodes: machines.
-        gpus_per_node: GPUs of each; 0 trains on CPUs.
-        processes_per_node: processes of each; None for one a GPU.
-        cpus_per_process: cores of each process, for its feed.
-        numa_binding: which cores near its GPU each process keeps to, as torchrun's ``--numa-binding``; None for any.
-        time: limit as SLURM writes it, e.g. ``24:00:00``.
-        signal_s: seconds before the limit at which the training is told to stop and save.
-        max_restarts: how often torchrun starts the processes again when one has failed.
+        bundle: the bundle folder.
+        dataset_dir: folder of the data set.
+        out: run folder, with the subfolders ``models`` and ``run``.
+        overlays: task overlay and recipes; later ones override earlier ones.
+        nodes: number of machines.
+        gpus_per_node: GPUs per machine; 0 trains on CPUs.
+        processes_per_node: processes per machine; None for one per GPU.
+        cpus_per_process: cores per process, for its feed.
+        numa_binding: binds each process to cores near its GPU, as torchrun's ``--numa-binding``; None: not bound.
+        time: time limit in SLURM's notation, e.g. ``24:00:00``.
+        signal_s: seconds before the limit at which the training is signalled to save and stop.
+        max_restarts: how often torchrun restarts failed processes.
         directives: further options of sbatch, e.g. ``--partition=gpu``.
-        overrides: further ``--id value`` pairs, as on a command line.
+        overrides: further ``--id value`` pairs in command-line form.
     """
 
     bundle: Path
@@ -68,19 +68,19 @@ class SlurmJob:
 
     @property
     def num_processes(self) -> int:
-        """Processes of each machine."""
+        """Processes per machine."""
         given = self.processes_per_node
         return self.gpus_per_node if given is None else given
 
 
 def sbatch_script(job: SlurmJob) -> str:
-    """The script.
+    """The text of the sbatch script.
 
     Args:
-        job: what it trains and on what.
+        job: the training and its resources.
 
     Raises:
-        ConfigError: for a number out of range, or text that would begin another line.
+        ConfigError: if a number is out of range, or a text is not valid in an ``#SBATCH`` line.
     """
     _check(job)
     torchrun = [
@@ -129,7 +129,7 @@ def _directives(job: SlurmJob) -> list[str]:
 
 
 def _lines(command: Sequence[str]) -> str:
-    """A command of several lines, an option and its value on each."""
+    """The command, one option with its value per line."""
     lines: list[str] = []
     for word in command:
         text = f'"{word}"' if "$" in word and word.startswith("--rdzv") else shlex.quote(word)
@@ -153,16 +153,16 @@ def _check(job: SlurmJob) -> None:
             raise ConfigError(f"{name} is {value}. It must be at least {least}.")
     if job.gpus_per_node and job.num_processes > job.gpus_per_node:
         raise ConfigError(
-            f"{job.num_processes} processes cannot have a GPU each of {job.gpus_per_node}. "
+            f"{job.num_processes} processes need a GPU each, but there are {job.gpus_per_node} per machine. "
             "Lower --processes_per_node."
         )
     if job.numa_binding and not job.gpus_per_node:
         raise ConfigError(
-            "--numa_binding binds to cores near a GPU, and the job asks for none. Leave it out."
+            "--numa_binding binds processes to cores near a GPU, but the job has no GPU. Leave it out."
         )
     for text in [job.time, *job.directives, str(job.out)]:
-        # SLURM reads the lines itself, by rules of its own for quotes and blanks
+        # SLURM parses these lines with its own rules for quotes and spaces
         if not text or any(character.isspace() or character in "\"'#" for character in text):
             raise ConfigError(
-                f'"{text}" cannot stand in an #SBATCH line. Leave out blanks, quotes and #.'
+                f'"{text}" is not valid in an #SBATCH line. Leave out spaces, quotes and #.'
             )

@@ -1,4 +1,7 @@
-"""The table of a cross-validation: all cases, fold beside fold, and the cases that went worst."""
+"""Summary of a cross-validation: all cases, each fold, and the cases with the lowest Dice.
+
+Stored on disk: the keys of ``summarize_folds`` in ``summary.json``.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,20 +13,20 @@ from dynunet_bundle.evaluation.scores import mean_of, summarize
 NUM_WORST = 5
 
 FoldRecord = Mapping[str, Any]
-"""Scores of one fold and what they depend on, see ``cross_validation.fold_record``."""
+"""Scores of one fold and their inputs, see ``results.fold_record``."""
 
 
 def summarize_folds(records: Mapping[int, FoldRecord]) -> dict[str, Any]:
-    """All folds as one, and beside each other.
+    """Summarise all folds together, and each fold.
 
     Args:
         records: folds of one plan and one split, by their number.
 
     Returns:
-        ``mean``: Dice by class over all cases that have it; ``mean_dice``: the mean of those over classes, as nnU-Net's
-        ``foreground_mean``; ``std_over_folds``: the sample standard deviation of the folds' means, of each class and
-        as ``mean_dice``, None for a single fold; ``by_fold``, ``missing_folds``, ``worst`` (five cases by their mean
-        over classes) and ``cases``.
+        ``mean``: Dice by class over all cases where it is defined; ``mean_dice``: its mean over classes, as nnU-Net's
+        ``foreground_mean``; ``std_over_folds``: the sample standard deviation of the folds' means, by class and as
+        ``mean_dice``, None for a single fold; ``by_fold``, ``missing_folds``, ``worst`` (the five cases with the lowest
+        mean over classes) and ``cases``.
     """
     first = next(iter(records.values()))
     names = list(first["mean"])
@@ -59,7 +62,7 @@ def summarize_folds(records: Mapping[int, FoldRecord]) -> dict[str, Any]:
 
 
 def format_folds(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for a terminal: a row a fold, all cases, the spread, and the cases to look at."""
+    """The summary as a table for a terminal: one row per fold, all cases, the spread, and the lowest cases."""
     names = list(summary["mean"])
     rows: list[tuple[str, int | None, list[float | None]]] = [
         (f"fold {fold}", part["num_cases"], [*part["mean"].values(), part["mean_dice"]])
@@ -82,7 +85,7 @@ def format_folds(summary: Mapping[str, Any]) -> str:
         lines.insert(-len(summary["worst"]), "the lowest:")
     if summary["missing_folds"]:
         missing = ", ".join(map(str, summary["missing_folds"]))
-        lines.append(f"not all yet: of {summary['num_folds']} folds these are missing: {missing}")
+        lines.append(f"incomplete: of {summary['num_folds']} folds these are missing: {missing}")
     return "\n".join(lines)
 
 
