@@ -71,7 +71,7 @@ def test_a_training_that_runs(tmp_path):
     assert found["loss"] == "0.2500, learning rate 1.00e-02"
     assert found["Dice"] == "0.4500 at epoch 4 (head 0.500, tail 0.400)"
     assert found["best Dice"] == "0.6500 at epoch 2"
-    assert found["time"] == "30.0 s an epoch, 17.5 patches/s, 0:03:00 left"
+    assert found["time"] == "30.0 s per epoch, 17.5 patches/s, 0:03:00 left"
     assert found["last sign"].split(" (")[0].endswith("s ago")
     assert "checkpoint" not in found and "model.pt" not in found
 

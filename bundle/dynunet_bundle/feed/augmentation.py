@@ -214,6 +214,8 @@ SETTINGS: dict[str, dict[str, Check]] = {
 }
 
 MAX_RADIUS = 64.0
+"""Largest radius of morphology, in voxels; its cost grows with the radius."""
+
 MASK_SETTINGS: dict[str, dict[str, Check]] = {
     # dilation, erosion, closing or opening with a ball of this radius in voxels; each class with class_prob
     "morphology": {

@@ -10,6 +10,7 @@ from dynunet_bundle.drawing.slices import grey_limits, grid_picture, side_by_sid
 from dynunet_bundle.feed.loader import DaliLoader
 
 TILE_PIXELS = 140
+"""Longer side of a patch in the picture, in pixels."""
 
 
 def preview(settings: Mapping[str, Any], columns: int) -> Image.Image:

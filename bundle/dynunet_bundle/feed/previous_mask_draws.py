@@ -15,6 +15,7 @@ from dynunet_bundle.feed.draws import Numbers
 OPERATIONS = ("dilation", "erosion", "closing", "opening")
 
 NUMBERS_PER_CLASS = 9
+"""Random numbers per class: four for morphology, five for removal."""
 
 
 @dataclass(frozen=True)

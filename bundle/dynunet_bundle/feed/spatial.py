@@ -15,6 +15,8 @@ from dynunet_bundle.feed.draws import Numbers, stretched
 
 CROP, SCALE, AFFINE = 0, 1, 2
 CUBIC_MARGIN = 2
+"""Extra voxels on each side of a region for cubic interpolation."""
+
 MAP_NUMBERS = 6
 """Random numbers that ``draw_map`` takes: rotate or not, scale or not, three angles, a factor."""
 

@@ -11,6 +11,7 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.networks.exported import network_of
 
 SMALLEST_PROBABILITY = 1e-7
+"""Smallest mean probability, so that its logarithm is finite."""
 
 
 class FoldEnsemble(nn.Module):

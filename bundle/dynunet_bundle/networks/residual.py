@@ -27,6 +27,8 @@ from dynunet_bundle.errors import PlanError
 from dynunet_bundle.planning.nnunet_rules import RESENC_BLOCKS
 
 MIN_LEVELS = 2
+"""Smallest number of levels: a U-Net of one level does not have a decoder."""
+
 HEADS_PREFIX = "supervision_heads."
 INSTANCE_NORM = ("INSTANCE", {"affine": True})
 LEAKY_RELU = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 LINEAR = 1
 NEAREST = 0
+"""Spline orders."""
 
 NEGLIGIBLE = 1 / 16
 """Smallest weight that is kept, in units of a type's machine epsilon. Spline weights fall by a factor of 0.27 from

@@ -14,7 +14,10 @@ from dynunet_bundle.errors import CaseError, PlanError
 
 SCHEMES = ("zscore", "zscore_nonzero", "ct", "none", "rescale_to_0_1", "rgb_to_0_1")
 MIN_STD = 1e-8
+"""Smallest divisor, against division by zero in a constant channel."""
+
 MAX_RGB = 255.0
+"""Largest value of an 8-bit colour channel."""
 
 
 class NormalizeChannelsd(MapTransform):

@@ -7,6 +7,7 @@ import numpy as np
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 POSITIONS_PER_CLASS = 4096
+"""Number of positions drawn per class and case: 24 KiB per class on disk."""
 
 
 def sample_positions(

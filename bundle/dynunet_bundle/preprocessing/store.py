@@ -51,6 +51,7 @@ from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.progress import progress
 
 FORMAT_VERSION = 2
+"""Version of the store's files, part of the key: a new version makes every case be prepared again."""
 
 logger = logging.getLogger(__name__)
 

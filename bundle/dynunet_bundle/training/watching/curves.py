@@ -25,6 +25,8 @@ INTERVAL_S = 60.0
 """Shortest time between two drawings: short epochs must not spend their time on pictures."""
 
 WIDTH, ROW_HEIGHTS = 1200, (420, 280)
+"""Size of the picture and of its two rows, in pixels."""
+
 BLUE, PALE = "#4477aa", "#b9cfe3"
 MOST_COLOURS = 7
 """Largest number of classes with a colour each; with more, only the worst class is coloured."""
@@ -198,4 +200,4 @@ def _time_chart(records: Sequence[LogRecord]) -> Chart:
         Line(iterations, BLUE, "iterations"),
         Line(_points(records, "validation_seconds"), MUTED, "validation"),
     ]
-    return Chart("time of an epoch in s", lines, from_zero=True)
+    return Chart("time per epoch in s", lines, from_zero=True)

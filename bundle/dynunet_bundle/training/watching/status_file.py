@@ -19,6 +19,7 @@ from dynunet_bundle.training.watching.status import STATUS_NAME
 
 FAILED_NAME = "failed_process"
 INTERVAL_S = 10.0
+"""Shortest time between two updates within an epoch; shorter than the 60 s after which a run can count as silent."""
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ def _dice_of(status: RunStatus) -> str:
 def _pace_of(status: RunStatus) -> str:
     if status.epoch_s is None:
         return "no epoch is done yet"
-    parts = [f"{status.epoch_s:.1f} s an epoch"]
+    parts = [f"{status.epoch_s:.1f} s per epoch"]
     if status.patches_per_second is not None:
         parts.append(f"{status.patches_per_second:.1f} patches/s")
     if status.eta_s is not None:

@@ -17,7 +17,10 @@ from dynunet_bundle.drawing.slices import grey_limits, grid_picture, slice_pictu
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 TILE_PIXELS = 256
+"""Longer side of a tile, in pixels."""
+
 NUM_EXAMPLES = 3
+"""Number of validation cases shown at each validation."""
 
 EPOCH_TAGS = {
     "learning_rate": "learning_rate",
