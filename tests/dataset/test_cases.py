@@ -122,7 +122,7 @@ def test_no_images(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"nowhere does not exist.*--input"):
         find_images(tmp_path / "nowhere")
     touch(tmp_path, "notes.txt")
-    with pytest.raises(DatasetError, match="holds no image"):
+    with pytest.raises(DatasetError, match="contains no image"):
         find_images(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_an_input_that_is_no_image(tmp_path: Path):
 
 def test_two_images_that_would_have_one_result(tmp_path: Path):
     touch(tmp_path, "a.nii", "a.nii.gz", "b.nii")
-    with pytest.raises(DatasetError, match="holds a more than once"):
+    with pytest.raises(DatasetError, match="has duplicate case names: a"):
         find_images(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_a_second_run_says_that_it_is_there_and_does_nothing(fetch, server, data
     caplog.set_level(logging.INFO)
     assert fetch() == data / TASK
     assert server.num_requests == 0
-    assert "is there already" in caplog.text
+    assert "already exists" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in [data, *data.rglob("*")]} == before
 
 
@@ -277,7 +277,7 @@ def test_a_server_that_tells_no_size_is_read_to_its_end(fetch, server, data):
 
 
 def test_a_wrong_md5_removes_the_archive(fetch, server, data, capfd):
-    with pytest.raises(DatasetError, match=f"MD5 {'0' * 32}, and was removed"):
+    with pytest.raises(DatasetError, match=f"MD5 {'0' * 32} and was removed"):
         fetch(md5="0" * 32)
     assert files_in(data) == {}
     assert capfd.readouterr().out == ""  # MONAI's own lines
@@ -297,7 +297,7 @@ def test_an_archive_that_was_there_is_used_if_its_md5_is_right(fetch, server, da
 def test_a_wrong_archive_of_the_user_is_left_alone(fetch, data):
     data.mkdir()
     (data / ARCHIVE).write_bytes(b"the user's")
-    with pytest.raises(DatasetError, match="curl -C - .* else remove it"):
+    with pytest.raises(DatasetError, match="curl -C - .* otherwise remove it"):
         fetch()
     assert files_in(data) == {ARCHIVE: b"the user's"}
 
@@ -403,7 +403,7 @@ def test_an_impossible_folder_is_an_output_error(fetch, server, data):
 
 def test_a_folder_of_something_else_is_refused_before_the_download(fetch, server, data):
     (data / TASK / "imagesTr").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"holds no dataset\.json"):
+    with pytest.raises(OutputError, match=r"has no dataset\.json"):
         fetch()
     assert server.num_requests == 0
 
@@ -444,7 +444,7 @@ def test_a_redirect_may_not_leave_its_scheme(fetch, server, data):
 
 def test_only_https_is_fetched(server, data, monkeypatch):
     monkeypatch.setitem(DecathlonDataset.resource, TASK, f"{server.url}/{ARCHIVE}")
-    with pytest.raises(ConfigError, match="only https"):
+    with pytest.raises(ConfigError, match="which is not https"):
         download_task(TASK, data)
     assert server.num_requests == 0
 
@@ -495,7 +495,7 @@ def test_the_script_names_the_licence_and_the_folder(tmp_path):
     assert result.returncode == 0, result.stderr
     assert str(folder) in result.stdout
     assert "CC BY-SA 4.0" in result.stdout.splitlines()[-1]
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
 
 
 @pytest.fixture

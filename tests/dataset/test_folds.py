@@ -93,14 +93,14 @@ def test_a_file_that_is_there_is_the_users(tmp_path: Path):
         ([["case_0"], ["case_1"]], "must be a list of folds"),
         (
             [{"train": ["case_0", "gone", "away"], "val": ["case_1"]}],
-            r"fold 0 has 2 case\(s\) that the data set lacks: away, gone",
+            r"fold 0 has 2 case\(s\) that are not in the data set: away, gone",
         ),
         (
             [
                 {"train": ["case_0"], "val": ["case_1"]},
                 {"train": ["case_0", "case_1"], "val": ["case_1"]},
             ],
-            "fold 1 has case_1 in train and in val",
+            "fold 1 has case_1 in both train and val",
         ),
     ],
 )

@@ -40,13 +40,13 @@ def test_a_dataset_json_lists_its_test_images(tmp_path, key):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "holds no list of images"),
-        ({"training": ["a.nii.gz"]}, "holds no list of images"),
+        ([], "is not a list of images"),
+        ({"training": ["a.nii.gz"]}, "is not a list of images"),
         ([3], "item 0 of .* is 3"),
         (["a.nii.gz", {"name": "b"}], "item 1 of"),
         ([[]], "item 0 of"),
-        ([{"image": "a.nii.gz", "name": "../b"}], "can be no path"),
-        (["x/a.nii.gz", "y/a.nii.gz"], "a more than once"),
+        ([{"image": "a.nii.gz", "name": "../b"}], "not a path"),
+        (["x/a.nii.gz", "y/a.nii.gz"], "duplicate case names: a"),
     ],
 )
 def test_a_malformed_list_is_refused_by_its_item(tmp_path, content, message):

@@ -111,7 +111,8 @@ def test_a_folder_that_is_laid_out_in_no_known_way(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{oops", "not valid JSON"), ("[1]", "must hold a JSON object, not list")]
+    ("text", "message"),
+    [("{oops", "not valid JSON"), ("[1]", "must contain a JSON object, not list")],
 )
 def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message: str):
     root = make_dataset()
@@ -161,7 +162,7 @@ def test_a_case_that_is_listed_twice(make_dataset: MakeDataset):
     # another folder does not make another case: results are named by the file
     other = {"image": "./more/t_01.nii", "label": "./labelsTr/t_00.nii.gz"}
     for entries in ([twice, twice], [twice, other]):
-        with pytest.raises(DatasetError, match='"training" holds t_01 more than once'):
+        with pytest.raises(DatasetError, match='"training" has duplicate case names: t_01'):
             load_dataset(make_dataset(training=entries))
 
 
@@ -259,14 +260,14 @@ def test_a_picture_holds_all_its_colours(nnunet: MakeDataset):
 def test_channels_with_gaps(nnunet: MakeDataset):
     root = nnunet(*TWO_CASES)
     (root / "imagesTr/b_10_0000.nii.gz").unlink()
-    with pytest.raises(DatasetError, match=r"imagesTr are not named CASE_0000\.nii\.gz.*gaps"):
+    with pytest.raises(DatasetError, match=r"imagesTr must be named CASE_0000\.nii\.gz.*gaps"):
         load_dataset(root)
 
 
 def test_a_case_that_lacks_its_last_channel(nnunet: MakeDataset):
     root = nnunet(*TWO_CASES)
     (root / "imagesTr/b_10_0001.nii.gz").unlink()
-    with pytest.raises(DatasetError, match=r"case b_10 has 1 image file.* names 2 channel"):
+    with pytest.raises(DatasetError, match=r"case b_10 has 1 image file.* has 2 channel"):
         load_dataset(root)
 
 
@@ -278,7 +279,7 @@ def test_a_case_that_lacks_its_label(nnunet: MakeDataset):
 
 
 def test_images_without_channel_numbers(nnunet: MakeDataset):
-    with pytest.raises(DatasetError, match=r"not named CASE_0000\.nii\.gz"):
+    with pytest.raises(DatasetError, match=r"must be named CASE_0000\.nii\.gz"):
         load_dataset(nnunet("imagesTr/a.nii.gz", "labelsTr/a.nii.gz"))
 
 
@@ -385,7 +386,9 @@ def test_files_without_a_partner(tmp_path: Path):
 @pytest.mark.parametrize("double", ["images/a.tif", "labels/a.nii.gz"])
 def test_two_files_of_one_name(tmp_path: Path, double: str):
     touch(tmp_path, "images/a.png", "labels/a.png", double)
-    with pytest.raises(DatasetError, match=f"{(tmp_path / double).parent} holds a more than once"):
+    with pytest.raises(
+        DatasetError, match=f"{(tmp_path / double).parent} has duplicate case names: a"
+    ):
         load_dataset(tmp_path)
 
 

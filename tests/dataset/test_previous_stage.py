@@ -38,29 +38,29 @@ def test_other_plans_have_none() -> None:
 
 
 def test_a_folder_of_masks_for_a_plan_that_is_no_cascade(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"previous_dir is .* no cascade.*3d_cascade_fullres"):
+    with pytest.raises(ConfigError, match=r"previous_dir is .* not a cascade.*3d_cascade_fullres"):
         with_previous(CASES, str(tmp_path))
 
 
 def test_a_cascade_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Pass their folder as --previous_dir.*cross_validation"):
         with_previous(CASES, None, True)
-    with pytest.raises(ConfigError, match=r"nowhere, which is no folder"):
+    with pytest.raises(ConfigError, match=r"nowhere, which is not a folder"):
         with_previous(CASES, str(tmp_path / "nowhere"), True)
 
 
 def test_cases_without_a_mask_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
-    with pytest.raises(CaseError, match=r"case b\.b: there is no mask .*, nor for c\. For train"):
+    with pytest.raises(CaseError, match=r"case b\.b: it has no mask .*, nor have c\. For train"):
         with_previous(CASES, str(tmp_path), True)
     many = [{"image": f"/data/x{index}.nii"} for index in range(9)]
-    with pytest.raises(CaseError, match=r"case x0: .*, nor for x1, x2, x3, x4, x5 and 3 more"):
+    with pytest.raises(CaseError, match=r"case x0: .*, nor have x1, x2, x3, x4, x5 and 3 more"):
         with_previous(many, str(tmp_path), True)
 
 
 def test_two_masks_of_one_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "a.nii", "b.b.nii", "c.mha")
-    with pytest.raises(DatasetError, match="holds a more than once"):
+    with pytest.raises(DatasetError, match="has duplicate case names: a"):
         with_previous(CASES, str(tmp_path), True)
 
 
@@ -77,16 +77,16 @@ def test_cases_of_a_data_set(make_dataset: Callable[..., Path], tmp_path: Path) 
     for fold in range(5):
         names = [Path(case["label"]).name for case in cases_of("validation", fold=fold)]
         if names == ["t_04.nii.gz"]:
-            with pytest.raises(CaseError, match="case t_04: there is no mask"):
+            with pytest.raises(CaseError, match="case t_04: it has no mask"):
                 cases_of("validation", fold=fold, **plan)
             continue
         cases = cases_of("validation", fold=fold, **plan)
         assert [Path(case["previous"]).name for case in cases] == names
         held_out.update(names)
-        with pytest.raises(CaseError, match="case t_04: there is no mask"):
+        with pytest.raises(CaseError, match="case t_04: it has no mask"):
             cases_of("training", fold=fold, **plan)
     assert len(held_out) == 4
-    with pytest.raises(CaseError, match="case t_04: there is no mask"):
+    with pytest.raises(CaseError, match="case t_04: it has no mask"):
         cases_of("training", fold="all", **plan)
 
 

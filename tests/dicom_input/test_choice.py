@@ -149,7 +149,7 @@ def test_one_case_a_study(tmp_path: Path, log: pytest.LogCaptureFixture) -> None
         )
     cases = find_cases(tmp_path, {"modality": "MR"})
     assert {case["name"] for case in cases} == {short_name("1.3.1"), short_name("1.3.2")}
-    assert "no series fits the rules; left out" in log.text
+    assert "no series fits the rules; the study is skipped" in log.text
 
 
 def test_a_name_that_no_series_has_is_told_with_those_that_there_are(study: Path) -> None:

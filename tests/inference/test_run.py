@@ -92,7 +92,7 @@ def test_all_cases_bad_leaves_no_others(tmp_path, weights):
 def test_a_listed_file_that_is_not_there_is_not_called_damaged(tmp_path, weights):
     save_cases(tmp_path, "a")
     (tmp_path / "list.json").write_text('["a.nii.gz", "b.nii.gz"]')
-    with pytest.raises(PredictionError, match="case b: there is no file b.nii.gz"):
+    with pytest.raises(PredictionError, match="case b: cannot find b.nii.gz"):
         prediction(tmp_path / "list.json", tmp_path / "out", weights).run()
 
 

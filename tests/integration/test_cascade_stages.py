@@ -209,12 +209,12 @@ def test_a_case_without_a_mask_stops_everything_before_it_starts(
     previous = tmp_path / "previous"
     shutil.copytree(data / "previous", previous)
     (previous / "far_13.nii.gz").unlink()
-    with pytest.raises(CaseError, match=r"case far_13: there is no mask of the previous stage"):
+    with pytest.raises(CaseError, match=r"case far_13: it has no mask of the previous stage"):
         predict(data, cascade, tmp_path / "out", previous_dir=str(previous))
     assert not (tmp_path / "out" / "far_12.nii.gz").exists()
     (previous / "far_03.nii.gz").unlink()
     given = {**SCHEDULE, **settings(data, tmp_path), "previous_dir": str(previous)}
-    with pytest.raises(CaseError, match=r"case far_03: there is no mask of the previous stage"):
+    with pytest.raises(CaseError, match=r"case far_03: it has no mask of the previous stage"):
         load_workflow(BUNDLE, "train.json", (), given).run()
 
 
@@ -256,7 +256,7 @@ def test_masks_of_all_folds_go_from_one_cross_validation_to_the_next(
     masks = "first/cross_validation/predictions"
     done = train(overlays[1], "second", "--previous_dir", masks)
     assert done.returncode == 2
-    assert "there is no mask of the previous stage for it" in done.stderr
+    assert "it has no mask of the previous stage" in done.stderr
     done = train(overlays[0], "first")
     assert done.returncode == 0, done.stderr[-3000:]
     done = train(overlays[1], "second", "--previous_dir", masks)

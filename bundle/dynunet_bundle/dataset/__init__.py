@@ -1,1 +1,1 @@
-"""Which cases a data set has, and which of them are used."""
+"""The cases of a data set, and the selection of those that are used."""

@@ -1,4 +1,7 @@
-"""A case: the raw files of one image and its label, and the name that people know it by."""
+"""A case: the raw files of one image and its label, and its name.
+
+Stored on disk: the roles of ``all_files``, in the sidecars of the prepared store and the cache of surveys.
+"""
 
 import hashlib
 import os
@@ -10,29 +13,26 @@ from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_li
 from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 
 Case = dict[str, Any]
-"""``{"image": path, "label": path}``, absolute paths; ``image`` may be a list with one file a channel, ``label`` may
-be absent, ``name`` is there where the file name is not the name of the case, and ``previous`` is the mask of the
-previous stage where the plan is a cascade."""
-
-"""nnU-Net's naming of the files of one case: ``case_0000``, ``case_0001``, ..."""
+"""``{"image": path, "label": path}``, absolute paths. ``image`` may be a list with one file per channel; ``label`` is
+optional; ``name`` is set if it differs from the file name; ``previous`` is the mask of a cascade's previous stage."""
 
 IMAGE, LABEL, PREDICTION = "image", "label", "pred"
-"""Keys of a case in all dictionaries, as everywhere in MONAI."""
+"""Keys of a case in all dictionaries, by MONAI's convention."""
 
 META_FILE_NAME = "filename_or_obj"
-"""Key under which MONAI's MetaTensors know their file, ``ImageMetaKey.FILENAME_OR_OBJ``."""
+"""Key of the file path in a MetaTensor's metadata, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 
 MASK_ROLES = ("label", "previous")
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
-    """Files of the image, one or one a channel."""
+    """Files of the image: one, or one per channel."""
     image = case["image"]
     return list(map(str, image)) if isinstance(image, (list, tuple)) else [str(image)]
 
 
 def all_files(case: Mapping[str, Any]) -> dict[str, str]:
-    """All files of a case by role: ``image``, ``label``, ``previous``; channels of their own as ``image 0``, ..."""
+    """All files of a case by role: ``image`` (or ``image 0``, ... if one per channel), ``label``, ``previous``."""
     images = image_files(case)
     roles = ["image"] if len(images) == 1 else [f"image {index}" for index in range(len(images))]
     files = dict(zip(roles, images, strict=True))
@@ -40,7 +40,7 @@ def all_files(case: Mapping[str, Any]) -> dict[str, str]:
 
 
 def name_of(case: Mapping[Any, Any]) -> str:
-    """Name of a case, also of one that a transform has filled with arrays."""
+    """Name of a case, before or after its files were loaded."""
     if "name" in case:
         return str(case["name"])
     image = case["image"]
@@ -50,7 +50,7 @@ def name_of(case: Mapping[Any, Any]) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in a folder, sorted; hidden files are temporary ones, or what macOS leaves in archives."""
+    """Image files directly in a folder, sorted, without hidden files (temporary files, macOS resource forks)."""
     return sorted(
         file
         for file in folder.iterdir()
@@ -63,19 +63,19 @@ def list_images(folder: Path) -> list[Path]:
 def find_images(source: str | Path, num_channels: int = 1) -> list[Case]:
     """Images to predict: one file, or all images directly in a folder.
 
-    Where all files of a folder are named as nnU-Net names them (``case_0000``, ``case_0001``, ...), with the plan's
-    number of channels or as one picture a case, the files of a case belong together.
+    Files are grouped into cases if all of them have nnU-Net's names (``case_0000``, ``case_0001``, ...), and each case
+    has either the plan's number of channels or one picture.
 
     Args:
-        source: an image file or a folder of them.
+        source: an image file or a folder of images.
         num_channels: channels of the plan.
 
     Returns:
-        Unlabelled cases sorted by name.
+        Unlabelled cases, sorted by name.
 
     Raises:
-        DatasetError: if nothing is there, or a name occurs twice.
-        CaseError: if a file is no image.
+        DatasetError: if there are no images, or a name occurs twice.
+        CaseError: if a file is not an image.
     """
     path = Path(source)
     if path.is_file():
@@ -90,7 +90,7 @@ def find_images(source: str | Path, num_channels: int = 1) -> list[Case]:
         raise DatasetError(f"{path} does not exist. Pass --input with an image or a folder.")
     images = list_images(path)
     if not images:
-        raise DatasetError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        raise DatasetError(f"{path} contains no image ({', '.join(IMAGE_SUFFIXES)}).")
     require_unique([case_name(file) for file in images], str(path))
     grouped = group_channels(images)
     sizes = {len(files) for files in grouped.values()}
@@ -104,7 +104,7 @@ def find_images(source: str | Path, num_channels: int = 1) -> list[Case]:
 
 
 def group_channels(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by case where all are named ``case_0000``, ``case_0001``, ... without a gap; else nothing.
+    """Files by case if all files are named ``case_0000``, ``case_0001``, ... without gaps; else empty.
 
     Args:
         files: image files, sorted.
@@ -122,14 +122,16 @@ def group_channels(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def require_unique(names: Sequence[str], where: str) -> None:
-    """Refuse names that occur twice.
+    """Refuse duplicate names.
 
     Raises:
-        DatasetError: naming them.
+        DatasetError: listing them.
     """
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
-        raise DatasetError(f"{where} holds {', '.join(doubles)} more than once.")
+        raise DatasetError(
+            f"{where} has duplicate case names: {', '.join(doubles)}. Rename or remove the duplicates."
+        )
 
 
 def require_files(cases: Sequence[Case]) -> None:
@@ -149,14 +151,14 @@ def require_files(cases: Sequence[Case]) -> None:
         raise CaseError(
             missing[0][0],
             f"{len(missing)} file(s) listed in dataset.json do not exist: {shown}",
-            "Restore the files or take the cases out of dataset.json.",
+            "Restore the files, or remove the cases from dataset.json.",
         )
 
 
 def apply_to_case(
     case: Mapping[str, Any], transform: Callable[[Mapping[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Run the preprocessing on one case; a file that cannot be read becomes an error that names the case.
+    """Run the preprocessing on one case; an unreadable file becomes an error that names the case.
 
     Args:
         case: paths of the raw files.
@@ -166,7 +168,8 @@ def apply_to_case(
         The transformed dictionary.
 
     Raises:
-        CaseError: if a file is damaged, or whatever user error the transforms found.
+        CaseError: if a file is damaged.
+        BundleError: any error for users that a transform raised.
     """
     try:
         return transform(case)
@@ -182,17 +185,15 @@ def apply_to_case(
 
 
 def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
-    """The error for a case of which a file could not be read, told by what was raised first, without its folders."""
+    """The error for a case with an unreadable file, with the first cause as its reason and without folder names."""
     cause = _first_cause(error)
     paths = [Path(path) for path in all_files(case).values()]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        return CaseError(
-            name_of(case), f"there is no file {', '.join(missing)}", "Correct its name."
-        )
+        return CaseError(name_of(case), f"cannot find {', '.join(missing)}", "Correct its name.")
     reason = first_line(cause)
     for path in paths:
-        # a folder may be called after a patient, and the message goes to run.json
+        # the name of a folder may be a patient's, and the message is written to run.json
         folder = f"{path.parent}{os.sep}"
         reason = reason.replace(folder, "").replace(repr(folder)[1:-1], "")
     return CaseError(
@@ -209,7 +210,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Size and time of change of each file of a case, to tell whether what was computed from it still holds.
+    """Size and modification time of each file of a case, which decide whether cached results are still valid.
 
     Raises:
         CaseError: if a file is missing.
@@ -225,6 +226,6 @@ def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def unique_stem(case: Mapping[str, Any]) -> str:
-    """File name, without suffix, for what is computed from a case: its name and a hash of where it lies."""
+    """File name without suffix for results computed from a case: its name and a hash of its path."""
     path = os.path.abspath(image_files(case)[0])
     return f"{name_of(case)}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The cases of a DICOM source: one a study, its series chosen by rules."""
+"""The cases of a DICOM source: one per study, with its series chosen by rules."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,27 +25,30 @@ logger = logging.getLogger(__name__)
 
 
 def find_cases(source: str | Path, rules: Mapping[str, Any] | None = None) -> list[Case]:
-    """Find what to predict on in a folder, a zip archive or a file of DICOM.
+    """Find the cases to predict in a DICOM folder, zip archive or file.
 
     Args:
-        source: searched with all folders in it, whatever the files are called; or a series' name, with its UID.
-        rules: what the series of each study must be, by the attributes of ``dicom_choice.Rules``. Beside them
-            ``"channels"``: a list of such rules, one a channel of the image, each added to the rest; and
-            ``"all": true``: a case for each series that fits.
+        source: folder, zip archive or file, searched recursively; or the name of a series, with its UID.
+        rules: conditions on the series of each study, by the attributes of ``choice.SeriesRules``. Two more keys:
+            ``"channels"``, a list of such rules with one entry per channel of the image, each added to the others;
+            and ``"all": true``, which makes a case of every series that fits.
 
     Returns:
-        Cases sorted by name: ``image`` is a series' name, or a list with one a channel, and ``name`` names no patient.
+        Cases sorted by name. ``image`` is the name of a series, or a list with one per channel; ``name`` does not
+        identify a patient.
 
     Raises:
         BundleError: if pydicom is missing.
-        ConfigError: if a rule is none.
-        DatasetError: if nothing fits, or several series of a study do; it lists them.
+        ConfigError: if a rule is invalid.
+        DatasetError: if no series fits, or several series of a study do; it lists them.
     """
     parsed = parse_name(str(source))
     given = dict(rules or {})
     every, channels = given.pop("all", False), given.pop("channels", None) or [{}]
     if every and len(channels) > 1:
-        raise ConfigError('the DICOM rules "all" and "channels" exclude each other.')
+        raise ConfigError(
+            'the DICOM rules "all" and "channels" exclude each other. Give one of them.'
+        )
     if parsed.uid is not None:
         given |= {"series": parsed.uid, "select": {**parsed.select, **given.get("select", {})}}
     sets = [parse_rules({**given, **one}) for one in channels]
@@ -72,7 +75,7 @@ def _note(skipped: Mapping[str, int]) -> None:
 def _of_studies(
     series: tuple[Series, ...], sets: list[SeriesRules], skipped: Mapping[str, int]
 ) -> list[tuple[Series, ...]]:
-    """For each study its series, one a channel; a study where none fits is left out where others have one."""
+    """The series of each study, one per channel. Studies without a fitting series are skipped if others have one."""
     studies: dict[str, list[Series]] = {}
     for one in series:
         studies.setdefault(one.study, []).append(one)
@@ -82,7 +85,7 @@ def _of_studies(
         if all(any(fits(one, rules) for one in found) for rules in sets)
     }
     for uid in studies.keys() - fitting.keys() if fitting else ():
-        logger.warning("%s: no series fits the rules; left out", study_name(uid))
+        logger.warning("%s: no series fits the rules; the study is skipped", study_name(uid))
     if not fitting:
         for rules in sets:
             if not usable_of(series, rules):
@@ -97,7 +100,7 @@ def _of_studies(
 
 
 def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[SeriesRules]) -> None:
-    """Refuse all studies in which something is left to choose at once, not one after the other."""
+    """Refuse ambiguous studies, all of them in one error."""
     for rules in sets:
         found = [usable_of(study, rules) for study in studies]
         crowded = [usable for usable in found if len(usable) > 1]
@@ -111,7 +114,7 @@ def _case(source: Path, series: tuple[Series, ...], sets: list[SeriesRules]) -> 
         select = {tag: as_text(value) for tag, value in rules.select.items()}
         names.append(SeriesName(source, one.uid, select))
     name = short_name(names[0].uid or "", names[0].select)
-    # a whole series is shown by the name of its case
+    # a series that is not a selection of its stacks is shown with the name of its case
     alias = "" if len(names) == 1 and not names[0].select else f", as {name}"
     logger.info("chosen: %s%s", " and ".join(map(str, series)), alias)
     images = [str(one) for one in names]

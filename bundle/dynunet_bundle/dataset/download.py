@@ -1,12 +1,12 @@
 """Fetch a data set of the Medical Segmentation Decathlon (MSD) with MONAI's ``download_url`` and ``extractall``.
 
-URLs and MD5s are those of MONAI's DecathlonDataset. A download that was cut begins anew; an archive that lies in the
-target folder already, fetched by ``curl -C -`` for example, is used if its MD5 is right.
+URLs and MD5s are those of MONAI's DecathlonDataset. An interrupted download starts again from the beginning. An archive
+that is already in the target folder, from ``curl -C -`` for example, is used if its MD5 is correct.
 
-In the target folder, the last two only while they are needed::
+Files in the target folder, the last two temporary::
 
-    Task09_Spleen.tar             the archive, whole and of the right MD5
-    .Task09_Spleen.work/          what is being downloaded, then extracted; renamed to Task09_Spleen when it is whole
+    Task09_Spleen.tar             the complete archive, with the correct MD5
+    .Task09_Spleen.work/          files being downloaded, then extracted; renamed to Task09_Spleen when complete
     .Task09_Spleen.lock           held by the command that works on this task
 """
 
@@ -39,27 +39,27 @@ LICENCE = (
     "(http://medicaldecathlon.com): https://creativecommons.org/licenses/by-sa/4.0/"
 )
 TIMEOUT_S = 60.0
-"""How long a server may be silent."""
+"""Longest silence of a server."""
 
 logger = logging.getLogger(__name__)
 
 
 class _SameScheme(HTTPRedirectHandler):
-    """Follows a redirect only within its scheme; urllib would go from https to http and ftp."""
+    """Follows redirects only within the same scheme; urllib would also follow them from https to http and ftp."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
         if urlsplit(newurl).scheme != req.type:
-            raise URLError(f"it redirects to {newurl}, which is not {req.type}")
+            raise URLError(f"the server redirects to {newurl}, which is not {req.type}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def find_task(text: str) -> str:
-    """Full name of a task: ``9``, ``09``, ``Task09`` and ``Task09_Spleen`` are ``Task09_Spleen``, in any case.
+    """Full name of a task: ``Task09_Spleen`` for ``9``, ``09``, ``Task09`` and ``Task09_Spleen``, in any case.
 
     Raises:
-        ConfigError: if the Decathlon has no such task; lists the ten.
+        ConfigError: if the Decathlon has no such task; it lists the ten tasks.
     """
     wanted = text.strip().lower()
     for name in DecathlonDataset.resource:
@@ -68,18 +68,18 @@ def find_task(text: str) -> str:
         if wanted in (name.lower(), two_digits, number, f"task{two_digits}", f"task{number}"):
             return str(name)
     names = ", ".join(DecathlonDataset.resource)
-    raise ConfigError(f"--task {text!r} is none of the ten: {names}.")
+    raise ConfigError(f"--task {text!r} is not a task of the Decathlon. Pass one of: {names}.")
 
 
 def download_task(
     task: str, out: str | os.PathLike[str], keep_archive: bool = False, base_url: str | None = None
 ) -> Path:
-    """Leave the data set of a task in ``out``; does nothing where it is already.
+    """Download the data set of a task into ``out``, unless it is already there.
 
     Args:
-        task: as ``find_task`` takes it.
-        out: folder that gets ``Task09_Spleen``; made if missing.
-        keep_archive: keep ``Task09_Spleen.tar`` after extraction.
+        task: number or name, see ``find_task``.
+        out: parent folder of ``Task09_Spleen``; created if missing.
+        keep_archive: whether to keep ``Task09_Spleen.tar`` after extraction.
         base_url: folder of the archives on another server, for tests; may be plain HTTP.
 
     Returns:
@@ -87,23 +87,25 @@ def download_task(
 
     Raises:
         ConfigError: if there is no such task.
-        DatasetError: if the server cannot be reached, or gives a wrong or unsafe archive.
+        DatasetError: if the server cannot be reached, or the archive is wrong or unsafe.
         OutputError: if ``out`` cannot be written to, or another run works on the same task there.
     """
     name = find_task(task)
     url = f"{base_url}/{name}.tar" if base_url else DecathlonDataset.resource[name]
     if not base_url and urlsplit(url).scheme != "https":
-        raise ConfigError(f"MONAI lists {url} for {name}; only https is safe. Use another MONAI.")
+        raise ConfigError(
+            f"MONAI lists {url} for {name}, which is not https. Install another version of MONAI."
+        )
     folder = Path(out) / name
     with _output_errors(folder):
         if not _is_there(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _alone(folder.with_name(f".{name}.lock")):
-                # the run that held the lock until now may have done it
+                # another run may have completed it while it held the lock
                 if not _is_there(folder):
                     _make(folder, url, DecathlonDataset.md5[name], keep_archive)
                     return folder
-        logger.info("%s is there already: nothing to do", folder)
+        logger.info("%s already exists: nothing to do", folder)
     return folder
 
 
@@ -113,28 +115,28 @@ def _is_there(folder: Path) -> bool:
 
 @contextmanager
 def _output_errors(folder: Path) -> Iterator[None]:
-    """Every OSError inside is one of files: those of the network are translated where they arise."""
+    """Translate OSErrors of files; those of the network are translated in ``_fetch``."""
     try:
         yield
     except OSError as error:
         raise OutputError(
             f"cannot write {error.filename or folder}: {error.strerror or error}. "
-            "Free space, change permissions or choose another folder with --out; then run the same command again."
+            "Free disk space, change permissions or choose another folder with --out. Then run the same command again."
         ) from error
 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock``: two runs that append to one file would spoil it. A killed run's lock is free."""
+    """Hold ``lock``, since two runs would corrupt each other's files. The system releases the lock of a killed run."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(
-                f"another run holds {lock}. Wait until it is done, or choose another folder with --out."
+                f"another run holds {lock}. Wait until it has finished, or choose another folder with --out."
             ) from error
         except OSError:
-            logger.debug("%s: this file system has no locks", lock)
+            logger.debug("%s: this file system does not support locks", lock)
         try:
             yield
         finally:
@@ -143,7 +145,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 @contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder`` for unfinished files, without what a killed run left; removed at the end."""
+    """An empty folder beside ``folder`` for unfinished files; removed at exit, and before that if a run was killed."""
     work = folder.with_name(f".{folder.name}.work")
     if work.exists():
         shutil.rmtree(work)
@@ -156,7 +158,7 @@ def _work_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _careful_monai(work: Path) -> Iterator[None]:
-    """MONAI downloads through ``work``, not the system's /tmp, with a timeout; its lines on stdout are left out."""
+    """Let MONAI download through ``work`` instead of /tmp, with a timeout and without its log lines on stdout."""
     before = tempfile.tempdir, socket.getdefaulttimeout(), monai_logger.disabled
     tempfile.tempdir, monai_logger.disabled = str(work), True
     socket.setdefaulttimeout(TIMEOUT_S)
@@ -164,7 +166,7 @@ def _careful_monai(work: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        install_opener(None)  # urllib makes its own again
+        install_opener(None)  # urllib creates its default opener again
         tempfile.tempdir, timeout, monai_logger.disabled = before
         socket.setdefaulttimeout(timeout)
 
@@ -172,7 +174,7 @@ def _careful_monai(work: Path) -> Iterator[None]:
 def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
-            f"{folder} exists but holds no dataset.json. Move it away, or choose another folder with --out."
+            f"{folder} exists but has no dataset.json. Move it away, or choose another folder with --out."
         )
     archive = folder.with_name(f"{folder.name}.tar")
     with _work_folder(folder) as work, _careful_monai(work):
@@ -184,28 +186,28 @@ def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
 
 
 def _fetch(url: str, md5: str, archive: Path) -> None:
-    """Download ``archive``, or check the one that is there; it appears when it is whole and its MD5 is right."""
+    """Download ``archive`` and check its MD5, or check the existing one; it only appears when complete and correct."""
     resume = f"curl -C - -o {archive} {url}"
     was_there = archive.exists()
     logger.info("checking the MD5 of %s" if was_there else "downloading %s", archive.name)
     try:
         download_url(url, archive, md5, "md5", progress=sys.stderr.isatty())
     except HashCheckError as error:
-        if was_there:  # put there by someone else: not ours to remove
+        if was_there:  # the user's file: not ours to remove
             raise DatasetError(
-                f"{archive} is not the archive with MD5 {md5} that MONAI lists. If its download was cut, finish it: "
-                f"{resume}; else remove it. Then run the same command again."
+                f"{archive} does not have the MD5 {md5} that MONAI lists. If its download was interrupted, finish it: "
+                f"{resume}; otherwise remove it. Then run the same command again."
             ) from error
         raise DatasetError(
-            f"what came from {url} does not have the MD5 {md5}, and was removed. Run the same command again; "
-            "if that does not help, a proxy or the server changes the archive."
+            f"the download from {url} does not have the MD5 {md5} and was removed. Run the same command again. "
+            "If this does not help, a proxy or the server changes the archive."
         ) from error
     except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
         raise DatasetError(
             f"cannot download {url}: {_reason(error)}. Check the network and the proxy, and run the same command "
-            f"again; it begins anew. To go on after each cut, download by hand first: {resume}"
+            f"again; it starts from the beginning. For a download that can be resumed, run this first: {resume}"
         ) from error
-    if not archive.exists():  # MONAI is silent about a folder that it may not write to
+    if not archive.exists():  # MONAI raises nothing if it may not write to the folder
         raise PermissionError(None, "Permission denied", str(archive))
 
 
@@ -220,19 +222,19 @@ def _reason(error: Exception) -> str:
 
 
 def _extract(archive: Path, work: Path, folder: Path) -> None:
-    """Extract to ``work`` and rename: the folder is whole or absent."""
+    """Extract to ``work`` and rename, so that the folder is complete or absent."""
     try:
         # refuses links, absolute paths and ".." with a ValueError
         extractall(archive, work, has_base=False)
     except (ValueError, tarfile.TarError, EOFError, zlib.error) as error:
         raise DatasetError(
             f"{archive} cannot be extracted: {first_line(error)}. "
-            "Nothing of it was kept. Remove it and run again."
+            "Nothing was extracted. Remove it and run again."
         ) from error
     if not _is_there(work / folder.name):
         raise DatasetError(
-            f"{archive} holds no {folder.name}/dataset.json. Remove it and run again."
+            f"{archive} contains no {folder.name}/dataset.json. Remove it and run again."
         )
-    # else a power cut after the rename could leave empty files that look complete
+    # without this, a power cut after the rename could leave empty files that look complete
     os.sync()
     os.rename(work / folder.name, folder)

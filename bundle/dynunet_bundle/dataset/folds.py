@@ -1,4 +1,7 @@
-"""Which cases are held out: five folds by scikit-learn's rule, kept in a JSON that a user may replace."""
+"""Folds of cross-validation: five by scikit-learn's rule, in a JSON file that the user may replace.
+
+Stored on disk: ``train`` and ``val``, the keys of a fold, in ``configs/tasks/splits/*.json``.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +12,28 @@ from dynunet_bundle.errors import DatasetError, some_of
 from dynunet_bundle.files import read_json, write_json
 
 Folds = list[dict[str, list[str]]]
-"""For each fold the names of its ``train`` and ``val`` cases, as in nnU-Net's ``splits_final.json``."""
+"""Names of the ``train`` and ``val`` cases of each fold, as in nnU-Net's ``splits_final.json``."""
 
 MIN_FOLDS = 2
 NUM_FOLDS = 5
 
 SPLIT_SEED = 12345
-"""The seed's and nnU-Net's random state for the five folds."""
+"""Random state of the five folds, as in the seed (NVIDIA's nnU-Net example) and in nnU-Net."""
 
 
 def split_folds(num_cases: int, num_folds: int, seed: int = SPLIT_SEED) -> list[np.ndarray]:
     """Indices of the validation cases of each fold, as scikit-learn's ``KFold(shuffle=True)`` draws them.
 
-    Restated from its rule so that folds equal those of the seed and of nnU-Net: shuffle 0..n-1 with the legacy
-    generator, cut into folds of which the first ``n % k`` have one case more, sort each.
+    The rule is implemented here so that folds equal those of the seed and of nnU-Net: shuffle 0..n-1 with the legacy
+    generator, split into folds of which the first ``n % k`` have one case more, sort each fold.
 
     Args:
         num_cases: number of cases, in sorted order.
         num_folds: number of folds, at least 2.
-        seed: state of the legacy numpy generator.
+        seed: seed of numpy's legacy generator.
 
     Returns:
-        ``num_folds`` sorted int arrays that together hold 0..num_cases-1 once.
+        ``num_folds`` sorted int arrays that together contain each of 0..num_cases-1 once.
 
     Raises:
         DatasetError: if there are fewer cases than folds.
@@ -49,9 +52,9 @@ def default_folds(names: Sequence[str], num_folds: int, seed: int = SPLIT_SEED) 
     """Folds over case names.
 
     Args:
-        names: names of the labelled cases; they are sorted first.
+        names: names of the labelled cases, in any order.
         num_folds: number of folds.
-        seed: as in ``split_folds``.
+        seed: seed of ``split_folds``.
     """
     ordered = sorted(names)
     held_out = [set(part.tolist()) for part in split_folds(len(ordered), num_folds, seed)]
@@ -65,10 +68,10 @@ def default_folds(names: Sequence[str], num_folds: int, seed: int = SPLIT_SEED) 
 
 
 def write_folds(path: Path, names: Sequence[str], num_folds: int = NUM_FOLDS) -> Folds:
-    """Write the default folds, unless the file is there: then it is the user's, and only checked.
+    """Write the default folds; an existing file is the user's and is only checked.
 
     Raises:
-        DatasetError: if the file that is there does not belong to these cases.
+        DatasetError: if the existing file does not belong to these cases.
     """
     if path.is_file():
         return read_folds(path, names)
@@ -78,17 +81,17 @@ def write_folds(path: Path, names: Sequence[str], num_folds: int = NUM_FOLDS) ->
 
 
 def read_folds(path: Path, names: Sequence[str]) -> Folds:
-    """Read and check a file of folds; it may have any number of folds, and leave cases out.
+    """Read and check a file of folds. It may have any number of folds, and does not need all cases.
 
     Args:
-        path: the JSON.
+        path: the JSON file.
         names: names of the labelled cases.
 
     Raises:
-        DatasetError: if it is malformed, names cases that the data set lacks, or holds a case in both parts.
+        DatasetError: if it is malformed, has unknown cases, or has a case in both parts of a fold.
     """
     folds = read_json(path, DatasetError)
-    remedy = f"Correct {path.name}, or delete it to have it made anew by scripts/plan.py."
+    remedy = f"Correct {path.name}, or delete it and run scripts/plan.py again."
     if not isinstance(folds, list) or not folds or not all(map(_is_fold, folds)):
         raise DatasetError(
             f'{path} must be a list of folds, each {{"train": [names], "val": [names]}}. {remedy}'
@@ -97,13 +100,13 @@ def read_folds(path: Path, names: Sequence[str]) -> Folds:
         unknown = sorted({*fold["train"], *fold["val"]} - set(names))
         if unknown:
             raise DatasetError(
-                f"{path}: fold {index} has {len(unknown)} case(s) that the data set lacks: "
+                f"{path}: fold {index} has {len(unknown)} case(s) that are not in the data set: "
                 f"{some_of(unknown)}. {remedy}"
             )
         both = sorted(set(fold["train"]) & set(fold["val"]))
         if both:
             raise DatasetError(
-                f"{path}: fold {index} has {some_of(both)} in train and in val. {remedy}"
+                f"{path}: fold {index} has {some_of(both)} in both train and val. {remedy}"
             )
     return folds
 

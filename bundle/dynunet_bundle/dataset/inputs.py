@@ -1,4 +1,4 @@
-"""What a user wants predicted -> cases: an image, a folder, a list, DICOM."""
+"""From the user's input (an image, a folder, a list, DICOM) to the cases to predict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import read_json
 
 LIST_IDS = ("test", "testing")
-"""Where the lists of MONAI and of the Medical Segmentation Decathlon keep images without labels."""
+"""Keys of unlabelled images in the lists of the Medical Segmentation Decathlon and of MONAI."""
 
 
 def find_inputs(
@@ -19,22 +19,22 @@ def find_inputs(
     """Find the cases to predict: ``cases#cases`` of inference.json.
 
     Args:
-        source: an image file; a folder of them, see ``find_images``; a JSON list; or DICOM: a folder or a zip.
+        source: an image file, a folder of images (see ``find_images``), a JSON list, or a DICOM folder or zip archive.
         num_channels: channels of the plan.
-        series_rules: which series of a DICOM study to take, see ``clinical.dicom_reader.find_cases``.
+        series_rules: rules that choose the series of a DICOM study, see ``dicom_cases.find_cases``.
 
     Returns:
         Unlabelled cases.
 
     Raises:
-        DatasetError: if nothing is there, a name occurs twice, or a list is malformed.
-        CaseError: if a file is no image.
+        DatasetError: if there are no images, a name occurs twice, or a list is malformed.
+        CaseError: if a file is not an image.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() == ".json":
         return read_list(path)
     if is_dicom_input(path):
-        # pydicom is an extra
+        # pydicom is an optional dependency
         from dynunet_bundle.dataset.dicom_cases import find_cases
 
         return find_cases(str(source), series_rules)
@@ -44,8 +44,8 @@ def find_inputs(
 def read_list(path: Path) -> list[Case]:
     """Read a list of images: ``["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"], {"image": ..., "name": ...}]``.
 
-    An item is a file, a list of files with one channel each, or an object with such an ``image`` and maybe a ``name``;
-    paths are relative to the list. A dataset.json with such a list under ``test`` will do as well.
+    An item is a file, a list of files with one channel each, or an object with such an ``image`` and optionally a
+    ``name``. Paths are relative to the list. A dataset.json with such a list under ``test`` is accepted, too.
 
     Args:
         path: the JSON file.
@@ -58,7 +58,7 @@ def read_list(path: Path) -> list[Case]:
         content = next((content[key] for key in LIST_IDS if key in content), None)
     if not isinstance(content, list) or not content:
         raise DatasetError(
-            f'{path} holds no list of images. Give it the form ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"]].'
+            f'{path} is not a list of images. Its form must be ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"]].'
         )
     cases = [
         _case(item, path.parent, f"item {index} of {path}") for index, item in enumerate(content)
@@ -72,7 +72,7 @@ def _case(item: Any, folder: Path, where: str) -> Case:
     files: list[Any] = image if isinstance(image, list) else [image]
     if not files or not all(isinstance(file, str) and file and "\0" not in file for file in files):
         raise DatasetError(
-            f"{where} is {item!r}. Give it a file, a list with one file a channel, or an object with an image."
+            f"{where} is {item!r}. It must be a file, a list with one file per channel, or an object with an image."
         )
     paths = [str((folder / file).resolve()) for file in files]
     case: Case = {"image": paths if isinstance(image, list) else paths[0]}
@@ -80,7 +80,7 @@ def _case(item: Any, folder: Path, where: str) -> Case:
         name = item["name"]
         if not _is_file_name(name):
             raise DatasetError(
-                f"{where} has the name {name!r}; it becomes a file name, so it can be no path, and nothing hidden."
+                f"{where} has the name {name!r}. Give it a name that can be a file name: not a path, not hidden."
             )
         case["name"] = name
     return case

@@ -1,6 +1,6 @@
-"""The layouts in which a data set may lie on disk: the Decathlon's, nnU-Net's, and two plain folders.
+"""The supported layouts of a data set on disk: the Decathlon's, nnU-Net's, and two plain folders.
 
-All become one ``DatasetDescription``; nothing is ever written into a user's data.
+All become a ``DatasetDescription``. Nothing is ever written into the data set's folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class DatasetDescription:
-    """What is known of a data set before an image is read.
+    """What is known about a data set before an image is read.
 
     Attributes:
         name: folder name of the data set, e.g. ``Task04_Hippocampus``.
-        channel_names: one name a channel of the images, e.g. ``("FLAIR", "T1w")``; empty where nothing names them.
-        labels: what the values in files of labels mean; without classes if nothing names them.
+        channel_names: one name per channel of the images, e.g. ``("FLAIR", "T1w")``; empty if unknown.
+        labels: meaning of the values in label files; without classes if unknown.
         training: labelled cases, sorted by name.
         test: unlabelled cases, sorted by name.
     """
@@ -47,38 +47,40 @@ class DatasetDescription:
 
     @property
     def num_entries(self) -> int:
-        """Labels as nnU-Net counts them to plan memory: background, classes or regions, and the ignored value.
+        """Length of ``labels`` in dataset.json, with which nnU-Net plans memory.
 
-        Its planners take the length of ``labels`` in dataset.json.
+        It counts the background, the classes or regions, and the ignore value.
         """
         return len(self.labels.target_names) + (self.labels.ignore_value is not None)
 
     def named(self, channel_names: Sequence[str], labels: LabelScheme) -> "DatasetDescription":
-        """The same data set with names, for a layout that tells none."""
+        """The same data set with names, for a layout without names."""
         return replace(self, channel_names=tuple(channel_names), labels=labels)
 
 
 def read_layout(root: Path) -> DatasetDescription:
-    """Find out how a data set is laid out, and read it.
+    """Detect the layout of a data set and read it.
 
     Args:
         root: absolute path of its folder.
 
     Raises:
-        DatasetError: if there is no such folder, it is laid out in no known way, is malformed, or lists files that are
-            missing.
+        DatasetError: if the folder does not exist, its layout is unknown or malformed, or it has no training cases.
+        CaseError: if listed files are missing.
     """
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"
         raise DatasetError(
-            f"{root} {what}. Pass --dataset_dir with a folder that has {LAYOUTS}; a path that does not begin with / "
-            "starts at the folder that the command runs in."
+            f"{root} {what}. Pass --dataset_dir with a folder that has {LAYOUTS}; a relative path starts at the "
+            "current working directory."
         )
     source = root / "dataset.json"
     if source.is_file():
         content = read_json(source, DatasetError)
         if not isinstance(content, dict):
-            raise DatasetError(f"{source} must hold a JSON object, not {type(content).__name__}.")
+            raise DatasetError(
+                f"{source} must contain a JSON object, not {type(content).__name__}."
+            )
         reader = _read_msd if "training" in content or "modality" in content else _read_nnunet
         dataset = reader(root, source, content)
     else:
@@ -90,7 +92,7 @@ def read_layout(root: Path) -> DatasetDescription:
 
 
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
-    """``training`` holds pairs of paths, ``test`` paths; ``image`` may be a list of files, one a channel."""
+    """``training`` has pairs of paths, ``test`` has paths; ``image`` may be a list with one file per channel."""
     return DatasetDescription(
         root.name,
         _channel_names(content, source),
@@ -181,19 +183,19 @@ def _nnunet_cases(folder: Path, ending: str, num_channels: int) -> list[Case]:
     groups = group_channels(files)
     if files and not groups:
         raise DatasetError(
-            f"the images in {folder} are not named CASE_0000{ending}, CASE_0001{ending}, ... without gaps."
+            f"the images in {folder} must be named CASE_0000{ending}, CASE_0001{ending}, ... without gaps."
         )
     for name, group in groups.items():
-        # a picture holds all its colours: nnU-Net names R, G and B, and has CASE_0000.png alone
+        # a picture has all colours: nnU-Net names R, G and B, but has only CASE_0000.png
         if len(group) != num_channels and not (ending in PICTURE_SUFFIXES and len(group) == 1):
             raise DatasetError(
-                f"case {name} has {len(group)} image file(s) in {folder}, dataset.json names {num_channels} channel(s)."
+                f"case {name} has {len(group)} image file(s) in {folder}, dataset.json has {num_channels} channel(s)."
             )
     return [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
 
 
 def _read_plain(root: Path) -> DatasetDescription:
-    """Two folders with files of the same names; channels and labels have no names until the data are read."""
+    """Two folders with files of the same names; the names of channels and labels are not known yet."""
     images, labels = root / "images", root / "labels"
     if images.is_dir() and labels.is_dir():
         return DatasetDescription(root.name, (), LabelScheme(()), _plain_pairs(images, labels), ())
@@ -208,14 +210,14 @@ def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
     masks = {case_name(file): str(file) for file in label_files}
     groups = group_channels(files)
     cases: list[Case] = [{"image": str(file)} for file in files]
-    # frame_0000, frame_0001, ... are channels of one case only if there is a mask called frame
+    # frame_0000, frame_0001, ... are channels of one case only if there is a mask with the name frame
     if not groups.keys().isdisjoint(masks):
         cases = [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
     lacking = sorted({name_of(case) for case in cases} ^ set(masks))
     if lacking:
         raise DatasetError(
             f"{len(lacking)} file(s) in {images} and {labels} have no partner of the same name: "
-            f"{', '.join(lacking[:5])}. Add the missing ones, or move these away."
+            f"{', '.join(lacking[:5])}. Add the missing files, or move these away."
         )
     return _sorted([{**case, "label": masks[name_of(case)]} for case in cases], str(images))
 

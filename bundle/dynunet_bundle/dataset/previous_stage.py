@@ -1,8 +1,8 @@
-"""The masks of a previous stage, which a cascade's network sees beside the image.
+"""The masks of the previous stage, which a cascade's network gets in addition to the image.
 
-nnU-Net's cascade: a network at low resolution sees most of a case at once; one at full resolution gets its masks as
-further channels and corrects them (Isensee et al., Nature Methods 18, 2021). For training they have to be masks of
-cases that the first network has not seen, else the second one learns to trust them more than it should.
+nnU-Net's cascade: a network at low resolution sees most of a case at once; a network at full resolution gets its masks
+as further channels and corrects them (Isensee et al., Nature Methods 18, 2021). The masks for training must be of cases
+that the first network was not trained on; otherwise the second network learns to trust them too much.
 """
 
 from collections.abc import Sequence
@@ -16,49 +16,49 @@ PREVIOUS = "previous"
 """Key of the mask of the previous stage in a case."""
 
 HOW_TO_MAKE = (
-    "For training take RUN/cross_validation/predictions of scripts/train.py with the overlay of 3d_lowres, for other "
-    "images what scripts/predict.py makes of them with its weights."
+    "For training, use RUN/cross_validation/predictions of scripts/train.py with the 3d_lowres overlay; for other "
+    "images, predict the masks with scripts/predict.py and the weights of that training."
 )
 
 
 def with_previous(
     cases: Sequence[Case], previous_dir: str | None = None, cascade: bool = False
 ) -> list[Case]:
-    """Give each case the mask of the previous stage that has its name: ``cases`` of inference.json.
+    """Add to each case the mask of the previous stage with the same name: ``cases`` of inference.json.
 
     Args:
         cases: raw cases.
         previous_dir: folder of the masks, each on the grid of its image, with the label values of the data set.
-        cascade: whether the plan is a cascade; else nothing is added.
+        cascade: whether the plan is a cascade; otherwise nothing is added.
 
     Returns:
         Cases with the path of the mask as ``previous``.
 
     Raises:
         ConfigError: if a cascade has no folder of masks, or another plan has one.
-        CaseError: if a case has no mask there.
-        DatasetError: if two masks there have the same name.
+        CaseError: if a case has no mask in the folder.
+        DatasetError: if two masks in the folder have the same name.
     """
     if not cascade:
         if previous_dir is not None:
             raise ConfigError(
-                f"previous_dir is {previous_dir}, but the plan is no cascade. Pass the overlay of scripts/plan.py "
-                "--configuration 3d_cascade_fullres as second config file, or leave previous_dir out."
+                f"previous_dir is {previous_dir}, but the plan is not a cascade. Pass the overlay of scripts/plan.py "
+                "--configuration 3d_cascade_fullres as the second config file, or omit previous_dir."
             )
         return list(cases)
     if previous_dir is None:
         raise ConfigError(
-            "the plan is a cascade, which needs the masks of its previous stage. Pass their folder as --previous_dir. "
+            "the plan is a cascade and needs the masks of its previous stage. Pass their folder as --previous_dir. "
             + HOW_TO_MAKE
         )
     masks = _masks_in(Path(previous_dir))
     names = [name_of(case) for case in cases]
     missing = [name for name in names if name not in masks]
     if missing:
-        others = f", nor for {some_of(missing[1:])}" if missing[1:] else ""
+        others = f", nor have {some_of(missing[1:])}" if missing[1:] else ""
         raise CaseError(
             missing[0],
-            f"there is no mask of the previous stage for it in {previous_dir}{others}",
+            f"it has no mask of the previous stage in {previous_dir}{others}",
             HOW_TO_MAKE,
         )
     return [{**case, PREVIOUS: masks[name]} for case, name in zip(cases, names, strict=True)]
@@ -67,7 +67,7 @@ def with_previous(
 def _masks_in(folder: Path) -> dict[str, str]:
     """Absolute paths of the masks in a folder, by case."""
     if not folder.is_dir():
-        raise ConfigError(f"previous_dir is {folder}, which is no folder. {HOW_TO_MAKE}")
+        raise ConfigError(f"previous_dir is {folder}, which is not a folder. {HOW_TO_MAKE}")
     files = list_images(folder)
     require_unique([case_name(file) for file in files], str(folder))
     return {case_name(file): str(file.resolve()) for file in files}

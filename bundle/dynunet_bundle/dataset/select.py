@@ -1,4 +1,4 @@
-"""A data set on disk -> the cases that a config trains, validates or predicts on."""
+"""From a data set on disk to the cases on which a config trains, validates or predicts."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def load_dataset(dataset_dir: str | os.PathLike[str]) -> DatasetDescription:
-    """Read what a folder says of its data set.
+    """Read the description of a data set.
 
     Args:
         dataset_dir: folder in the layout of the Medical Segmentation Decathlon or of nnU-Net, or with two folders
@@ -38,22 +38,23 @@ def load_dataset(dataset_dir: str | os.PathLike[str]) -> DatasetDescription:
         The data set, with absolute paths.
 
     Raises:
-        DatasetError: if the layout is unknown or malformed, or files that it lists are missing.
+        DatasetError: if the layout is unknown or malformed.
+        CaseError: if listed files are missing.
     """
     return read_layout(Path(dataset_dir).resolve())
 
 
 def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
-    """A data set without cases, to plan from saved facts: names where they were saved, else numbers.
+    """A data set without cases, to plan from saved facts; names that were not saved are numbered.
 
     Args:
         name: name of the data set.
-        facts: a saved fingerprint; ours has ``channel_names``, ``label_names``, ``label_values`` and, where there are
-            such, ``ignore_value``, ``regions`` and ``regions_class_order``; nnU-Net's facts have ``modality``,
-            ``num_channels`` and ``num_classes_with_background``.
+        facts: a saved fingerprint. Ours has ``channel_names``, ``label_names``, ``label_values`` and optionally
+            ``ignore_value``, ``regions`` and ``regions_class_order``; nnU-Net's has ``modality``, ``num_channels`` and
+            ``num_classes_with_background``.
 
     Raises:
-        PlanError: if the facts tell neither names nor numbers, or their regions do not fit the labels.
+        PlanError: if the facts have neither names nor numbers, or their regions do not fit the labels.
     """
     try:
         channels = facts.get("channel_names") or [str(facts["modality"])] * int(
@@ -64,7 +65,7 @@ def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
             *(f"class_{value}" for value in range(1, int(facts["num_classes_with_background"]))),
         ]
     except (KeyError, ValueError, TypeError) as error:
-        raise PlanError(f"the fingerprint tells no channels or labels ({error!r}).") from error
+        raise PlanError(f"the fingerprint has no channels or labels ({error!r}).") from error
     scheme = LabelScheme.from_plan({**facts, "label_names": labels})
     return DatasetDescription(name, tuple(channels), scheme, (), ())
 
@@ -73,16 +74,16 @@ def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
 class FoldCases:
     """Raw cases of a data set, split by fold: ``cases`` of train.json.
 
-    The folder is read when a part is asked for, so that a client which replaces both parts needs no folder.
+    The folder is read on access to ``training`` or ``validation``, so a client that replaces both needs no folder.
 
     Attributes:
         dataset_dir: folder of the data set, see ``load_dataset``.
-        channel_names: the plan's channels, to catch a plan that belongs to another data set.
-        labels: the plan's labels, which must be the data set's, too.
-        fold: index of the validation fold; ``"all"`` trains on every case and validates on the same ones.
-        num_folds: number of folds, unless a file gives them.
-        seed: seed of the split, unless a file gives it.
-        splits_file: JSON with the folds; if it exists, it decides.
+        channel_names: the plan's channels, which must be those of the data set.
+        labels: the plan's labels, which must be those of the data set.
+        fold: index of the validation fold; ``"all"`` trains and validates on all cases.
+        num_folds: number of folds if there is no splits file.
+        seed: seed of the split if there is no splits file.
+        splits_file: JSON with the folds; used if it exists.
         previous_dir: folder of the masks of the previous stage, for a cascade.
         cascade: whether the plan is a cascade, see ``with_previous``.
     """
@@ -102,19 +103,19 @@ class FoldCases:
         """Cases to train on.
 
         Returns:
-            ``[{"image": path, "label": path}, ...]``, in a cascade with the mask of the previous stage as ``previous``.
+            ``[{"image": path, "label": path}, ...]``; a cascade also has the mask of the previous stage, ``previous``.
 
         Raises:
-            DatasetError: if the data set or the file of folds is malformed, the fold does not exist, or a case has no
-                mask of the previous stage.
-            PlanError: if the plan's channels or labels are not the data set's.
-            ConfigError: if there is no folder of such masks, or it is given to a plan that is not a cascade.
+            DatasetError: if the data set or the splits file is malformed, or the fold does not exist.
+            CaseError: if files are missing, or a case of a cascade has no mask of the previous stage.
+            PlanError: if the plan's channels or labels are not those of the data set.
+            ConfigError: if a cascade has no folder of such masks, or another plan has one.
         """
         return self._part("train")
 
     @property
     def validation(self) -> list[Case]:
-        """Cases of the fold to validate on, as ``training``."""
+        """Cases to validate on, in the form of ``training`` and with the same errors."""
         return self._part("val")
 
     def _part(self, part: str) -> list[Case]:
@@ -130,7 +131,7 @@ class FoldCases:
             folds = read_folds(Path(self.splits_file), list(by_name))
             if len(folds) != self.num_folds:
                 logger.warning(
-                    "%s has %d folds; num_folds is not used", self.splits_file, len(folds)
+                    "%s has %d folds; num_folds is ignored", self.splits_file, len(folds)
                 )
             source = f"{self.splits_file} has {len(folds)} fold(s)"
         else:
@@ -148,9 +149,9 @@ class FoldCases:
             ("labels", self.labels.names, dataset.labels.names),
             ("label values", self.labels.values, dataset.labels.values),
         ):
-            # plain folders name nothing; then the plan's names count, and the values are checked case by case
+            # plain folders have no names; then the plan's names are used, and the values are checked case by case
             if found and planned != found:
                 raise PlanError(
-                    f"the plan's {what} are {list(planned)}, those of {dataset.name} are {list(found)}. "
-                    f"Run scripts/plan.py --dataset_dir {self.dataset_dir} and pass its overlay as second config file."
+                    f"the plan's {what} are {list(planned)}, those of {dataset.name} are {list(found)}. Run "
+                    f"scripts/plan.py --dataset_dir {self.dataset_dir} and pass its overlay as the second config file."
                 )
