@@ -30,6 +30,9 @@ def main() -> None:
         default=BUNDLE / "eval" / "surveys",
         help="cache of facts, as in plan.py",
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -45,7 +48,9 @@ def main() -> None:
     dataset = load_dataset(arguments.dataset_dir)
     facts = extract_fingerprint(dataset, cache_dir=arguments.cache_dir)
     overrides = {"dataset_dir": arguments.dataset_dir}
-    workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
     plan = plan_from(workflow.parser.get_parsed_content("plan"))
     volumes = facts.shapes_after_crop.prod(axis=1)
     median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]

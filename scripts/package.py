@@ -55,6 +55,9 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="only regenerate metadata.json and the model card of bundle/",
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     return parser.parse_args()
 
 
@@ -85,6 +88,7 @@ def main() -> None:
             exports=arguments.exports,
             curves=arguments.curves,
             weights_url=arguments.weights_url,
+            trust=arguments.trust,
         )
     )
     print(f"{package.folder}\n{package.archive}")

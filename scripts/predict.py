@@ -67,6 +67,9 @@ def parse() -> argparse.Namespace:
         help="folder for probabilities, for scripts/ensemble.py; large files",
     )
     parser.add_argument("--report", type=Path, help="HTML file to write: a page with pictures")
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     parser.add_argument("--json", action="store_true", help="print run.json")
     return parser.parse_args()
 
@@ -132,7 +135,9 @@ def main() -> None:
     from dynunet_bundle.files import ensure_writable
 
     overrides = overrides_of(arguments)
-    workflow = load_workflow(BUNDLE, "inference.json", arguments.config_file, overrides)
+    workflow = load_workflow(
+        BUNDLE, "inference.json", arguments.config_file, overrides, trust=arguments.trust
+    )
     if arguments.report:
         ensure_writable(arguments.report.parent)
     run_file = Path(arguments.output) / "run.json"

@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument(
         "--prepared_dir", help="folder for prepared cases (default: bundle/eval/prepared)"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     arguments = parser.parse_args()
 
     from dynunet_bundle.configs.workflow import load_workflow
@@ -29,7 +32,9 @@ def main() -> None:
     overrides = {"dataset_dir": arguments.dataset_dir}
     if arguments.prepared_dir:
         overrides["prepared_dir"] = arguments.prepared_dir
-    workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
     for section in ("train", "validate"):
         workflow.parser.get_parsed_content(f"{section}#dataset").cases()
     print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")

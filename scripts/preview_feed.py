@@ -27,6 +27,9 @@ def main() -> None:
     )
     parser.add_argument("--columns", type=int, default=6, help="patches per row (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -37,7 +40,9 @@ def main() -> None:
     overrides = {"dataset_dir": arguments.dataset_dir, "seed": arguments.seed}
     if arguments.prepared_dir:
         overrides["prepared_dir"] = arguments.prepared_dir
-    workflow = load_workflow(BUNDLE, "train.json", arguments.config_file, overrides)
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
     parts = {
         "dataset": "train#dataset",
         "patch_size": "patch_size",

@@ -71,6 +71,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="train nothing; score the finished folds and summarise",
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     return parser.parse_known_args()
 
 
@@ -100,6 +103,7 @@ def main() -> int:
         },
         overrides=tuple(overrides),
         collect_only=arguments.collect_only,
+        trust=arguments.trust,
     )
     return train_folds(request)
 

@@ -94,7 +94,7 @@ def train_workflow(phantom: Path, tmp_path: Path) -> Callable[..., ConfigWorkflo
             "prepared_dir": str(tmp_path / "prepared"),
             **overrides,
         }
-        return load_workflow(BUNDLE, "train.json", overlays, settings)
+        return load_workflow(BUNDLE, "train.json", overlays, settings=settings, trust=True)
 
     return load
 

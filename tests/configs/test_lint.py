@@ -4,14 +4,17 @@ import copy
 import json
 import runpy
 import sys
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
 import pytest
 from conftest import BUNDLE, ROOT
+from monai.bundle import ComponentLocator
 
-from dynunet_bundle.configs.lint import config_faults, lint_configs, require_data
-from dynunet_bundle.configs.targets import OWN_COMMANDS
+from dynunet_bundle.configs.lint import config_faults, lint_configs, require_safe
+from dynunet_bundle.configs.targets import EXTENSIONS, MONAI_COMPONENTS, OWN_COMPONENTS
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError, find_user_error
 
@@ -43,6 +46,12 @@ EXPRESSIONS = [
     "$[len for len in [1]][0]",
     "$torch",
     "$@network.modules",
+    "$@network('touch marker')",
+    "$@optimizer.run('x')('y')",
+    "$[@network][0]('x')",
+    "$sorted(['touch marker'], key=@network)",
+    "$[f('x') for f in [@network]]",
+    "$len.to(1)",
     "$@network.__class__",
     "$@no_such_id",
     "$@",
@@ -156,8 +165,35 @@ def test_an_architecture_is_a_name_of_the_table(config, tmp_path):
     assert 'architecture is "os.system". It must be "DynUNet"' in message
 
 
-def test_the_commands_that_are_refused_are_where_the_list_says():
-    assert all(find_spec(f"dynunet_bundle.{name}") for name in OWN_COMMANDS)
+def targets(value: Any) -> Iterator[str]:
+    """All components that a config names."""
+    if isinstance(value, dict):
+        if isinstance(value.get("_target_"), str):
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from targets(item)
+
+
+def test_the_list_has_what_the_configs_name_and_the_extensions():
+    configs = [json.loads(path.read_text()) for path in CONFIGS.glob("*.json")]
+    assert set(targets(configs)) == MONAI_COMPONENTS | OWN_COMPONENTS
+
+
+def test_the_extensions_exist():
+    locator = ComponentLocator()
+    for name in EXTENSIONS:
+        home = locator.get_component_module_name(name) if "." not in name else None
+        assert isinstance(home, str) or locate(name), name
+
+
+def test_an_image_is_read_by_the_readers_of_this_package():
+    ours = "dynunet_bundle.preprocessing.reader.ImageFileReader"
+    right = {"_target_": "LoadImaged", "keys": "image", "reader": ours}
+    assert config_faults({"preprocessing": right}, TRAIN) == []
+    for wrong in ({"reader": "NumpyReader"}, {"allow_pickle": True}, {"reader": None}):
+        assert config_faults({"preprocessing": right | wrong}, TRAIN), wrong
 
 
 @pytest.mark.parametrize("change", [{"_mode_": "debug"}, {"_debug_": True}])
@@ -193,7 +229,7 @@ def overlay(folder: Path, **content: object) -> Path:
 def test_an_overlay_from_outside_brings_no_code(content, tmp_path):
     path = overlay(tmp_path, **content)
     with pytest.raises(ConfigError, match="would run code") as caught:
-        require_data(path, content, CONFIGS)
+        require_safe([CONFIGS / "train.json", path], CONFIGS)
     assert next(iter(content)) in str(caught.value)
     with pytest.raises(ConfigError, match="would run code"):
         load_workflow(BUNDLE, "train.json", [str(path)])
@@ -210,7 +246,7 @@ def test_values_and_the_bundles_own_components_are_no_code(tmp_path):
             "optimizer": "@optimizer",
         },
     }
-    require_data(overlay(tmp_path, **content), content, CONFIGS)
+    require_safe([CONFIGS / "train.json", overlay(tmp_path, **content)], CONFIGS)
 
 
 @pytest.mark.parametrize("name", ["quick", "seed_recipe", "seed_augmentation"])

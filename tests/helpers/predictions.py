@@ -14,6 +14,20 @@ from dynunet_bundle.configs.workflow import load_workflow
 LOW, HIGH = 35.0, 90.0
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 1.2, 0, 15], [0, 0, 1.6, 40], [0, 0, 0, 1]])
 
+THRESHOLD_PLAN: dict[str, Any] = {
+    "device": "cpu",
+    "patch_size": [24, 24, 24],
+    "precision": "float32",
+    "normalization": ["ct"],  # fixed limits: thresholds mean the same in every copy
+    "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
+    "network_def": {
+        "_target_": "torch.nn.Conv3d",
+        "in_channels": 1,
+        "out_channels": 3,
+        "kernel_size": 1,
+    },
+}
+
 
 def threshold_weights(path: Path, low: float = LOW, high: float = HIGH) -> Path:
     """Weights of a 1x1x1 convolution: class 1 above ``low``, class 2 above ``high``."""
@@ -28,27 +42,18 @@ def threshold_weights(path: Path, low: float = LOW, high: float = HIGH) -> Path:
 def prediction(
     source: Path, output: Path, weights: Path | list[str], **overrides: Any
 ) -> ConfigWorkflow:
-    """inference.json with such a network."""
+    """inference.json with such a network; ``overrides`` may hold components and expressions."""
+    paths = {
+        "input": str(source),
+        "output_dir": str(output),
+        "weights_file": str(weights) if isinstance(weights, Path) else weights,
+    }
     return load_workflow(
         BUNDLE,
         "inference.json",
-        overrides={
-            "input": str(source),
-            "output_dir": str(output),
-            "weights_file": str(weights) if isinstance(weights, Path) else weights,
-            "device": "cpu",
-            "patch_size": [24, 24, 24],
-            "precision": "float32",
-            "normalization": ["ct"],  # fixed limits: thresholds mean the same in every copy
-            "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
-            "network_def": {
-                "_target_": "torch.nn.Conv3d",
-                "in_channels": 1,
-                "out_channels": 3,
-                "kernel_size": 1,
-            },
-            **overrides,
-        },
+        overrides={name: path for name, path in paths.items() if name not in overrides},
+        settings={**THRESHOLD_PLAN, **overrides},
+        trust=True,
     )
 
 

@@ -1,9 +1,9 @@
-"""What an expression of a config may say, read from its syntax tree without running it.
+"""The grammar of expressions in configs, checked on the syntax tree without running anything.
 
-MONAI hands every text that begins with ``$`` to ``eval`` (GHSA-873f-pvrv-4x83: by design). The grammar here is what the
+MONAI hands every text that begins with ``$`` to ``eval`` (GHSA-873f-pvrv-4x83: by design). The grammar allows what the
 bundle's configs need: arithmetic, choices, indices and lists of literals and ids, a few builtins, a few names of torch
-and MONAI, and a few attributes of components. All else is refused, so that nobody has to list what is dangerous:
-``torch.os.system``, ``().__class__`` and ``"{0.real}".format`` are out of reach alike.
+and MONAI, and a few attributes of components. Everything else is refused, so no list of dangerous names is needed:
+``torch.os.system``, ``().__class__``, ``"{0.real}".format`` and the call of a reference are all outside the grammar.
 """
 
 import ast
@@ -30,11 +30,14 @@ BUILTINS = frozenset(
 ATTRIBUTES = frozenset(
     (
         *("num_outputs", "sigmoid", "target_names"),
-        *("remaining", "run", "to", "training", "type", "validation"),
+        *("training", "type", "validation"),
     )
 )
-"""Attributes of anything else: of components that the configs declare, and ``type`` of a device. The first line is
-that of ``LabelScheme``."""
+"""Attributes of components that the configs declare, and ``type`` of a device. The first line has those of
+``LabelScheme``."""
+
+METHODS = frozenset(("remaining", "run", "to"))
+"""Methods of components that an expression may call: of the run record, of engines and of the network."""
 
 NODES = (
     *(ast.Expression, ast.Constant, ast.Load, ast.Store, ast.keyword, ast.BoolOp, ast.And, ast.Or),
@@ -44,14 +47,14 @@ NODES = (
     *(ast.Is, ast.IsNot, ast.In, ast.NotIn),
     *(ast.List, ast.Tuple, ast.Dict, ast.ListComp, ast.comprehension),
 )
-"""Beside names, attributes and calls; ``**`` is not among them, since ``9**9**9`` takes all memory."""
+"""Nodes other than names, attributes and calls. ``**`` is excluded, because ``9**9**9`` takes all memory."""
 
 
 def expression_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
-    """What is not allowed in one expression.
+    """Faults of one expression.
 
     Args:
-        text: with its ``$``.
+        text: the expression with its ``$``.
         ids: the content of the config; an expression may refer to its top-level ids.
     """
     if text in IMPORTS:
@@ -59,24 +62,24 @@ def expression_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
     try:
         tree = ast.parse(_as_evaluated(text)[1:].strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return ["it is no expression that can be read"]
+        return ["it cannot be parsed as an expression"]
     return _Reader(tree, ids).faults
 
 
 def reference_faults(reference: str, ids: Mapping[str, Any]) -> list[str]:
-    """What is not allowed in a reference, ``id`` or ``id::part``: a first part that is no id."""
+    """Faults of a reference ``id`` or ``id::part``: its first part must be a top-level id."""
     name = ReferenceResolver.normalize_id(reference).split(ReferenceResolver.sep)[0]
-    return [] if name in ids else [f"it refers to @{name}, which is no id"]
+    return [] if name in ids else [f"it refers to @{name}, which is not an id of the configs"]
 
 
 def _as_evaluated(text: str) -> str:
-    """The text that MONAI evaluates: each reference, in strings and behind ``#``, too, is replaced as text."""
+    """The text that MONAI evaluates: it replaces each reference as text, also in strings and behind ``#``."""
     found = ReferenceResolver.match_refs_pattern(text)
     return str(ReferenceResolver.update_refs_pattern(text, dict.fromkeys(found)))
 
 
 class _Reader(ast.NodeVisitor):
-    """Collects what is not allowed in a tree."""
+    """Collects the faults of a tree."""
 
     def __init__(self, tree: ast.Expression, ids: Mapping[str, Any]) -> None:
         self.faults: list[str] = []
@@ -89,18 +92,18 @@ class _Reader(ast.NodeVisitor):
         self.visit(tree)
 
     def generic_visit(self, node: ast.AST) -> None:
-        """Any node that no other method takes."""
+        """All nodes without a method of their own."""
         if not isinstance(node, NODES):
-            self.faults.append(f"it holds {type(node).__name__}, which no config needs")
+            self.faults.append(f"{type(node).__name__} is not part of the grammar")
             return
         super().generic_visit(node)
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802 - ast calls it so
+    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802 - name of ast
         """A name by itself."""
         if node.id not in self._known:
             self.faults.append(f"the name {node.id} is not allowed")
 
-    def visit_Subscript(self, node: ast.Subscript) -> None:  # noqa: N802 - likewise
+    def visit_Subscript(self, node: ast.Subscript) -> None:  # noqa: N802 - name of ast
         """A reference, or an index."""
         reference = _reference(node)
         if reference is None:
@@ -108,7 +111,7 @@ class _Reader(ast.NodeVisitor):
         else:
             self.faults += reference_faults(reference, self._ids)
 
-    def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802 - likewise
+    def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802 - name of ast
         """A name of torch or MONAI, or an attribute of a component."""
         name = _dotted(node)
         if name is not None and name.split(".")[0] in MODULES:
@@ -119,14 +122,25 @@ class _Reader(ast.NodeVisitor):
             self.faults.append(f"the attribute {node.attr} is not allowed")
         self.visit(node.value)
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802 - likewise
-        """A call: what is called and what it is given."""
-        for part in (node.func, *node.args, *(keyword.value for keyword in node.keywords)):
+    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802 - name of ast
+        """A call of a builtin, of a name of torch or MONAI, or of a method; a reference itself is never called."""
+        match node.func:
+            case ast.Name(id=name) if name in BUILTINS:
+                # key= of min, max and sorted would call what it is given
+                self.faults += [f"{name} takes no {keyword.arg}=" for keyword in node.keywords]
+            case ast.Attribute(value=ast.Subscript() as value, attr=name) if name in METHODS:
+                self.visit(value)
+            case ast.Attribute() as function if _dotted(function) in MODULE_NAMES:
+                pass
+            case function:
+                called = ast.unparse(function).replace(REFERENCES, "@")
+                self.faults.append(f"the call of {called} is not allowed")
+        for part in (*node.args, *(keyword.value for keyword in node.keywords)):
             self.visit(part)
 
 
 def _reference(node: ast.Subscript) -> str | None:
-    """The id where a node is a reference, else None."""
+    """The id if a node is a reference, else None."""
     match node:
         case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str(reference))):
             return reference if name == REFERENCES else None
@@ -134,7 +148,7 @@ def _reference(node: ast.Subscript) -> str | None:
 
 
 def _dotted(node: ast.expr) -> str | None:
-    """``a.b.c`` where a node is that and no more, else None."""
+    """``a.b.c`` if a node is a dotted name, else None."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):

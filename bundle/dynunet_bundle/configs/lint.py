@@ -1,38 +1,45 @@
-"""A static check of configs: what they would run is looked at, and nothing of it is run.
+"""A static check of configs: expressions and components are read, and nothing is run.
 
-A bundle's configs are code, and whoever runs a bundle trusts it (SECURITY.md). What is checked here: that the configs
-that are shipped stay within a small grammar (``config_expressions.py``) and a list of packages (``config_targets.py``),
-and that a file from outside, such as a task overlay, brings values and no code of its own.
+A bundle's configs are code, and running a bundle means trusting it (SECURITY.md). Two things are checked here: the
+shipped configs keep to a small grammar (``expressions.py``) and a list of components (``targets.py``), and a file from
+outside, such as a task overlay, brings values but no code. Overlays are also checked together, in the form in which
+MONAI parses them: two files may spell out something that neither contains.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle.utils import merge_kv
 
 from dynunet_bundle.configs.expressions import expression_faults, reference_faults
-from dynunet_bundle.configs.targets import target_fault
+from dynunet_bundle.configs.overrides import top_level
+from dynunet_bundle.configs.targets import reader_fault, target_fault
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_IDS
 
-OWN_PACKAGE = "dynunet_bundle."
 MODES = ("default", "callable", "partial")
-"""Without ``debug``, which opens a debugger."""
+"""Allowed values of ``_mode_``: all of MONAI's except ``debug``, which opens a debugger."""
 
 NOT_CONFIGS = ("metadata.json",)
 CODE_STARTS = ("$", "%", "@")
 
+REMEDY = (
+    "An overlay from outside may hold values and the components of configs/targets.py. If you trust its author, pass "
+    "--trust, or put the file into the bundle's folder configs."
+)
+
 
 def lint_configs(config_dir: str | Path) -> list[str]:
-    """Look at all configs of a bundle.
+    """Check all configs of a bundle.
 
     Args:
         config_dir: the bundle's ``configs``.
 
     Returns:
-        Faults, each as ``"train.json: id: what is not allowed"``; empty where all is well.
+        Faults, each as ``"train.json: id: what is not allowed"``; empty if there are none.
 
     Raises:
         ConfigError: if a config is malformed.
@@ -47,54 +54,99 @@ def lint_configs(config_dir: str | Path) -> list[str]:
     ]
 
 
-def config_faults(content: Mapping[str, Any], ids: Mapping[str, Any]) -> list[str]:
-    """What is not allowed in one config, each as ``"id: what"``.
+def config_faults(
+    content: Mapping[str, Any], ids: Mapping[str, Any], trusted: frozenset[str] = frozenset()
+) -> list[str]:
+    """Faults of one config, each as ``"id: what is not allowed"``.
 
     Args:
-        content: of the config.
-        ids: of all configs that are read together with it; references may name them.
+        content: the config.
+        ids: content of all configs that are read together with it; references may name their ids.
+        trusted: texts that are allowed as they are: those of the bundle's own configs.
     """
-    return list(_faults(content, "", {**ids, **content}))
+    return list(_Check({**ids, **content}, trusted).faults(content, ""))
 
 
-def require_data(path: str | Path, content: Any, config_dir: str | Path) -> None:
-    """Refuse an overlay with code of its own; one that lies in the bundle's ``configs`` is the bundle's.
+def require_safe(
+    configs: Sequence[str | Path],
+    config_dir: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> None:
+    """Refuse configs from outside that would run code of their own. Files in ``config_dir`` itself are trusted.
 
-    Plan ids must be literals. Other ids may use the expressions and components that configs may use, but of this
-    package only what the bundle's own configs name.
+    Plan ids must be literals. Other ids may use the expressions and components that the bundle's configs may use.
 
     Args:
-        path: of the overlay.
-        content: what it holds.
+        configs: files that MONAI will merge, in their order: a config of the bundle, then overlays.
         config_dir: the bundle's ``configs``.
+        settings: ids of a command line, which are checked as an overlay is.
+        trust: accept all files and settings unchecked.
 
     Raises:
-        ConfigError: naming the id.
+        ConfigError: naming the file and the id.
     """
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
     folder = Path(config_dir).resolve()
-    if Path(path).resolve().parent == folder:
+    foreign = [Path(file) for file in configs if Path(file).resolve().parent != folder]
+    if trust or not (foreign or settings):
         return
-    configs = _configs(folder)
-    ids = {key: value for config in configs.values() for key, value in config.items()}
-    faults = [*_code_in_plan(content), *config_faults(content, ids)]
-    own = {target for config in configs.values() for _, target in _targets(config, "")}
-    faults += [
-        f"{where}: {target} is no component of the bundle's own configs"
-        for where, target in _targets(content, "")
-        if target.startswith(OWN_PACKAGE) and target not in own
-    ]
-    if faults:
+    own = _configs(folder)
+    ids = {key: value for content in own.values() for key, value in content.items()}
+    contents = {str(file): _object(file) for file in foreign}
+    if settings:
+        contents["the command line"] = dict(settings)
+    for name, content in contents.items():
+        if faults := [*_code_in_plan(content), *config_faults(content, ids)]:
+            raise ConfigError(f"{name} would run code: {faults[0]}. {REMEDY}")
+    merged = _merged(configs, settings or {})
+    trusted = frozenset(_texts(list(own.values())))
+    if faults := config_faults(merged, {**ids, **merged}, trusted):
         raise ConfigError(
-            f"{path} would run code: {faults[0]}. An overlay from outside holds values; put code that you trust "
-            "into the bundle's folder configs."
+            f"{' and '.join(contents)} would run code together: {faults[0]}. {REMEDY}"
         )
 
 
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     files = [file for file in sorted(folder.glob("*.json")) if file.name not in NOT_CONFIGS]
     return {file.name: read_json(file, ConfigError) for file in files}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path, ConfigError)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
+    return content
+
+
+def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content that MONAI parses: files merged, ids split, macros resolved.
+
+    Ids that the first config lacks are left out, as ``load_workflow`` does.
+    """
+    parser = ConfigParser(read_json(configs[0], ConfigError))
+    try:
+        for ids in [*(read_json(file, ConfigError) for file in configs[1:]), settings]:
+            for key, value in ids.items():
+                if top_level(key) in parser.config:
+                    merge_kv(parser, key, value)
+        parser.resolve_macro_and_relative_ids()
+    except Exception as error:  # MONAI raises many kinds for ids that lead nowhere
+        names = ", ".join(str(file) for file in configs)
+        raise ConfigError(f"{names} cannot be merged: {error}") from error
+    content: dict[str, Any] = parser.get()
+    return content
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        # MONAI writes ids with its new separator when it resolves macros
+        yield from (value, str(ReferenceResolver.normalize_id(value)))
 
 
 def _code_in_plan(content: Mapping[str, Any]) -> Iterator[str]:
@@ -111,56 +163,56 @@ def _is_literal(value: Any) -> bool:
     return not (isinstance(value, str) and value.startswith(CODE_STARTS))
 
 
-def _faults(value: Any, where: str, ids: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            place = f"{where}#{key}" if where else str(key)
-            yield from (f"{place}: {fault}" for fault in _key_faults(str(key), item))
-            yield from _faults(item, place, ids)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _faults(item, f"{where}#{index}", ids)
-    elif isinstance(value, str):
-        yield from (f"{where}: {fault}" for fault in _text_faults(value, ids))
-
-
 def _parts(key: str) -> list[str]:
     """Parts of the id that a key stands for: ``+train#handlers`` -> ``train``, ``handlers``."""
     return str(ReferenceResolver.normalize_id(key.lstrip("+~"))).split(ReferenceResolver.sep)
 
 
-def _key_faults(key: str, value: Any) -> Iterator[str]:
-    key = _parts(key)[-1]
-    if key == "_target_":
-        fault = target_fault(value) if _is_name(value) else f"{value!r} is not a component's name"
-        if fault:
-            yield fault
-    elif key == "_mode_" and value not in MODES:
-        yield f"it is {value!r}, none of {', '.join(MODES)}"
-    elif key == "_debug_":
-        yield "it would open a debugger"
+class _Check:
+    """Walks through a config and yields its faults."""
 
+    def __init__(self, ids: Mapping[str, Any], trusted: frozenset[str]) -> None:
+        self._ids = ids
+        self._trusted = trusted
 
-def _text_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
-    if text.startswith("$"):
-        return expression_faults(text, ids)
-    if text.startswith("%"):
-        path, name = ConfigParser.split_path_id(text[1:])
-        return ["it takes its value from another file"] if path else reference_faults(name, ids)
-    return reference_faults(text[1:], ids) if text.startswith("@") else []
+    def faults(self, value: Any, where: str) -> Iterator[str]:
+        """Faults of a part of the config, each as ``"id: what is not allowed"``."""
+        if isinstance(value, dict):
+            if isinstance(value.get("_target_"), str) and (fault := reader_fault(value)):
+                yield f"{where}: {fault}"
+            for key, item in value.items():
+                place = f"{where}#{key}" if where else str(key)
+                yield from (f"{place}: {fault}" for fault in self._key_faults(str(key), item))
+                yield from self.faults(item, place)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from self.faults(item, f"{where}#{index}")
+        elif isinstance(value, str) and value not in self._trusted:
+            yield from (f"{where}: {fault}" for fault in self._text_faults(value))
 
+    def _key_faults(self, key: str, value: Any) -> Iterator[str]:
+        key = _parts(key)[-1]
+        if key == "_target_":
+            fault = self._target_fault(value)
+            if fault:
+                yield fault
+        elif key == "_mode_" and value not in MODES:
+            yield f"it is {value!r}, not one of {', '.join(MODES)}"
+        elif key == "_debug_":
+            yield "it would open a debugger"
 
-def _is_name(value: Any) -> bool:
-    """Whether a ``_target_`` is a name itself; a reference could lead to one that another file sets."""
-    return isinstance(value, str) and not value.startswith(CODE_STARTS)
+    def _target_fault(self, value: Any) -> str | None:
+        # a reference could lead to a name that another file sets
+        if not isinstance(value, str) or value.startswith(CODE_STARTS):
+            return f"{value!r} is not a component's name"
+        return None if value in self._trusted else target_fault(value)
 
-
-def _targets(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if _parts(str(key))[-1] == "_target_" and _is_name(item):
-                yield where or str(key), item
-            yield from _targets(item, f"{where}#{key}" if where else str(key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _targets(item, f"{where}#{index}")
+    def _text_faults(self, text: str) -> list[str]:
+        if text.startswith("$"):
+            return expression_faults(text, self._ids)
+        if text.startswith("%"):
+            path, name = ConfigParser.split_path_id(text[1:])
+            if path:
+                return ["it takes its value from another file"]
+            return reference_faults(name, self._ids)
+        return reference_faults(text[1:], self._ids) if text.startswith("@") else []

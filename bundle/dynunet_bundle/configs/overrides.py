@@ -23,8 +23,9 @@ RUN_ARGUMENTS = (
     "run_name",
     "save_execute_config",
     "args_file",
+    "trust",
 )
-"""Arguments of ``monai.bundle run`` itself, and the ids that its tracking adds."""
+"""Arguments of ``monai.bundle run`` itself, the ids that its tracking adds, and ``trust`` of ``check_command``."""
 
 
 def known_ids(config_dir: Path) -> set[str]:
@@ -68,7 +69,7 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
     flags = [argument for argument in arguments if argument.startswith("--")]
     ids = [flag[2:].split("=", 1)[0].replace("-", "_") for flag in flags]
     _require_known((name for name in ids if name not in RUN_ARGUMENTS), known, "the command line")
-    for file in _config_files(arguments):
+    for file in config_files(arguments):
         if Path(file).is_file():
             read_overlay(file, known)
 
@@ -96,11 +97,34 @@ def top_level(key: str) -> str:
     return key.lstrip("+").split("#")[0].split("::")[0]
 
 
-def _config_files(arguments: Sequence[str]) -> list[str]:
-    """Files given by ``--config_file``, as one path or as a list literal."""
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """Files given by ``--config_file``: one path, a list literal, or paths separated by commas, as MONAI takes them.
+
+    Args:
+        arguments: command line after the program name.
+    """
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
-        if name == "--config_file":
+        if name in ("--config_file", "--config-file"):
             text = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-            return list(map(str, ast.literal_eval(text))) if text.startswith(("[", "(")) else [text]
+            if text.startswith(("[", "(")):
+                return list(map(str, ast.literal_eval(text)))
+            return [text] if Path(text).is_file() else text.split(",")
     return []
+
+
+def is_trusted(arguments: Sequence[str]) -> bool:
+    """Whether a command line of ``monai.bundle run`` has ``--trust``, ``--trust True`` or ``--trust=1``.
+
+    An overlay cannot set it: ``trust`` is not an id of the configs.
+
+    Args:
+        arguments: command line after the program name.
+    """
+    pairs = [argument.partition("=") for argument in arguments]
+    for index, (name, _, value) in enumerate(pairs):
+        if name == "--trust":
+            following = arguments[index + 1] if index + 1 < len(arguments) else ""
+            text = value or ("" if following.startswith("--") else following)
+            return text in ("", "1", "True", "true")
+    return False

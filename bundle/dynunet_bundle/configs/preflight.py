@@ -9,9 +9,29 @@ from pathlib import Path
 import torch
 
 import dynunet_bundle
-from dynunet_bundle.configs.overrides import check_overrides, known_ids
+from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.overrides import check_overrides, config_files, is_trusted, known_ids
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
+
+
+def check_command() -> None:
+    """Check the command line and the overlays: ``preflight#command`` of train.json, evaluate.json and inference.json.
+
+    It refers to no id, so that MONAI builds it before all other components of a ``run`` list. MONAI has evaluated the
+    list ``initialize`` by then.
+
+    Raises:
+        ConfigError: for an override of an unknown id, or an overlay with code of its own (``lint.py``) without
+            ``--trust``.
+    """
+    if not _runs_as_command(sys.argv):
+        return
+    install_excepthook()
+    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
+    arguments = sys.argv[1:]
+    check_overrides(arguments, known_ids(configs))
+    require_safe(config_files(arguments), configs, trust=is_trusted(arguments))
 
 
 def preflight(
@@ -19,6 +39,7 @@ def preflight(
     folders: Sequence[str] = (),
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    command: None = None,
 ) -> None:
     """Check what would fail late or silently: ``preflight`` of train.json, evaluate.json and inference.json.
 
@@ -29,15 +50,13 @@ def preflight(
         folders: folders that results go to; they are created.
         world_size: number of processes that the config is made for.
         device: where the network is.
+        command: result of ``check_command``, which MONAI builds first.
 
     Raises:
-        ConfigError: for an override of an unknown id, another copy of the package in this process, torchrun without
-            the multi-GPU overlay, or a GPU that is not there.
+        ConfigError: for another copy of the package in this process, torchrun without the multi-GPU overlay, or a GPU
+            that this machine lacks.
         OutputError: if a folder cannot be written to.
     """
-    if _runs_as_command(sys.argv):
-        install_excepthook()
-        check_overrides(sys.argv[1:], known_ids(Path(bundle_root) / "configs"))
     require_own_package(bundle_root)
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if num_processes != world_size:

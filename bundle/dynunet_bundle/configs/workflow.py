@@ -6,7 +6,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from dynunet_bundle.configs.lint import require_data
+from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError, find_user_error
 
@@ -18,7 +19,7 @@ class BundleWorkflow(ConfigWorkflow):
         """Run the config.
 
         Raises:
-            BundleError: for whatever the user can mend.
+            BundleError: for errors that the user can correct.
         """
         try:
             return super().run()
@@ -34,32 +35,37 @@ def load_workflow(
     config: str,
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> ConfigWorkflow:
     """Read a config with overlays and overrides, and initialize it.
 
-    An overlay may hold ids that this config has no use for (quick.json sets an optimizer, which inference.json
-    lacks); those are left out, so that one overlay serves training and inference.
+    An overlay may hold ids that this config does not have (quick.json sets an optimizer, which inference.json lacks);
+    those are left out, so that one overlay serves training and inference.
 
     Args:
         bundle_root: the bundle folder.
         config: name of the config in ``configs``.
         overlays: further config files, later ones win.
-        overrides: values by id; they win over all files.
+        overrides: values by id. They win over all files and are literals: a path ``$(date)`` is a path.
+        settings: ids as an overlay sets them, references and expressions included; over files, under ``overrides``.
+        trust: accept code in overlays and settings from outside ``configs`` (SECURITY.md).
 
     Returns:
         The initialized workflow; call its ``run``.
 
     Raises:
-        ConfigError: if an overlay is missing or malformed, names an id that no config has, or lies outside ``configs``
-            and brings code of its own (SECURITY.md).
+        ConfigError: if an overlay is missing or malformed, names an id that no config has, or is outside ``configs``
+            and contains code of its own.
     """
     configs = Path(bundle_root).resolve() / "configs"
     known = known_ids(configs)
     own_ids = set(ConfigParser.load_config_file(str(configs / config)))
+    contents = [*(read_overlay(overlay, known) for overlay in overlays), settings or {}]
+    require_safe([configs / config, *overlays], configs, settings, trust)
     content: dict[str, Any] = {}
-    for overlay in overlays:
-        ids = read_overlay(overlay, known)
-        require_data(overlay, ids, configs)
+    for ids in contents:
         content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
     merged = next((key for key in content if key.startswith("+")), None)
     if merged:
@@ -67,11 +73,11 @@ def load_workflow(
         raise ConfigError(
             f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.'
         )
+    values = {"bundle_root": str(configs.parent), **(overrides or {})}
     workflow = BundleWorkflow(
         config_file=str(configs / config),
         workflow_type="train" if "train" in own_ids else "infer",
-        bundle_root=str(configs.parent),
-        **{**content, **(overrides or {})},
+        **{**content, **{key: literal(value) for key, value in values.items()}},
     )
     workflow.initialize()
     return workflow

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -46,13 +47,16 @@ def bundle_command(
         verb: id of the run list, e.g. ``training``.
         bundle: the bundle folder.
         configs: names of configs of the bundle, or paths of overlays; later ones win.
-        settings: overrides by id.
+        settings: overrides by id; they reach the configs as literals.
         overrides: further overrides in command-line form; they come last.
         launcher: Python, or a launcher of several processes.
     """
     files = [str(bundle / "configs" / name if isinstance(name, str) else name) for name in configs]
-    values = {"config_file": json.dumps(files), "bundle_root": bundle, **settings}
-    flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    values = {"bundle_root": bundle, **settings}
+    texts = {"config_file": json.dumps(files)} | {
+        name: str(literal(value)) for name, value in values.items()
+    }
+    flags = [text for name, value in texts.items() for text in (f"--{name}", value)]
     return [*launcher, "-m", "monai.bundle", "run", verb, *flags, *overrides]
 
 

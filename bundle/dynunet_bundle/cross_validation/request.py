@@ -40,6 +40,7 @@ class FoldsRequest:
         settings: ids set by dedicated options.
         overrides: further ``--id value`` pairs in command-line form.
         collect_only: train nothing; only score finished folds and summarise.
+        trust: accept code in overlays and overrides.
     """
 
     bundle: Path
@@ -53,6 +54,7 @@ class FoldsRequest:
     settings: Mapping[str, Any] | None = None
     overrides: tuple[str, ...] = ()
     collect_only: bool = False
+    trust: bool = False
 
 
 def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list[int]:

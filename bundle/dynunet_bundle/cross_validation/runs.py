@@ -83,13 +83,13 @@ class FoldRuns:
     def __init__(self, request: FoldsRequest, runner: ProcessRunner) -> None:
         self.request = request
         self.runner = runner
-        given = parse_overrides(request.overrides, known_ids(request.bundle / "configs"))
+        self._given = parse_overrides(request.overrides, known_ids(request.bundle / "configs"))
+        self._arguments = [*request.overrides, *(("--trust", "True") if request.trust else ())]
         self.settings = {
             "dataset_dir": str(request.dataset_dir),
             "prepared_dir": str(request.out / "prepared"),
             **(request.settings or {}),
         }
-        self._overrides = {**self.settings, **given}
         parser = self._parser()
         self.plan: dict[str, Any] = parser.get_parsed_content("plan")
         self.epochs: int = parser.get_parsed_content("epochs")
@@ -141,7 +141,7 @@ class FoldRuns:
             self.request.bundle,
             self.request.overlays,
             self._fold_settings(fold),
-            self.request.overrides,
+            self._arguments,
             options if processes > 1 or binding else None,
         )
         return self.runner.run(command, self._status_file(fold))
@@ -178,9 +178,9 @@ class FoldRuns:
         def evaluate(masks_dir: Path) -> int:
             settings = {**self._fold_settings(fold), "masks_dir": masks_dir}
             configs: list[str | Path] = ["train.json", "evaluate.json", *self.request.overlays]
-            bundle, overrides = self.request.bundle, self.request.overrides
+            bundle = self.request.bundle
             return self.runner.run(
-                bundle_command("evaluating", bundle, configs, settings, overrides)
+                bundle_command("evaluating", bundle, configs, settings, self._arguments)
             )
 
         run_dir = self._fold_dir(fold) / "run"
@@ -193,7 +193,7 @@ class FoldRuns:
 
     def _is_finished(self, fold: int | str) -> bool:
         """Whether the training has finished; not if ``restart`` is set or more epochs are requested."""
-        if self._overrides.get("restart"):
+        if self._given.get("restart"):
             return False
         facts = self._fold_dir(fold) / "models" / "model.json"
         if facts.is_file():
@@ -207,9 +207,14 @@ class FoldRuns:
         return status.get("state") == "finished" and status.get("epochs", 0) >= self.epochs
 
     def _parser(self, overrides: Mapping[str, Any] | None = None) -> Any:
-        overlays = [str(overlay) for overlay in self.request.overlays]
-        settings = {**self._overrides, **(overrides or {})}
-        return load_workflow(self.request.bundle, "train.json", overlays, settings).parser
+        return load_workflow(
+            self.request.bundle,
+            "train.json",
+            [str(overlay) for overlay in self.request.overlays],
+            {**self.settings, **(overrides or {})},
+            settings=self._given,
+            trust=self.request.trust,
+        ).parser
 
     def _fold_settings(self, fold: int | str) -> dict[str, Any]:
         folder = self._fold_dir(fold)

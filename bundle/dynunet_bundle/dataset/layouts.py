@@ -3,6 +3,7 @@
 All become a ``DatasetDescription``. Nothing is ever written into the data set's folder.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,16 @@ from dynunet_bundle.dataset.cases import (
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
 from dynunet_bundle.labels.dataset_json import read_labels
+from dynunet_bundle.labels.faults import find_name_fault
 from dynunet_bundle.labels.scheme import LabelScheme
 
 LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
     "or two folders images and labels with files of the same names"
 )
+
+UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
+"""Characters of a folder name that MONAI's configs or terminals give a meaning."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ class DatasetDescription:
     training: tuple[Case, ...]
     test: tuple[Case, ...]
 
+    def __post_init__(self) -> None:
+        """Check the names of channels; ``LabelScheme`` has checked those of labels.
+
+        Raises:
+            DatasetError: if a name cannot be part of a config.
+        """
+        for name in self.channel_names:
+            if fault := find_name_fault(name, "channel"):
+                raise DatasetError(f"{self.name}: {fault}")
+
     @property
     def num_entries(self) -> int:
         """Length of ``labels`` in dataset.json, with which nnU-Net plans memory.
@@ -56,6 +71,11 @@ class DatasetDescription:
     def named(self, channel_names: Sequence[str], labels: LabelScheme) -> "DatasetDescription":
         """The same data set with names, for a layout without names."""
         return replace(self, channel_names=tuple(channel_names), labels=labels)
+
+
+def task_name(root: Path) -> str:
+    """Name of a data set, the ``task_name`` of its plan: that of its folder, special characters as ``_``."""
+    return UNSAFE.sub("_", root.name)
 
 
 def read_layout(root: Path) -> DatasetDescription:
@@ -94,7 +114,7 @@ def read_layout(root: Path) -> DatasetDescription:
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``training`` has pairs of paths, ``test`` has paths; ``image`` may be a list with one file per channel."""
     return DatasetDescription(
-        root.name,
+        task_name(root),
         _channel_names(content, source),
         read_labels(content, source),
         _msd_cases(content.get("training"), root, source, "training", ("image", "label")),
@@ -150,7 +170,7 @@ def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> Datase
         ]
     test = _nnunet_cases(root / "imagesTs", ending, len(channel_names))
     return DatasetDescription(
-        root.name,
+        task_name(root),
         channel_names,
         labels,
         _sorted(training, f"{source}"),
@@ -198,7 +218,9 @@ def _read_plain(root: Path) -> DatasetDescription:
     """Two folders with files of the same names; the names of channels and labels are not known yet."""
     images, labels = root / "images", root / "labels"
     if images.is_dir() and labels.is_dir():
-        return DatasetDescription(root.name, (), LabelScheme(()), _plain_pairs(images, labels), ())
+        return DatasetDescription(
+            task_name(root), (), LabelScheme(()), _plain_pairs(images, labels), ()
+        )
     raise DatasetError(
         f"{root} has no dataset.json. Pass --dataset_dir with a folder that has {LAYOUTS}."
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynunet_bundle.dataset.cases import Case, apply_to_case, find_images, name_of
 from dynunet_bundle.dataset.folds import SPLIT_SEED, default_folds, read_folds
-from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout
+from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.labels.scheme import LabelScheme
@@ -67,7 +67,7 @@ def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:
     except (KeyError, ValueError, TypeError) as error:
         raise PlanError(f"the fingerprint has no channels or labels ({error!r}).") from error
     scheme = LabelScheme.from_plan({**facts, "label_names": labels})
-    return DatasetDescription(name, tuple(channels), scheme, (), ())
+    return DatasetDescription(task_name(Path(name)), tuple(channels), scheme, (), ())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Faults of label values, the ignore value and regions, each as a message with its remedy."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from dynunet_bundle.errors import some_of
@@ -13,6 +14,28 @@ Regions = Mapping[str, Sequence[int]]
 """Label values of each region by its name, in the order of the network's outputs."""
 
 
+def find_name_fault(name: object, what: str) -> str | None:
+    """Why a name cannot be part of a config, and what to do; None if it can.
+
+    MONAI evaluates a text that begins with ``$``, resolves one that begins with ``@`` or ``%``, and splits ids at
+    ``#`` and ``::``.
+
+    Args:
+        name: name of a class, region or channel, from a file of the user.
+        what: what it names, e.g. ``"class"``.
+    """
+    if not isinstance(name, str) or not name.strip():
+        return f"the {what} name {name!r} is not a text. Give each {what} a name."
+    if name[0] in "$@%" or "#" in name or "::" in name:
+        return (
+            f'the {what} name "{name}" begins with $, @ or %, or contains # or ::. These have a meaning in MONAI\'s '
+            "configs. Rename it."
+        )
+    if any(unicodedata.category(character)[0] == "C" for character in name):
+        return f"the {what} name {name!r} contains control characters. Rename it."
+    return None
+
+
 def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) -> str | None:
     """Fault of the values of classes with its remedy, or None."""
     if len(label_names) != len(label_values):
@@ -20,6 +43,8 @@ def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) ->
             f"the plan has {len(label_names)} label_names and {len(label_values)} label_values. "
             "Give one value per name."
         )
+    if fault := next(filter(None, (find_name_fault(name, "class") for name in label_names)), None):
+        return fault
     values = list(label_values)
     ascending = all(map(_is_whole, values)) and values == sorted(set(values))
     if not ascending or len(values) > MAX_CLASSES:
@@ -61,8 +86,8 @@ def _find_member_fault(label_values: Sequence[int], regions: Regions) -> str | N
     if not isinstance(regions, Mapping) or not regions:
         return f'regions must be an object such as {{"tumour": [1, 2]}}, or null, not {regions!r}.'
     for name, values in regions.items():
-        if "#" in name or "::" in name:
-            return f'the name of the region "{name}" contains # or ::, which MONAI reserves. Rename it.'
+        if fault := find_name_fault(name, "region"):
+            return fault
         known = isinstance(values, (list, tuple)) and all(
             _is_whole(value) and value in label_values[1:] for value in values
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.configs.lint import require_safe
 from dynunet_bundle.configs.overlays import COPIED, merged_configs
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.delivery.package.archive import (
@@ -63,6 +64,7 @@ class PackageRequest:
         exports: ``export.json`` of ``scripts/export.py``, or None.
         curves: ``progress.png`` of the training, or None.
         weights_url: where people can download the weights, for those that are too large for the Model Zoo.
+        trust: accept code in overlays from outside ``configs``; it becomes code of the package.
     """
 
     bundle: Path
@@ -77,6 +79,7 @@ class PackageRequest:
     exports: Path | None = None
     curves: Path | None = None
     weights_url: str | None = None
+    trust: bool = False
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -115,7 +118,9 @@ def make_package(request: PackageRequest) -> Package:
     require_replaceable(target)
     changelog = read_changelog(request.changelog)
     version = request.version or next(iter(changelog))
-    configs = merged_configs(request.bundle / "configs", request.overlays)
+    config_dir = request.bundle / "configs"
+    require_safe([config_dir / "train.json", *request.overlays], config_dir, trust=request.trust)
+    configs = merged_configs(config_dir, request.overlays)
     plan = plan_from(configs["train.json"]).overlay()
     _require_weights(request)
     content = CardContent(
