@@ -1,4 +1,4 @@
-"""What the tests of the feed share: made cases in a real store, sources and loaders on them, and rules of chance."""
+"""Shared by the tests of the feed: synthetic cases in a real store, sources and loaders on them, statistics."""
 
 import json
 import math
@@ -32,7 +32,7 @@ NAMES = ("image", "label", "kind", "start", "end", *(f.name for f in fields(Draw
 def at_prob(
     prob: float, config: dict[str, Any] = DECLARED, *, but: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A declaration with another probability for all of its kinds, without some of them."""
+    """A declaration with one probability for all kinds, optionally without some of them."""
     return {
         kind: {**settings, "prob": prob} for kind, settings in config.items() if kind not in but
     }
@@ -42,7 +42,7 @@ EVERYTHING = at_prob(0.5)
 
 
 def coordinates(shape: Sequence[int], channels: int = 1, first: int = 1) -> np.ndarray:
-    """``[C, D, H, W]`` float32 that counts all voxels of all channels from ``first`` on."""
+    """``[C, D, H, W]`` float32 that numbers all voxels of all channels, starting at ``first``."""
     count = channels * math.prod(shape)
     return np.arange(first, first + count, dtype=np.float32).reshape(channels, *shape)
 
@@ -54,9 +54,9 @@ def prepare(
     dtype: str = "float32",
     previous: Sequence[np.ndarray] | None = None,
 ) -> PreparedDataset:
-    """A real store of cases c0, c1, ...; a label is the first channel modulo 3 where none is given.
+    """A real store of cases c0, c1, ...; by default a label is the first channel modulo 3.
 
-    It is one of a cascade where there are masks of a previous stage.
+    With masks of a previous stage it is the store of a cascade.
     """
     data = []
     keys = ["image", "label", *(["previous"] if previous is not None else [])]
@@ -96,7 +96,7 @@ def source_of(
 
 
 def loader_of(*arguments: Any, center_crop: bool = False, **settings: Any) -> DaliLoader:
-    """``DaliLoader``, or one that takes the middle of each volume."""
+    """``DaliLoader``, or a variant that takes the middle of each volume."""
     return (CenterCropLoader if center_crop else DaliLoader)(*arguments, **settings)
 
 
@@ -110,13 +110,13 @@ def content(sample: tuple[np.ndarray, ...]) -> list[Any]:
 
 
 def place_of(source: PatchSource, number: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Matrix, first voxel and index of the case that the source draws for a sample."""
+    """Matrix, first voxel and case index that the source draws for a sample."""
     place = source.place(number)
     return place.patch_map.matrix, np.array(place.start), place.index
 
 
 WAYS = pytest.mark.parametrize("in_graph", [False, True], ids=["numpy", "graph"])
-"""Who computes: numpy and torch on a CPU, the graph on a GPU; here it runs on the CPU, too."""
+"""Backends: numpy and torch (used on a CPU) and the graph (used on a GPU, here run on the CPU)."""
 
 
 def fed(loader: DaliLoader, in_graph: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -137,7 +137,7 @@ def fed(loader: DaliLoader, in_graph: bool = False) -> list[tuple[np.ndarray, np
 
 
 def assert_share(hits: Any, probability: float) -> None:
-    """4.5 standard deviations: a right share passes, one that is off by 3 % of 10,000 draws does not."""
+    """4.5 standard deviations: a correct share passes, one that is off by 3 % of 10,000 draws fails."""
     hits = np.asarray(hits)
     allowed = 4.5 * math.sqrt(hits.size * probability * (1 - probability))
     assert abs(int(hits.sum()) - hits.size * probability) <= allowed

@@ -1,4 +1,4 @@
-"""Every augmentation once more in numpy, scipy and torch, in double precision and one channel at a time.
+"""Reference implementation of each augmentation in numpy, scipy and torch, in float64, channel by channel.
 
 Sources: nnU-Net v2 as installed (batchgeneratorsv2 0.3.6) for contrast, low resolution and gamma, NVIDIA's DALI
 documentation for the blur's radius and for ``brightness_contrast``, Keys 1981 (a = -0.5) for the cubic kernel.
@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 
 def positions(matrix: np.ndarray, start: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """``[3, *size]``: where in the volume each voxel of a patch is read."""
+    """``[3, *size]``: coordinates in the volume of each voxel of a patch."""
     half = (np.array(size) - 1) / 2
     offsets = np.indices(tuple(size)).reshape(3, -1) - half[:, np.newaxis]
     return (matrix @ offsets + (start + half)[:, np.newaxis]).reshape(3, *size)
@@ -42,7 +42,7 @@ def cubic(volume: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def nearest(label: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The label of the nearest voxel, 0 outside, -1 where two are as near as 0.01."""
+    """The label of the nearest voxel, 0 outside, -1 if two distances differ by less than 0.01."""
     found = np.stack([map_coordinates(c, where, order=0, mode="grid-constant") for c in label])
     tie = (np.abs(where - np.floor(where) - 0.5) < 0.01).any(axis=0)
     return np.where(tie, -1, found.astype(int))
@@ -129,7 +129,7 @@ STEPS: dict[str, Callable[[np.ndarray, SimpleNamespace], np.ndarray]] = {
 
 
 def recoloured(image: np.ndarray, drawn: SimpleNamespace) -> np.ndarray:
-    """All that was drawn for the intensities."""
+    """Apply all drawn intensity augmentations."""
     result = image.astype(float)
     for flag, step in STEPS.items():
         if getattr(drawn, flag):

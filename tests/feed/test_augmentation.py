@@ -1,4 +1,4 @@
-"""The declaration of the augmentation is checked, completed, and fits what is shipped."""
+"""The declaration of the augmentation is checked and completed; the shipped configs are valid."""
 
 import json
 import math
@@ -261,7 +261,7 @@ def test_any_of_the_axes_may_be_mirrored(axes: list[int]) -> None:
 def test_nnunets_range_of_rotation(
     patch_size: tuple[int, ...], in_plane: bool, degrees: float
 ) -> None:
-    """Expected by nnU-Net's rules: dummy 2D above 3 times the first axis, 15 degrees above 1.5 times in 2D."""
+    """nnU-Net's rules: dummy 2D above a ratio of 3 to the first axis; 15 degrees above a ratio of 1.5 in 2D."""
     assert rotates_in_plane(patch_size) == in_plane
     assert default_degrees(patch_size) == (-degrees, degrees)
 
@@ -279,7 +279,7 @@ def test_the_shipped_declarations_are_read(name: str) -> None:
 
 
 def test_train_json_declares_the_list_of_nnunet() -> None:
-    """batchgeneratorsv2 0.3.6 as nnU-Net 2.8.1's trainer calls it."""
+    """The transforms of batchgeneratorsv2 0.3.6 as called by nnU-Net 2.8.1's trainer."""
     config = json.loads((BUNDLE / "configs" / "train.json").read_text())["augmentation"]
     found = {kind: tuple(settings.values()) for kind, settings in config.items()}
     assert found == {

@@ -1,4 +1,4 @@
-"""Batches that numpy computed: their memory, and who computes them."""
+"""Batches computed by numpy: their memory, and the threads that compute them."""
 
 import pickle
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_batch_is_written_over_by_the_next_where_dali_has_copied_it(source: Pa
 
 
 def test_a_worker_process_leaves_its_batches_alone(source: PatchSource) -> None:
-    """There DALI copies them while the next is computed."""
+    """In a worker process, DALI copies them while the next one is computed."""
     worker = pickle.loads(pickle.dumps(FinishedBatches(source)))  # noqa: S301 - our own bytes
     first = asked(worker, 0)
     kept = [array.copy() for array in first]

@@ -61,7 +61,7 @@ def test_a_position_that_is_rounded_across_the_border_is_that_of_the_border(off:
 
 @pytest.mark.parametrize("cubic", [False, True])
 def test_factors_that_end_on_voxels_stay_inside_the_region(cubic: bool) -> None:
-    """Where the region ends is computed once, where the patch ends again: the two may round differently."""
+    """The ends of region and patch are computed separately and may round differently."""
     for length in range(1, 40):
         size = (length, length + 1, 8)
         for factor in (1.0, 1 / 3, 2 / 3, 0.7, 1.1, 4 / 3, 1.4, 5 / 3, 2.0):

@@ -1,6 +1,6 @@
-"""What is drawn has the declared shares, ranges and distributions, each kind apart from the others.
+"""Drawn parameters have the declared shares, ranges and distributions, and kinds are independent.
 
-The samples come from the source itself, so its stream of a number of its own for each sample is judged as well.
+The samples come from the source itself, so its random stream for each sample is tested as well.
 """
 
 from itertools import combinations
@@ -31,7 +31,7 @@ NUM_DRAWS = 10_000
 CHANNELS = 2
 FLAGS = {
     "has_noise": 0.1,
-    # one of two channels at least
+    # at least one of two channels
     "has_blur": 0.2 * 0.75,
     # brightness or NVIDIA's
     "has_linear": 1 - 0.85**2,
@@ -44,7 +44,7 @@ FLAGS = {
 
 
 def ones(shape: tuple[int, ...]) -> np.ndarray:
-    """Stands in for normal values: the noise is its own deviation."""
+    """Replaces normal values by ones, so that the noise equals its standard deviation."""
     return np.ones(shape, np.float32)
 
 
@@ -78,7 +78,7 @@ def assert_uniform(values: Any, low: float, high: float) -> None:
 
 
 def assert_half_below_half_above(factors: np.ndarray, low: float, high: float) -> None:
-    """As nnU-Net draws factors: a coin for each channel, then evenly on that side of 1."""
+    """nnU-Net's rule for factors: per channel a coin decides the side of 1, then the factor is uniform."""
     below = factors < 1
     assert_share(below, 0.5)
     assert_share(below[:, 0] & below[:, 1], 0.25)
@@ -89,7 +89,7 @@ def assert_half_below_half_above(factors: np.ndarray, low: float, high: float) -
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """All that the source draws in 3D for 10,000 samples but the noise, stacked by name, with the maps."""
+    """All 3D draws of the source for 10,000 samples except noise, stacked by name, with the maps."""
     dataset = prepare(tmp_path_factory.mktemp("case"), [coordinates((2, 2, 2), CHANNELS)])
     source = source_of(dataset, (2, 2, 2), augmentation=DECLARED)
     samples = [parts(source.sample(number)) for number in range(NUM_DRAWS)]
@@ -99,7 +99,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def always() -> dict[str, np.ndarray]:
-    """10,000 draws of every kind at once for all channels; the zoom for a patch wide enough to tell it."""
+    """10,000 draws with all kinds on and all channels; the patch is large enough to derive the zoom."""
     declared = at_prob(1.0, but=["brightness_contrast"])
     for kind in ("blur", "low_resolution"):
         declared[kind]["channel_prob"] = 1.0
@@ -131,7 +131,7 @@ def test_brightness_and_nvidias_are_drawn_apart(drawn: dict[str, np.ndarray]) ->
     shifted = drawn["shift"].reshape(NUM_DRAWS, -1).any(axis=1)
     assert_share(shifted, 0.15)
     scale = drawn["scale"].reshape(NUM_DRAWS, -1)
-    # nnU-Net's factors differ by channel, NVIDIA's do not
+    # nnU-Net's factors differ between channels, NVIDIA's do not
     differ = scale[:, 0] != scale[:, 1]
     assert_share(differ, 0.15)
     assert_share(differ & shifted, 0.15**2)
@@ -170,7 +170,7 @@ def test_angles_and_factors_are_uniform_in_their_ranges(degrees: tuple[float, fl
     assert_uniform(factors, 0.7, 1.4)
     turns = matrices / factors[:, np.newaxis, np.newaxis]
     assert np.abs(turns @ turns.swapaxes(1, 2) - np.eye(3)).max() < 1e-12
-    # about each axis in turn; which way is positive is a convention
+    # about each axis in turn; the positive direction is a convention
     angles = Rotation.from_matrix(turns).as_euler("xyz", degrees=True) * [1, -1, 1]
     for axis in range(3):
         assert_uniform(angles[:, axis], *degrees)
@@ -204,7 +204,7 @@ def test_without_degrees_the_range_is_that_of_the_patch(
     )
     for source, low, high in ((default, -limit, limit), (own, 3, 4)):
         matrices = [place_of(source, number)[0] for number in range(400)]
-        # the last of three angles alone makes up (1, 0) over (0, 0); in the plane there is one
+        # (1, 0) over (0, 0) gives the last of three angles; in the plane there is only one
         flat = len(patch_size) == 2 or patch_size[0] == 2
         pairs = [(m[2, 1], m[2, 2]) if flat else (m[1, 0], m[0, 0]) for m in matrices]
         assert_uniform([np.degrees(np.arctan2(*pair)) for pair in pairs], low, high)
@@ -262,7 +262,7 @@ def test_one_sigma_for_all_axes_and_channels_where_declared() -> None:
     sigma = np.stack([each.blur_sigma for each in found])
     assert (sigma == sigma[:, :1, :1]).all()
     assert_uniform(sigma[:, 0, 0], 0.5, 1.5)
-    # without channel_prob all channels
+    # without channel_prob, all channels
     assert all(each.blur_channels.all() for each in found)
 
 
@@ -313,7 +313,7 @@ def test_brightness_comes_before_nvidias() -> None:
     found = draws(both, 200)
     for each in found:
         scale, shift = each.scale.ravel().astype(float), each.shift.ravel().astype(float)
-        assert scale[0] != scale[1] and shift[0] == shift[1]  # the shift isn't scaled by channel
+        assert scale[0] != scale[1] and shift[0] == shift[1]  # the shift is not scaled per channel
 
 
 def test_noise_has_the_declared_deviations(always: dict[str, np.ndarray]) -> None:

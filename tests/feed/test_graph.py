@@ -1,4 +1,4 @@
-"""What the source drew is applied by numpy, and by the DALI graph: compared with references, sample by sample.
+"""Numpy and the DALI graph apply the drawn parameters: compared with references, sample by sample.
 
 Tolerances are those of float32; ``feed_reference`` computes in double precision.
 """
@@ -50,7 +50,7 @@ def compared(
     in_graph: bool,
     **how: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, SimpleNamespace]]:
-    """Image and label as they were given, and what was drawn for them, of each sample."""
+    """For each sample: image and label from the feed, and the drawn parameters."""
     loader = loader_of(dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **how)
     how.pop("zero_outside", None)
     source = source_of(dataset, patch_size, augmentation=augmentation, seed=SEED, **how)
@@ -93,7 +93,7 @@ def test_each_kind_alone(dataset: PreparedDataset, form: str, kind: str, in_grap
         np.testing.assert_allclose(image, expected, rtol=2e-5, atol=5e-5)
         np.testing.assert_array_equal(label, drawn.label)
         changed += np.abs(image - drawn.image).max() > 0.02
-    # a channel may be spared, a zoom may be too small to show
+    # a channel may be left out, and a zoom may be too small to have an effect
     assert changed >= 10
 
 
@@ -118,7 +118,7 @@ def test_channels_that_were_not_drawn_stay_bit_for_bit(
 @pytest.mark.parametrize("form", PATCHES)
 @WAYS
 def test_one_sigma_for_all(three_channels: PreparedDataset, form: str, in_graph: bool) -> None:
-    """As the list of NVIDIA's example has it."""
+    """As in the list of NVIDIA's example."""
     for image, _, drawn in compared(
         three_channels, PATCHES[form], at_prob(1.0, {"blur": SEED_LIST["blur"]}), in_graph
     ):
@@ -157,7 +157,7 @@ def test_brightness_and_contrast_are_dalis(
     def dali() -> Any:
         values = [brightness.astype(np.float32), contrast.astype(np.float32)]
         bright, strong = (fn.external_source([list(each)], cycle=True) for each in values)
-        # the operator takes images with channels last
+        # the operator expects channels last
         images = [np.ascontiguousarray(np.moveaxis(image, 0, -1)) for image in before]
         image = fn.external_source([images], cycle=True, layout="DHWC"[4 - images[0].ndim :])
         return fn.brightness_contrast(
@@ -185,14 +185,14 @@ def test_contrast_stretches_about_the_mean_of_each_channel_within_its_range(
             assert after.max() <= before.max()
             middle = before.mean(dtype=float)
             if factor < 1:
-                # nothing is clipped: the mean stays, the spread shrinks by the factor
+                # no clipping: the mean stays, the spread shrinks by the factor
                 assert after.mean(dtype=float) == pytest.approx(middle, abs=1e-5)
                 assert after.std() == pytest.approx(before.std() * factor, rel=1e-4)
             else:
                 wider += 1
                 away = np.where(before > middle, after - before, before - after)
                 assert away.min() > -1e-5
-                # where it stretches far enough, the old range is reached and not left
+                # a large factor reaches the old range but does not exceed it
                 assert np.ptp(after) > np.ptp(before) - 1e-5
     assert 15 < wider < 57  # of 72 channels
 
@@ -213,7 +213,7 @@ def test_gamma_keeps_mean_and_deviation_and_order(
             rising = np.argsort(before, axis=None)
             assert np.diff(after.ravel()[rising]).min() > -1e-5
             if abs(exponent - 1) > 0.2:
-                # an exponent above 1 lifts the tail of the bright, inverted that of the dark, voxels
+                # an exponent above 1 extends the tail of bright voxels, or of dark ones if inverted
                 skewed = np.mean((after - after.mean()) ** 3) - np.mean(
                     (before - before.mean()) ** 3
                 )
@@ -235,7 +235,7 @@ def test_all_together_in_their_order(dataset: PreparedDataset, form: str, in_gra
         where = reference.positions(matrix, start, (1, *size)[-3:])
         placed = reference.linear(whole["image"].numpy(), where).reshape(image.shape)
         expected = reference.mirrored(reference.recoloured(placed, drawn), drawn)
-        # where the map is off by 1e-5 voxel a power below 1 of the darkest voxels is off by more
+        # a map that is off by 1e-5 voxel causes larger errors in powers below 1 of the darkest voxels
         np.testing.assert_allclose(image, expected, atol=5e-3)
         assert np.abs(image - expected).mean() < 1e-4
         wanted = reference.nearest(whole["label"].numpy(), where).reshape(label.shape)
@@ -248,7 +248,7 @@ def test_all_together_in_their_order(dataset: PreparedDataset, form: str, in_gra
 def test_image_and_label_stay_in_register_under_everything(
     tmp_path: Path, form: str, in_graph: bool
 ) -> None:
-    # intensities that keep the order of the values cannot hide which voxels are bright
+    # monotonic intensity changes keep the bright voxels recognisable
     blocks = np.kron(np.indices((5, 6, 7)).sum(axis=0) % 2, np.ones((4, 4, 4)))
     dataset = prepare(tmp_path, [blocks[np.newaxis].astype(np.float32)], [blocks])
     kinds = [*SPATIAL, "brightness", "contrast", "gamma", "gamma_inverted", "mirror"]
@@ -291,7 +291,7 @@ def test_mirror_turns_the_declared_axes_of_image_and_label(
         flips = []
         for axis in range(dims):
             steps = np.unique(np.diff(voxels[axis], axis=axis))
-            assert steps.tolist() in ([1], [-1])  # one step a voxel, all in one direction
+            assert steps.tolist() in ([1], [-1])  # one step per voxel, all in one direction
             flips.append(int(steps[0] == -1))
         seen.add(tuple(flips))
     expected = np.zeros((2 ** len(axes), dims), int)
@@ -305,7 +305,7 @@ def test_zero_outside_keeps_what_was_zero(tmp_path: Path, form: str, in_graph: b
     volumes = textures(2)
     for volume in volumes:
         volume[0, :, :3] = 0
-        volume[1, :, :, 5:] = 0  # each channel on its own
+        volume[1, :, :, 5:] = 0  # each channel separately
     dataset = prepare(tmp_path, volumes)
     config = at_prob(0.8, WIDE, but=SPATIAL)
     kept = 0
@@ -329,7 +329,7 @@ def test_zero_outside_knows_what_rotation_brings_in(
     dataset = prepare(tmp_path, [np.ones((1, 14, 15, 16), np.float32)])
     config = {**at_prob(1.0, WIDE), "mirror": {"prob": 0.0, "axes": []}}
     how = {"zero_outside": True, "oversampling": 0}
-    # what decides on the place is drawn before the intensities
+    # the position is drawn before the intensities
     placed = {kind: config[kind] for kind in SPATIAL}
     before = compared(dataset, PATCHES[form], placed, in_graph, **how)
     after = compared(dataset, PATCHES[form], config, in_graph, **how)
@@ -347,7 +347,7 @@ def test_zero_outside_knows_what_rotation_brings_in(
 def test_a_constant_image_stays_constant(
     tmp_path: Path, form: str, value: float, in_graph: bool
 ) -> None:
-    """No NaN of a range or a deviation of zero: only the brightness changes it."""
+    """A range or deviation of zero must not give NaN: only brightness changes the image."""
     volume = np.full((2, 40, 40, 40), value, np.float32)
     config = at_prob(1.0, WIDE, but=["noise"])
     for image, _, drawn in compared(
@@ -368,7 +368,7 @@ def test_a_float16_store_is_computed_in_float32(
     for image, label, drawn in compared(dataset, PATCHES[form], config, in_graph):
         assert image.shape == (channels, *PATCHES[form])
         expected = reference.mirrored(reference.recoloured(drawn.image, drawn), drawn)
-        # float16 arithmetic would be off by some 1e-3
+        # float16 arithmetic would be off by about 1e-3
         np.testing.assert_allclose(image, expected, rtol=2e-5, atol=2e-4)
         np.testing.assert_array_equal(label, reference.mirrored(drawn.label, drawn))
 
@@ -378,7 +378,7 @@ def test_a_float16_store_is_computed_in_float32(
 def test_the_graph_for_a_gpu_can_be_drawn_up_without_one(
     three_channels: PreparedDataset, form: str, float16: bool
 ) -> None:
-    """DALI refuses then what mixes devices; the dense work must not be left on the CPU."""
+    """DALI then rejects graphs that mix devices; the dense work must not be on the CPU."""
     source = source_of(three_channels, PATCHES[form], augmentation=DECLARED)
     fixed = Form(3, PATCHES[form], float16, True, source.in_plane, True, gpu=True)
     pipeline = patch_graph(

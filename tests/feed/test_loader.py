@@ -157,7 +157,7 @@ def test_a_new_loader_goes_on_where_another_stopped(
     stopped = make_loader(dataset, patch_size=size, num_iterations=9, prefetch=3)
     list(islice(stopped, taken))
     state = stopped.state_dict()
-    assert state["iteration"] == taken  # what was computed ahead does not count
+    assert state["iteration"] == taken  # batches computed ahead do not count
     resumed = make_loader(dataset, patch_size=size, num_iterations=9)
     resumed.load_state_dict(state)
     assert same(resumed, references[form][taken:])
@@ -175,7 +175,7 @@ def test_after_a_stop_in_the_middle_of_an_epoch_its_rest_comes_first(
     epochs = [list(loader) for _ in lengths]
     assert [len(epoch) for epoch in epochs] == lengths
     assert same(sum(epochs, []), reference[taken:])
-    # the length of an epoch stays what it was
+    # the length of an epoch is unchanged
     assert len(loader) == 3
 
 
@@ -221,7 +221,7 @@ def test_ranks_share_the_batches_of_one_process(
 
     expected = list(one)
     assert same(together(ranks), expected[:3])
-    # they go on alone, or one goes on for all of them
+    # they resume in parallel, or one rank resumes for all
     for loader in (*ranks, one):
         loader.num_iterations = 5
         loader.load_state_dict(ranks[0].state_dict())
@@ -231,7 +231,7 @@ def test_ranks_share_the_batches_of_one_process(
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """The values of a case tell its name."""
+    """The values of a case identify it."""
     images = [coordinates((6, 7, 8), first=1 + 1000 * index) for index in range(4)]
     return prepare(tmp_path_factory.mktemp("counted"), images)
 
@@ -268,7 +268,7 @@ def test_last_samples_are_those_of_the_batch_that_was_given_last(
 ) -> None:
     loader = make_loader(counted, augmentation=None, batch_size=3, prefetch=4)
     for iteration, batch in enumerate(loader):
-        # while it is in use, however many are computed ahead
+        # while in use, however many batches are computed ahead
         assert loader.last_samples() == loader.samples_of(iteration)
         assert [sample["case"] for sample in loader.last_samples()] == names(batch)
     resumed = make_loader(counted, augmentation=None, batch_size=3)
@@ -277,7 +277,7 @@ def test_last_samples_are_those_of_the_batch_that_was_given_last(
 
 
 def test_samples_are_told_though_the_arrays_are_gone(tmp_path: Path) -> None:
-    """What is written down of a batch that failed must not fail itself."""
+    """Recording a failed batch must not fail itself."""
     dataset = prepare(tmp_path, [coordinates((6, 6, 6))] * 2)
     loader = make_loader(dataset, oversampling=1.0)
     expected = loader.samples_of(3)
@@ -288,7 +288,7 @@ def test_samples_are_told_though_the_arrays_are_gone(tmp_path: Path) -> None:
 
 
 def test_no_two_ranks_share_a_stream(tmp_path: Path) -> None:
-    """Patches of noise alone: any two that came from one stream would be alike, or be shifted against each other."""
+    """Patches of noise only: two from the same stream would be equal or shifted copies."""
     dataset = prepare(tmp_path, [np.zeros((1, 4, 4, 4), np.float32)])
     noise = {"noise": {"prob": 1.0, "std": [1.0, 1.0]}}
     seen = []
@@ -328,7 +328,7 @@ def test_values_come_through_either_store(tmp_path: Path, dtype: str, in_graph: 
     ):
         np.testing.assert_array_equal(image, volume)
         np.testing.assert_array_equal(label, volume % 3)
-    # in 2D a slice, as it is
+    # in 2D an unchanged slice
     for image, label in fed(make_loader(dataset, patch_size=(6, 6), augmentation=None), in_graph):
         depth = (int(image[0, 0, 0]) - 1) // 36
         np.testing.assert_array_equal(image, volume[:, depth])
@@ -354,7 +354,7 @@ def test_oversampling_reaches_the_source(tmp_path: Path) -> None:
     always = make_loader(dataset, oversampling=1.0, **settings)
     assert all((batch["label"][:, 0, 1, 1, 1] == 2).all() for batch in always)
     never = make_loader(dataset, oversampling=0.0, **settings)
-    # 27 of 2744 places hold the voxel
+    # 27 of 2744 positions contain the voxel
     assert sum(int(batch["label"].any()) for batch in never) < 5
 
 
@@ -390,7 +390,7 @@ def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(
     tmp_path: Path, num_workers: int
 ) -> None:
     dataset = prepare(tmp_path, [coordinates((6, 6, 6))] * 12)
-    # this case is met at some later batch only
+    # this case occurs only in some later batch
     Path(dataset.cases()[7].label).unlink()
     loader = make_loader(dataset, num_iterations=60, batch_size=1, num_workers=num_workers)
     before = set(multiprocessing.active_children())
@@ -400,7 +400,7 @@ def test_a_file_that_is_spoilt_later_is_an_error_that_names_the_case(
             given += 1
     assert isinstance(find_user_error(caught.value), CaseError)
     assert given > 0
-    # the traceback knows the pipeline
+    # the traceback refers to the pipeline
     del caught
     gc.collect()
     assert set(multiprocessing.active_children()) <= before

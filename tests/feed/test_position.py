@@ -1,4 +1,4 @@
-"""A position is taken by the feed that wrote it, however it is spread and computed, and by no other."""
+"""Only the feed that wrote a position accepts it, for any number of ranks and any device."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def test_a_position_of_another_feed_is_refused_and_the_change_is_named(
     with pytest.raises(ConfigError, match=rf"changed .*: {name}\. .*old settings.*--restart"):
         other.load_state_dict(state)
     assert other.iteration == 0
-    # and the other way round
+    # and vice versa
     with pytest.raises(ConfigError, match=name):
         make_loader(dataset).load_state_dict(other.state_dict())
 
@@ -66,7 +66,7 @@ def test_all_that_changed_is_named(dataset: PreparedDataset) -> None:
 
 
 def test_other_cases_are_another_feed(dataset: PreparedDataset) -> None:
-    """Other folds have as many cases."""
+    """Other folds may have the same number of cases."""
     first, second = dataset.data
     state = make_loader(dataset).state_dict()
     for data in ([first], [first, second, second], [second, first], [first, first]):
@@ -107,7 +107,7 @@ def test_what_decides_no_sample_may_change(
 
 
 def test_a_position_without_a_description_is_taken(dataset: PreparedDataset) -> None:
-    """Checkpoints of before it was written have the iteration alone."""
+    """Older checkpoints have the iteration only."""
     loader = make_loader(dataset)
     loader.load_state_dict({"iteration": 3})
     assert loader.iteration == 3

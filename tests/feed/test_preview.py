@@ -1,4 +1,4 @@
-"""The preview shows the same places in every row, and each augmentation alone."""
+"""The preview shows the same patches in all rows, and each augmentation alone."""
 
 import numpy as np
 from feed_cases import prepare
@@ -33,7 +33,7 @@ def test_rows_show_the_same_patches_under_each_augmentation(tmp_path):
     ]
     as_it_is, brighter, mirrored, everything = blocks
     assert as_it_is.std() > 10
-    # "alone" means for certain; a mirror without axes and the declared probability of 0 change nothing
+    # "alone" means with probability 1; a mirror without axes and the declared probability of 0 have no effect
     assert brighter.mean() > as_it_is.mean() + 20
     np.testing.assert_array_equal(mirrored, as_it_is)
     np.testing.assert_array_equal(everything, as_it_is)

@@ -1,4 +1,4 @@
-"""The masks of a previous stage in the feed of a cascade: where they lie, and what changes them or does not."""
+"""The masks of a previous stage in the feed of a cascade: their position, and which augmentations change them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,14 +53,14 @@ def volumes(seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def cascade(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Previous masks unlike the labels."""
+    """A cascade whose previous masks differ from the labels."""
     images, previous = volumes(0)
     return prepare(tmp_path_factory.mktemp("cascade"), images, None, previous=previous)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """The same cases without them."""
+    """The same cases without previous masks."""
     return prepare(tmp_path_factory.mktemp("alone"), volumes(0)[0])
 
 
@@ -104,13 +104,13 @@ def test_image_and_label_are_those_of_a_training_without_masks(
 def test_masks_go_where_the_label_goes(
     twice: PreparedDataset, form: str, in_graph: bool, zero_outside: bool
 ) -> None:
-    """Turned, scaled, cropped and mirrored with it, and untouched by all that changes intensities."""
+    """Rotated, scaled, cropped and mirrored with it, and unaffected by intensity augmentations."""
     loader = loader_of(twice, PATCHES[form], {}, zero_outside=zero_outside)
     wrong = total = 0
     for image, label in fed(loader, in_graph):
         wrong += int((image[CHANNELS:] != one_hot(label)).sum())
         total += label.size
-    # where two voxels are as near, one way may take the other of them
+    # of two equally near voxels, the two methods may take different ones
     assert wrong <= total * 0.002
     assert form != "3d" or in_graph or wrong == 0
 
@@ -196,7 +196,7 @@ def test_a_feed_that_was_stopped_goes_on(cascade: PreparedDataset) -> None:
 
 
 def test_the_position_of_a_feed_without_masks_is_what_it_was(alone: PreparedDataset) -> None:
-    """Trainings that were stopped before there was a cascade go on."""
+    """Trainings stopped in a version without cascades can be resumed."""
     assert "mask_augmentation" not in loader_of(alone, (4, 4, 4), None).state_dict()["feed"]
 
 

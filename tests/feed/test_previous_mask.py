@@ -1,4 +1,4 @@
-"""What changes the mask of a previous stage: against scipy with balls, and by facts that must hold."""
+"""Changes of the previous stage's mask: against scipy with balls, and by invariants."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,7 +72,7 @@ def test_nothing_and_everything_stay(fill: bool) -> None:
 
 
 def reference(classes: np.ndarray, change: MaskChange) -> np.ndarray:
-    """One channel a class, as nnU-Net has them."""
+    """One channel per class, as in nnU-Net."""
     channels = np.stack([classes == value for value in range(1, 4)])
     mask = channels[change.value - 1].copy()
     if isinstance(change, Morphology):
@@ -172,7 +172,7 @@ def test_the_shipped_declaration_has_nnunets_probabilities() -> None:
     found = draws(SHIPPED, 3)
     shapes = [[one for one in drawn if isinstance(one, Morphology)] for drawn in found]
     removals = [[one for one in drawn if isinstance(one, Removal)] for drawn in found]
-    # a class is left alone with 0.5, all three with 0.125
+    # a class is unchanged with probability 0.5, all three with 0.125
     assert_share([bool(drawn) for drawn in shapes], 0.4 * 0.875)
     assert_share([bool(drawn) for drawn in removals], 0.2 * 0.875)
     for value in (1, 2, 3):
@@ -187,7 +187,7 @@ def test_the_shipped_declaration_has_nnunets_probabilities() -> None:
     gone = [one for drawn in removals for one in drawn]
     assert {(one.max_share, one.refill) for one in gone} == {(0.15, 0)}
     assert_share([one.place < 0.25 for one in gone], 0.25)
-    # shapes first, and the classes of each kind in any order
+    # morphology first; within a kind, classes are in random order
     assert all(
         isinstance(drawn[0], Morphology)
         for drawn in found
@@ -215,7 +215,7 @@ def test_what_is_switched_off_is_not_drawn() -> None:
     assert draws({}, 3, 50) == [[]] * 50
     only = draws({"removal": SHIPPED["removal"]}, 3, 500)
     both = draws(SHIPPED, 3, 500)
-    # what one kind draws does not hang on the other
+    # draws of one kind do not depend on the other
     assert only == [[one for one in drawn if isinstance(one, Removal)] for drawn in both]
 
 

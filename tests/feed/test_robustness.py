@@ -1,4 +1,4 @@
-"""A feed that is closed leaves nothing behind, and what it holds does not grow with the number of cases."""
+"""A closed feed leaves nothing behind, and its memory does not grow with the number of cases."""
 
 import gc
 import os
@@ -51,7 +51,7 @@ def test_a_loader_that_is_closed_leaves_nothing(
         assert len(list(loader)) == 2
         loader.close()
 
-    # what python, DALI and malloc for each thread set up is there after the first ones; 100 more take no more
+    # after the first runs, Python, DALI and malloc have set up their memory; 100 more need no more
     for _ in range(20 if num_workers == 0 else 1):
         use()
     files, processes, memory = open_files(), children(), resident()
@@ -59,7 +59,7 @@ def test_a_loader_that_is_closed_leaves_nothing(
         use()
     assert open_files() <= files
     assert children() <= processes
-    # a single loader that stayed would hold more than its regions and two batches ahead
+    # a single loader that is not freed would exceed this: its regions and two batches ahead
     assert resident() - memory < 30 * MEGABYTE
 
 
@@ -76,7 +76,7 @@ def test_one_loader_that_is_closed_again_and_again_goes_on(dataset: PreparedData
 
 
 class Linked:
-    """One prepared case under many names: each is a file of its own to the feed, and mapped by itself."""
+    """One prepared case under many names: the feed maps each as a separate file."""
 
     dtype = np.dtype("float32")
 
@@ -98,7 +98,7 @@ class Linked:
 
 
 def test_many_cases_need_no_more_memory_than_few(tmp_path: Path) -> None:
-    """Regions are read from memory maps, of which the feed keeps the last 96 open: two or three a case."""
+    """Regions are read from memory maps; the feed keeps the last 96 open, two or three per case."""
     rng = np.random.default_rng(0)
     shape = (80, 80, 80)
     template = prepare(
@@ -114,17 +114,17 @@ def test_many_cases_need_no_more_memory_than_few(tmp_path: Path) -> None:
         before = resident("RssFile"), resident()
         after, sums = [], []
         for batch in loader:
-            # plain numbers: small tensors kept between large ones would break the heap into pieces
+            # plain numbers: small tensors between large ones would fragment the heap
             sums.append((batch["image"].sum(dtype=torch.float64).item(), int(batch["label"].sum())))
             after.append((resident("RssFile"), resident()))
         loader.close()
         gc.collect()
         mapped[count], grown[count] = np.max(after, axis=0) - before
         batches[count] = sums
-    # the same places of the same content, whatever the number of the case
+    # the same regions of the same content, whatever the index of the case
     assert batches[40] == batches[160]
     assert mapped[160] < mapped[40] + 10 * MEGABYTE
     assert mapped[160] < 48 * size + 10 * MEGABYTE
-    # what malloc keeps of batches that are gone comes on top, and varies; 240 samples meet 124 of 160 cases
+    # plus memory of freed batches that malloc keeps, which varies; 240 samples use 124 of 160 cases
     assert grown[160] < grown[40] + 100 * MEGABYTE
     assert grown[160] < 124 * size

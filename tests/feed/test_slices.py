@@ -1,4 +1,4 @@
-"""Batches of neighbouring slices, as NVIDIA's example takes them: cut and augmented alike, but for the noise."""
+"""Batches of neighbouring slices, as in NVIDIA's example: same crop and augmentation, except for noise."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.fixture(scope="module")
 def columns(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """All slices of a volume are alike."""
+    """Volumes whose slices are all equal."""
     rng = np.random.default_rng(0)
     images = [
         np.repeat(rng.normal(size=(2, 1, *shape[1:])), shape[0], axis=1).astype(np.float32)
@@ -79,7 +79,7 @@ def test_the_slices_of_a_group_are_neighbours_and_share_their_crop(
             voxel = np.unravel_index(int(image[(0, *inside)]) - 1 - 3000 * case, shape)
             places.append((int(voxel[0]), *(np.array(voxel[1:]) - inside).tolist()))
         depths = [place[0] for place in places]
-        # a shallow volume is gone through again and again
+        # a shallow volume is cycled through repeatedly
         first = depths[0]
         assert depths == [(first + step) % shape[0] for step in range(SLICES)]
         if shape[0] >= SLICES:
@@ -130,7 +130,7 @@ def test_noise_is_their_own(columns: PreparedDataset) -> None:
     )
     deviations = added.reshape(len(added), SLICES, -1).std(axis=2)
     assert deviations.min() > 0.4
-    # of one deviation, 800 values give it within 12 % (over 4.5 standard errors)
+    # 800 values estimate a standard deviation within 12 % (over 4.5 standard errors)
     assert np.abs(deviations / deviations.mean(axis=1, keepdims=True) - 1).max() < 0.12
     correlations = np.corrcoef(added.reshape(len(added) * SLICES, -1)) - np.eye(len(added) * SLICES)
     assert np.abs(correlations).max() < 0.17

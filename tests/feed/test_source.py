@@ -1,7 +1,7 @@
-"""Samples are a pure function of seed and number, and hold the right region of the right case.
+"""Samples are a pure function of seed and number, and contain the right region of the right case.
 
 Images are coordinate images: the value of a voxel is 1 + its linear index, its label that value modulo 3. So a
-patch tells where it was read, 0 is padding, and image and label are in register wherever they agree.
+patch shows where it was read, 0 is padding, and image and label are aligned if they agree.
 """
 
 import math
@@ -25,7 +25,7 @@ from dynunet_bundle.preprocessing.store import PreparedDataset
 
 
 def start_of(image: np.ndarray, shape: Sequence[int], first: int = 1) -> np.ndarray:
-    """First voxel of a patch ``[C, *patch]`` of a coordinate image, read off its values."""
+    """First voxel of a patch ``[C, *patch]`` of a coordinate image, derived from its values."""
     patch = image[0] if image.ndim == 4 else image[0][np.newaxis]
     inside = np.argwhere(patch > 0)[0]
     voxel = np.unravel_index(int(patch[tuple(inside)]) - first, shape)
@@ -33,7 +33,7 @@ def start_of(image: np.ndarray, shape: Sequence[int], first: int = 1) -> np.ndar
 
 
 def region(volume: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """What belongs into the patch: the volume with wide margins of zeros, cut once."""
+    """The expected patch: cut from the volume with wide margins of zeros."""
     wide = np.pad(volume, [(0, 0), *((length, length) for length in size)])
     cut = [slice(a + length, a + 2 * length) for a, length in zip(start, size, strict=True)]
     return wide[(slice(None), *cut)]
@@ -67,7 +67,7 @@ def test_numbers_and_seeds_differ(dataset: PreparedDataset) -> None:
         for number in range(60)
     }
     assert len(drawn) == 3 * 60
-    # regions differ, too: 60 samples of some 400 places
+    # regions also differ: 60 samples of about 400 positions
     source = source_of(dataset, (4, 4, 4), oversampling=0)
     assert len({source.sample(number)[0].tobytes() for number in range(60)}) > 45
 
@@ -86,7 +86,7 @@ def test_a_patch_is_the_right_region(
         start = start_of(image, shape)
         np.testing.assert_array_equal(image, region(volume, start, size))
         np.testing.assert_array_equal(label, image[:1] % 3)
-        # inside a larger volume; around all of a smaller one
+        # inside a larger volume; around a smaller one
         room = np.array(shape) - size
         assert np.all((start >= np.minimum(room, 0)) & (start <= np.maximum(room, 0)))
         assert (image.dtype, label.dtype) == (np.float32, np.uint8)
@@ -150,7 +150,7 @@ def test_only_classes_that_occur_are_centred(tmp_path: Path) -> None:
 
 
 def test_patches_of_a_sparse_label_are_centred_on_labelled_voxels(tmp_path: Path) -> None:
-    """None is ignored whole; the rest of them, background and foreground alike, is as likely as in the label."""
+    """No patch is ignored completely; other voxels, background and foreground, are as likely as in the label."""
     label = np.full((9, 12, 12), 255)
     label[4, 5, 2:10] = 0
     label[4, 5, 2:4] = 1
@@ -162,7 +162,7 @@ def test_patches_of_a_sparse_label_are_centred_on_labelled_voxels(tmp_path: Path
     assert abs(found.count(1) - 100) < 4.5 * math.sqrt(400 * 3 / 16)
     always = source_of(sparse, (3, 3, 3), 1.0)
     assert {int(always.sample(n)[1][0, 1, 1, 1]) for n in range(50)} == {1}
-    # where all is labelled the rest lies anywhere
+    # if everything is labelled, other patches are anywhere
     dense = prepare(tmp_path / "dense", [coordinates(label.shape)], [whole])
     assert not dense.cases()[0].sparse
     places = {tuple(source_of(dense, (3, 3, 3), 0.0).place(n).start) for n in range(400)}
@@ -179,7 +179,7 @@ def test_a_case_without_foreground_gives_patches_from_anywhere(tmp_path: Path) -
 
 @pytest.mark.parametrize("share", [0.0, 0.33, 1.0])
 def test_the_share_of_centred_patches(tmp_path: Path, share: float) -> None:
-    # one foreground voxel: by chance a patch is centred on it once in 15^3 samples
+    # one foreground voxel: a random patch is centred on it once in 15^3 samples
     shape, count = (17, 17, 17), 10_000
     label = np.zeros(shape)
     label[8, 8, 8] = 1
@@ -212,7 +212,7 @@ def test_a_2d_patch_is_a_slice_across_the_first_axis(
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_regions_have_the_type_of_the_store(tmp_path: Path, dtype: str) -> None:
-    """A GPU takes float16 and computes in float32."""
+    """A GPU receives float16 and computes in float32."""
     volume = coordinates((6, 6, 6))  # up to 216: exact in float16
     dataset = prepare(tmp_path, [volume], dtype=dtype)
     rotated = source_of(dataset, (4, 4, 4), augmentation=EVERYTHING)
@@ -239,7 +239,7 @@ def test_the_ranks_together_see_what_one_process_sees(
         ranks = [batch(Numbering(2, 0, rank, world_size), iteration) for rank in range(world_size)]
         together = [sample for rank in ranks for sample in rank]
         assert together == batch(Numbering(2 * world_size), iteration)
-        # and a resumed rank goes on there
+        # and a resumed rank continues there
         assert batch(Numbering(2, iteration, 1, world_size), 0) == ranks[1]
 
 
@@ -275,7 +275,7 @@ def test_a_damaged_file_is_an_error_that_names_the_case(
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "zeros"])
 def test_a_damaged_case_is_prepared_anew_by_the_next_command(tmp_path: Path, damage: str) -> None:
-    """The message offers this."""
+    """The message suggests this."""
     cases = prepare(tmp_path, [coordinates((6, 6, 6))])
     expected = content(source_of(cases, (4, 4, 4)).sample(0))
     path = Path(cases.cases()[0].image)
@@ -335,7 +335,7 @@ def test_a_center_crop_is_the_middle_of_the_volume(
 ) -> None:
     volume = coordinates(shape, channels=2)
     size = np.array((1, *patch_size)[-3:])
-    # foreground and its share are of no account
+    # foreground and its share have no effect
     source = source_of(prepare(tmp_path, [volume]), patch_size, 1.0, center_crop=True)
     expected = region(volume, (np.array(shape) - size) // 2, size)
     for number in range(5):

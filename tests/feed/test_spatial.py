@@ -1,6 +1,6 @@
-"""Rotation and scaling put every voxel where the drawn map says, by either branch, in 3D, "dummy 2D" and 2D.
+"""Rotation and scaling put each voxel where the drawn map says, in both backends, in 3D, "dummy 2D" and 2D.
 
-Numpy and torch compute on a CPU, the graph on a GPU; here it runs on the CPU, too.
+Numpy and torch compute on a CPU, the graph on a GPU; here the graph also runs on the CPU.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def run(
     in_graph: bool = False,
     **settings: Any,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]:
-    """Image and label ``[C, D, H, W]``, where they should come from ``[3, D, H, W]``, case and kind, of each sample."""
+    """For each sample: image and label ``[C, D, H, W]``, expected coordinates ``[3, D, H, W]``, case and kind."""
     loader = loader_of(
         dataset, patch_size, BATCH_SIZE, NUM_BATCHES, augmentation, seed=SEED, **settings
     )
@@ -50,7 +50,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def grids(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Three channels: 100 + the index of the voxel along each axis. Labels: the sum of the indices modulo 3."""
+    """Three channels: 100 + the voxel index along each axis. Labels: the sum of the indices modulo 3."""
     images = [np.indices(shape).astype(np.float32) + 100 for shape in SHAPES]
     labels = [np.indices(shape).sum(axis=0) % 3 for shape in SHAPES]
     return prepare(tmp_path_factory.mktemp("grids"), images, labels)
@@ -58,7 +58,7 @@ def grids(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedDataset, list[Any]]:
-    """Two channels of normal values; labels 0 and 2 only, so an interpolated one would show as 1."""
+    """Two channels of normal values; labels 0 and 2 only, so interpolation would give 1."""
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in SHAPES]
     labels = [2 * rng.integers(0, 2, (1, *shape)) for shape in SHAPES]
@@ -82,10 +82,10 @@ def test_every_voxel_is_read_where_the_map_says(
         tie = (np.abs(where - np.floor(where) - 0.5) < 2e-3).any(axis=0)
         nearest = np.rint(where).astype(int).sum(axis=0) % 3
         assert (label[0] == nearest)[inside & ~tie].all()
-        # image and label are in register by the image's own word
+        # the label agrees with the coordinates in the image
         own = np.rint(image - 100).astype(int).sum(axis=0) % 3
         assert (label[0] == own)[inside & ~tie].all()
-        # more than a voxel outside there is nothing
+        # more than a voxel outside, everything is zero
         outside = ((where <= -1) | (where >= highest + 1)).any(axis=0)
         assert not image[:, outside].any() and not label[:, outside].any()
     assert inner > 10_000 if form != "2d" else inner > 2000
@@ -125,7 +125,7 @@ def test_both_branches_agree(textures: tuple[PreparedDataset, list[Any]], form: 
 def test_no_corner_is_empty_where_the_volume_has_data(
     tmp_path: Path, form: str, in_graph: bool
 ) -> None:
-    # half a diagonal of the patch, 1.4 times, fits between the middle and each side
+    # half a diagonal of the patch, times 1.4, fits between the middle and each side
     ones = np.ones((1, 40, 40, 40), np.float32)
     dataset = prepare(tmp_path, [ones], [ones[0]])
     for image, label, *_ in run(dataset, PATCHES[form], MAPS, in_graph, center_crop=True):

@@ -1,4 +1,4 @@
-"""A plan names its network by a short name; both forms of each come of the plan's ids."""
+"""A plan has a short name for its network; both forms of a network are built from the plan's ids."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The lean forward pass computes what MONAI's computes, needs less memory, and steps aside where it has to."""
+"""The lean forward pass gives MONAI's results in less memory, and falls back to MONAI's pass where needed."""
 
 import copy
 
@@ -27,7 +27,7 @@ PLANS = {
 
 @pytest.fixture(params=PLANS)
 def networks(request):
-    """MONAI's and the lean one with the same weights, and an image."""
+    """MONAI's network and the lean one with the same weights, and an image."""
     plan, size = PLANS[request.param]
     torch.manual_seed(0)
     plain = DynUNet(
@@ -87,7 +87,7 @@ def test_no_slab_is_larger_than_it_may_be(networks, monkeypatch):
     with torch.no_grad():
         lean(x)
     finest = [depth for depth, _ in sizes]
-    # of one row of the features below: the stride's rows, and a margin on both sides
+    # one row of the level below gives as many rows as the stride, plus a margin on both sides
     stride, kernel = lean.strides[1][0], lean.kernel_size[1][0]
     assert finest[-1] == stride + kernel - 1
     assert sizes.count((finest[-1], 1)) >= images.shape[2] // stride

@@ -1,4 +1,4 @@
-"""Layers for training on a CPU compute what torch's own compute, and are named as those."""
+"""The CPU layers give the results of torch's own, and keep their names."""
 
 import copy
 import itertools
@@ -33,7 +33,7 @@ PLANS = {"2D": FLAT, "3D": SOLID}
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Small blocks and short rows: many of them in a small tensor, the last ones incomplete."""
+    """Small blocks and short rows, so that a small tensor has many of them, the last ones incomplete."""
     monkeypatch.setattr(cpu_norm, "BLOCK", 256)
     monkeypatch.setattr(cpu_norm, "ROW", 64)
     monkeypatch.setattr(cpu_norm, "SMALLEST", 0)
@@ -41,7 +41,7 @@ def blocks(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the norm is computed by blocks."""
+    """Number of times that the norm is computed by blocks."""
     counted = []
     original = cpu_norm._NormActivation.apply
     monkeypatch.setattr(
@@ -68,7 +68,7 @@ def norm_activation(channels: int, flat: bool) -> NormActivation:
 
 
 def plain(layer: NormActivation, x: torch.Tensor) -> torch.Tensor:
-    """Written out, in the precision of x."""
+    """The formula, in the precision of x."""
     axes = tuple(range(2, x.ndim))
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
     weight, bias = (
@@ -93,7 +93,7 @@ def test_norm_and_activation_by_blocks(blocks, calls, shape, offset):
         results.append([output.detach(), *gradients])
     assert calls == [1]
     assert results[0][0].is_contiguous(memory_format=channels_last(x))
-    # of a number near 300 float32 leaves an error of 3e-5
+    # float32 rounds a number near 300 by 3e-5
     tolerance = 1e-5 if not offset else 2e-3
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours.double(), exact.double(), rtol=tolerance, atol=tolerance)
@@ -140,7 +140,7 @@ def test_bfloat16_is_computed_in_float32_and_rounded_once(blocks, shape):
         exact = plain(layer, x.double())
         result = layer(x)
     assert result.dtype == torch.bfloat16 and result.data_ptr() == x.data_ptr()
-    # half of the distance of two neighbours in bfloat16, and what float32 adds
+    # half the distance of two neighbours in bfloat16, plus the rounding of float32
     torch.testing.assert_close(result.double(), exact, rtol=2**-8, atol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_compiled_and_traced_it_is_torchs_own(calls):
 
 
 def networks(plan, monkeypatch, **settings) -> tuple[DeepSupervisedDynUNet, DeepSupervisedDynUNet]:
-    """The network as it is, and with torch's own layers."""
+    """The network, and the same with torch's own layers."""
     pair = []
     for function in (use_cpu_layers, lambda network: None):
         monkeypatch.setattr(network, "use_cpu_layers", function)

@@ -20,7 +20,7 @@ from dynunet_bundle.networks.dynunet import (
     inference_state_dict,
 )
 
-# kernels, strides and patches as planned; few filters, for speed
+# planned kernels, strides and patches; few filters, for speed
 TASK04: dict[str, Any] = {
     "kernel_size": [[3, 3, 3]] * 4,
     "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
@@ -94,7 +94,7 @@ def test_evaluation_equals_a_plain_dynunet_with_these_weights(
         output = network.eval()(images(size))
         assert isinstance(output, torch.Tensor)
         assert torch.equal(output, plain(images(size)))
-        # the finest output of the training pass is the same, too (instance norm has one mode)
+        # the finest output in training is the same (instance norm has only one mode)
         finest = network.train()(images(size))[0]
     torch.testing.assert_close(finest, output)
 
@@ -134,7 +134,7 @@ def test_surplus_filters_are_ignored() -> None:
 
 
 class Wrapper(nn.Module):
-    """Names its network as a wrapper of torch does."""
+    """Stores the network under the name that a wrapper of torch uses."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_weights_in_channels_last_are_transferred() -> None:
 
 
 def test_it_can_be_copied_after_a_training_step() -> None:
-    # MONAI's DynUNet with deep supervision cannot: it keeps the outputs of its heads
+    # MONAI's DynUNet with deep supervision fails here: it stores the outputs of its heads
     size = (16, 16, 16)
     network = make_network(TASK04).train()
     sum(output.mean() for output in network(images(size))).backward()
@@ -230,7 +230,7 @@ def test_weights_halve_at_each_level_and_sum_to_1(num_levels: int, expected: lis
 
 
 def dice_ce(logits: torch.Tensor, label: torch.Tensor, batch: bool) -> float:
-    """Cross entropy and soft Dice without background, written out."""
+    """The formulas of cross entropy and of soft Dice without background."""
     logits = logits.detach().double()
     target = nn.functional.one_hot(label[:, 0].long(), 3).movedim(-1, 1).double()
     log_probability = logits - logits.exp().sum(1, keepdim=True).log()
@@ -267,7 +267,7 @@ def test_the_declared_loss_is_the_weighted_sum_over_the_levels(
     expected = 0.0
     weights = [4 / 7, 2 / 7, 1 / 7] if deep_supervision else [1.0]
     for weight, output in zip(weights, outputs, strict=True):
-        # the voxel at the middle of each block, as nearest-exact picks it
+        # the middle voxel of each block, as in nearest-exact
         factors = [n // m for n, m in zip(size, output.shape[2:], strict=True)]
         coarse = label[(..., *(slice(factor // 2, None, factor) for factor in factors))]
         assert coarse.shape[2:] == output.shape[2:]

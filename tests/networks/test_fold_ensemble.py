@@ -85,7 +85,7 @@ def test_inference_takes_a_list_of_weights(tmp_path):
     prediction(tmp_path / "in", tmp_path / "out", files, **plain).run()
     mask = np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
     box = (arrays["a"] == 60) | (arrays["a"] == 120)
-    # two of three find the box, so it is there; the third alone would not have found it
+    # two of three find the box, so the mean has it; the third alone does not
     assert np.array_equal(mask > 0, box)
     assert len(run_of(tmp_path / "out")["weights"]) == 3
     with pytest.raises(WeightsError, match="there are no weights"):

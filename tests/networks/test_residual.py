@@ -1,4 +1,4 @@
-"""nnU-Net's residual-encoder U-Net: its size, its arithmetic, and that it can stand in for DynUNet."""
+"""nnU-Net's residual-encoder U-Net: its size, its arithmetic, and that it can replace DynUNet."""
 
 import copy
 import json
@@ -106,7 +106,7 @@ def make_network(plan: dict[str, Any], **more: Any) -> ResidualEncoderUNet:
 
 
 def shake(module: nn.Module) -> None:
-    """Give norms and biases values of their own; fresh residual branches give zero, which would hide faults."""
+    """Give norms and biases random values; initially residual branches give zero, which would hide faults."""
     with torch.no_grad():
         for name, value in module.named_parameters():
             if ".adn.N.weight" in name:
@@ -153,7 +153,7 @@ def test_blocks_a_level() -> None:
 
 
 def norm(x: torch.Tensor, state: State, prefix: str) -> torch.Tensor:
-    """Instance norm, written out."""
+    """The formula of instance norm."""
     axes = tuple(range(2, x.ndim))
     variance = x.var(axes, unbiased=False, keepdim=True)
     x = (x - x.mean(axes, keepdim=True)) / (variance + 1e-5).sqrt()
@@ -178,7 +178,7 @@ def conv_norm(
 def residual_block(
     x: torch.Tensor, state: State, prefix: str, stride: tuple[int, ...], channels: int
 ) -> torch.Tensor:
-    """ResNet-D's basic block, written out."""
+    """The formula of ResNet-D's basic block."""
     out = leaky_relu(conv_norm(x, state, f"{prefix}conv1", stride))
     out = conv_norm(out, state, f"{prefix}conv2")
     pooled = max(stride) > 1
@@ -273,7 +273,7 @@ def test_the_initial_weights_are_nnunets() -> None:
             expected = math.sqrt(2 / (1 + 0.01**2) / fan_in)
             if module.weight.numel() > 2000:
                 assert module.weight.std().item() == pytest.approx(expected, rel=0.1)
-                # normal, not uniform: a uniform draw ends at 1.73 standard deviations
+                # normal, not uniform: uniform values stay within 1.73 standard deviations
                 assert module.weight.abs().max() > 2.5 * expected
             assert module.bias is None or not module.bias.any()
         elif isinstance(module, nn.InstanceNorm3d):
@@ -376,14 +376,14 @@ def process_group() -> Iterator[None]:
 def test_ddp_finds_no_unused_parameter() -> None:
     settings, size, _ = PLANS["2D"]
     wrapped = DistributedDataParallel(make_network(settings).train())
-    for _ in range(2):  # a parameter without gradient fails in the step after
+    for _ in range(2):  # a parameter without a gradient fails in the next step
         train_step(wrapped, size)
     plain = ResidualEncoderUNet(**settings_of(settings, deep_supervision=False))
     plain.load_state_dict(inference_state_dict(wrapped), strict=True)
 
 
 class Probabilities(nn.Module):
-    """Stands for scripted code around the network: it needs the annotation to be a tensor's."""
+    """An example of scripted code around the network; it requires the annotation ``Tensor``."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

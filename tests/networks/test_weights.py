@@ -1,4 +1,4 @@
-"""Weights go into the network of their plan only; everything else is refused in one line."""
+"""Weights load into the network of their plan only; everything else is refused with one line."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path, plan: dict[str, Any] = PLAN, **overrides: Any) -> str:
-    """The message of the refusal; the network must stay as it was."""
+    """The message of the refusal; the network must stay unchanged."""
     network = make_network(1, **overrides)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_refused(weights: Path, damage: str) -> None:
     whole = weights.read_bytes()
     broken = {"truncated": whole[: len(whole) // 2], "text": b"Not weights.\n", "empty": b""}
     weights.write_bytes(broken[damage])
-    weights.with_suffix(".json").unlink()  # with it the hash is refused already
+    weights.with_suffix(".json").unlink()  # with the JSON, the hash would be refused first
     assert "damaged" in refusal(weights)
 
 
@@ -225,16 +225,16 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, writer: str) -> None:
     message = refusal(path)
     assert not marker.exists()
     assert "is not a file of weights" in message
-    # torch's own text tells how to load it all the same, in bold
+    # torch's own text says how to load it anyway, in bold
     assert not re.search("weights_only|can still be loaded|\x1b", message)
-    # the payload does work where it is let
+    # the payload does work if it is allowed to run
     with suppress(Exception):
         torch.load(path, weights_only=False)  # noqa: S614 - our own payload
     assert marker.exists()
 
 
 def poisoned(kind: str, tensor: torch.Tensor) -> Any:
-    """A weight of another kind, of the same shape where it has one."""
+    """A weight of another kind, with the same shape if it has one."""
     return {
         "nan": lambda: torch.full_like(tensor, torch.nan),
         "infinite": lambda: torch.where(torch.arange(tensor.shape[0]) > 0, 1.0, -torch.inf),

@@ -1,4 +1,4 @@
-"""Bad cases are refused by name before anything is computed from them; good ones pass unchanged."""
+"""Bad cases are refused with their name before anything is computed; good ones pass unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_a_good_case_passes_unchanged():
     np.testing.assert_array_equal(checked["image"].numpy(), good_image())
     np.testing.assert_array_equal(checked["label"].numpy(), good_label())
     assert checked["label"].dtype == torch.uint8
-    # still what the next transforms need: tensors that know their file and place
+    # still MetaTensors with file and affine, as the next transforms need
     assert isinstance(checked["label"], MetaTensor)
     assert checked["label"].meta["filename_or_obj"] == "folder/labels/case_7.nii.gz"
 
@@ -131,7 +131,7 @@ def test_a_label_between_whole_numbers(value: float):
 
 
 def test_an_empty_label_passes():
-    # a case without any foreground is rare, not wrong
+    # a case without any foreground is rare but valid
     assert not check(good_image(), np.zeros((1, *SHAPE), np.float32))["label"].any()
 
 
@@ -204,7 +204,7 @@ def test_an_image_affine_without_volume_names_the_case():
             check(good_image(), label, (flat, label_affine))
 
 
-# --- from files, as the pipeline runs it
+# --- from files, as in the pipeline
 
 FROM_FILES = Compose(
     [

@@ -146,7 +146,7 @@ def test_missing_keys():
 
 
 def test_content_is_whatever_differs_from_zero():
-    # air in a CT is -1024, tissue of a z-scored image often negative
+    # air in CT is -1024; tissue in a z-scored image is often negative
     assert is_nonzero(torch.tensor([-1024.0, 0.0, 3.0])).tolist() == [True, False, True]
 
 

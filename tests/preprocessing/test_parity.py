@@ -1,7 +1,7 @@
-"""The same cases planned and prepared by nnU-Net v2 2.8.1 and by this project: figures and voxels must agree.
+"""The same cases planned and prepared by nnU-Net v2 2.8.1 and by this project: plans and voxels must agree.
 
 The references in parity/ are nnU-Net's own results (tests/preprocessing/parity/make). nnU-Net keeps the order and the
-direction of the axes in the file, here they follow the plan's axcodes: arrays are turned to nnU-Net's to be compared.
+direction of the axes in the file; here they follow the plan's axcodes. Arrays are turned to nnU-Net's for comparison.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ SPACING_TOLERANCE = 1e-6
 
 @lru_cache
 def reference_file(name: str) -> dict[str, Any]:
-    """All that is stored of one data set: the arrays, and the facts as data."""
+    """The stored reference of one data set: the arrays, and the facts parsed from JSON."""
     with np.load(PARITY / f"{name}.npz", allow_pickle=False) as stored:
         content = dict(stored)
     return {**content, "facts": json.loads(str(content["facts"]))}
@@ -57,7 +57,7 @@ def reference_file(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Reference:
-    """One prepared case of nnU-Net."""
+    """One case prepared by nnU-Net."""
 
     dataset: str
     variant: str
@@ -86,10 +86,10 @@ class Reference:
 
     @property
     def axcodes(self) -> str:
-        """The plan's: those with the first axis of nnU-Net, the one that a 2D plan leaves as it is.
+        """Axcodes of the plan, with nnU-Net's first axis, which a 2D plan does not resample.
 
-        Where a flip would decide ties, it is nnU-Net's own orientation: half way between two voxels nnU-Net takes the
-        one that comes later in the file, so that its result depends on how a case is stored.
+        If a flip would decide ties, they are nnU-Net's orientation: halfway between two voxels nnU-Net takes the
+        one that is later in the file, so its result depends on how a case is stored.
         """
         orientation = self.prepared["orientation"]
         axcodes = next(
@@ -100,7 +100,7 @@ class Reference:
         return orientation if flipped_ties else axcodes
 
     def overrides(self) -> dict[str, Any]:
-        """nnU-Net's plan as ids of train.json."""
+        """nnU-Net's plan, converted to ids of train.json."""
         facts, plan = self.facts, self.plan
         dims = len(plan["spacing"])
         theirs = self.prepared["orientation"].translate(CANONICAL)[-dims:]
@@ -122,12 +122,12 @@ class Reference:
 
 
 def has_ties(old_size: int, new_size: int) -> bool:
-    """Whether centres of new voxels lie half way between old ones: (2 i + 1) old / new is an even number for some i."""
+    """Whether centres of new voxels are halfway between old ones: (2 i + 1) old / new is even for some i."""
     return old_size != new_size and old_size // math.gcd(old_size, new_size) % 2 == 0
 
 
 def normalization(plan: dict[str, Any]) -> list[str]:
-    """nnU-Net's schemes as this project names them."""
+    """nnU-Net's schemes under this project's names."""
     schemes = zip(plan["normalization_schemes"], plan["use_mask_for_norm"], strict=True)
     return ["zscore_nonzero" if masked else SCHEMES[scheme] for scheme, masked in schemes]
 
@@ -159,7 +159,7 @@ def all_references(real: bool) -> Iterator[Any]:
 
 
 def made_case(dataset: str, folder: Path) -> dict[str, str]:
-    """Write the input of a made set."""
+    """Write the input of a synthetic set."""
     content = reference_file(dataset)
     affine = content["made.affine"]
     return {
@@ -169,7 +169,7 @@ def made_case(dataset: str, folder: Path) -> dict[str, str]:
 
 
 def turned(array: np.ndarray, axcodes: str, orientation: str) -> np.ndarray:
-    """``[C, D, H, W]`` with axes as ``axcodes`` -> as ``orientation``."""
+    """Reorient ``[C, D, H, W]`` from ``axcodes`` to ``orientation``."""
     turn = ornt_transform(axcodes2ornt(axcodes), axcodes2ornt(orientation))
     return np.moveaxis(apply_orientation(np.moveaxis(array, 0, -1), turn), -1, 0)
 
@@ -277,7 +277,7 @@ def all_plans(real: bool) -> Iterator[Any]:
 
 
 def check_fingerprint(found: Fingerprint, facts: dict[str, Any], axes: list[int]) -> None:
-    """``axes``: for each of our axes nnU-Net's in the file."""
+    """``axes``: for each of our axes, nnU-Net's axis in the file."""
     theirs = facts["fingerprint"]
     shapes = np.array(theirs["shapes_after_crop"])[:, axes]
     np.testing.assert_array_equal(found.shapes_after_crop, shapes)

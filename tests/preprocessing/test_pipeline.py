@@ -1,4 +1,4 @@
-"""The preprocessing of train.json as a whole: what the network sees, and the way back to the file's voxels."""
+"""The whole preprocessing of train.json: input of the network, and the way back to the voxels of the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from dynunet_bundle.labels.scheme import LabelScheme
 
 SHAPE = (22, 18, 14)
 SPACING = (0.9, 1.1, 1.8)  # right, anterior, superior
-TARGET = [1.8, 1.1, 0.9]  # the same for arrays in SAR order: nothing is resampled
+TARGET = [1.8, 1.1, 0.9]  # the same for arrays in SAR order: no resampling
 
 Pipeline = Callable[..., Compose]
 
@@ -47,7 +47,7 @@ def phantom_arrays(margin: int, shape: tuple[int, ...] = SHAPE) -> tuple[np.ndar
     image = (100 + 50 * label + rng.normal(0, 5, shape)).astype(np.float32)
     if margin:
         outside = np.ones(shape, bool)
-        # not as wide on one side as on the other
+        # margins of different width on the two sides
         outside[margin:-margin, margin + 1 : -margin, margin : -margin - 2] = False
         image[outside] = 0
         label[outside] = 0
@@ -68,7 +68,7 @@ def ras_affine(degrees: float = 0) -> np.ndarray:
 def store(
     folder: Path, image: np.ndarray, label: np.ndarray, axcodes: str, affine: np.ndarray
 ) -> Case:
-    """Save a volume with its array axes permuted and flipped to ``axcodes``, at the same place in the world."""
+    """Save a volume with its array axes permuted and flipped to ``axcodes``, at the same world position."""
     case = {}
     for key, array in (("image", image), ("label", label)):
         turn = ornt_transform(io_orientation(affine), axcodes2ornt(axcodes))
@@ -79,13 +79,13 @@ def store(
 
 
 def restore(preprocessing: Compose, prepared: dict[str, Any], prediction: torch.Tensor) -> Any:
-    """Bring a prediction on the prepared grid back, as the postprocessing of inference.json does."""
+    """Invert a prediction on the prepared grid, like the postprocessing of inference.json."""
     invert = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)
     return invert({**prepared, "pred": MetaTensor(prediction)})["pred"]
 
 
 def content(image: np.ndarray) -> tuple[slice, ...]:
-    """The box around all that is not zero."""
+    """The bounding box of all nonzero voxels."""
     return tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(image))
 
 
@@ -290,7 +290,7 @@ def test_a_picture_and_its_mask_come_back(pipeline: Pipeline, tmp_path: Path):
     }
     preprocessing = pipeline(**plan)
     prepared = apply_to_case(case, preprocessing)
-    # a picture runs to the left and to posterior, SAR to anterior and to the right: it is turned around
+    # picture axes point left and posterior, SAR's point anterior and right: the picture is turned around
     assert prepared["image"].shape == (3, 1, 20, 30)
     turned = picture[::-1, ::-1].transpose(2, 0, 1)[:, np.newaxis] / 255
     np.testing.assert_allclose(prepared["image"].numpy(), turned, atol=1e-6)

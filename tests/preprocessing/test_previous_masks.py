@@ -1,4 +1,4 @@
-"""The mask of a previous stage on its way into the store and the network: same grid, same classes, refused by name."""
+"""The mask of a previous stage in the store and the network: same grid, same classes, errors name the case."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Pipeline = Callable[..., Compose]
 
 @pytest.fixture
 def pipeline(train_workflow: Callable[..., Any]) -> Pipeline:
-    """The real preprocessing of the tiny plan, as a cascade."""
+    """The real preprocessing of the tiny plan as a cascade."""
 
     def load(**overrides: Any) -> Compose:
         given = {"cascade": True, "label_values": VALUES, **overrides}
@@ -129,7 +129,7 @@ def test_a_damaged_mask_is_prepared_again(
 
 
 def test_without_a_cascade_the_recipe_is_what_it_was(pipeline: Pipeline) -> None:
-    """Stores that were prepared before there was one are not prepared again."""
+    """Stores prepared by a version without cascades are not prepared again."""
     described = json.dumps(recipe_of(pipeline(cascade=False)))
     assert "previous" not in described and "cascade" not in described
     assert json.dumps(["image", "label"]) in described
@@ -182,7 +182,7 @@ def test_a_mask_that_cannot_be_read(cases: list[Case], pipeline: Pipeline) -> No
 
 
 def test_the_mask_of_a_case_is_one_of_its_files(cases: list[Case], pipeline: Pipeline) -> None:
-    """What is missing is told by its path."""
+    """The message names the path of the missing file."""
     Path(cases[0]["previous"]).unlink()
     with pytest.raises(CaseError, match=r"previous/c0\.nii\.gz is missing"):
         store_of(cases, pipeline(), Path(cases[0]["image"]).parent / "store").cases()
@@ -192,6 +192,6 @@ def test_an_image_is_not_changed_by_its_mask(cases: list[Case], pipeline: Pipeli
     with_mask, without = pipeline()(cases[0]), pipeline(cascade=False)(cases[0])
     assert torch.equal(with_mask["image"].as_tensor(), without["image"].as_tensor())
     assert torch.equal(with_mask["label"].as_tensor(), without["label"].as_tensor())
-    # a plan that is no cascade leaves it alone, wherever it comes from
+    # a plan without a cascade ignores it, wherever it comes from
     assert without["previous"] == cases[0]["previous"]
     assert nib.load(without["previous"]).shape == SHAPE

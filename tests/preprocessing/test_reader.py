@@ -1,4 +1,4 @@
-"""What MONAI's LoadImaged makes of what the reader gives it."""
+"""Results of MONAI's LoadImaged with the reader."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def test_what_monai_makes_of_it(tmp_path: Path):
     np.testing.assert_allclose(np.asarray(image.affine), nib.load(path).affine, atol=1e-6)
     np.testing.assert_allclose(image.meta["original_affine"], nib.load(path).affine, atol=1e-6)
     assert image.meta["filename_or_obj"] == str(path)
-    # channels come first already, and the transform that makes sure of it knows
+    # channels are already first, and EnsureChannelFirst detects that
     again = EnsureChannelFirstd("image")({"image": image})["image"]
     assert again.shape == image.shape == (1, *SHAPE)
 
@@ -91,6 +91,6 @@ def test_big_endian_nifti(tmp_path: Path):
     header = nib.Nifti1Header(endianness=">")
     header.set_data_dtype(">i2")
     nib.save(nib.Nifti1Image(array, np.eye(4), header), tmp_path / "a.nii")
-    assert (tmp_path / "a.nii").read_bytes()[:4] == b"\x00\x00\x01\x5c"  # it is one
+    assert (tmp_path / "a.nii").read_bytes()[:4] == b"\x00\x00\x01\x5c"  # the same object
     loaded = LOAD({"image": str(tmp_path / "a.nii")})["image"]
     np.testing.assert_array_equal(loaded.numpy()[0], array)

@@ -1,4 +1,4 @@
-"""Resampling keeps things where they are, and comes back to the very grid it started from."""
+"""Resampling keeps positions in the world, and its inverse restores exactly the original grid."""
 
 import itertools
 import tracemalloc
@@ -75,7 +75,7 @@ def test_every_value_stays_at_its_place_in_the_world(
     image = volume(worlds(affine, shape).astype(np.float32), affine)
     result = resample(image, spacing)
     expected = worlds(np.asarray(result.affine), result.shape[1:])
-    # away from the border, where the splines have nothing to bend towards
+    # away from the border, where splines deviate
     inner = (slice(None),) + tuple(slice(size // 4, -(size // 4)) for size in result.shape[1:])
     np.testing.assert_allclose(result.numpy()[inner], expected[inner], atol=0.02)
 
@@ -101,7 +101,7 @@ def test_the_volume_keeps_its_extent(spacing: tuple[float, ...]):
         (1.0, 1.3, 36, 28),  # 27.7
         (1.5, 1.0, 35, 52),  # 52.5: to the even number, as numpy rounds
         (3.0, 1.0, 5, 15),
-        (1.0, 9.0, 3, 1),  # 0.33: never nothing
+        (1.0, 9.0, 3, 1),  # 0.33: at least one
     ],
 )
 def test_the_new_size_is_rounded(old: float, new: float, size: int, expected: int):
@@ -112,7 +112,7 @@ def test_the_new_size_is_rounded(old: float, new: float, size: int, expected: in
 def test_two_values_leave_the_first_axis_alone():
     array = np.zeros((1, 6, 20, 20), np.float32)
     array[0, 2] = np.random.default_rng(0).random((20, 20))
-    # below and above the ratio from which the first axis is treated apart anyway
+    # below and above the ratio at which the first axis is treated separately
     for thickness in (2.0, 6.0):
         affine = make_affine([thickness, 1.0, 1.2])
         result = resample(volume(array, affine), [1.5, 1.5])
@@ -133,16 +133,16 @@ def test_two_values_leave_the_first_axis_alone():
         ((3, 1, 1), (1, 1, 1), None),  # three times is not more than three times
         ((3.1, 1, 1), (1, 1, 1), 0),
         ((1, 4, 1), (1, 1, 1), 1),
-        ((1, 1, 1), (1, 1, 3.5), 2),  # the target counts where the file is isotropic
+        ((1, 1, 1), (1, 1, 3.5), 2),  # the target counts if the file is isotropic
         ((1, 1, 4), (5, 1, 1), 2),  # the file counts first
-        ((4, 4, 1), (1, 1, 1), None),  # two coarse axes are none
+        ((4, 4, 1), (1, 1, 1), None),  # two coarse axes: neither counts
         ((4, 4, 1), (5, 1, 1), None),
         ((4, 2, 1), (1, 1, 1), 0),
-        # what a float32 header or a rotation leaves of 3, 5 and 0.7 mm decides nothing
+        # rounding of 3, 5 and 0.7 mm by a float32 header or a rotation has no effect
         ((3.0000002, 1, 1), (1, 1, 1), None),
         ((5.0000005, 5, 1), (1, 1, 1), None),
         ((0.1, 0.70000005, 0.7), (1, 1, 1), None),
-        # but the 1e-5 mm that nnU-Net's planner adds to one of two axes do
+        # but the 1e-5 mm that nnU-Net's planner adds to one of two axes has
         ((1.00001, 1, 0.3), (1, 1, 1), 0),
     ],
 )
@@ -177,7 +177,7 @@ def test_nearest_indices_are_those_of_map_coordinates():
 
 
 def in_plane(piece: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Cubic values of a slice at the centres of new pixels that cover the same extent."""
+    """Cubic interpolation of a slice at the centres of new pixels that cover the same extent."""
     centres = [
         (np.arange(new) + 0.5) * old / new - 0.5
         for new, old in zip(shape, piece.shape, strict=True)
@@ -223,7 +223,7 @@ def test_without_a_coarse_axis_slices_are_blended():
 SHAPES = [
     ((20, 24, 28), (30, 21, 33)),
     ((30, 17, 40), (9, 40, 11)),
-    ((60, 50, 70), (25, 50, 90)),  # several blocks along an axis, and one axis that stays
+    ((60, 50, 70), (25, 50, 90)),  # several blocks along an axis, and one unchanged axis
     ((16, 30, 30), (16, 30, 47)),
     ((1, 40, 40), (1, 62, 25)),
     ((2, 3, 1), (5, 1, 4)),
@@ -231,7 +231,7 @@ SHAPES = [
 
 
 def zoom(channel: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    """What skimage.transform.resize(mode="edge", anti_aliasing=False) does, in nnU-Net's float64."""
+    """skimage.transform.resize(mode="edge", anti_aliasing=False), in nnU-Net's float64."""
     factors = np.divide(shape, channel.shape)
     result = ndimage.zoom(
         channel.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True
@@ -267,10 +267,10 @@ def test_splines_do_not_overshoot():
     edge = np.zeros((2, 12, 12, 12), np.float32)
     edge[0, :, :, 6:], edge[1, :, :, 6:] = 1, 10
     result = resize(edge, (18, 12, 20), 3)
-    # each channel has a range of its own
+    # each channel has a different range
     assert result.min(axis=(1, 2, 3)).tolist() == [0, 0]
     assert result.max(axis=(1, 2, 3)).tolist() == [1, 10]
-    assert zoom(edge[0], (18, 12, 20), 3).max() == 1  # the comparison clips too
+    assert zoom(edge[0], (18, 12, 20), 3).max() == 1  # the reference is clipped too
     raw = ndimage.zoom(edge[0], (1.5, 1, 20 / 12), order=3, mode="nearest", grid_mode=True)
     assert raw.max() > 1.01
 
@@ -326,7 +326,7 @@ def test_memory_beyond_input_and_output_is_small():
         run()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        # nnU-Net's float64 copies are at twice the output before it is written
+        # nnU-Net's float64 copies take twice the output before it is written
         assert peak < 1.6 * itemsize * np.prod(shape)
 
 
@@ -346,13 +346,13 @@ def test_label_values_are_never_new(spacing: tuple[float, ...]):
     label = np.random.default_rng(0).choice([0, 2, 7], (1, 20, 22, 24)).astype(np.uint8)
     result = resample(volume(label, make_affine([1.0, 1.1, 0.9])), spacing, is_label=True)
     assert result.dtype == torch.uint8
-    # a mean of 0 and 7, or of 2 and 7, would be another class
+    # a mean of 0 and 7, or of 2 and 7, would give another class
     assert set(result.unique().tolist()) <= {0, 2, 7}
     assert {2, 7} <= set(result.unique().tolist())
 
 
 def exact_winners(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The rules for labels in whole numbers: shares times ``2 * new`` along each axis, so a tie is a tie."""
+    """The rules for labels in integers: shares times ``2 * new`` along each axis, so ties are exact."""
     classes = np.unique(label)
     shares = (label == classes[:, None, None, None]).astype(np.int64)
     nearest = label
@@ -374,7 +374,7 @@ def exact_winners(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     ("old", "new"),
     [
         ((10, 12, 14), (20, 24, 28)),  # every share a multiple of 1/64
-        ((12, 10, 14), (6, 5, 7)),  # all voxels lie in the middle of eight
+        ((12, 10, 14), (6, 5, 7)),  # each new voxel is in the middle of eight old ones
         ((10, 12, 14), (15, 18, 21)),  # thirds, which floating point rounds
         ((9, 30, 31), (27, 25, 35)),
         ((40, 8, 28), (40, 12, 14)),
@@ -394,10 +394,10 @@ def test_the_largest_share_wins_and_ties_go_to_the_nearest(
 @pytest.mark.parametrize(
     ("voxels", "winner"),
     [
-        ([0, 0, 0, 0, 4, 4, 4, 4], 4),  # a tie: the nearest, in SciPy the last, is one of them
+        ([0, 0, 0, 0, 4, 4, 4, 4], 4),  # a tie that includes the nearest (in SciPy the last)
         ([4, 4, 4, 4, 0, 0, 0, 0], 0),
-        ([3, 1, 1, 1, 2, 2, 2, 3], 1),  # the nearest is a third class: the smallest of the tied
-        ([1, 1, 1, 2, 2, 3, 3, 4], 1),  # none has half of the voxel
+        ([3, 1, 1, 1, 2, 2, 2, 3], 1),  # a tie without the nearest: the smallest class
+        ([1, 1, 1, 2, 2, 3, 3, 4], 1),  # no class has half of the voxel
         ([4, 4, 4, 2, 2, 3, 3, 0], 4),
     ],
 )
@@ -465,7 +465,7 @@ def test_there_and_back_again(old: tuple[float, ...], new: tuple[float, ...]):
     transform = ResampleToSpacingd("x", new, is_label=True)
     there = transform({"x": volume(label, affine)})["x"]
     assert there.shape[1:] != label.shape[1:]
-    # the network's probabilities stand in for the label: one channel a class, on its grid, with its trace
+    # probabilities of the network replace the label: one channel per class, same grid and trace
     one_hot = torch.nn.functional.one_hot(there.as_tensor()[0].long(), 3).movedim(-1, 0).float()
     probabilities = MetaTensor(
         one_hot, meta=there.meta, applied_operations=there.applied_operations
@@ -510,7 +510,7 @@ def test_probabilities_of_many_classes_still_add_up_to_one():
 
 @pytest.mark.parametrize(("shape", "coarse_axis"), [((14, 6, 15), None), ((5, 13, 18), 0)])
 def test_what_is_ignored_is_a_class_like_the_largest(shape, coarse_axis):
-    """nnU-Net's ignored value is one more than its classes; ours is 255."""
+    """nnU-Net's ignore value is one more than its largest class; ours is 255."""
     label = np.random.default_rng(0).integers(0, 4, (1, 9, 10, 11)).astype(np.uint8)
     expected = resize_label(label, shape, coarse_axis)
     found = resize_label(np.where(label == 3, 255, label), shape, coarse_axis)

@@ -1,4 +1,4 @@
-"""The prepared store: built once, rebuilt only where it must be, whole after a kill."""
+"""The prepared store: built once, rebuilt only if necessary, consistent after a kill."""
 
 import json
 import os
@@ -81,13 +81,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def versions(folder: Path) -> dict[str, tuple[int, int]]:
-    """What changes whenever a file is written again, even with the same bytes."""
+    """Values that change whenever a file is written again, even with the same bytes."""
     stats = {path.name: path.stat() for path in folder.iterdir()}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def rewritten(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """Names of the cases of which any file was written again."""
+    """Names of the cases with any file that was written again."""
     assert before.keys() == after.keys()
     return {name.split("-")[0] for name in before if before[name] != after[name]}
 
@@ -113,7 +113,7 @@ def test_a_case_as_the_network_sees_it(cases: list[Case], pipeline: Pipeline, tm
         assert item["label"].dtype == torch.uint8
         np.testing.assert_array_equal(item["image"].numpy(), expected["image"].numpy())
         np.testing.assert_array_equal(item["label"].numpy(), expected["label"].numpy())
-        # training adds batches of them and moves them: plain tensors
+        # training collates and moves them: plain tensors
         assert type(item["image"]) is torch.Tensor
 
 
@@ -205,7 +205,7 @@ def test_training_and_validation_share_a_store(
     prepare(cases[:3], pipeline(), store)
     before = versions(store)
     prepare(cases[3:], pipeline(), store)
-    # another fold prepares nothing anew
+    # another fold does not prepare anything again
     prepare(cases[1:], pipeline(), store)
     after = versions(store)
     assert len(after) == 4 * NUM_CASES
@@ -253,7 +253,7 @@ def test_a_touched_channel_is_built_again_alone(
         "normalization": ["zscore"] * 2,
         "intensity_statistics": [None] * 2,
     }
-    # each case takes the image of the next as its second channel
+    # each case has the image of the next one as its second channel
     double = [
         {**case, "image": [case["image"], other["image"]]}
         for case, other in zip(cases[:2], cases[1:3], strict=True)
@@ -356,7 +356,7 @@ def test_a_killed_preparation_is_finished_by_the_next(
         finally:
             process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    # it was in the middle: two cases whole, of the third half an array, of the fourth nothing
+    # interrupted in the middle: two complete cases, half an array of the third, nothing of the fourth
     names = contents(store).keys()
     assert len([name for name in names if name.endswith(".json")]) == 2
     assert len([name for name in names if name.endswith(".part")]) == 1
@@ -377,7 +377,7 @@ def test_a_bad_case_is_named_and_leaves_nothing(
     with pytest.raises(CaseError, match="case i1: cannot read"):
         prepare(cases, pipeline(), store, num_workers=1)
     names = contents(store).keys()
-    # its neighbours are whole or absent, and those before it stay
+    # its neighbours are complete or absent, and those before it stay
     assert {name.split("-")[0] for name in names} >= {"i0"}
     assert all(len([n for n in names if n.startswith(case)]) in (0, 4) for case in ("i0", "i2"))
     assert not [name for name in names if "i1" in name or name.endswith(".part")]
@@ -485,7 +485,7 @@ def test_a_description_is_the_same_in_every_process(pipeline: Pipeline):
 
 
 def test_use_does_not_change_a_description(cases: list[Case], pipeline: Pipeline):
-    # train and validate hold one and the same transform, and the first to come uses it
+    # train and validate share one transform object, and the first one uses it
     transform = pipeline()
     before = json.dumps(recipe_of(transform))
     transform(cases[0])
@@ -538,7 +538,7 @@ def test_descriptions_are_json(thing: Any, expected: Any):
 
 
 class Foreign(Transform):
-    """A user's own transform, from a module that is neither MONAI's nor ours."""
+    """A user's transform, from a module that is neither MONAI's nor ours."""
 
     def __init__(self, size: int, folder: Path) -> None:
         self.size = size
@@ -573,7 +573,7 @@ def test_no_patch_is_centred_on_an_ignored_voxel():
     label[0, 5:8] = 255
     label[0, 0] = 255
     positions, still_present = sample_positions(label, 3, "case")
-    # background became ignored: the positions of the classes are the same
+    # background became ignored: the positions of the classes do not change
     assert np.array_equal(positions, plain)
     assert present == still_present == [1, 2]
 
@@ -587,7 +587,7 @@ def test_labelled_voxels_are_drawn_evenly_and_none_of_the_others():
     np.add.at(counts, tuple(positions.T), 1)
     assert (counts[label[0] == 255] == 0).all()
     drawn = counts[3:6, 4:8, 1:7]
-    # 4096 draws among 72 voxels: 57 each, with a deviation of 7.5
+    # 4096 draws from 72 voxels: 57 each, with a standard deviation of 7.5
     assert drawn.sum() == POSITIONS_PER_CLASS and drawn.min() > 25 and drawn.max() < 95
     assert np.array_equal(sample_labelled(label, "case")[0], positions)
 
@@ -613,7 +613,7 @@ def test_a_store_of_sparse_labels(cases: list[Case], pipeline: Pipeline, tmp_pat
     at = stored[tuple(np.moveaxis(rows.astype(int), -1, 0))]
     assert (at[0] == 1).all() and (at[1] == 2).all()
     assert set(np.unique(at[2])) == {0, 1, 2}
-    # read back from the store, not made again
+    # read from the store, not prepared again
     assert prepare(cases, transform, tmp_path / "store").cases() == prepared
 
 

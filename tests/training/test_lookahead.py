@@ -1,4 +1,4 @@
-"""Lookahead against a loop in NumPy; it goes on to the bit, and works with schedules and gradient scaling."""
+"""Lookahead against a NumPy loop; it resumes bitwise, and works with schedules and gradient scaling."""
 
 import io
 from typing import Any
@@ -39,7 +39,7 @@ def weights(network: nn.Module) -> np.ndarray:
 
 
 def copied(state: dict[str, Any]) -> dict[str, Any]:
-    """As the checkpoint writes and reads it."""
+    """The state as written and read by the checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -47,7 +47,7 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_is_the_algorithm_of_the_paper() -> None:
-    """Gradient descent, whose fast steps NumPy does, too."""
+    """Gradient descent, whose fast steps are easy to repeat in NumPy."""
     network = nn.Linear(3, 1, bias=False).double()
     start = network.weight.detach().numpy().copy()
     optimizer = Lookahead(torch.optim.SGD(network.parameters(), lr=0.1), steps=3, rate=0.25)
@@ -119,7 +119,7 @@ def test_states_with_and_without_lookahead_load_into_each_other() -> None:
     state = plain.state_dict()["state"]
     assert float(state[0]["step"]) == 4
     optimizer.load_state_dict(copied(plain.state_dict()))
-    # it begins here: after three more steps the weights are pulled towards these
+    # it starts here: after three more steps the weights are pulled towards these
     here = weights(network)
     train(network, optimizer, range(4, 6))
     train(network, optimizer, range(6, 7))

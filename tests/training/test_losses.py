@@ -1,4 +1,4 @@
-"""The loss against a second computation with loops in float64, MONAI's losses, and itself in two processes."""
+"""The loss against float64 loops, MONAI's losses, and itself in two processes."""
 
 import os
 
@@ -39,7 +39,7 @@ def make_loss(**settings) -> SegmentationLoss:
 
 
 def made(channels: int, batch: int = 2, ignored: float = 0.2, seed: int = 0):
-    """Logits of two levels, and a label of which a share is ignored; each sample another share."""
+    """Logits of two levels, and a label with ignored voxels, a different share in each sample."""
     generator = torch.Generator().manual_seed(seed)
     outputs = [3 * torch.randn(batch, channels, *shape, generator=generator) for shape in SHAPES]
     label = torch.randint(0, 3, (batch, 1, *SHAPES[0]), generator=generator, dtype=torch.uint8)
@@ -53,7 +53,7 @@ def num_channels(settings) -> int:
 
 
 def reference(outputs, label, weights=WEIGHTS, **settings) -> float:
-    """The loss voxel by voxel."""
+    """The loss, computed voxel by voxel."""
     total = 0.0
     for weight, logits in zip(weights, outputs, strict=True):
         size = logits.shape[2:]
@@ -111,7 +111,7 @@ def level(  # noqa: C901, PLR0912 - plain on purpose
     return dice_weight * (1 - dice.mean()) + pixel_weight * by_voxel
 
 
-@pytest.mark.parametrize("ignored", [0.0, 0.2, 0.5])  # with 0.5 nothing of the last patch counts
+@pytest.mark.parametrize("ignored", [0.0, 0.2, 0.5])  # with 0.5 the whole last patch is ignored
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_is_that_of_the_reference(name, ignored):
     settings = VARIANTS[name]
@@ -267,7 +267,7 @@ def test_one_weight_an_output():
 
 
 def network(channels: int) -> nn.Module:
-    """One weight a channel and level, so that its gradient is a sum over all voxels."""
+    """One weight per channel and level, so that its gradient is a sum over all voxels."""
     heads = nn.ModuleList(nn.Conv3d(1, channels, 1) for _ in SHAPES)
     torch.manual_seed(1)
     for parameter in heads.parameters():
@@ -285,7 +285,7 @@ class Heads(nn.Module):
 
 
 def step(model: nn.Module, settings, images, label) -> list[torch.Tensor]:
-    """Loss and gradients."""
+    """Loss and gradients of one step."""
     model.zero_grad()
     value = make_loss(**settings)(model(*images), label)
     value.backward()
@@ -293,7 +293,7 @@ def step(model: nn.Module, settings, images, label) -> list[torch.Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    """One of two processes, which has half of the batch."""
+    """One of two processes, with half of the batch each."""
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
     results = {}
@@ -307,7 +307,7 @@ def work(rank: int, folder: str) -> None:
         assert torch.allclose(value, results[name][0])
     torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
-    # destroy_process_group waits, with the GIL, for threads of gloo that may want it to free a last tensor
+    # destroy_process_group holds the GIL and waits for gloo threads, which may need the GIL to free a tensor
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The optimizers do what their papers say, to the parameters that they should."""
+"""The optimizers follow their papers, on the right parameters."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ def dynunet(norm: str = "INSTANCE") -> DeepSupervisedDynUNet:
 
 
 def several_norms() -> nn.Module:
-    """Norms of other kinds than DynUNet's, convolutions with a bias, and a linear layer."""
+    """Other norms than DynUNet's, convolutions with a bias, and a linear layer."""
     norms = [nn.BatchNorm2d(4), nn.SyncBatchNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm3d(4)]
     affine = [nn.InstanceNorm1d(4, affine=True), nn.LayerNorm(4)]
     others = [nn.Conv3d(1, 2, 1), nn.ConvTranspose2d(1, 2, 1), nn.Linear(2, 2)]
@@ -41,7 +41,7 @@ def several_norms() -> nn.Module:
 
 
 def decayed(network: nn.Module, no_decay: list[str]) -> set[str]:
-    """Names of the parameters that a step moves though their gradient is zero."""
+    """Names of the parameters that a step changes although their gradient is zero."""
     nn.utils.vector_to_parameters(
         torch.ones(sum(p.numel() for p in network.parameters())), network.parameters()
     )
@@ -58,7 +58,7 @@ def decayed(network: nn.Module, no_decay: list[str]) -> set[str]:
 
 
 def sgd(weights: np.ndarray, gradients: Arrays) -> np.ndarray:
-    """With Nesterov's momentum, as in PyTorch's documentation."""
+    """SGD with Nesterov momentum, as in PyTorch's documentation."""
     velocity = np.zeros_like(weights)
     for raw in gradients:
         gradient = raw + DECAY * weights
@@ -142,7 +142,7 @@ def test_defaults_are_nnunets_to_the_bit() -> None:
 
 @pytest.mark.parametrize("norm", ["INSTANCE", "BATCH", "GROUP"])
 def test_norms_of_a_dynunet_need_not_decay(norm: str) -> None:
-    """By name, as NVIDIA's nnU-Net tells them."""
+    """Selected by name, as in NVIDIA's nnU-Net."""
     names = {name for name, _ in dynunet(norm).named_parameters()}
     assert decayed(dynunet(norm), []) == names
     without_norms = {name for name in names if "norm" not in name}

@@ -1,4 +1,4 @@
-"""Options of train.json that belong to no part of ours, each by what it does to a real training."""
+"""Options of train.json for parts that are not ours, each tested by its effect on a real training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def part(workflow: ConfigWorkflow, name: str) -> Any:
 
 
 def train(workflow: ConfigWorkflow) -> dict[str, torch.Tensor]:
-    """Run and give the weights."""
+    """Run a training and return the weights."""
     workflow.run()
     return part(workflow, "network").state_dict()
 
@@ -72,7 +72,7 @@ def test_norms(one_step: Workflow, norm_name: Any, kind: type[nn.Module]) -> Non
 def test_the_negative_slope_is_that_of_every_activation(one_step: Workflow) -> None:
     network = part(one_step(negative_slope=0.2), "network_def")
     slopes = [m.negative_slope for m in network.modules() if hasattr(m, "negative_slope")]
-    # two a block, three levels down and two up
+    # two per block, three levels down and two up
     assert slopes == [0.2] * 10
 
 
@@ -97,7 +97,7 @@ def test_deep_supervision_decides_the_number_of_outputs(
 
 
 def test_accumulated_batches_equal_one_large_batch(one_step: Workflow, tmp_path: Any) -> None:
-    """Dice is taken for each patch, so that the mean of two losses is that of the joint batch."""
+    """Dice is per patch, so the mean of two losses equals the loss of the joint batch."""
     settings = {"gradient_clip": None}
     large = train(one_step(batch_size=4, ckpt_dir=str(tmp_path / "large"), **settings))
     small = train(

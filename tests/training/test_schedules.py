@@ -1,4 +1,4 @@
-"""Each schedule against a loop of its own, and against MONAI's, torch's and Keras's formulas."""
+"""Each schedule against a separate loop, and against MONAI's, torch's and Keras's formulas."""
 
 import io
 import math
@@ -23,7 +23,7 @@ NAMES = ("none", "poly", "cosine", "cosine_annealing")
 
 @pytest.fixture(autouse=True)
 def without_optimizer_steps() -> Iterator[None]:
-    """Torch warns where a schedule steps before the optimizer."""
+    """Torch warns if a schedule steps before the optimizer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         yield
@@ -34,7 +34,7 @@ def sgd(rate: float = 1.0) -> torch.optim.Optimizer:
 
 
 def rates(schedule: LRScheduler, steps: int) -> np.ndarray:
-    """The rate of each step, as the optimizer sees it."""
+    """The learning rate of each step, read from the optimizer."""
     found = []
     for _ in range(steps):
         found.append(schedule.optimizer.param_groups[0]["lr"])
@@ -47,7 +47,7 @@ def curve(steps: int, **settings: Any) -> np.ndarray:
 
 
 def test_the_default_is_nnunets() -> None:
-    """0.01 (1 - epoch / 1000)^0.9, one step an epoch."""
+    """0.01 (1 - epoch / 1000)^0.9, one step per epoch."""
     found = rates(make_schedule(sgd(0.01), num_steps=1000), 1000)
     expected = [0.01 * (1 - epoch / 1000) ** 0.9 for epoch in range(1000)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -164,7 +164,7 @@ def test_cosine_with_warm_up_is_monais(steps: int) -> None:
 
 
 def test_quick_json_has_monais_curve(train_workflow: Callable[..., ConfigWorkflow]) -> None:
-    """Of the real config, with its own length."""
+    """The real config, with its own length."""
     settings = {"epochs": 20, "iterations_per_epoch": 50}
     workflow = train_workflow(str(BUNDLE / "configs" / "quick.json"), **settings)
     ours = workflow.parser.get_parsed_content("lr_scheduler")
@@ -174,7 +174,7 @@ def test_quick_json_has_monais_curve(train_workflow: Callable[..., ConfigWorkflo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rate_depends_on_the_step_alone(name: str) -> None:
-    """A checkpoint replays the steps after it has made the schedule anew; torch's own state gives the same."""
+    """A checkpoint creates the schedule again and replays its steps; torch's own state gives the same rates."""
     settings = {"name": name, "num_steps": 40, "warmup_steps": 4, "first_cycle_steps": 7}
     whole = curve(60, **settings)
     for done in (0, 3, 17, 45):

@@ -1,4 +1,4 @@
-"""What MeanDice gets: plain classes as they came, regions as masks, and nothing of what is ignored."""
+"""Input of MeanDice: plain classes unchanged, regions as masks, ignored voxels as background."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ INNER = LabelScheme(CLASSES.names, VALUES, None, {"inner": [5]}, [5])
 
 
 def outputs(seed: int = 0, ignored: bool = False) -> list[dict[str, torch.Tensor]]:
-    """Two cases of four classes, as a validation step leaves them."""
+    """Two cases with four classes, in the form of a validation step's output."""
     rng = np.random.default_rng(seed)
     made = []
     for shape in ((1, 6, 5, 4), (1, 3, 7, 5)):
@@ -34,7 +34,7 @@ def outputs(seed: int = 0, ignored: bool = False) -> list[dict[str, torch.Tensor
 
 
 def mean_dice(step, labels=CLASSES, **settings) -> torch.Tensor:
-    """As train.json declares ``val_dice_by_class``."""
+    """``val_dice_by_class`` as declared in train.json."""
     metric = DiceMetric(
         include_background=labels.sigmoid,
         num_classes=labels.num_outputs,

@@ -1,4 +1,4 @@
-"""A training that is interrupted and started again ends with the very files of one that was not."""
+"""A training that is interrupted and resumed ends with the same files as an uninterrupted one."""
 
 import errno
 import hashlib
@@ -46,7 +46,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
-    """Run until an iteration starts, and fail there."""
+    """Run until an iteration starts, and fail at that point."""
 
     def fail(engine: Engine) -> None:
         if engine.state.iteration == iteration:
@@ -59,7 +59,7 @@ def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
 
 
 class NamesOnly(Dataset):
-    """A data set of which nothing but the names is there."""
+    """A data set with case names only."""
 
     def cases(self) -> list[Any]:
         return []
@@ -88,7 +88,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
 
 
 def test_training_changes_the_weights_and_seeds_differ(start: Start, tmp_path: Path) -> None:
-    """Else equal files would prove nothing."""
+    """Otherwise equal files would not prove anything."""
     start("ours").run()
     start("theirs", seed=1).run()
     last, previous = load(tmp_path / "ours" / LAST), load(tmp_path / "ours" / PREVIOUS_NAME)
@@ -132,7 +132,7 @@ def test_the_model_holds_the_weights_of_the_best_epoch(
 ) -> None:
     workflow = start()
     evaluator, trainer = part(workflow, "validate#evaluator"), part(workflow, "train#trainer")
-    # whatever the Dice is, this epoch beats those before it and no later one beats it
+    # whatever the Dice is, this epoch is better than all others
     evaluator.metric_cmp_fn = lambda current, previous: evaluator.state.epoch <= best
     weights = {}
 
@@ -184,7 +184,7 @@ def test_a_finished_training_does_nothing_more(
 def test_raising_epochs_goes_on_with_the_longer_schedule(
     start: Start, tmp_path: Path, overlays: str
 ) -> None:
-    """The message of a finished training offers this."""
+    """The message of a finished training suggests this."""
     start("models", overlays, epochs=2).run()
     rates: dict[str, list[float]] = {"models": [], "whole": []}
     for folder, found in rates.items():
@@ -247,7 +247,7 @@ def test_a_damaged_state_falls_back_to_the_generation_before(
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     last = tmp_path / "cut" / LAST
     whole = last.read_bytes()
-    if damage == "missing":  # the process died between the two renames
+    if damage == "missing":  # the process was killed between the two renames
         last.unlink()
     else:
         kinds = {"truncated": whole[: len(whole) // 2], "garbage": b"x" * 1000, "empty": b""}
@@ -270,7 +270,7 @@ def test_a_good_generation_survives_the_first_save_after_a_fallback(
     start(epochs=2).run()
     (tmp_path / "models" / LAST).write_bytes(b"")
     start(epochs=2).run()
-    # both generations are there again, and neither is the damaged file
+    # both generations exist again, and neither is the damaged file
     assert load(tmp_path / "models" / LAST)["epoch"] == 2
     assert load(tmp_path / "models" / PREVIOUS_NAME)["epoch"] == 1
 
@@ -329,7 +329,7 @@ def test_another_optimizer_is_refused(start: Start, change: dict[str, Any], said
 def test_another_length_of_the_epoch_starts_the_epoch_again(
     start: Start, tmp_path: Path, stopped_at: int
 ) -> None:
-    """At 4 of 4 the epoch had only its validation before it."""
+    """At 4 of 4, only the validation of the epoch was left."""
     settings = {"epochs": 1, "iterations_per_epoch": 4}
     workflow = start(**settings)
 
@@ -383,7 +383,7 @@ def test_without_validation_the_final_weights_are_the_model(
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, is_victim: Callable[[Any], bool]) -> None:
-    """Let torch.save write some bytes and then find the disk full."""
+    """Let torch.save write some bytes and then report a full disk."""
     real = torch.save
 
     def save(content: Any, file: Any, *args: Any, **kwargs: Any) -> None:
@@ -407,7 +407,7 @@ def test_a_full_disk_leaves_the_generation_before(
     folder = tmp_path / "cut"
     assert load(folder / LAST)["epoch"] == 1
     assert {path.name for path in folder.iterdir()} == {LAST, "model.pt", "model.json"}
-    # with space again it goes on
+    # with free space it resumes
     start("cut").run()
     assert_same_files(folder, tmp_path / "whole")
 
@@ -439,7 +439,7 @@ def test_the_scale_of_mixed_precision_is_kept(tmp_path: Path) -> None:
         return trainer, handler
 
     trainer, handler = make(512.0)
-    trainer.scaler.scale(torch.ones(1))  # it is made at first use
+    trainer.scaler.scale(torch.ones(1))  # created at first use
     trainer.state.epoch, trainer.state.iteration = 4, 20
     handler.loader.iteration = 20
     handler.save(trainer)
@@ -463,7 +463,7 @@ def test_the_scale_of_mixed_precision_is_kept(tmp_path: Path) -> None:
 def test_other_cases_are_refused_by_name(
     start: Start, own_phantom: Path, tmp_path: Path, change: str, said: str
 ) -> None:
-    """Also where the number of cases, and so everything that a plan tells, is as before."""
+    """Even if the number of cases, and so everything in the plan, is unchanged."""
     settings = {"dataset_dir": own_phantom, "fold": "all"}
     content_file = own_phantom / "dataset.json"
     facts = json.loads(content_file.read_text())

@@ -1,4 +1,4 @@
-"""Gradients are clipped together, between the backward pass and the optimizer step."""
+"""Gradients are clipped by their global norm, between the backward pass and the optimizer step."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -93,7 +93,7 @@ def test_train_json_clips(train_workflow: Callable[..., ConfigWorkflow]) -> None
     trainer = workflow.parser.get_parsed_content("train#trainer")
     unclipped: list[float] = []
     clipped: list[float] = []
-    # the backward pass itself tells the norms before clipping; one parameter is a lower bound
+    # a hook of the backward pass sees the norms before clipping; one parameter gives a lower bound
     for parameter in network.parameters():
         parameter.register_post_accumulate_grad_hook(
             lambda p: unclipped.append(float(p.grad.norm()))

@@ -57,7 +57,7 @@ def small() -> nn.Module:
 
 
 def values(network: nn.Module) -> np.ndarray:
-    """All weights and floating-point buffers."""
+    """All weights and all floating-point buffers."""
     tensors = [value for value in network.state_dict().values() if value.is_floating_point()]
     return torch.cat([value.flatten() for value in tensors]).numpy().copy()
 
@@ -101,7 +101,7 @@ def train(
     ("accumulation_steps", "stepping"),
     [
         (1, range(10)),
-        # the last iteration of an epoch steps, too
+        # the last iteration of an epoch also steps
         (2, [1, 3, 4, 6, 8, 9]),
         (3, [2, 4, 7, 9]),
     ],
@@ -154,7 +154,7 @@ def test_an_average_holds_no_gradients_and_evaluates() -> None:
     assert isinstance(averaged, AveragedModel)
     assert not any(module.training for module in averaged.modules())
     assert not any(parameter.requires_grad for parameter in averaged.parameters())
-    # a tensor of the full resolution alone, as the evaluator needs
+    # only the tensor of full resolution, as the evaluator needs
     assert averaged(torch.zeros(1, 1, 16, 16)).shape == (1, 2, 16, 16)
 
 
@@ -168,7 +168,7 @@ def test_a_plain_dynunet_loads_the_average() -> None:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        network(images)  # moves the statistics of the norms
+        network(images)  # changes the statistics of the norms
     state = inference_state_dict(averaged)
     assert list(state) == list(inference_state_dict(network))
     upsampling = {"upsample_kernel_size": SETTINGS["strides"][1:]}

@@ -1,4 +1,4 @@
-"""A loss that is no number stops a training before it spoils the weights; a full GPU says what to lower."""
+"""A NaN loss stops a training before it spoils the weights; out of GPU memory, the error says what to lower."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_other_failures_keep_their_name(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_no_number_stops_too(start: Start, tmp_path: Path) -> None:
-    """The loss may be finite all the same; without mixed precision nothing else would notice."""
+    """The loss may still be finite; without mixed precision nothing else would detect it."""
     workflow = start()
     network = part(workflow, "network")
     before: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a training takes over from another one's weights, and that it says so."""
+"""Which weights of another training are copied, and that the log says so."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def copied_state(network: nn.Module) -> dict[str, torch.Tensor]:
 def save(
     path: Path, plan: dict[str, Any], seed: int = 1, **changes: Any
 ) -> dict[str, torch.Tensor]:
-    """Save a trained model as the checkpoint does, and return its weights."""
+    """Save a trained model like the checkpoint does, and return its weights."""
     state = inference_state_dict(network_of(plan, seed, **changes))
     save_weights(path, state, plan, {"epoch": 7})
     return state
@@ -233,11 +233,11 @@ def test_more_levels_and_heads_in_the_file_are_listed() -> None:
     surplus = [text for text in fit.skipped if text.startswith("downsamples.2.")]
     assert surplus
     assert all(text.endswith("(this network has none)") for text in surplus)
-    # here it has 5 filters from 4, there 5 from 5
+    # here 5 filters of 4 inputs, there 5 of 5
     assert any(text.startswith("bottleneck.conv1.conv.weight (it is") for text in fit.skipped)
     ours = match_weights(deep, inference_state_dict(shallow), plan, plan)
     assert "downsamples.2.conv1.conv.weight" in ours.missing
-    # heads are never taken: they belong to levels of another network
+    # heads are never copied: they belong to levels of another network
     heads = {value.data_ptr() for value in shallow.supervision_heads.parameters()}
     assert not heads & {tensor.data_ptr() for tensor, _ in fit.copies}
 
@@ -268,7 +268,7 @@ def test_a_network_with_nothing_in_common_is_refused(
     with pytest.raises(WeightsError, match="model.pt has no inner convolution.*--pretrained") as e:
         start_engine(PretrainedWeights(network, str(tmp_path / "model.pt"), plan_of()))
     assert "\n" not in str(e.value)
-    # not even the outputs, which fit
+    # not even the outputs, although they fit
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -345,7 +345,7 @@ def test_a_training_starts_from_them_and_goes_on_from_its_own(
     start("first", epochs=1).run()
     theirs = torch.load(tmp_path / "first" / "model.pt", weights_only=True)
     settings = {"pretrained": str(tmp_path / "first" / "model.pt"), "ema_decay": ema_decay}
-    # a rate of 0 shows what the training began with; the average begins there, too
+    # with a rate of 0 the weights stay the initial ones; the average starts from them too
     start("still", epochs=1, learning_rate=0.0, **settings).run()
     still = torch.load(tmp_path / "still" / "model.pt", weights_only=True)
     assert all(torch.equal(still[name], value) for name, value in theirs.items())
@@ -354,7 +354,7 @@ def test_a_training_starts_from_them_and_goes_on_from_its_own(
     workflow.run()
     tuned = torch.load(tmp_path / "tuned" / "checkpoint_last.pt", weights_only=True)["model"]
     assert not torch.equal(tuned[OUTPUT], theirs[OUTPUT])
-    # resumed, it does not look at the file any more
+    # a resumed training does not read the file
     (tmp_path / "first" / "model.pt").unlink()
     log.clear()
     resumed = start("tuned", epochs=2, **settings)

@@ -1,4 +1,4 @@
-"""A signal stops a training within an iteration; going on from there ends like a training that was never stopped."""
+"""A signal stops a training within an iteration; resumed, it ends like a training that was never stopped."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def send(number: int) -> None:
 
 
 def stop_at(workflow: ConfigWorkflow, iteration: int, number: int = signal.SIGTERM) -> None:
-    """Run, with a signal that arrives while an iteration computes."""
+    """Run with a signal that arrives during an iteration."""
 
     def deliver(engine: Engine) -> None:
         if engine.state.iteration == iteration:
@@ -33,7 +33,7 @@ def stop_at(workflow: ConfigWorkflow, iteration: int, number: int = signal.SIGTE
 
 
 def assert_same_end(folder: Path) -> None:
-    """What ``cut`` ends with is what ``whole`` ends with; the generations before may differ."""
+    """``cut`` and ``whole`` end with equal files; earlier generations may differ."""
     for name in (LAST, "model.pt"):
         assert_same(load(folder / "cut" / name), load(folder / "whole" / name), name)
 
@@ -43,7 +43,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock."""
+    """The log without values that depend on the clock."""
     lines = (folder / "train_log.jsonl").read_text().splitlines()
     names = ("epoch", "loss", "learning_rate", "dice", "dice_by_class", "best_dice", "best_epoch")
     return [{name: json.loads(line).get(name) for name in names} for line in lines]
@@ -60,7 +60,7 @@ def test_a_stopped_training_ends_like_one_that_was_not(
     start("whole", **overrides).run()
     stop_at(start("cut", **overrides), iteration)
     state = load(tmp_path / "cut" / LAST)
-    # the last iteration of an epoch is followed by the validation, in which the signal is seen
+    # after the last iteration of an epoch, the validation sees the signal
     assert state["is_unfinished"] == (iteration % ITERATIONS == 0)
     assert state["iteration"] == iteration
     found = status(tmp_path / "cut_run")
@@ -170,7 +170,7 @@ def test_a_stop_that_another_process_caused_is_its_failure(start: Start, tmp_pat
     assert caught.value.code == 1
     found = status(tmp_path / "models_run")
     assert (found["state"], found["message"]) == ("failed", "process 1: its case is broken")
-    # what was done is saved all the same, and the next start knows nothing of the failure
+    # the completed part is still saved, and the next start is independent of the failure
     assert load(tmp_path / "models" / LAST)["iteration"] == 3
     start().run()
     assert status(tmp_path / "models_run")["state"] == "finished"

@@ -63,7 +63,7 @@ def test_it_stops_when_the_best_epoch_lies_too_far_back(
     workflow.run()
     assert part(workflow, "train#trainer").state.epoch == last
     assert load(tmp_path / "models" / LAST)["epoch"] == last
-    # the same command does nothing more
+    # the same command does nothing
     again = start(**settings)
     part(again, "train#trainer").add_event_handler(
         Events.ITERATION_STARTED, lambda engine: pytest.fail("it trained")

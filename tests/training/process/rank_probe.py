@@ -1,4 +1,4 @@
-"""A handler that tests put into a training: it writes what each process has seen to a file of its own."""
+"""A handler that tests add to a training: each process writes what it has seen to a separate file."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two processes train as one; they are started by torchrun, as users start them."""
+"""Two processes train as one; torchrun starts them, as for users."""
 
 import json
 import os
@@ -38,7 +38,7 @@ PROBE = {
 def torchrun(
     folder: Path, dataset: Path, overlays: str = "", config: str = CONFIGS, **overrides: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Train the tiny plan in two processes, with the probe among the handlers."""
+    """Train the tiny plan in two processes, with the probe as a handler."""
     probe = folder / "probe.json"
     folder.mkdir(parents=True, exist_ok=True)
     probe.write_text(json.dumps({"+train#handlers": [{**PROBE, "folder": str(folder)}]}))
@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path, phantom: Path) -> list[dict[str, Any]]:
-    """What the two processes saw of a training of two epochs."""
+    """The records of the two processes from a training of two epochs."""
     result = torchrun(folder / "two", phantom)
     assert result.returncode == 0, result.stderr[-3000:]
     return [torch.load(folder / "two" / f"rank_{index}.pt", weights_only=True) for index in (0, 1)]
@@ -126,7 +126,7 @@ def test_only_the_first_process_writes(ranks: list[dict[str, Any]], folder: Path
 def test_two_processes_equal_one_with_the_joint_batch(
     ranks: list[dict[str, Any]], train_workflow: Callable[..., ConfigWorkflow]
 ) -> None:
-    """The samples are the same; so are the losses, averaged over the processes, and the weights."""
+    """Samples, losses (averaged over the processes) and weights are the same."""
     workflow = train_workflow(batch_size=4)
     losses: list[float] = []
     trainer = workflow.parser.get_parsed_content("train#trainer")
@@ -149,7 +149,7 @@ def test_a_process_without_cases_and_another_number_of_processes(
     train_workflow: Callable[..., ConfigWorkflow],
     log: pytest.LogCaptureFixture,
 ) -> None:
-    """One held-out case for two processes; then the same training goes on in one."""
+    """One held-out case for two processes; then the same training resumes in one."""
     own = {"num_folds": 6, "val_interval": 1}
     result = torchrun(folder / "uneven", phantom, epochs=1, **own)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -187,7 +187,7 @@ def test_the_overlay_without_torchrun_is_refused(
 
 
 def test_the_device_is_that_of_the_process_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fourth process of all may be the second of the second machine."""
+    """The fourth process may be the second one on the second machine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("RANK", "3")

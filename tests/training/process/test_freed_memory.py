@@ -1,4 +1,4 @@
-"""What a training on a CPU frees stays with the process; elsewhere nothing changes."""
+"""A training on a CPU keeps freed memory in the process; elsewhere nothing changes."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""progress.png shows what the log says, is drawn now and then, and never ends a training."""
+"""progress.png shows the values of the log, is redrawn at intervals, and never stops a training."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ NAMES = ["background", "head", "tail"]
 
 
 def made(count: int, names: list[str] = NAMES, validated: int = 2) -> list[dict[str, Any]]:
-    """A log of ``count`` epochs, every so many of them validated."""
+    """A log of ``count`` epochs, validated at an interval."""
     records = []
     for epoch in range(1, count + 1):
         record: dict[str, Any] = {
@@ -46,7 +46,7 @@ def made(count: int, names: list[str] = NAMES, validated: int = 2) -> list[dict[
 
 
 def lines_of(records: list[dict[str, Any]], names: list[str] = NAMES) -> dict[str, list[Any]]:
-    """Lines by the title of their chart."""
+    """Lines, by the title of their chart."""
     axes = draw_curves(records, names).get_axes()
     return {one.get_title(loc="left"): one.get_lines() for one in axes}
 
@@ -58,7 +58,7 @@ def test_any_length_of_log_gives_a_picture(epochs, tmp_path):
     lines = lines_of(made(epochs))
     assert len(lines) == 5
     assert [len(line.get_xdata()) for line in lines["training loss"]][:1] == [epochs] * (epochs > 0)
-    # each class and the mean, from the first validation on
+    # each class and the mean, starting at the first validation
     assert len(lines["Dice of the validation cases"]) == 3 * (epochs > 1)
 
 

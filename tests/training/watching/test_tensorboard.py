@@ -1,4 +1,4 @@
-"""One event file holds curves by name, and slices of validation cases with outlines."""
+"""One event file has named curves, and slices of validation cases with outlines."""
 
 import io
 from pathlib import Path
@@ -42,14 +42,14 @@ def has_colour(picture: np.ndarray, colour: str) -> bool:
 
 
 def third(picture: np.ndarray, place: int) -> np.ndarray:
-    """The image, the label's tile or the prediction's, without the gaps about it."""
+    """One of the three tiles (image, label, prediction), without the gaps around it."""
     width = (picture.shape[1] - 6) // 3
     return picture[26:, place * width + 6 : (place + 1) * width]
 
 
 @pytest.fixture
 def trained(train_workflow: Any, tmp_path: Path) -> Path:
-    """The folder of a training of 3 epochs, the last two validated."""
+    """The folder of a training of 3 epochs, of which the last two are validated."""
     train_workflow(epochs=3, val_interval=2, **watched()).run()
     return tmp_path / "run"
 
@@ -59,7 +59,7 @@ def test_curves_are_those_of_the_log(trained):
     assert file.name.startswith("events.out.tfevents")
     events, records = load(trained / "tensorboard"), read_log(trained / LOG_NAME)
     losses = scalars(events, "train_loss")
-    assert list(losses) == [1, 2, 3, 4, 5, 6]  # by iteration
+    assert list(losses) == [1, 2, 3, 4, 5, 6]  # per iteration
     for record in records:
         steps = (2 * record["epoch"] - 1, 2 * record["epoch"])
         assert np.mean([losses[step] for step in steps]) == pytest.approx(record["loss"], abs=1e-5)
@@ -89,7 +89,7 @@ def test_slices_of_each_validation_case_at_each_validation(trained):
         shown = images(events, tag)
         assert list(shown) == [2, 3]
         before, after = shown.values()
-        # image and label are those of the same slice
+        # image and label show the same slice
         assert np.array_equal(third(before, 0), third(after, 0))
         assert np.array_equal(third(before, 1), third(after, 1))
         assert has_colour(third(before, 1), COLOURS[0])
@@ -119,7 +119,7 @@ def test_numbers_that_are_missing_are_left_out(tmp_path):
         write_epoch(SimpleNamespace(state=state), writer)
     events = load(tmp_path)
     assert sorted(events.Tags()["scalars"]) == ["gpu_memory_mib", "train_loss", "val_dice/a_b_c"]
-    # the end of an epoch whose beginning another process trained
+    # the end of an epoch that another process began
     assert scalars(events, "train_loss") == {39: 1.0, 40: 2.0}
     assert scalars(events, "gpu_memory_mib") == {7: 12.0}
 
@@ -141,7 +141,7 @@ def show(folder: Path, cases: list[dict[str, torch.Tensor]], **settings: Any) ->
 
 
 def case(label: torch.Tensor, prediction: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """A case with a grey value a slice."""
+    """A case with one grey value per slice."""
     image = torch.zeros(2, *label.shape[1:])
     image += torch.arange(label.shape[1]).view(-1, *(1,) * (label.ndim - 2))
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
@@ -156,7 +156,7 @@ def test_the_slice_with_the_most_foreground_is_shown_and_both_outlines_are_their
     label, prediction = torch.zeros(1, 9, 20, 20), torch.zeros(1, 9, 20, 20)
     label[0, 2, 5:8, 5:8] = 1
     label[0, 6, 4:16, 4:16] = 1
-    label[0, 4] = IGNORE_CLASS  # counts for nothing
+    label[0, 4] = IGNORE_CLASS  # has no effect
     prediction[0, 6, 4:12, 4:12] = 2
     found = images(show(tmp_path, [case(label, prediction)]), "validation_case_1")
     assert list(found) == [1, 2]

@@ -1,4 +1,4 @@
-"""``--tracking mlflow``: MONAI's handlers end up where they run, and send numbers that MLflow takes."""
+"""``--tracking mlflow``: MONAI's handlers are attached to the right engines and send valid numbers."""
 
 import math
 import numbers
@@ -23,7 +23,7 @@ EPOCHS = 3
 
 
 class Client:
-    """Keeps what is sent, and refuses what ``MlflowClient.log_batch`` refuses; runs outlive it, as on a server."""
+    """Stores what is sent and rejects what ``MlflowClient.log_batch`` rejects; runs persist, as on a server."""
 
     runs: list[SimpleNamespace] = []
 
@@ -68,7 +68,7 @@ def entity(*names: str) -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SimpleNamespace]]:
-    """The runs that a stand-in for MLflow has seen."""
+    """The runs recorded by a fake MLflow client."""
     entities = SimpleNamespace(
         Metric=entity("key", "value", "timestamp", "step"),
         Param=entity("key", "value"),

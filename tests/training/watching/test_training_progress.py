@@ -1,4 +1,4 @@
-"""The line an epoch that a person watches, and the same as JSON lines."""
+"""The progress line per epoch, and the same values as JSON lines."""
 
 import io
 import json
@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 def run(
     folder: Path, *, epochs: int, start_epoch: int = 0, validated: tuple[int, ...] = (2,)
 ) -> ProgressHandler:
-    """Drive the handler with an engine whose loss is the number of the iteration."""
+    """Run the handler with an engine whose loss is the number of the iteration."""
     evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     trainer = Engine(lambda engine, _: {"loss": torch.tensor(float(engine.state.iteration))})
@@ -57,7 +57,7 @@ def records(folder: Path) -> list[dict]:
 def test_a_record_an_epoch_with_scores_where_it_was_validated(tmp_path):
     run(tmp_path, epochs=3)
     first, second, third = records(tmp_path)
-    assert first["loss"] == 1.5 and second["loss"] == 3.5  # means over the epoch's own iterations
+    assert first["loss"] == 1.5 and second["loss"] == 3.5  # means over the iterations of the epoch
     assert first["learning_rate"] == 0.5
     assert second["dice"] == 0.5
     assert second["dice_by_class"] == {"head": 0.25, "tail": 0.75}
@@ -92,7 +92,7 @@ def test_a_bar_is_drawn_on_a_terminal_only(terminal, tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that the test sets; the handler reads no other."""
+    """A clock controlled by the test; the handler does not read any other."""
     clock = SimpleNamespace(now=1000.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr("dynunet_bundle.training.watching.progress.time", clock)
@@ -117,7 +117,7 @@ def test_the_time_left_follows_from_the_epochs_of_this_run(
         engine.state.epoch = engine.state.iteration = start_epoch
 
     def prepare(engine: Engine) -> None:
-        # what the first batch waits for; no later epoch does
+        # only the first batch waits for this
         clock.now += 100_000.0 if engine.state.epoch == start_epoch + 1 else 0.0
 
     trainer = Engine(step)
@@ -140,7 +140,7 @@ def drive(
     device: str = "cpu",
     **settings: int,
 ) -> Engine:
-    """One epoch of an iteration a loss, 2 s each and 10 s more for the first; maybe with a state to go on from."""
+    """One epoch with one iteration per loss, 2 s each, 10 s more for the first; optionally from a state."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
 
@@ -167,7 +167,7 @@ def test_an_epoch_that_goes_on_in_the_middle_counts_its_first_losses(tmp_path, c
     (record,) = records(tmp_path)
     assert record["loss"] == 2.5
     assert trainer.state.epoch_losses == [1.0, 2.0, 3.0, 4.0]
-    assert record["seconds"] == 4.0  # of this process
+    assert record["seconds"] == 4.0  # in this process
 
 
 def test_losses_of_an_earlier_epoch_do_not_count(tmp_path, clock):
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_leaves_the_log_readable(tmp_path, clock, caplo
 
 
 def test_a_validation_that_is_made_up_for_is_reported_without_an_iteration(tmp_path, caplog):
-    """What the checkpoint does with a training that was stopped between the last iteration and the validation."""
+    """The checkpoint does this for a training that was stopped between the last iteration and the validation."""
     evaluator = SimpleNamespace(state=SimpleNamespace(epoch=0, metrics={}))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
 
@@ -292,7 +292,7 @@ def test_train_json_reports_each_epoch_once(
     ]
     means = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
     assert [record["loss"] for record in found] == pytest.approx(means, abs=1e-6)
-    # an epoch is reported with the rate that it was trained with
+    # an epoch is reported with its own rate
     assert [record["learning_rate"] for record in found] == pytest.approx(rates)
     state = workflow.parser.get_parsed_content("validate#evaluator").state
     scores = found[2]["dice_by_class"]

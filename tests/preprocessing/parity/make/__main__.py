@@ -1,21 +1,21 @@
-"""Store what nnU-Net v2 itself plans and prepares, for tests/preprocessing/test_parity.py to compare with.
+"""Store nnU-Net v2's own plans and prepared cases as references for tests/preprocessing/test_parity.py.
 
     .venv-peers/bin/python tests/preprocessing/parity/make --data DATA
     .venv-peers/bin/python tests/preprocessing/parity/make --only made_isotropic --work /tmp/parity
 
-It runs in an environment of its own that has nnunetv2 2.8.1 (peers-requirements.txt) and imports neither this project
-nor MONAI. Each data set (MSD layout; made ones are written by this script) is converted to nnU-Net's raw
+It runs in a separate environment with nnunetv2 2.8.1 (peers-requirements.txt) and imports neither this project
+nor MONAI. Each data set (MSD layout; synthetic ones are written by this script) is converted to nnU-Net's raw
 layout in a temporary folder; nnU-Net takes its fingerprint, plans and preprocesses it, at the spacing of its own plan
-and at others that force resampling. One ``NAME.npz`` a data set comes out:
+and at others that force resampling. The output is one ``NAME.npz`` per data set:
 
     facts                  JSON: channels, labels, fingerprint; by variant and configuration nnU-Net's plan and cases
     ARRAY.voxels           [N] int32, flat indices into the preprocessed array, drawn at random
     ARRAY.image            [C, N] float32, nnU-Net's values there
-    ARRAY.label            [N] int8, likewise; -1 is nnU-Net's mark outside the nonzero mask. Where the licence of the
-                           labels forbids it, "label_sha256" in the facts: of these values as uint8, -1 as 0
-    made.image, made.label, made.affine     the input of a made set, whole
+    ARRAY.label            [N] int8, nnU-Net's values there; -1 outside its nonzero mask. If the licence of the labels
+                           forbids it, the facts have "label_sha256" instead: hash of the values as uint8, -1 as 0
+    made.image, made.label, made.affine     the complete input of a synthetic set
 
-No image can be seen in this: of a real case at most every 20th voxel is kept, and every fourth of its foreground.
+Images cannot be reconstructed: of a real case at most every 20th voxel is kept, and every fourth of its foreground.
 """
 
 import argparse
@@ -55,10 +55,10 @@ class Real:
     """A data set on disk.
 
     Attributes:
-        folder: below ``--data``.
+        folder: folder in ``--data``.
         targets: spacings to resample to, mm along the file's axes (x, y, z), besides that of nnU-Net's own plan.
-        cases: cases whose arrays are kept; all of them are planned from.
-        labels_kept: whether the licence of the labels lets their values be kept, else a hash of them is.
+        cases: cases whose arrays are kept; the plan uses all cases.
+        labels_kept: whether the licence of the labels allows to keep their values; otherwise a hash is kept.
     """
 
     folder: str
@@ -84,7 +84,7 @@ REAL = (
 
 
 def draw_voxels(label: np.ndarray, real: bool) -> np.ndarray:
-    """Flat indices of the voxels to keep, half of them foreground where there is enough; ``[N]`` int32, sorted."""
+    """Flat indices of the voxels to keep, half of them foreground if there is enough; ``[N]`` int32, sorted."""
     random = np.random.RandomState(0)
     foreground = np.flatnonzero(label > 0)
     total = min(NUM_VOXELS_REAL, int(label.size * MAX_SHARE_REAL)) if real else NUM_VOXELS_MADE
@@ -99,7 +99,7 @@ def draw_voxels(label: np.ndarray, real: bool) -> np.ndarray:
 
 
 def plan_facts(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """What of nnU-Net's plan is compared."""
+    """The parts of nnU-Net's plan that are compared."""
     plan = plans["configurations"][configuration]
     network = plan["architecture"]["arch_kwargs"]
     return {
@@ -130,7 +130,7 @@ def references(
             for case in cases:
                 image, label, properties = dataset.preprocess(case, plans, configuration)
                 digest = hashlib.sha256(image.tobytes() + label.tobytes() + case.encode())
-                # equal arrays of two configurations are kept once
+                # equal arrays of two configurations are stored once
                 name = names.setdefault(digest.hexdigest(), f"{case}.{variant}.{configuration}")
                 if f"{name}.voxels" not in arrays:
                     voxels = draw_voxels(label, real)
@@ -192,7 +192,7 @@ def parse_arguments() -> argparse.Namespace:
 def make_all(arguments: argparse.Namespace, work: Path) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(work / variable)
-    # 0 makes its planner fail, more than one makes processes
+    # nnU-Net's planner fails with 0; more than 1 starts processes
     os.environ["nnUNet_n_proc_DA"] = os.environ["nnUNet_def_n_proc"] = "1"
     wanted = set(arguments.only or [])
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Made data sets: four classes that meet, in noise; flipped, oblique, anisotropic or part empty."""
+"""Synthetic data sets: four adjacent classes in noise; flipped, oblique, anisotropic or partly empty."""
 
 import json
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Made:
-    """A made data set of one case.
+    """A synthetic data set of one case.
 
     Attributes:
-        name: its name.
+        name: name of the data set.
         spacing: mm along right, anterior, superior.
         stored: orientation in which the file stores it.
         targets: as in ``Real``, along the stored axes.
         zero: where the image is zero: ``nowhere``; in a ``corner`` or all ``around`` its middle, and in a closed hole.
-        channels: names of its channels.
+        channels: names of the channels.
         degrees: rotation about two axes.
-        label_radius: how far the label reaches; 0.8 is where it is zero all around the middle.
+        label_radius: radius of the label; 0.8 is where the image is zero all around the middle.
         scale: factor of the intensities.
     """
 
@@ -42,13 +42,13 @@ THICK = (0.5, 0.5, 3.0)
 MADE = (
     Made("isotropic", (1.0, 1.0, 1.0), "RAS", ((0.7, 0.9, 1.3), (2.0, 2.0, 2.0))),
     Made("flipped", (1.0, 1.0, 1.0), "LPI", ((0.7, 0.9, 1.3), (2.0, 2.0, 2.0))),
-    # a coarse axis: three slices for two, two for three and one for two put centres exactly between slices
+    # a coarse axis: ratios of 3:2, 2:3 and 1:2 put centres exactly between slices
     Made("thick", THICK, "RAS", ((0.4, 0.4, 2.0), (0.4, 0.6, 4.5), (0.6, 0.5, 6.0))),
     Made("thick_flipped", THICK, "LAI", ((0.4, 0.4, 2.0), (0.4, 0.6, 4.5), (0.6, 0.5, 6.0))),
     Made("thick_sideways", (4.0, 0.7, 0.7), "RAS", ((3.1, 0.6, 0.8),), degrees=9),
     Made("thick_target", (1.0, 1.0, 1.2), "PSR", ((0.8, 4.0, 0.9),)),
     Made("two_coarse_axes", (0.4, 1.5, 1.5), "LPS", ((0.53, 1.21, 1.32),)),
-    # the second target makes sizes of 27.5, 32.5 and 28.5 voxels, before rounding
+    # the second target gives sizes of 27.5, 32.5 and 28.5 voxels before rounding
     Made(
         "oblique",
         (0.8, 1.1, 1.9),
@@ -92,7 +92,7 @@ MADE_SHAPE = (22, 26, 18)
 
 
 def make_volume(made: Made) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
-    """Image and label of a made set as they are stored: four classes that meet, in noise."""
+    """Image and label of a synthetic set as stored: four adjacent classes in noise."""
     random = np.random.RandomState(len(made.name))
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size) for size in MADE_SHAPE], indexing="ij"))
     seeds = random.uniform(-0.5, 0.5, (4, 3))
@@ -138,7 +138,7 @@ def _affine(made: Made) -> np.ndarray:
 
 
 def write_made(made: Made, folder: Path) -> dict[str, np.ndarray]:
-    """Write a made set in MSD layout; returns its input as it is to be stored."""
+    """Write a synthetic set in MSD layout; returns its input for storage."""
     image, label = make_volume(made)
     for part, volume in (("imagesTr", image), ("labelsTr", label)):
         (folder / part).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One data set in nnU-Net's raw layout, and what nnU-Net itself makes of it."""
+"""One data set in nnU-Net's raw layout, and nnU-Net's own results for it."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from nibabel.orientations import io_orientation, ornt2axcodes
 
 
 class NnunetDataset:
-    """A data set as nnU-Net sees it.
+    """A data set converted for nnU-Net.
 
     Args:
         msd: folder in MSD layout.
@@ -49,7 +49,7 @@ class NnunetDataset:
             shutil.copy(msd / label, self.raw / "labelsTr" / Path(image).name)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What nnU-Net finds in the cases."""
+        """nnU-Net's fingerprint of the cases."""
         from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
             DatasetFingerprintExtractor,
         )
@@ -91,7 +91,7 @@ class NnunetDataset:
 
 
 def array_orientation(direction: Sequence[float], transpose: Sequence[int]) -> str:
-    """Where the axes of nnU-Net's array point, e.g. ``SPL``, from SimpleITK's direction matrix (LPS)."""
+    """Orientation of nnU-Net's array, e.g. ``SPL``, from SimpleITK's direction matrix (LPS)."""
     to_ras = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(direction, (3, 3))
     affine = np.eye(4)
     affine[:3, :3] = to_ras
