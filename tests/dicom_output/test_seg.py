@@ -144,7 +144,7 @@ def test_an_empty_mask_is_no_object_and_takes_the_old_one_away(
 @pytest.mark.parametrize(
     ("mask", "match"),
     [
-        (np.zeros((13, 11, 6), np.uint8), r"shape \(13, 11, 6\), the series \(13, 11, 7\)"),
+        (np.zeros((13, 11, 6), np.uint8), r"shape \(13, 11, 6\), the series has \(13, 11, 7\)"),
         (np.full(SHAPE, 9, np.uint8), r"has the values \[9\]"),
         (np.full(SHAPE, -1, np.int16), r"has the values \[-1\]"),
     ],
@@ -169,7 +169,7 @@ def test_probabilities_come_back_to_half_a_step(tmp_path: Path) -> None:
     for name, fractions in found.items():
         wanted = probability[list(LABELS).index(name)].astype(float)
         np.testing.assert_allclose(fractions, wanted, atol=1 / 510 + 1e-6)
-    with pytest.raises(OutputError, match="no BINARY segmentation but FRACTIONAL"):
+    with pytest.raises(OutputError, match="not a BINARY segmentation but FRACTIONAL"):
         count_voxels(path, series)
 
 

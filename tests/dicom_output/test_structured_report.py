@@ -66,5 +66,5 @@ def test_probabilities_have_no_volume(tmp_path: Path) -> None:
     probability = np.full((1, *series.array.shape[1:]), 0.5)
     path = tmp_path / "seg.dcm"
     write_probabilities(probability, series, {"liver": 1}, path, algorithm=ALGORITHM)
-    with pytest.raises(OutputError, match="no BINARY segmentation"):
+    with pytest.raises(OutputError, match="not a BINARY segmentation"):
         write_measurements(path, series, tmp_path / "sr.dcm", algorithm=ALGORITHM)

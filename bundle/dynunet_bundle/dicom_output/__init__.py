@@ -1,1 +1,1 @@
-"""DICOM objects made from a mask: SEG, RTSTRUCT, a structured report."""
+"""DICOM objects from a mask: SEG, RTSTRUCT, structured report."""

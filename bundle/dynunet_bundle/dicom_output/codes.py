@@ -1,9 +1,11 @@
-"""What a label means in the codes that DICOM objects carry: category, type, modifiers, region, colour.
+"""The DICOM codes of a label: category, type, modifiers, region, colour.
 
-``codes.json`` lists common names. Its codes and meanings are those that pydicom's dictionaries have for the context
-groups of DICOM PS3.16: SNOMED CT, and two of NCIt for brain tumours. A name that the table lacks is taken apart:
-"left_kidney" is a kidney with the modifier left, "liver tumour" a neoplasm in the region liver. What remains unknown
-gets a private code with the label as its meaning.
+``codes.json`` lists common names. Its codes and meanings are those of the context groups of DICOM PS3.16 in pydicom's
+dictionaries: SNOMED CT, and two of NCIt for brain tumours. A name that is not in the table is split: "left_kidney" is a
+kidney with the modifier left, "liver tumour" a neoplasm in the region liver. An unknown name gets a private code with
+the label as its meaning.
+
+Stored on disk: ``PRIVATE_SCHEME`` and the private codes, in DICOM objects.
 """
 
 import hashlib
@@ -21,10 +23,10 @@ from dynunet_bundle.files import read_json
 TABLE = Path(__file__).with_name("codes.json")
 
 PRIVATE_SCHEME = "99DYNUNET"
-"""Designators that begin with 99 are for private schemes (PS3.16 section 8.2)."""
+"""Designator of our coding scheme; 99 is the prefix of private schemes (PS3.16 section 8.2)."""
 
 MAX_MEANING_CHARACTERS = 64
-"""Of a Code Meaning and of a Segment Label, both of type LO (PS3.5 section 6.2)."""
+"""Length limit of Code Meaning and Segment Label, both of value representation LO (PS3.5 section 6.2)."""
 
 SPELLINGS = (("tumour", "tumor"), ("oedema", "edema"), ("oesoph", "esoph"), ("haem", "hem"))
 FILLERS = frozenset({"of", "the", "in", "and", "with", "class", "label"})
@@ -43,11 +45,11 @@ class LabelCodes:
     """The codes of one label.
 
     Attributes:
-        name: the label as the plan spells it.
-        category: one of CID 7150, e.g. "Anatomical Structure".
-        type: what is segmented.
-        modifiers: of the region where there is one, else of the type; e.g. "Left".
-        region: where an abnormal structure or a tissue lies, or None.
+        name: name of the label in the plan.
+        category: a code of CID 7150, e.g. "Anatomical Structure".
+        type: the segmented structure.
+        modifiers: modifiers of the region, or of the type if there is no region; e.g. "Left".
+        region: location of an abnormal structure or a tissue, or None.
         rgb: recommended colour, 0 to 255.
     """
 
@@ -60,7 +62,7 @@ class LabelCodes:
 
     @property
     def is_anatomy(self) -> bool:
-        """Whether it is a structure of the healthy body, as an organ."""
+        """Whether the label is a structure of the healthy body, such as an organ."""
         return self.category == _table().categories["anatomy"]
 
 
@@ -69,24 +71,24 @@ def codes_of_labels(
     task_name: str = "",
     overrides: Mapping[str, str | Mapping[str, Any]] | None = None,
 ) -> list[LabelCodes]:
-    """Find the codes of labels, each with a colour of its own.
+    """Find the codes of labels, with a different colour for each.
 
     Args:
         names: label names without the background.
-        task_name: an organ in it is the region of abnormal structures: "cancer" in "Task06_Lung" is a neoplasm of the
-            lung, "Anterior" in "Task04_Hippocampus" the anterior hippocampus.
-        overrides: by label name either another name to look up, or a mapping with "type" and optionally "category",
-            "modifiers", "region" and "rgb". Codes are [value, scheme, meaning]; a category may be a key of the table,
-            as "anatomy" or "abnormal".
+        task_name: an organ in this name is the region of abnormal structures: "cancer" in "Task06_Lung" is a neoplasm
+            of the lung, "Anterior" in "Task04_Hippocampus" the anterior hippocampus.
+        overrides: by label name, either another name to look up, or a mapping with "type" and optionally "category",
+            "modifiers", "region" and "rgb". Codes are [value, scheme, meaning]; a category may also be a key of the
+            table, such as "anatomy" or "abnormal".
 
     Raises:
-        ConfigError: if an override is malformed or names no label.
+        ConfigError: if an override is malformed or is for an unknown label.
     """
     overrides = overrides or {}
     unknown = sorted(set(overrides) - set(names))
     if unknown:
         raise ConfigError(
-            f"codes are given for {unknown}, which are no labels. The labels are {list(names)}."
+            f"label codes are given for {unknown}, which are not labels. Use names from {list(names)}."
         )
     organ = _find_organ(_words(task_name))
     found = []
@@ -118,7 +120,7 @@ def _look_up(words: tuple[str, ...], organ: Code | None) -> LabelCodes | None:
 
 
 def _look_up_parts(words: tuple[str, ...], modifiers: tuple[Code, ...]) -> LabelCodes | None:
-    """An organ and what is found in it, in either order: "liver tumor", "tumor of the liver"."""
+    """Codes of an organ and a finding in it, in either order: "liver tumor", "tumor of the liver"."""
     for cut in range(1, len(words)):
         for first, second in ((words[:cut], words[cut:]), (words[cut:], words[:cut])):
             place, finding = _entry(first), _entry(second)
@@ -142,7 +144,7 @@ def _needs_region(entry: LabelCodes) -> bool:
 
 
 def _entry(words: tuple[str, ...]) -> LabelCodes | None:
-    """The entry of a phrase, also where the phrase is its plural."""
+    """The entry of a phrase or of its singular."""
     labels = _table().labels
     return labels.get(words) or labels.get(
         (*words[:-1], words[-1].removesuffix("s")) if words else ()
@@ -150,7 +152,7 @@ def _entry(words: tuple[str, ...]) -> LabelCodes | None:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """Lower-case American words without fillers: "Task03_LiverTumours" -> ("task03", "liver", "tumors")."""
+    """Lower-case words in American spelling without fillers: "Task03_LiverTumours" -> ("task03", "liver", "tumors")."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     for british, american in SPELLINGS:
         text = text.replace(british, american)
@@ -184,8 +186,8 @@ def _table() -> _Table:
 
 
 def _private(name: str) -> LabelCodes:
-    """A private code; "Tissue" is the category that claims the least about it."""
-    # a Code Value has 16 characters at most, a label any number
+    """A private code, in the category "Tissue", which is the most general one."""
+    # a Code Value has at most 16 characters; the length of a label is not limited
     value = hashlib.sha256(" ".join(_words(name)).encode()).hexdigest()[:12].upper()
     meaning = name.replace("\\", "/")[:MAX_MEANING_CHARACTERS]
     return LabelCodes(name, _table().categories["tissue"], Code(value, PRIVATE_SCHEME, meaning))
@@ -195,8 +197,8 @@ def _from_mapping(name: str, override: Mapping[str, Any]) -> LabelCodes:
     known = {"category", "type", "modifiers", "region", "rgb"}
     if "type" not in override or set(override) - known:
         raise ConfigError(
-            f'the codes of label "{name}" have the keys {sorted(override)}; "type" is needed, '
-            f"and {sorted(known)} are known."
+            f'the codes of label "{name}" have the keys {sorted(override)}. "type" is required, '
+            f"and only {sorted(known)} are allowed."
         )
     category = override.get("category", "anatomy")
     if isinstance(category, str):
@@ -222,7 +224,7 @@ def _code(name: str, value: Any) -> Code:
     ):
         return Code(*value)
     raise ConfigError(
-        f'a code of label "{name}" is {value!r}. Give [value, scheme, meaning], as ["78961009", "SCT", "Spleen"].'
+        f'a code of label "{name}" is {value!r}. Give [value, scheme, meaning], e.g. ["78961009", "SCT", "Spleen"].'
     )
 
 
@@ -233,7 +235,7 @@ def _rgb(name: str, value: Any) -> tuple[int, int, int]:
         red = -1
     if red < 0 or not all(0 <= part <= 255 for part in (red, green, blue)):
         raise ConfigError(
-            f'the colour of label "{name}" is {value!r}. Give three numbers of 0 to 255.'
+            f'the colour of label "{name}" is {value!r}. Give three numbers from 0 to 255.'
         )
     return red, green, blue
 
@@ -244,7 +246,7 @@ def _with_distinct_colours(labels: Iterable[LabelCodes]) -> list[LabelCodes]:
     for number, codes in enumerate(labels):
         rgb = codes.rgb
         if rgb is None or rgb in taken:
-            start = number % len(RGB_COLOURS)  # its colour in a report
+            start = number % len(RGB_COLOURS)  # the label's colour in a report
             palette = RGB_COLOURS[start:] + RGB_COLOURS[:start]
             rgb = next((colour for colour in palette if colour not in taken), palette[0])
         taken.add(rgb)

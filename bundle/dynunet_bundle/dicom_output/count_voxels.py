@@ -1,4 +1,4 @@
-"""Voxels of a segmentation that was written, counted in its file: what the structured report tells is what is there."""
+"""Count the voxels of a written segmentation from its file, so that the structured report agrees with it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ def count_voxels(path: Path, series: "DicomSeries") -> tuple[Any, dict[int, int]
     """Count the voxels of each segment of a BINARY segmentation.
 
     Args:
-        path: of the segmentation.
+        path: the segmentation file.
         series: the images that it belongs to.
 
     Returns:
         The object as a ``pydicom.Dataset``, and the number of voxels by segment number.
 
     Raises:
-        OutputError: if it is FRACTIONAL or lies on another grid.
+        OutputError: if the file is not a BINARY segmentation, or is on another grid.
     """
     dataset, frames = _read(path, "BINARY")
     voxels = {int(item.SegmentNumber): 0 for item in dataset.SegmentSequence}
@@ -46,14 +46,14 @@ def _read(path: Path, kind: str) -> tuple[Any, np.ndarray]:
         found = dataset.get("SegmentationType")
         if found != kind:
             raise OutputError(
-                f"{path.name} is no {kind} segmentation but {found or 'another object'}. Pass another file."
+                f"{path.name} is not a {kind} segmentation but {found or 'another object'}. Pass another file."
             )
         frames = dataset.pixel_array
     return dataset, frames if frames.ndim > 2 else frames[np.newaxis]
 
 
 def _places(dataset: Any, series: "DicomSeries") -> tuple[list[int], list[int]]:
-    """By frame its segment number and its slice in the series."""
+    """Segment number and slice index in the series of each frame."""
     slices = slice_positions(series)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     to_voxels = np.linalg.inv(lps_affine(series)[:3, :3])
@@ -80,9 +80,9 @@ def _require_same_grid(
     steps = np.stack([directions[:3] * columns, directions[3:] * rows], axis=1)
     expected = lps_affine(series)[:3, :2]
     shape = (dataset.Columns, dataset.Rows)
-    # the corner that a wrong step moves farthest
+    # shift of the far corner, in voxels, if the voxel size or direction differs
     drift = np.linalg.norm(steps - expected, axis=0) * shape / np.linalg.norm(expected, axis=0)
     if shape != series.array.shape[-3:-1] or max(*np.abs(shift), *drift) > MAX_SHIFT_VOXELS:
         raise OutputError(
-            "the segmentation lies on another grid than the series. Resample it first."
+            "the segmentation is on another grid than the series. Resample it to the series."
         )

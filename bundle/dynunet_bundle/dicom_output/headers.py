@@ -1,6 +1,7 @@
-"""Headers of a series as derived objects need them: complete, and with where slices lie on which grid.
+"""Headers of a series, completed for derived objects, and the geometry of its slices.
 
-Patient and study go from the source into the object, and nowhere else: no log, no exception, no file name has them.
+Patient and study data are copied from the source into the object and nowhere else: not into logs, exceptions or file
+names.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
 
 SERIES_NUMBER_OFFSET = 1000
-"""Added to the number of the source series, so that results stand behind the images they belong to."""
+"""Added to the number of the source series, so that viewers list results after the images."""
 
 EMPTY_WHERE_ABSENT = (
     "PatientName",
@@ -29,10 +30,10 @@ EMPTY_WHERE_ABSENT = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-"""Type 2 in the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): must be there, may be empty."""
+"""Attributes of type 2 (required, may be empty) in the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1)."""
 
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
-"""Type 1 in what refers to the source."""
+"""Attributes of type 1 (required, not empty) in references to the source."""
 
 PLANE = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 SEXES = ("M", "F", "O", "")
@@ -43,30 +44,31 @@ LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.91": "ISO_15444_1",
     "1.2.840.10008.1.2.4.203": "ISO_15444_15",
 }
-"""Transfer syntaxes that lose something, and their terms for Lossy Image Compression Method (PS3.3 C.7.6.1.1.5).
+"""Lossy transfer syntaxes and their terms for Lossy Image Compression Method (PS3.3 C.7.6.1.1.5).
 
-JPEG-LS near-lossless, JPEG 2000 and HTJ2K can also be lossless; the source says so itself where it knows.
+The syntaxes of JPEG-LS near-lossless, JPEG 2000 and HTJ2K also allow lossless data; then the source's own attribute
+counts, if present.
 """
-MAX_DIRECTION_DIFFERENCE = 1e-3
+MAX_DIRECTION_DIFFERENCE = 1e-3  # of a direction cosine between slices, taken for rounding
 
 
 def source_headers(series: "DicomSeries") -> list[Any]:
-    """Copies of a series' headers in which everything that a derived object needs is there.
+    """Copies of a series' headers, completed with everything that a derived object needs.
 
     Args:
-        series: as ``load_series`` gives it.
+        series: the series of ``load_series``.
 
     Returns:
-        ``pydicom.Dataset`` by slice; a single one for an Enhanced object. Absent values of type 2 are empty,
-        impossible dates and sexes too; directions are those of the first slice where they differ by rounding; lossy
-        compression is noted; a series without frame of reference gets one that no other series has.
+        One ``pydicom.Dataset`` per slice, or a single one for an Enhanced object. Missing values of type 2 and invalid
+        dates and sexes are empty. Directions that differ by rounding are those of the first slice. Lossy compression is
+        noted. A series without a frame of reference gets a unique one.
 
     Raises:
         OutputError: if a UID is missing, or the series has several Enhanced objects.
     """
     if is_multi_frame(series.headers[0]) and len(series.headers) > 1:
         raise OutputError(
-            f"the series has {len(series.headers)} multi-frame objects, and a DICOM result can refer to one only. "
+            f"the series has {len(series.headers)} multi-frame objects, but a DICOM result can refer to only one. "
             "Write NIfTI instead."
         )
     first = _complete(series.headers[0])
@@ -98,12 +100,12 @@ def _require_identified(header: Any) -> None:
     missing = [keyword for keyword in NEEDED if not header.get(keyword)]
     if missing:
         raise OutputError(
-            f"the series lacks {', '.join(missing)}, which a DICOM result must refer to. Write NIfTI instead."
+            f"the series has no {', '.join(missing)}, which a DICOM result needs. Write NIfTI instead."
         )
 
 
 def _reference(original: Any, first: Any) -> Any:
-    """As much of a further slice as is needed to refer to it; a whole copy of hundreds would take seconds."""
+    """The attributes of a further slice that references need; full copies of hundreds of slices would take seconds."""
     from pydicom.dataset import Dataset
 
     _require_identified(original)
@@ -115,13 +117,13 @@ def _reference(original: Any, first: Any) -> Any:
     if None not in directions and directions[0] != directions[1]:
         difference = np.abs(np.subtract(*[np.array(value, float) for value in directions]))
         if difference.max() <= MAX_DIRECTION_DIFFERENCE:
-            # highdicom wants directions that are equal to the last digit
+            # highdicom requires identical directions
             header.ImageOrientationPatient = first.ImageOrientationPatient
     return header
 
 
 def _fill_thickness(header: Any, step_mm: float) -> None:
-    """Give slices without a thickness that of the step between them; a segmentation has to have one."""
+    """Set a missing slice thickness, which a segmentation needs, to the distance between slices."""
     places = [header]
     if is_multi_frame(header):
         places = header.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence") or []
@@ -131,7 +133,7 @@ def _fill_thickness(header: Any, step_mm: float) -> None:
 
 
 def _share_plane(header: Any) -> None:
-    """Put orientation and voxel size among what the frames of an Enhanced object share, where each repeats them."""
+    """Copy orientation and voxel size of an Enhanced object to the shared groups if only its frames have them."""
     shared = header.SharedFunctionalGroupsSequence[0]
     frame = header.PerFrameFunctionalGroupsSequence[0]
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
@@ -153,10 +155,10 @@ def _is_valid(keyword: str, value: Any) -> bool:
 
 
 def slice_positions(series: "DicomSeries") -> np.ndarray:
-    """Where the slices of a series lie, as its headers say.
+    """Positions of the slices of a series, from its headers.
 
     Args:
-        series: with Z slices.
+        series: a series of Z slices.
 
     Returns:
         Centre of the first voxel of each slice, ``[Z, 3]``, mm, LPS+.
@@ -172,7 +174,7 @@ def slice_positions(series: "DicomSeries") -> np.ndarray:
 
 
 def is_multi_frame(header: Any) -> bool:
-    """Whether a header is that of an Enhanced object, which holds all slices."""
+    """Whether a header is of an Enhanced object, which contains all slices."""
     return "PerFrameFunctionalGroupsSequence" in header
 
 
@@ -191,25 +193,25 @@ def require_grid(array: np.ndarray, series: "DicomSeries") -> None:
 
     Args:
         array: ``[..., X, Y, Z]``.
-        series: what it should lie on.
+        series: the series with the expected grid.
 
     Raises:
-        OutputError: with both shapes.
+        OutputError: if the shapes differ.
     """
     if array.shape[-3:] != series.array.shape[-3:]:
         raise OutputError(
-            f"the mask has the shape {array.shape[-3:]}, the series {series.array.shape[-3:]}. "
+            f"the mask has the shape {array.shape[-3:]}, the series has {series.array.shape[-3:]}. "
             "Resample the mask to the series."
         )
 
 
 def series_number(header: Any) -> int:
-    """A number for the new series, from that of the source; 0 where it has none."""
+    """Number of the new series: that of the source (0 if missing) plus ``SERIES_NUMBER_OFFSET``."""
     return SERIES_NUMBER_OFFSET + max(0, int(header.get("SeriesNumber") or 0))
 
 
 def character_set(header: Any, texts: Sequence[str]) -> Any:
-    """The source's character set where it is a single one and has all characters of our texts, else UTF-8."""
+    """The source's character set if it is a single one and our texts are ASCII, else UTF-8."""
     from highdicom.enum import SpecificCharacterSetValues
 
     value = header.get("SpecificCharacterSet") or None
@@ -218,7 +220,7 @@ def character_set(header: Any, texts: Sequence[str]) -> Any:
 
 
 def derived_uid(*sources: str) -> str:
-    """A UID that follows from texts, as pydicom derives it from their SHA-512."""
+    """A UID derived from texts by pydicom, from their SHA-512."""
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=list(sources)))

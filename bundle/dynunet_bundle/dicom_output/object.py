@@ -1,4 +1,4 @@
-"""What all written DICOM objects share: UIDs that follow from the content, and silence about the patient."""
+"""Common parts of all written DICOM objects: UIDs derived from the content, and errors without patient data."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ from dynunet_bundle.files import atomic_write
 
 MANUFACTURER = "dynunet-bundle"
 SERIAL_NUMBER = "1"
-"""DeviceSerialNumber is of type 1 in the Enhanced General Equipment module, and software has none."""
+"""Placeholder of DeviceSerialNumber, which the Enhanced General Equipment module requires, also of software."""
 
 CHANGES_WITH_TIME = (
     "InstanceCreationDate",
@@ -31,11 +31,11 @@ CHANGES_WITH_TIME = (
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made the masks.
+    """The algorithm that made the masks.
 
     Attributes:
         name: e.g. the task name.
-        version: e.g. the first figures of the weights' SHA-256; 64 characters at most count.
+        version: e.g. the first digits of the weights' SHA-256; cut to 64 characters.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Algorithm:
 
 
 def require_highdicom() -> None:
-    """Refuse to go on without highdicom.
+    """Refuse to continue without highdicom.
 
     Raises:
-        BundleError: naming the command that installs it.
+        BundleError: with the command that installs it.
     """
     try:
         import highdicom  # noqa: F401, PLC0415
@@ -58,13 +58,13 @@ def require_highdicom() -> None:
 
 @contextmanager
 def building(what: str) -> Iterator[None]:
-    """Build an object in silence: highdicom and pydicom quote values in warnings and exceptions.
+    """Build an object without warnings of highdicom and pydicom, which may quote patient data.
 
     Args:
-        what: of the object, for the error.
+        what: name of the object, for the error.
 
     Raises:
-        OutputError: in place of any exception that is not ours, without its text.
+        OutputError: instead of any exception that is not a BundleError, without its text.
     """
     log = logging.getLogger("highdicom")
     level = log.level
@@ -77,7 +77,7 @@ def building(what: str) -> Iterator[None]:
     except Exception as error:
         # the text of the exception may hold a patient's name
         raise OutputError(
-            f"no {what} can be made from the headers of this series ({type(error).__name__} {_place(error)}). "
+            f"cannot create the {what} from the headers of this series ({type(error).__name__} {_place(error)}). "
             "Check them with dciodvfy, or write NIfTI."
         ) from None
     finally:
@@ -94,14 +94,14 @@ def _place(error: BaseException) -> str:
 
 
 def coded(code: Code) -> Any:
-    """A code as highdicom takes it."""
+    """A code as highdicom's type."""
     from highdicom.sr import CodedConcept
 
     return CodedConcept(code.value, code.scheme, code.meaning)
 
 
 def private_schemes(designators: Iterable[str]) -> list[Any] | None:
-    """What an object says of our private coding scheme where one of its codes is of it."""
+    """Identification of our private coding scheme if one of the designators is ``PRIVATE_SCHEME``, else None."""
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
     if PRIVATE_SCHEME not in designators:
@@ -115,14 +115,14 @@ def private_schemes(designators: Iterable[str]) -> list[Any] | None:
 
 
 def write_object(dataset: Any, path: Path) -> Path:
-    """Give an object its UIDs and write it.
+    """Set the UIDs of an object and write it.
 
-    The UIDs follow from a SHA-256 of everything in it but themselves and the time of writing: the same mask of the
-    same series by the same algorithm gives the same object, and whatever differs gives another.
+    The UIDs are derived from a SHA-256 of the content without UIDs and time of writing. The same mask of the same
+    series by the same algorithm gives the same object; any difference gives another.
 
     Args:
         dataset: a ``pydicom.Dataset`` with ``file_meta``; changed in place.
-        path: of the file.
+        path: the file to write.
 
     Returns:
         ``path``.
@@ -144,7 +144,7 @@ def write_object(dataset: Any, path: Path) -> Path:
 
 
 def _set_dimension_uid(dataset: Any, uid: str) -> None:
-    """The dimension organization's UID, which highdicom draws at random, in both places."""
+    """Set the dimension organization's UID, which highdicom draws at random, in both sequences."""
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(keyword) or ():
             item.DimensionOrganizationUID = uid

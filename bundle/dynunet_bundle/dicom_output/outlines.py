@@ -1,18 +1,18 @@
-"""Masks of a slice <-> polygons along the edges of its voxels.
+"""Polygons along the edges of the voxels of a slice's mask.
 
-A polygon through voxel centres, as OpenCV finds it, is half a voxel too small on each side, and nothing at all for
-a single voxel. Along the edges it encloses the very area of the voxels, and filling it gives them back exactly.
+A polygon through voxel centres, as OpenCV finds it, is half a voxel too small on each side and degenerate for a single
+voxel. A polygon along the edges encloses exactly the area of the voxels, so filling it restores the mask.
 
-Points are in voxels, ``[N, 2]`` (x, y), voxel centres at whole numbers, corners half way between. Voxels that touch at
-a corner only belong to different polygons. A hole is joined to what surrounds it by a channel of no width, the
-keyhole of DICOM PS3.3 section C.8.8.6.3, as a polygon of an RTSTRUCT has no holes.
+Points are in voxels, ``[N, 2]`` (x, y); voxel centres are whole numbers, corners lie half way between. Voxels that
+touch only at a corner belong to different polygons. A polygon of an RTSTRUCT has no holes, so a hole is connected to
+the outer polygon by a channel of zero width (the keyhole of DICOM PS3.3 section C.8.8.6.3).
 """
 
 import numpy as np
 
 Vertex = tuple[int, int]
 Edges = dict[Vertex, set[int]]
-"""Directions (0 +x, 1 +y, 2 -x, 3 -y) in which edges leave each corner; the inside is on the left."""
+"""Directions (0 +x, 1 +y, 2 -x, 3 -y) of the edges that start at each corner; the mask is on their left."""
 
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
@@ -24,11 +24,11 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
         mask: ``[X, Y]`` bool.
 
     Returns:
-        Polygons ``[N, 2]`` of corners, the last joined to the first; counter-clockwise where x points right and y up.
+        Closed polygons ``[N, 2]`` of corners, counter-clockwise if x points right and y up.
     """
     if not mask.any():
         return []
-    # an organ takes up a small part of its slice
+    # work on the bounding box only, since an organ is a small part of its slice
     first = [int(np.flatnonzero(mask.any(axis=1 - axis))[0]) for axis in (0, 1)]
     last = [int(np.flatnonzero(mask.any(axis=1 - axis))[-1]) for axis in (0, 1)]
     edges = _edges(mask[first[0] : last[0] + 1, first[1] : last[1] + 1])
@@ -41,12 +41,12 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _edges(mask: np.ndarray) -> Edges:
-    """Edges between a voxel of the mask and one outside, so directed that the mask is on the left."""
+    """Edges between a voxel of the mask and one outside, directed so that the mask is on the left."""
     inside = np.pad(np.asarray(mask, bool), 1)
     core = inside[1:-1, 1:-1]
     below, above = inside[1:-1, :-2], inside[1:-1, 2:]
     before, after = inside[:-2, 1:-1], inside[2:, 1:-1]
-    # for each side of a voxel: what is beyond it, where its edge starts, and its direction
+    # for each side of a voxel: the neighbour, the start of the edge relative to the voxel, and its direction
     sides = ((below, (0, 0), 0), (after, (1, 0), 1), (above, (1, 1), 2), (before, (0, 1), 3))
     edges: Edges = {}
     for beyond, start, direction in sides:
@@ -56,7 +56,7 @@ def _edges(mask: np.ndarray) -> Edges:
 
 
 def _trace(edges: Edges) -> list[list[Vertex]]:
-    """Follow the edges into closed loops of their corners, turning left where there is a choice."""
+    """Follow the edges to closed loops of corners, turning left at junctions."""
     unused = {vertex: set(directions) for vertex, directions in edges.items()}
     loops = []
     for start in edges:
@@ -86,16 +86,17 @@ def _next(vertex: Vertex, direction: int) -> Vertex:
 
 
 def _area(loop: list[Vertex]) -> float:
-    """Signed area (shoelace formula): positive where the loop goes around voxels, negative around a hole."""
+    """Signed area (shoelace formula): positive around voxels, negative around a hole."""
     x, y = np.array(loop, float).T
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 def _join(edges: Edges, holes: list[list[Vertex]]) -> None:
-    """Add a channel from each hole leftwards to the next loop.
+    """Add a channel from each hole to the next loop on its left.
 
-    It starts at the lowest of the leftmost corners of a hole. The voxels on both sides of it are in the mask: one that
-    is not would touch the hole and belong to it. Each channel ends farther left, so no two holes join only each other.
+    The channel starts at the lowest of the hole's leftmost corners. The voxels on both sides of it are in the mask,
+    since a voxel outside would touch the hole and belong to it. Each channel ends farther left than it starts, so two
+    holes never connect only to each other.
     """
     corners = set(edges)
     for hole in holes:

@@ -1,8 +1,8 @@
 """Masks -> RT Structure Sets (RTSTRUCT): polygons of each slice in patient coordinates, for radiotherapy systems.
 
-rt-utils 1.2.7 is not used: it takes the spacing of rows for that of columns, so contours are displaced where pixels are
-not square; its polygons run through the centres of border voxels and are half a voxel too small all around; a single
-voxel becomes a point; and slices that are not square are read back with their sides swapped.
+rt-utils 1.2.7 is not used. It confuses the spacings of rows and columns, so contours are displaced if pixels are not
+square. Its polygons run through the centres of border voxels and are half a voxel too small on each side. A single
+voxel becomes a point. Slices that are not square are read back with swapped axes.
 """
 
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
 
 CONTOUR_DATA = 0x30060050
-"""Tag of the points of a contour."""
+"""Tag of Contour Data, the points of a contour."""
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
-"""Detached Study Management: retired, but what RTReferencedStudySequence still refers to (PS3.3 C.8.8.5)."""
+"""Detached Study Management: retired, but still the class of RTReferencedStudySequence (PS3.3 C.8.8.5)."""
 
 
 def write_rtstruct(
@@ -57,19 +57,19 @@ def write_rtstruct(
     task_name: str = "",
     codes: Mapping[str, Any] | None = None,
 ) -> Path | None:
-    """Write a mask as a structure set: one region of interest a label that occurs.
+    """Write a mask as a structure set, with one region of interest per label in the mask.
 
     Args:
         mask: ``[X, Y, Z]``, label values, on the grid of ``series.array``.
         series: the images that the mask belongs to.
-        labels: label values by name; that of value 0 is the background.
-        path: of the file; its name should not tell who the patient is.
-        algorithm: what made the mask.
+        labels: label values by name; 0 is the background.
+        path: the file to write; its name must not identify the patient.
+        algorithm: the algorithm that made the mask.
         task_name: see ``codes_of_labels``.
         codes: overrides of ``codes_of_labels``.
 
     Returns:
-        ``path``, or None where the mask is empty: then an older file is removed, and a warning logged.
+        ``path``; None if the mask is empty, in which case an older file is removed and a warning is logged.
 
     Raises:
         OutputError: if mask, labels and series do not fit, or the file cannot be written.
@@ -143,7 +143,7 @@ def _structure_set(header: Any, algorithm: Algorithm, labels: list[LabelCodes]) 
 
 
 def _references(headers: list[Any], series: "DicomSeries") -> list[Any]:
-    """By slice a reference to its image."""
+    """A reference to the image of each slice."""
     from pydicom.dataset import Dataset
 
     references = []
@@ -224,7 +224,7 @@ def _contours(region: np.ndarray, series: "DicomSeries", images: list[Any]) -> l
     in_plane = lps_affine(series)[:3, :2]
     positions = slice_positions(series)
     contours: list[Any] = []
-    # slice by slice in memory, which is several times faster
+    # slices contiguous in memory, which is several times faster
     planes = np.ascontiguousarray(region.transpose(2, 0, 1))
     for place, plane in enumerate(planes):
         for polygon in outlines(plane):
@@ -240,11 +240,11 @@ def _contours(region: np.ndarray, series: "DicomSeries", images: list[Any]) -> l
 
 
 def _coordinates(points: np.ndarray) -> Any:
-    """Contour Data as it stands in the file: pydicom takes five times longer to make it from a million numbers."""
+    """Contour Data in its encoded form; pydicom takes five times as long to encode a million numbers."""
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
-    # a tenth of a micrometre, within the 16 characters of a decimal string
+    # precise to a tenth of a micrometre, within the 16 characters of a decimal string
     text = "\\".join([f"{value:.4f}" for value in points.ravel().tolist()])
     value = (text + " " * (len(text) % 2)).encode()
     return RawDataElement(Tag(CONTOUR_DATA), "DS", len(value), value, 0, False, True)

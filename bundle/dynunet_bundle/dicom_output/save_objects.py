@@ -1,4 +1,7 @@
-"""DICOM objects beside the mask of a DICOM series: segmentation, structure set, report."""
+"""DICOM objects of the mask of a DICOM series: segmentation, structure set, report.
+
+Stored on disk: ``KINDS``, in file names, and ``objects``, in run.json.
+"""
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
@@ -20,31 +23,31 @@ from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.networks.weights import weight_files
 
 KINDS = ("seg", "fractional", "rtstruct", "report")
-VERSION_DIGITS = 12
+VERSION_DIGITS = 12  # of the weights' SHA-256, the version of the algorithm
 
 
 class SaveDicomObjectsd(MapTransform):
     """Write DICOM objects for each mask of a DICOM series: ``postprocessing`` of inference.json.
 
-    Other images are passed on. ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` one of
-    probabilities, ``CASE.rtstruct.dcm`` a structure set and ``CASE.report.dcm`` a report with the volumes of the
-    segmentation. An empty mask gives none of them. MONAI writes no DICOM.
+    Images that are not DICOM are passed through. ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` a
+    segmentation of probabilities, ``CASE.rtstruct.dcm`` a structure set and ``CASE.report.dcm`` a report with the
+    volumes of the segmentation. An empty mask gives no objects. MONAI cannot write DICOM.
 
     Args:
         keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.
-        output_dir: where they go.
-        objects: which, some of ``KINDS``; a report needs ``seg``, and ``fractional`` the probabilities.
+        output_dir: folder of the objects.
+        objects: kinds to write, from ``KINDS``; ``report`` needs ``seg``, ``fractional`` needs probabilities.
         labels: the plan's labels.
-        task_name: helps to find the codes of labels, see ``clinical.codes``.
-        weights_file: what made the masks; its hash becomes the version of the algorithm.
-        label_codes: codes of labels by their names, over those of ``dicom_output/codes.json``.
+        task_name: helps to find the codes of labels, see ``codes_of_labels``.
+        weights_file: the weights that made the masks; their hash becomes the version of the algorithm.
+        label_codes: codes by label name, which override those of ``dicom_output/codes.json``.
         probability_key: key of the probabilities ``[C, X, Y, Z]``.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ConfigError: for an unknown kind, or a report without a segmentation.
+        ConfigError: if a kind is unknown, a report has no segmentation, or probabilities are missing.
         BundleError: if highdicom is missing.
-        OutputError: if an object cannot be made or written.
+        OutputError: if an object cannot be created or written.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class SaveDicomObjectsd(MapTransform):
         unknown = [kind for kind in objects if kind not in KINDS]
         if unknown or ("report" in objects and "seg" not in objects):
             raise ConfigError(
-                f"dicom_objects is {list(objects)}. Choose some of {', '.join(KINDS)}; a report needs seg."
+                f"dicom_objects is {list(objects)}. Choose from {', '.join(KINDS)}; report needs seg."
             )
         self.output_dir = Path(output_dir)
         self.objects = list(objects)
@@ -74,7 +77,7 @@ class SaveDicomObjectsd(MapTransform):
         self.probability_key = probability_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the objects of one case; their names are added to what was saved of it."""
+        """Write the objects of one case and add their names to its list of saved files."""
         written = dict(data)
         for key in self.key_iterator(written):
             mask = written[key]
@@ -90,7 +93,7 @@ class SaveDicomObjectsd(MapTransform):
     def _write(
         self, mask: np.ndarray, source: str, case: str, probability: Any
     ) -> list[Path | None]:
-        # pydicom and highdicom are an extra
+        # pydicom and highdicom are optional dependencies
         from dynunet_bundle.dicom_input.series import load_series
         from dynunet_bundle.dicom_output.rtstruct import write_rtstruct
         from dynunet_bundle.dicom_output.seg import write_probabilities, write_seg

@@ -1,8 +1,8 @@
-"""Masks and probabilities -> DICOM Segmentation objects on the grid of their series, and back.
+"""Masks and probabilities -> DICOM Segmentation objects on the grid of their series.
 
-highdicom builds the object; what it leaves to the caller is done here: codes, empty classes, type-2 attributes that
-the source lacks, UIDs, and which label value a segment stands for. Frames lie where the slices of the series lie, so
-nothing is resampled or flipped.
+highdicom builds the object. This module does what highdicom leaves to the caller: codes, empty classes, missing type-2
+attributes of the source, UIDs, and the label value of each segment. Frames are at the positions of the series' slices,
+so nothing is resampled or flipped.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
 
 MAX_FRACTION = 255
-"""Of 8 bits; a probability is kept to 1/510."""
+"""Largest value of a FRACTIONAL segmentation of 8 bits; the rounding error of a probability is at most 1/510."""
 
 
 def write_seg(
@@ -59,20 +59,20 @@ def write_seg(
     task_name: str = "",
     codes: Mapping[str, Any] | None = None,
 ) -> Path | None:
-    """Write a mask as a BINARY segmentation: one segment a label that occurs.
+    """Write a mask as a BINARY segmentation, with one segment per label in the mask.
 
     Args:
         mask: ``[X, Y, Z]``, label values, on the grid of ``series.array``.
         series: the images that the mask belongs to.
-        labels: label values by name; that of value 0 is the background.
-        path: of the file; its name should not tell who the patient is.
-        algorithm: what made the mask.
+        labels: label values by name; 0 is the background.
+        path: the file to write; its name must not identify the patient.
+        algorithm: the algorithm that made the mask.
         task_name: see ``codes_of_labels``.
         codes: overrides of ``codes_of_labels``.
 
     Returns:
-        ``path``, or None where the mask is empty: an object without segments is not valid (PS3.3 C.8.20.2), so none is
-        written, an older file of that name is removed, and a warning is logged.
+        ``path``; None if the mask is empty, since an object without segments is invalid (PS3.3 C.8.20.2). Then an older
+        file is removed and a warning is logged.
 
     Raises:
         OutputError: if mask, labels and series do not fit, or the file cannot be written.
@@ -104,17 +104,16 @@ def write_probabilities(
     """Write probabilities as a FRACTIONAL segmentation, in steps of 1/255.
 
     Args:
-        probability: ``[C, X, Y, Z]``, 0 to 1, one channel a label in the order of ``labels``, the background's too
-            where ``labels`` has one.
+        probability: ``[C, X, Y, Z]``, 0 to 1, one channel per label in the order of ``labels``.
         series: the images that they belong to.
-        labels: label values by name; that of value 0 is the background and not written.
-        path: as for ``write_seg``, and so are the others.
-        algorithm: what made them.
+        labels: label values by name; 0 is the background, which is not written.
+        path: the file to write; its name must not identify the patient.
+        algorithm: the algorithm that made the probabilities.
         task_name: see ``codes_of_labels``.
         codes: overrides of ``codes_of_labels``.
 
     Returns:
-        ``path``, or None where all are zero.
+        ``path``; None if all probabilities are zero, in which case an older file is removed and a warning is logged.
 
     Raises:
         OutputError: if probabilities, labels and series do not fit, or the file cannot be written.
@@ -123,11 +122,11 @@ def write_probabilities(
     require_grid(probability, series)
     if len(probability) != len(labels):
         raise OutputError(
-            f"there are {len(probability)} channels of probabilities and {len(labels)} labels. Pass one a label."
+            f"there are {len(probability)} channels of probabilities and {len(labels)} labels. Pass one per label."
         )
     if not (probability.min() >= 0 and probability.max() <= 1):
         raise OutputError(
-            "probabilities are below 0, above 1 or not a number. Pass them after softmax."
+            "probabilities are below 0, above 1 or NaN. Apply softmax or sigmoid first."
         )
     names = [name for name, value in labels.items() if value]
     steps = {
@@ -143,13 +142,13 @@ def write_probabilities(
     used = np.any([steps[code.name].any(axis=(0, 1)) for code, _ in present], axis=0)
     planes = _used_planes(used)
     stacked = [steps[code.name][:, :, planes].transpose(2, 1, 0) for code, _ in present]
-    # highdicom wants floats here, and rounds them to the same steps
+    # highdicom requires floats, and rounds them to the same steps
     pixels = np.stack(stacked, axis=-1) / np.float32(MAX_FRACTION)
     return _write(pixels, planes, "FRACTIONAL", series, present, algorithm, path)
 
 
 def _used_planes(used: np.ndarray) -> slice:
-    """From the first to the last plane that has anything, and one beside them: the step is read off two at least."""
+    """From the first to the last plane with content, plus one on each side: the step between planes needs two."""
     places = np.flatnonzero(used)
     return slice(max(int(places[0]) - 1, 0), int(places[-1]) + 2)
 
@@ -163,7 +162,7 @@ def _write(
     algorithm: Algorithm,
     path: Path,
 ) -> Path:
-    """Write some planes as DICOM has them: ``[Z, Y, X]`` segment numbers or ``[Z, Y, X, segment]`` fractions."""
+    """Write planes in DICOM's axis order: ``[Z, Y, X]`` segment numbers or ``[Z, Y, X, segment]`` fractions."""
     require_highdicom()
     from highdicom import PlanePositionSequence
     from highdicom.seg import Segmentation
@@ -199,7 +198,7 @@ def _write(
             specific_character_set=character_set(headers[0], [*names, algorithm.name]),
             coding_schemes=private_schemes(found.type.scheme for found, _ in present),
         )
-        # type 2 in PS3.3 of 2020, type 3 now, as highdicom has it; empty is right in both: nobody drew this
+        # type 2 (required) in PS3.3 of 2020, type 3 (optional) now and in highdicom; an empty value is valid in both
         dataset.ContentCreatorName = ""
         if is_multi_frame(headers[0]):
             _refer_to_frames(dataset, series)
@@ -207,7 +206,7 @@ def _write(
 
 
 def _refer_to_frames(dataset: Any, series: "DicomSeries") -> None:
-    """Name the frames of the stack that was segmented; highdicom takes any frame at the same place."""
+    """Refer to the frames of the segmented stack; highdicom refers to any frame at the same position."""
     positions = slice_positions(series)
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)

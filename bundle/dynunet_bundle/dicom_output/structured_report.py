@@ -1,6 +1,6 @@
 """Volumes of the segments of a DICOM Segmentation -> a Measurement Report (TID 1500 of PS3.16) as Comprehensive SR.
 
-What a segment is, its name, codes and voxels, is read from the segmentation, so the two cannot disagree.
+Names, codes and voxels of the segments are read from the segmentation, so that report and segmentation agree.
 """
 
 from pathlib import Path
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 MILLILITRE = Code("mL", "UCUM", "milliliter")
 PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
-"""Of CID 100; which procedure it was, the series does not say in codes."""
+"""General code of CID 100, since the headers of a series do not give the procedure as a code."""
 
 SIDES = ("Left", "Right", "Bilateral", "Unilateral")
-"""Meanings of CID 244 Laterality; other modifiers are topographical."""
+"""Meanings of CID 244 Laterality. All other modifiers are topographical."""
 
 
 def write_measurements(
@@ -44,14 +44,14 @@ def write_measurements(
     Args:
         segmentation: a file of ``write_seg``.
         series: the images that it belongs to.
-        path: of the report; its name should not tell who the patient is.
-        algorithm: what made the segmentation.
+        path: the report to write; its name must not identify the patient.
+        algorithm: the algorithm that made the segmentation.
 
     Returns:
         ``path``.
 
     Raises:
-        OutputError: if the segmentation cannot be read or lies on another grid, or the file cannot be written.
+        OutputError: if the segmentation cannot be read or is on another grid, or the file cannot be written.
     """
     require_highdicom()
     from highdicom.sr import ComprehensiveSR, MeasurementReport
@@ -73,7 +73,7 @@ def write_measurements(
             evidence=[*headers, source],
             content=report,
             series_instance_uid=derived_uid("series"),
-            # behind the segmentation, which has the number before
+            # listed after the segmentation
             series_number=series_number(headers[0]) + 1,
             sop_instance_uid=derived_uid("instance"),
             instance_number=1,
@@ -140,7 +140,7 @@ def _measurement(source: Any, segment: Any, volume_ml: float, algorithm: Algorit
 
 
 def _sites(segment: Any) -> list[Any] | None:
-    """Where it is: the region with its modifiers, or a structure that is one side or part of a larger one."""
+    """Finding sites: the region with its modifiers, or the type if it has modifiers; else None."""
     from highdicom.sr import FindingSite
 
     kind = segment.SegmentedPropertyTypeCodeSequence[0]
