@@ -1,4 +1,7 @@
-"""The floating-point type in which a network computes."""
+"""The floating-point type in which a network computes.
+
+Stored on disk: ``PRECISIONS``, in configs.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,4 +1,7 @@
-"""Intensity normalisation, one scheme per channel."""
+"""Intensity normalisation, one scheme per channel.
+
+Stored on disk: the names of ``SCHEMES``, in plans.
+"""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -103,7 +106,7 @@ def _normalized(
         if channel.min() < 0 or channel.max() > MAX_RGB:
             raise CaseError(
                 case,
-                f"a channel with 8-bit colours ranges from {float(channel.min()):g} to {float(channel.max()):g}",
+                f"a colour channel ranges from {float(channel.min()):g} to {float(channel.max()):g}, not 0 to 255",
                 "Convert it to 8 bits, or rename the channel and plan again.",
             )
         return channel / MAX_RGB

@@ -1,6 +1,8 @@
 """The training loss: Dice plus a voxel-wise loss, at every output resolution of the network.
 
 Tensors are ``[B, C, *spatial]``; flattened, ``N`` is the number of voxels of a patch.
+
+Stored on disk: ``PIXEL_LOSSES``, in configs.
 """
 
 from collections.abc import Sequence

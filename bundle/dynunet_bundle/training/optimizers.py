@@ -1,4 +1,7 @@
-"""The optimizer of a training, with a parameter group without weight decay."""
+"""The optimizer of a training, with a parameter group without weight decay.
+
+Stored on disk: the names of ``OPTIMIZERS`` and ``NO_DECAY``, in configs.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -93,7 +96,7 @@ def _exempt(network: nn.Module, no_decay: Sequence[str]) -> set[int]:
     # a string would be read letter by letter
     if isinstance(no_decay, str) or unknown:
         raise ConfigError(
-            f"optimizer#no_decay is {no_decay!r}. Give a list of {', '.join(NO_DECAY)}; [] decays all."
+            f"optimizer#no_decay is {no_decay!r}. Give a list with any of {', '.join(NO_DECAY)}."
         )
     exempt: set[int] = set()
     for module in network.modules():

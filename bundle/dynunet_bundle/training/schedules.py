@@ -1,4 +1,7 @@
-"""Learning-rate schedules: pure functions of the step, so that a training can resume exactly."""
+"""Learning-rate schedules: pure functions of the step, so that a training can resume exactly.
+
+Stored on disk: ``NAMES``, in configs.
+"""
 
 import math
 from dataclasses import dataclass

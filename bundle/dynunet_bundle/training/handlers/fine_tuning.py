@@ -61,7 +61,7 @@ class PretrainedWeights:
             why = fit.skipped[0] if fit.skipped else "no tensor name is the same"
             raise WeightsError(
                 f"{self.path} has no inner convolution in common with the network of this plan: {why}. Choose weights "
-                "of the same architecture, filters and kernel_sizes, or leave --pretrained out."
+                "of the same architecture, filters and kernel_sizes, or omit --pretrained."
             )
         fit.copy()
         for line in fit.lines():

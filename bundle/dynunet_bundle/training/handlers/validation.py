@@ -44,7 +44,7 @@ class EarlyStopping:
 
     Args:
         evaluator: the validation engine.
-        patience: epochs since the best validation before the stop; None trains to the last epoch, as in nnU-Net.
+        patience: number of epochs without a better validation; None trains to the last epoch, as in nnU-Net.
     """
 
     def __init__(self, evaluator: Engine, patience: int | None = None) -> None:
