@@ -149,7 +149,7 @@ def refused(case: Case, transform: Compose) -> str:
 
 def test_a_case_without_a_mask(cases: list[Case], pipeline: Pipeline) -> None:
     del cases[0]["previous"]
-    assert "its mask of the previous stage is missing" in refused(cases[0], pipeline())
+    assert "it has no mask of the previous stage" in refused(cases[0], pipeline())
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class CheckCased(MapTransform):
 
     def _check_previous(self, case: str, image: Volume, previous: MetaTensor | None) -> None:
         if previous is None:
-            raise CaseError(case, "its mask of the previous stage is missing", HOW_TO_MAKE)
+            raise CaseError(case, "it has no mask of the previous stage", HOW_TO_MAKE)
         what = "mask of the previous stage"
         for problem, _ in find_mask_problems(image, _volume(previous), self.class_values, what):
             raise CaseError(case, problem, HOW_TO_MAKE)
