@@ -10,7 +10,7 @@ output folder records inputs, settings and the status of each mask, and flags ma
 """
 
 import argparse
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,10 @@ def series_rules(text: str | None) -> dict[str, Any] | None:
     """Rules as JSON, or the name of a series."""
     if text is None or not text.lstrip().startswith("{"):
         return text and {"series": text}
-    try:
-        rules: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--series is not valid JSON: {error}.") from error
+    from dynunet_bundle.files import parse_json
+    from dynunet_bundle.shapes import OBJECT
+
+    rules: dict[str, Any] = parse_json(os.fsencode(text), "--series", ConfigError, OBJECT)
     return rules
 
 
@@ -115,7 +115,7 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
     """Print run.json and write the report, as far as they are wanted."""
     from dynunet_bundle.dataset.cases import name_of
-    from dynunet_bundle.files import read_json
+    from dynunet_bundle.inference.run_record import read_run_json
 
     if arguments.json and run_file.is_file():
         print(run_file.read_text(encoding="utf-8"), end="")
@@ -124,8 +124,9 @@ def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> Non
 
         cases = workflow.parser.get_parsed_content("cases")
         images = {name_of(case): case["image"] for case in cases}
-        run = read_json(run_file, ConfigError)
-        write_report(arguments.report, Path(arguments.output), images=images, run=run)
+        write_report(
+            arguments.report, Path(arguments.output), images=images, run=read_run_json(run_file)
+        )
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.configs.overrides import known_ids
+    from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, known_ids
     from dynunet_bundle.cross_validation.request import parse_overrides
     from dynunet_bundle.cross_validation.slurm import OWN_IDS, SlurmJob, sbatch_script
     from dynunet_bundle.errors import ConfigError
@@ -84,7 +84,7 @@ def main() -> None:
 
     parse_overrides(overrides, known_ids(BUNDLE / "configs"), OWN_IDS)
     for overlay in arguments.task_config:
-        read_json(overlay, ConfigError)
+        read_json(overlay, ConfigError, CONFIG_SCHEMA)
     values = vars(arguments)
     paths = {name: values.pop(name).resolve() for name in ("dataset_dir", "out")}
     job = SlurmJob(

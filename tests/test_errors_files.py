@@ -221,22 +221,22 @@ def test_threads_that_write_at_once_keep_the_umask(tmp_path: Path, monkeypatch: 
 def test_json_comes_back_as_written(tmp_path: Path):
     content = {"label_names": ["background", "Läsion"], "spacing": [1.0, None]}
     write_json(tmp_path / "plan.json", content)
-    assert read_json(tmp_path / "plan.json", PlanError) == content
+    assert read_json(tmp_path / "plan.json", PlanError, {}) == content
     assert (tmp_path / "plan.json").read_text().endswith("}\n")
 
 
 def test_unreadable_json_is_the_callers_error_and_names_the_file(tmp_path: Path):
     path = tmp_path / "plan.json"
     with pytest.raises(PlanError, match=r"plan\.json does not exist"):
-        read_json(path, PlanError)
+        read_json(path, PlanError, {})
     path.write_text('{\n  "a": 1,\n  oops\n}')
     with pytest.raises(ConfigError, match=r"plan\.json is not valid JSON: .*line 3"):
-        read_json(path, ConfigError)
+        read_json(path, ConfigError, {})
     path.write_bytes(b'"\xff"')
     with pytest.raises(ConfigError, match=r"plan\.json is not valid JSON"):
-        read_json(path, ConfigError)
+        read_json(path, ConfigError, {})
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_json(tmp_path, ConfigError)
+        read_json(tmp_path, ConfigError, {})
 
 
 @pytest.mark.parametrize(
@@ -247,19 +247,20 @@ def test_unreadable_json_is_the_callers_error_and_names_the_file(tmp_path: Path)
         ("1" * 100_000, "not valid JSON: .*digits"),
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
+        (r'"\ud800"', "not valid JSON: .*surrogates not allowed"),
     ],
 )
 def test_odd_json_is_refused_in_one_line(tmp_path: Path, text: str, problem: str):
     path = tmp_path / "odd.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=problem) as caught:
-        read_json(path, ConfigError)
+        read_json(path, ConfigError, {})
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(path))
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path):
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + b'{"a": 1}')
-    assert read_json(tmp_path / "bom.json", ConfigError) == {"a": 1}
+    assert read_json(tmp_path / "bom.json", ConfigError, {}) == {"a": 1}
 
 
 SHAPE = {
@@ -279,6 +280,10 @@ SHAPE = {
         ({}, "'cases' is a required property"),
         ({"cases": {"a": [1], "b": 3}}, "cases.b: 3 is not of type 'array'"),
         ({"cases": {}, "mean": "x" * 9999}, "mean: "),
+        ({"cases": {}, "mean": float("nan")}, "mean: nan is not of type"),
+        ({"cases": {}, "mean": 10**400}, "mean: it is not as the schema's type .* says"),
+        ({"cases": {}, "mean": True}, "mean: True is not of type"),
+        ({"cases": {"a\nb": 1}}, r"cases\['a b'\]: 1 is not of type 'array'"),
     ],
 )
 def test_json_of_another_shape_names_the_field(tmp_path: Path, content: Any, problem: str):

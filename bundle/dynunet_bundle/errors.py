@@ -22,6 +22,18 @@ class BundleError(ValueError):
     """Base of all errors whose cause lies in the input; the text says what is wrong and what to do."""
 
     exit_code = EXIT_BAD_INPUT
+    layout = ""
+    """Control characters that the messages of a class have."""
+
+    def __str__(self) -> str:
+        """The message; control characters in names from files are shown as escape sequences."""
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(
+            letter if letter.isprintable() or letter in self.layout else ascii(letter)[1:-1]
+            for letter in text
+        )
 
 
 class DatasetError(BundleError):
@@ -74,6 +86,7 @@ class PredictionError(BundleError):
     """Some cases of a prediction failed; the others are done."""
 
     exit_code = EXIT_FAILED
+    layout = "\n"
 
 
 def find_user_error(error: BaseException | None) -> BundleError | None:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import BundleError, OutputError
+from dynunet_bundle.shapes import Schema, printable, require_shape
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -36,9 +37,6 @@ TEMPORARY_SUFFIX = ".part"
 
 MAX_JSON_DEPTH = 100
 """Levels of a JSON file; the configs of this bundle have 9."""
-
-MAX_PROBLEM = 200
-"""Characters of a problem in a message."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a limit of the process."""
@@ -193,69 +191,58 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=4) + "\n").encode()
 
 
-def read_json(
-    path: str | os.PathLike[str],
-    error_type: type[BundleError],
-    schema: Mapping[str, Any] | None = None,
-) -> Any:
+def read_json(path: str | os.PathLike[str], error_type: type[BundleError], schema: Schema) -> Any:
     """Read a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
         error_type: what to raise when it is missing or malformed.
-        schema: JSON Schema (2020-12) of the content; None if the caller takes any shape.
+        schema: the shape of its content, see ``parse_json``.
+
+    Raises:
+        BundleError: of type ``error_type``, in one line, see ``parse_json``.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise error_type(f"{path} does not exist.") from error
+    except OSError as error:
+        raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
+    return parse_json(data, path, error_type, schema)
+
+
+def parse_json(
+    data: bytes,
+    where: str | os.PathLike[str],
+    error_type: type[BundleError],
+    schema: Schema,
+) -> Any:
+    """Read JSON data, and refuse what has another shape than a schema says.
+
+    Args:
+        data: the content of a file.
+        where: the file, for messages.
+        error_type: what to raise.
+        schema: the shape, see ``shapes.py``.
 
     Raises:
         BundleError: of type ``error_type``, in one line that names the file and, for malformed JSON, the line, for
             content of another shape, the field.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise error_type(f"{path} does not exist.") from error
+        text = str(data, "utf-8-sig")
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            # half of a surrogate pair is a text that can be neither printed nor written
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         # a number of too many digits is a ValueError, too much nesting a RecursionError
-        reason = str(error).splitlines()[0]
-        raise error_type(f"{path} is not valid JSON: {reason}. Repair the file.") from error
-    except OSError as error:
-        raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
+        reason = printable(str(error))
+        raise error_type(f"{where} is not valid JSON: {reason}. Repair the file.") from error
     if _depth(content) > MAX_JSON_DEPTH:
-        raise error_type(f"{path} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
-    if schema is not None:
-        require_shape(content, schema, path, error_type)
+        raise error_type(f"{where} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
+    require_shape(content, schema, where, error_type)
     return content
-
-
-def require_shape(
-    content: Any,
-    schema: Mapping[str, Any],
-    where: str | os.PathLike[str],
-    error_type: type[BundleError],
-) -> None:
-    """Refuse JSON data of another shape than a schema says.
-
-    Args:
-        content: JSON data.
-        schema: JSON Schema (2020-12).
-        where: the file that it comes from, for the message.
-        error_type: what to raise.
-
-    Raises:
-        BundleError: of type ``error_type``, naming the file, the field, and what is wrong there.
-    """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    fault = best_match(Draft202012Validator(schema).iter_errors(content))
-    if fault is not None:
-        field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
-        problem = fault.message if len(fault.message) <= MAX_PROBLEM else _short_problem(fault)
-        raise error_type(f"{where}: {field}: {problem}. Repair the file.")
-
-
-def _short_problem(fault: Any) -> str:
-    """The problem without the offending value, which may be the whole file."""
-    return f"it is not as the schema's {fault.validator} {str(fault.validator_value)[:MAX_PROBLEM]} says"
 
 
 def _depth(content: Any) -> int:

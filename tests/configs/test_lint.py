@@ -259,7 +259,7 @@ def test_the_recipes_of_the_bundle_work_wherever_they_are_called_from(name, tmp_
 def test_an_overlay_that_is_no_object(tmp_path):
     path = tmp_path / "overlay.json"
     path.write_text("[]")
-    with pytest.raises(ConfigError, match="holds no ids"):
+    with pytest.raises(ConfigError, match=r"overlay\.json: .*\[\] is not of type 'object'"):
         load_workflow(BUNDLE, "inference.json", [str(path)])
 
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import BUNDLE
 
 import dynunet_bundle
-from dynunet_bundle.configs.overrides import check_overrides, known_ids
+from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, check_overrides, known_ids
 from dynunet_bundle.configs.preflight import preflight, require_own_package
 from dynunet_bundle.errors import ConfigError, OutputError
 from dynunet_bundle.files import read_json
@@ -75,7 +75,7 @@ def test_a_device_that_is_not_there_is_refused(device, problem):
 
 @pytest.mark.parametrize("config", ["train.json", "inference.json", "evaluate.json"])
 def test_every_config_has_its_device_checked(config):
-    content = read_json(BUNDLE / "configs" / config, ConfigError)
+    content = read_json(BUNDLE / "configs" / config, ConfigError, CONFIG_SCHEMA)
     assert content["preflight"]["device"] == "@device"
 
 

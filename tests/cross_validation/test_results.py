@@ -175,7 +175,7 @@ def test_nothing_to_collect_and_a_damaged_file(folder: ResultFolder, tmp_path: P
     with pytest.raises(ConfigError, match="no scores of any fold"):
         collect(folder)
     folder.fold_file(0).write_text("[]")
-    with pytest.raises(ConfigError, match=r"fold_0\.json is not a record"):
+    with pytest.raises(ConfigError, match=r"fold_0\.json: .*not of type 'object'\. Take the"):
         collect(folder)
 
 
@@ -217,7 +217,7 @@ class Fold:
         self.weights = tmp_path / "models" / "model.pt"
         self.weights.parent.mkdir()
         self.weights.write_bytes(b"weights")
-        write_json(self.weights.with_suffix(".json"), {"epoch": 3})
+        write_json(self.weights.with_suffix(".json"), {"epoch": 3, "sha256": "0" * 64})
         self.cases = []
         for name in HELD_OUT[1]:
             path = tmp_path / f"{name}.nii.gz"

@@ -84,13 +84,13 @@ def test_a_file_that_is_there_is_the_users(tmp_path: Path):
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        ({"train": ["case_0"], "val": ["case_1"]}, "must be a list of folds"),
-        ([], "must be a list of folds"),
-        ([{"train": ["case_0"]}], "must be a list of folds"),
-        ([{"train": ["case_0"], "val": []}], "must be a list of folds"),
-        ([{"train": "case_0", "val": ["case_1"]}], "must be a list of folds"),
-        ([{"train": ["case_0"], "val": [1]}], "must be a list of folds"),
-        ([["case_0"], ["case_1"]], "must be a list of folds"),
+        ({"train": ["case_0"], "val": ["case_1"]}, "is not of type 'array'.*a list of folds"),
+        ([], "should be non-empty.*a list of folds"),
+        ([{"train": ["case_0"]}], r"\[0\]: 'val' is a required property.*a list of folds"),
+        ([{"train": ["case_0"], "val": []}], r"\[0\]\.val: \[\] should be non-empty"),
+        ([{"train": "case_0", "val": ["case_1"]}], r"\[0\]\.train: .* not of type 'array'"),
+        ([{"train": ["case_0"], "val": [1]}], r"\[0\]\.val\[0\]: 1 is not of type 'string'"),
+        ([["case_0"], ["case_1"]], r"\[1\]: .* is not of type 'object'"),
         (
             [{"train": ["case_0", "gone", "away"], "val": ["case_1"]}],
             r"fold 0 has 2 case\(s\) that are not in the data set: away, gone",

@@ -40,11 +40,11 @@ def test_a_dataset_json_lists_its_test_images(tmp_path, key):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "is not a list of images"),
-        ({"training": ["a.nii.gz"]}, "is not a list of images"),
-        ([3], "item 0 of .* is 3"),
-        (["a.nii.gz", {"name": "b"}], "item 1 of"),
-        ([[]], "item 0 of"),
+        ([], r"should be non-empty\. Give a list of images"),
+        ({"training": ["a.nii.gz"]}, "'testing' is a required .* Give a list of images"),
+        ([3], r"\[0\]: 3 is not of type"),
+        (["a.nii.gz", {"name": "b"}], r"\[1\]: 'image' is a required property"),
+        ([[]], r"\[0\]: \[\] should be non-empty"),
         ([{"image": "a.nii.gz", "name": "../b"}], "not a path"),
         (["x/a.nii.gz", "y/a.nii.gz"], "duplicate case names: a"),
     ],

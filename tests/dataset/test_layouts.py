@@ -111,8 +111,7 @@ def test_a_folder_that_is_laid_out_in_no_known_way(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("{oops", "not valid JSON"), ("[1]", "must contain a JSON object, not list")],
+    ("text", "message"), [("{oops", "not valid JSON"), ("[1]", "is not of type 'object'")]
 )
 def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message: str):
     root = make_dataset()
@@ -124,10 +123,10 @@ def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modality": None}, 'needs "modality"'),
-        ({"labels": None}, 'needs "labels"'),
-        ({"labels": {}}, 'needs "labels"'),
-        ({"labels": ["background", "edema"]}, 'needs "labels"'),
+        ({"modality": None}, "'modality' is a required property"),
+        ({"labels": None}, "'labels' is a required property"),
+        ({"labels": {}}, "labels: {} should be non-empty"),
+        ({"labels": ["background", "edema"]}, "labels: .* not of type 'object'"),
         ({"labels": {"1": "a", "2": "b"}}, r'"labels" must give .* the background 0'),
         ({"labels": {"-1": "a", "0": "b"}}, r'"labels" must give .* the background 0'),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "give each class a different value"),
@@ -138,18 +137,18 @@ def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message
         ({"labels": {"background": 0, "edema": 1, "ignore": 1}}, "ignore_value is 1"),
         ({"modality": {"1": "MRI"}}, '"modality" must be numbered'),
         ({"modality": {"0": "a", "2": "b"}}, r'"modality" must be numbered 0\.\.1 without gaps'),
-        ({"training": {"image": "x"}}, 'needs "training", a list'),
-        ({"training": None}, 'needs "training"'),
+        ({"training": {"image": "x"}}, "training: .* not of type 'array'"),
+        ({"training": None}, "'training' is a required property"),
         ({"training": []}, "lists no training cases"),
-        ({"training": ["./imagesTr/t_00.nii.gz"]}, 'each "training" case needs image and label'),
-        ({"training": [{"image": "a.nii.gz"}]}, "needs image and label"),
-        ({"training": [{"image": "a.nii.gz", "label": 3}]}, "needs image and label"),
-        ({"training": [{"image": "a.nii.gz", "label": ["b.nii.gz"]}]}, "needs image and label"),
-        ({"training": [{"image": [], "label": "b.nii.gz"}]}, "needs image and label"),
-        ({"training": [{"image": ["a.nii.gz", 3], "label": "b.nii.gz"}]}, "needs image and label"),
-        ({"training": [7]}, "needs image and label as paths, not 7"),
-        ({"test": 4}, 'needs "test", a list'),
-        ({"test": [{"label": "x"}]}, 'each "test" case needs image'),
+        ({"training": ["./imagesTr/t_00.nii.gz"]}, r"training\[0\]: .* not of type 'object'"),
+        ({"training": [{"image": "a.nii.gz"}]}, r"training\[0\]: 'label' is a required"),
+        ({"training": [{"image": "a.nii.gz", "label": 3}]}, r"training\[0\]\.label: 3 is not"),
+        ({"training": [{"image": "a.nii.gz", "label": ["b"]}]}, r"training\[0\]\.label: .* not of"),
+        ({"training": [{"image": [], "label": "b.nii.gz"}]}, r"training\[0\]\.image: .*non-empty"),
+        ({"training": [{"image": ["a", 3], "label": "b"}]}, r"training\[0\]\.image\[1\]: 3 is not"),
+        ({"training": [7]}, r"training\[0\]: 7 is not of type 'object'"),
+        ({"test": 4}, "test: 4 is not of type 'array'"),
+        ({"test": [{"label": "x"}]}, r"test\[0\]: 'image' is a required property"),
     ],
 )
 def test_malformed_dataset_json(make_dataset: MakeDataset, changes: dict[str, Any], message: str):
@@ -311,15 +310,15 @@ def test_explicit_paths(nnunet: MakeDataset, tmp_path: Path):
     ],
 )
 def test_malformed_explicit_paths(nnunet: MakeDataset, files: Any):
-    with pytest.raises(DatasetError, match='"dataset" must give each case .* a has'):
+    with pytest.raises(DatasetError, match=r"dataset\.json: dataset\.a(\.images|\.label)?: "):
         load_dataset(nnunet("raw/one.nii.gz", "masks/a.nii.gz", dataset={"a": files}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"file_ending": None}, 'needs "training" .* or "file_ending"'),
-        ({"channel_names": None}, 'needs "modality"'),
+        ({"file_ending": None}, """'file_ending' is a required .*"training"; one of nnU-Net"""),
+        ({"channel_names": None}, "'modality' is a required property"),
         ({"channel_names": {"0": "a", "2": "b"}}, '"channel_names" must be numbered'),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "need regions_class_order"),
         ({"labels": {"background": 0, "edema": 1, "ignore": 1}}, "ignore_value is 1"),

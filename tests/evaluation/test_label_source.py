@@ -89,7 +89,7 @@ def test_regions_are_those_of_the_run_unless_an_overlay_has_some(folders):
     assert ids["regions"] is None and ids["regions_class_order"] is None
 
 
-@pytest.mark.parametrize("content", [None, [], {}, {"label_names": ["a"], "label_values": None}])
+@pytest.mark.parametrize("content", [None, {}, {"label_names": ["a"], "label_values": None}])
 def test_without_a_usable_run_classes_go_by_their_values(folders, content):
     file = folders / "masks" / "run.json"
     file.unlink() if content is None else file.write_text(json.dumps(content))
@@ -101,6 +101,9 @@ def test_without_a_usable_run_classes_go_by_their_values(folders, content):
 def test_a_damaged_run_is_named(folders):
     (folders / "masks" / "run.json").write_text("{")
     with pytest.raises(ConfigError, match=r"run\.json is not valid JSON"):
+        source(folders)
+    (folders / "masks" / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"run\.json: the whole content: \[\] is not .*move the"):
         source(folders)
 
 

@@ -20,8 +20,9 @@ from dynunet_bundle.feed.previous_mask_draws import (
     draw_mask_changes,
 )
 from dynunet_bundle.files import read_json
+from dynunet_bundle.shapes import OBJECT
 
-SHIPPED = read_json(BUNDLE / "configs" / "train.json", ConfigError)["mask_augmentation"]
+SHIPPED = read_json(BUNDLE / "configs" / "train.json", ConfigError, OBJECT)["mask_augmentation"]
 SHAPES = [(15, 17), (9, 12, 11), (1, 14, 13), (2, 3, 30)]
 ShapeFn = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -100,7 +100,6 @@ def change_header(folder, **changes):
             {"label_names": ["b", "l"], "label_values": [0, 1]},
             r"its header says float16 \(2, 5, 4, 3\)",
         ),
-        ({"affine": "gone", "source": "gone"}, "lacks affine, source"),
         ({"label_names": ["background", "liver"]}, "2 label_names and 3 label_values"),
     ],
 )
@@ -108,6 +107,13 @@ def test_arrays_that_do_not_fit_their_header_are_refused(folder, changes, messag
     change_header(folder, **changes)
     with pytest.raises(CaseError, match=f"case a.1: .*{message}"):
         read_probabilities(folder)["a.1"].array()
+
+
+def test_a_header_without_a_field_is_named(folder):
+    change_header(folder, affine="gone")
+    message = r"a\.1\.json: .*'affine' is a required property\. Predict this case again"
+    with pytest.raises(DatasetError, match=message):
+        read_probabilities(folder)
 
 
 def test_damaged_files_are_named(folder):

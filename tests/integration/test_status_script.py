@@ -135,7 +135,7 @@ def test_the_checkpoint_is_looked_at_where_its_folder_is_given(tmp_path):
     models.mkdir()
     state = {"epoch": 3, "iteration": 170, "network": {"weight": torch.zeros(10)}}
     torch.save(state, models / "checkpoint_last.pt")
-    (models / "model.json").write_text('{"epoch": 2}')
+    (models / "model.json").write_text(json.dumps({"epoch": 2, "sha256": "0" * 64}))
     out = run_script("status", folder, "--ckpt_dir", models).stdout
     assert "checkpoint after epoch 3, iteration 170" in out
     assert "model.pt   of epoch 2" in out

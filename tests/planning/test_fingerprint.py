@@ -16,8 +16,9 @@ from dynunet_bundle.dataset.cases import Case
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
+from dynunet_bundle.files import read_json
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
+from dynunet_bundle.planning.fingerprint import FINGERPRINT_SCHEMA, Fingerprint, extract_fingerprint
 
 SHAPE = (20, 30, 12)
 SPACING = (1.5, 0.8, 3.0)
@@ -313,17 +314,23 @@ def test_saved_facts_are_read_back(tmp_path: Path):
         {"label_voxels": {"one": 5}},
     ],
 )
-def test_incomplete_facts_are_refused(change: dict[str, Any]):
+def test_incomplete_facts_are_refused(tmp_path: Path, change: dict[str, Any]):
     whole = {
         "spacings_mm": [[1.0, 1.0, 1.0]],
         "shapes_after_crop": [[10, 10, 10]],
         "median_relative_size_after_cropping": 1.0,
         "num_channels": 2,
     }
-    facts = Fingerprint.from_json(whole)
+    path = tmp_path / "facts.json"
+
+    def read(content: Any) -> Fingerprint:
+        path.write_text(json.dumps(content))
+        return Fingerprint.from_json(read_json(path, PlanError, FINGERPRINT_SCHEMA))
+
+    facts = read(whole)
     assert (facts.axcodes, facts.intensities, facts.label_voxels) == ("SAR", [], {})
     with pytest.raises(PlanError, match="fingerprint"):
-        Fingerprint.from_json({**whole, **change})
+        read({**whole, **change})
 
 
 # --- real sets

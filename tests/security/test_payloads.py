@@ -256,6 +256,11 @@ def test_a_plan_beside_the_weights_is_data(tmp_path, marker):
     weights.with_suffix(".json").write_text(
         json.dumps({"sha256": sha256_of(weights), "plan": plan, "training": {"num_cases": "$1"}})
     )
+    with pytest.raises(WeightsError, match=r"training\.num_cases: '\$1' is not of type 'integer'"):
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    weights.with_suffix(".json").write_text(
+        json.dumps({"sha256": sha256_of(weights), "plan": plan})
+    )
     with pytest.raises(WeightsError, match="another plan"):
         prediction(tmp_path / "in", tmp_path / "out", weights).run()
     assert not marker.exists()

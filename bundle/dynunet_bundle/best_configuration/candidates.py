@@ -20,6 +20,12 @@ from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
+from dynunet_bundle.shapes import MAYBE_NUMBER, TEXT, by_name, list_of, object_with
+
+CACHE_SCHEMA = by_name(
+    object_with({"key": TEXT, "dice": list_of(MAYBE_NUMBER)}, ("key", "dice")), description=""
+)
+"""Shape of the scores that are kept of a candidate."""
 
 TOLERANCE = 1e-6
 """Largest accepted difference of a recorded Dice; JSON keeps floats exactly, so this only allows for rounded files."""
@@ -186,11 +192,11 @@ def _read_cache(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = read_json(path, ConfigError)
+        content: dict[str, Any] = read_json(path, ConfigError, CACHE_SCHEMA)
     except ConfigError as error:
         logger.warning("%s The cached scores are ignored.", error)
         return {}
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def _key(candidate: Candidate, labels: ReferenceLabels, case: str) -> str:

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle.utils import merge_kv
 
 from dynunet_bundle.configs.expressions import expression_faults, reference_faults
-from dynunet_bundle.configs.overrides import top_level
+from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, top_level
 from dynunet_bundle.configs.targets import reader_fault, target_fault
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
@@ -92,7 +92,7 @@ def require_safe(
         return
     own = _configs(folder)
     ids = {key: value for content in own.values() for key, value in content.items()}
-    contents = {str(file): _object(file) for file in foreign}
+    contents = {str(file): read_json(file, ConfigError, CONFIG_SCHEMA) for file in foreign}
     if settings:
         contents["the command line"] = dict(settings)
     for name, content in contents.items():
@@ -108,14 +108,7 @@ def require_safe(
 
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     files = [file for file in sorted(folder.glob("*.json")) if file.name not in NOT_CONFIGS]
-    return {file.name: read_json(file, ConfigError) for file in files}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path, ConfigError)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
-    return content
+    return {file.name: read_json(file, ConfigError, CONFIG_SCHEMA) for file in files}
 
 
 def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,9 +116,10 @@ def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[
 
     Ids that the first config lacks are left out, as ``load_workflow`` does.
     """
-    parser = ConfigParser(read_json(configs[0], ConfigError))
+    first, *others = (read_json(file, ConfigError, CONFIG_SCHEMA) for file in configs)
+    parser = ConfigParser(first)
     try:
-        for ids in [*(read_json(file, ConfigError) for file in configs[1:]), settings]:
+        for ids in [*others, settings]:
             for key, value in ids.items():
                 if top_level(key) in parser.config:
                     merge_kv(parser, key, value)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
+from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.labels.largest_component import RULES_ID, ComponentRules, require_rules
@@ -36,7 +36,7 @@ def merged_configs(
         ConfigError: if an overlay is missing or malformed, names an id that no config has, or merges into a list.
     """
     folder = Path(config_dir)
-    configs = {name: read_json(folder / name, ConfigError) for name in MERGED}
+    configs = {name: read_json(folder / name, ConfigError, CONFIG_SCHEMA) for name in MERGED}
     known = known_ids(folder)
     for overlay in overlays:
         content = read_overlay(overlay, known)

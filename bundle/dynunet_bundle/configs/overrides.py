@@ -8,7 +8,8 @@ from typing import Any
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
-from dynunet_bundle.planning.plan import find_old_architecture
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
+from dynunet_bundle.shapes import Schema, object_with
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -27,11 +28,36 @@ RUN_ARGUMENTS = (
 )
 """Arguments of ``monai.bundle run`` itself, the ids that its tracking adds, and ``trust`` of ``check_command``."""
 
+CODE = {
+    "anyOf": [
+        {"type": "string", "pattern": "^[$@%]"},
+        {"type": "object", "required": ["_target_"]},
+    ]
+}
+"""Shape of an expression, a reference or a component."""
+
+
+def _or_code(schema: Schema) -> dict[str, Any]:
+    """The shape of a value that may be code, or have code in it; ``lint.py`` decides where code is allowed."""
+    parts: dict[str, Any] = {
+        key: _or_code(schema[key]) for key in ("items", "additionalProperties") if key in schema
+    }
+    named = {name: _or_code(part) for name, part in schema.get("properties", {}).items()}
+    return {"if": CODE, "else": {**schema, **parts, "properties": named}}
+
+
+CONFIG_SCHEMA = object_with(
+    {name: _or_code(schema) for name, schema in PLAN_SCHEMA["properties"].items()},
+    propertyNames={"maxLength": 200},
+    description="Write ids and values as in bundle/configs; scripts/plan.py writes a whole overlay.",
+)
+"""Shape of a config or an overlay: any ids, and the values of a plan."""
+
 
 def known_ids(config_dir: Path) -> set[str]:
     """Top-level ids of all configs that the bundle ships."""
     files = (file for file in sorted(config_dir.glob("*.json")) if file.name != "metadata.json")
-    return {top_level(key) for file in files for key in read_json(file, ConfigError)}
+    return {top_level(key) for file in files for key in read_json(file, ConfigError, CONFIG_SCHEMA)}
 
 
 def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
@@ -45,9 +71,7 @@ def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
         ConfigError: if the file is missing or malformed, names an id that no config has, or names the network by an
             import path, as earlier versions did.
     """
-    content = read_json(path, ConfigError)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no ids. Write an overlay as a JSON object.")
+    content: dict[str, Any] = read_json(path, ConfigError, CONFIG_SCHEMA)
     _require_known(content, known, str(path))
     fault = find_old_architecture(content)
     if fault:

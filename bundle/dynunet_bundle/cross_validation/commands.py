@@ -25,6 +25,7 @@ from dynunet_bundle.errors import (
     STOP_SIGNALS,
     ConfigError,
 )
+from dynunet_bundle.training.watching.status import read_status_file
 
 WITHOUT_SLURM = ("env", "-u", "SLURM_JOB_ID")
 """Command prefix that hides the SLURM job from Ignite. Inside a job, Ignite uses the task number as the rank and
@@ -175,10 +176,9 @@ class ProcessRunner:
 def status_content(path: Path) -> dict[str, Any]:
     """Content of ``status.json``; empty if the file is missing or malformed."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_status_file(path)
+    except ConfigError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _state(status: Path | None) -> str | None:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.cross_validation.results import ResultFolder, fold_record
+from dynunet_bundle.cross_validation.results import FOLD_SCHEMA, ResultFolder, fold_record
 from dynunet_bundle.dataset.cases import Case, file_identity, name_of
 from dynunet_bundle.errors import ConfigError, WeightsError
-from dynunet_bundle.evaluation.scores import SCORES_NAME
+from dynunet_bundle.evaluation.statistics import SCORES_NAME, SCORES_SCHEMA
 from dynunet_bundle.files import (
     case_name,
     ensure_writable,
@@ -16,6 +16,7 @@ from dynunet_bundle.files import (
     sha256_of,
     write_json,
 )
+from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
 
 
@@ -33,11 +34,10 @@ def score_basis(weights: Path, cases: Sequence[Case]) -> dict[str, Any]:
         raise WeightsError(
             f"the training has finished but {weights} is missing. Train with --checkpoint last_and_best."
         )
-    facts = read_json(weights.with_suffix(".json"), WeightsError)
     files = [[name_of(case), file_identity(case)] for case in cases]
     return {
         "weights_sha256": sha256_of(weights),
-        "epoch": facts.get("epoch"),
+        "epoch": model_facts(weights).get("epoch"),
         "files_sha256": json_sha256(files, ordered=True),
     }
 
@@ -54,14 +54,13 @@ def is_scored(
     if not file.is_file():
         return False
     try:
-        record = read_json(file, ConfigError)
+        record = read_json(file, ConfigError, FOLD_SCHEMA)
     except ConfigError:
         return False
     return (
-        isinstance(record, dict)
-        and record.get("basis") == basis
-        and record.get("held_out") == [list(names) for names in held_out]
-        and not plan_differences(record.get("plan", {}), plan)
+        record["basis"] == basis
+        and record["held_out"] == [list(names) for names in held_out]
+        and not plan_differences(record["plan"], plan)
         and set(held_out[fold]) <= _mask_names(folder.predictions)
     )
 
@@ -97,7 +96,7 @@ def score_fold(
     code = evaluate(ensure_writable(folder.predictions))
     if code:
         return code
-    scores = read_json(run_dir / SCORES_NAME, ConfigError)
+    scores = read_json(run_dir / SCORES_NAME, ConfigError, SCORES_SCHEMA)
     if set(scores["cases"]) != set(held_out[fold]):
         raise ConfigError(
             f"fold {fold} holds out {len(held_out[fold])} case(s), but {run_dir / SCORES_NAME} has scores of other "

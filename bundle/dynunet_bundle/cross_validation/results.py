@@ -16,9 +16,37 @@ from typing import Any
 from dynunet_bundle.cross_validation.summary import FoldRecord, summarize_folds
 from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.files import exclusive, read_json, write_json
-from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, plan_differences
+from dynunet_bundle.shapes import (
+    COUNT,
+    MAYBE_NUMBER,
+    TEXT,
+    by_name,
+    list_of,
+    object_with,
+)
 
 FOLD_FILE = re.compile(r"fold_(\d+)\.json")
+
+FOLD_SCHEMA = object_with(
+    {
+        "cases": by_name(by_name(MAYBE_NUMBER)),
+        "mean": by_name(MAYBE_NUMBER),
+        "mean_dice": MAYBE_NUMBER,
+        "plan": PLAN_SCHEMA,
+        "held_out": list_of(list_of(TEXT), minItems=1),
+        "basis": object_with(
+            {
+                "weights_sha256": TEXT,
+                "epoch": {**COUNT, "type": ["integer", "null"]},
+                "files_sha256": TEXT,
+            }
+        ),
+    },
+    ("cases", "mean", "mean_dice", "plan", "held_out", "basis"),
+    description="Take the file away, and run scripts/train.py --collect to score the fold again.",
+)
+"""Shape of ``fold_K.json``."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class ResultFolder:
         for file in self.path.glob("fold_*.json"):
             match = FOLD_FILE.fullmatch(file.name)
             if match:
-                found[int(match[1])] = _checked(read_json(file, ConfigError), file)
+                found[int(match[1])] = read_json(file, ConfigError, FOLD_SCHEMA)
         return dict(sorted(found.items()))
 
 
@@ -151,15 +179,6 @@ def collect(folder: ResultFolder) -> dict[str, Any]:
         summary = summarize_folds(records)
         write_json(folder.path / "summary.json", summary)
     return summary
-
-
-def _checked(record: Any, file: Path) -> FoldRecord:
-    needed = {"cases", "mean", "mean_dice", "plan", "held_out", "basis"}
-    if not isinstance(record, dict) or not needed <= record.keys():
-        raise ConfigError(
-            f"{file} is not a record of a fold's scores. Delete it to score the fold again."
-        )
-    return record
 
 
 def split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str | None:

@@ -37,7 +37,8 @@ from dynunet_bundle.dataset.folds import Folds, default_folds, read_folds
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
-from dynunet_bundle.files import ensure_writable, exclusive, read_json
+from dynunet_bundle.files import ensure_writable, exclusive
+from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.watching.status import STATUS_NAME
 
@@ -195,12 +196,13 @@ class FoldRuns:
         """Whether the training has finished; not if ``restart`` is set or more epochs are requested."""
         if self._given.get("restart"):
             return False
-        facts = self._fold_dir(fold) / "models" / "model.json"
-        if facts.is_file():
-            differences = plan_differences(read_json(facts, ConfigError).get("plan", {}), self.plan)
+        models = self._fold_dir(fold) / "models"
+        facts = model_facts(models / "model.pt")
+        if facts:
+            differences = plan_differences(facts.get("plan", {}), self.plan)
             if differences:
                 raise ConfigError(
-                    f"{facts.parent} holds a training of another plan ({'; '.join(differences)}). "
+                    f"{models} holds a training of another plan ({'; '.join(differences)}). "
                     "Choose another --out, or start over with --restart True."
                 )
         status = status_content(self._status_file(fold))

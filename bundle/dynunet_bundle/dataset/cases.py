@@ -11,10 +11,14 @@ from typing import Any
 
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line, some_of
 from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
+from dynunet_bundle.shapes import FILE_PATH, list_of
 
 Case = dict[str, Any]
 """``{"image": path, "label": path}``, absolute paths. ``image`` may be a list with one file per channel; ``label`` is
 optional; ``name`` is set if it differs from the file name; ``previous`` is the mask of a cascade's previous stage."""
+
+FILES = {**list_of(FILE_PATH, minItems=1), **FILE_PATH, "type": ["string", "array"]}
+"""Shape of the files of an image in a list of cases: one, or one a channel."""
 
 IMAGE, LABEL, PREDICTION = "image", "label", "pred"
 """Keys of a case in all dictionaries, by MONAI's convention."""
@@ -144,7 +148,7 @@ def require_files(cases: Sequence[Case]) -> None:
         (name_of(case), path)
         for case in cases
         for path in all_files(case).values()
-        if not Path(path).is_file()
+        if not os.path.isfile(path)  # pathlib raises an OSError for names that are too long
     ]
     if missing:
         shown = some_of(path for _, path in missing)

@@ -10,9 +10,20 @@ import numpy as np
 
 from dynunet_bundle.errors import DatasetError, some_of
 from dynunet_bundle.files import read_json, write_json
+from dynunet_bundle.shapes import TEXT, list_of, object_with
 
 Folds = list[dict[str, list[str]]]
 """Names of the ``train`` and ``val`` cases of each fold, as in nnU-Net's ``splits_final.json``."""
+
+NAMES = list_of(TEXT, minItems=1)
+REMEDY = "Correct the file, or delete it and run scripts/plan.py again."
+
+FOLDS_SCHEMA = list_of(
+    object_with({"train": NAMES, "val": NAMES}, ("train", "val")),
+    minItems=1,
+    description=f'It is a list of folds, each {{"train": [names], "val": [names]}}. {REMEDY}',
+)
+"""Shape of a splits file."""
 
 MIN_FOLDS = 2
 NUM_FOLDS = 5
@@ -90,31 +101,17 @@ def read_folds(path: Path, names: Sequence[str]) -> Folds:
     Raises:
         DatasetError: if it is malformed, has unknown cases, or has a case in both parts of a fold.
     """
-    folds = read_json(path, DatasetError)
-    remedy = f"Correct {path.name}, or delete it and run scripts/plan.py again."
-    if not isinstance(folds, list) or not folds or not all(map(_is_fold, folds)):
-        raise DatasetError(
-            f'{path} must be a list of folds, each {{"train": [names], "val": [names]}}. {remedy}'
-        )
+    folds: Folds = read_json(path, DatasetError, FOLDS_SCHEMA)
     for index, fold in enumerate(folds):
         unknown = sorted({*fold["train"], *fold["val"]} - set(names))
         if unknown:
             raise DatasetError(
                 f"{path}: fold {index} has {len(unknown)} case(s) that are not in the data set: "
-                f"{some_of(unknown)}. {remedy}"
+                f"{some_of(unknown)}. {REMEDY}"
             )
         both = sorted(set(fold["train"]) & set(fold["val"]))
         if both:
             raise DatasetError(
-                f"{path}: fold {index} has {some_of(both)} in both train and val. {remedy}"
+                f"{path}: fold {index} has {some_of(both)} in both train and val. {REMEDY}"
             )
     return folds
-
-
-def _is_fold(fold: object) -> bool:
-    return isinstance(fold, dict) and all(
-        isinstance(fold.get(part), list)
-        and fold[part]
-        and all(isinstance(name, str) for name in fold[part])
-        for part in ("train", "val")
-    )

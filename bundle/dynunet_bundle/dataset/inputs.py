@@ -4,13 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import Case, find_images, name_of, require_unique
+from dynunet_bundle.dataset.cases import FILES, Case, find_images, name_of, require_unique
 from dynunet_bundle.dicom_input.names import is_dicom_input
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.shapes import TEXT, list_of
 
 LIST_IDS = ("test", "testing")
 """Keys of unlabelled images in the lists of the Medical Segmentation Decathlon and of MONAI."""
+
+ITEM = {
+    **FILES,
+    "type": ["string", "array", "object"],
+    "properties": {"image": FILES, "name": TEXT},
+    "required": ["image"],
+}
+LIST_SCHEMA = {
+    **list_of(ITEM, minItems=1),
+    "type": ["array", "object"],
+    "properties": {name: list_of(ITEM, minItems=1) for name in LIST_IDS},
+    "if": {"required": ["test"]},
+    "else": {"required": ["testing"]},
+    "description": 'Give a list of images: ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"], {"image": "c.nii.gz"}].',
+}
+"""Shape of a list of images, or of a dataset.json with such a list; keywords for lists and objects ignore the other."""
 
 
 def find_inputs(
@@ -53,13 +70,9 @@ def read_list(path: Path) -> list[Case]:
     Raises:
         DatasetError: if it is malformed, or a name occurs twice.
     """
-    content = read_json(path, DatasetError)
+    content = read_json(path, DatasetError, LIST_SCHEMA)
     if isinstance(content, dict):
-        content = next((content[key] for key in LIST_IDS if key in content), None)
-    if not isinstance(content, list) or not content:
-        raise DatasetError(
-            f'{path} is not a list of images. Its form must be ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"]].'
-        )
+        content = next(content[key] for key in LIST_IDS if key in content)
     cases = [
         _case(item, path.parent, f"item {index} of {path}") for index, item in enumerate(content)
     ]
@@ -68,12 +81,8 @@ def read_list(path: Path) -> list[Case]:
 
 
 def _case(item: Any, folder: Path, where: str) -> Case:
-    image: Any = item.get("image") if isinstance(item, dict) else item
-    files: list[Any] = image if isinstance(image, list) else [image]
-    if not files or not all(isinstance(file, str) and file and "\0" not in file for file in files):
-        raise DatasetError(
-            f"{where} is {item!r}. It must be a file, a list with one file per channel, or an object with an image."
-        )
+    image = item["image"] if isinstance(item, dict) else item
+    files: list[str] = image if isinstance(image, list) else [image]
     paths = [str((folder / file).resolve()) for file in files]
     case: Case = {"image": paths if isinstance(image, list) else paths[0]}
     if isinstance(item, dict) and "name" in item:
@@ -86,10 +95,5 @@ def _case(item: Any, folder: Path, where: str) -> Case:
     return case
 
 
-def _is_file_name(name: Any) -> bool:
-    return (
-        isinstance(name, str)
-        and Path(name).name == name != ""
-        and name.isprintable()
-        and not name.startswith(".")
-    )
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name != "" and name.isprintable() and not name.startswith(".")

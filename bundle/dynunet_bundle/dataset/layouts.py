@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import (
+    FILES,
     Case,
     group_channels,
     list_images,
@@ -19,9 +20,10 @@ from dynunet_bundle.dataset.cases import (
 )
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
-from dynunet_bundle.labels.dataset_json import read_labels
+from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
 from dynunet_bundle.labels.faults import find_name_fault
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.shapes import FILE_NAME, FILE_PATH, by_name, list_of, object_with
 
 LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
@@ -30,6 +32,42 @@ LAYOUTS = (
 
 UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
 """Characters of a folder name that MONAI's configs or terminals give a meaning."""
+
+CHANNELS = by_name({"type": ["string", "number"]}, minProperties=1)
+LABELLED = object_with({"image": FILES, "label": FILE_PATH}, ("image", "label"))
+UNLABELLED = {**LABELLED, "type": ["string", "object"], "required": ["image"]}
+LISTED = object_with({"images": FILES, "label": FILE_PATH}, ("images", "label"))
+
+DATASET_SCHEMA = object_with(
+    {
+        "channel_names": CHANNELS,
+        "modality": CHANNELS,
+        "labels": LABELS_SCHEMA,
+        "training": list_of(LABELLED),
+        "test": list_of(UNLABELLED),
+        "file_ending": FILE_NAME,
+    },
+    ("labels",),
+    allOf=[
+        {"if": {"required": ["channel_names"]}, "else": {"required": ["modality"]}},
+        {
+            "if": {"anyOf": [{"required": ["training"]}, {"required": ["modality"]}]},
+            "then": {"required": ["training"]},
+            # nnU-Net's; a "dataset" that is not an object is something else of the user's
+            "else": {
+                "required": ["file_ending"],
+                "properties": {
+                    "dataset": {"additionalProperties": LISTED, "propertyNames": FILE_NAME}
+                },
+            },
+        },
+    ],
+    description=(
+        'A dataset.json of the Decathlon has "modality", "labels" and "training"; one of nnU-Net has "channel_names", '
+        '"labels" and "file_ending".'
+    ),
+)
+"""Shape of a dataset.json; other keys are the user's."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +134,7 @@ def read_layout(root: Path) -> DatasetDescription:
         )
     source = root / "dataset.json"
     if source.is_file():
-        content = read_json(source, DatasetError)
-        if not isinstance(content, dict):
-            raise DatasetError(
-                f"{source} must contain a JSON object, not {type(content).__name__}."
-            )
+        content = read_json(source, DatasetError, DATASET_SCHEMA)
         reader = _read_msd if "training" in content or "modality" in content else _read_nnunet
         dataset = reader(root, source, content)
     else:
@@ -117,23 +151,16 @@ def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDe
         task_name(root),
         _channel_names(content, source),
         read_labels(content, source),
-        _msd_cases(content.get("training"), root, source, "training", ("image", "label")),
-        _msd_cases(content.get("test", []), root, source, "test", ("image",)),
+        _msd_cases(content["training"], root, source, "training"),
+        _msd_cases(content.get("test", []), root, source, "test"),
     )
 
 
-def _msd_cases(
-    entries: Any, root: Path, source: Path, section: str, keys: tuple[str, ...]
-) -> tuple[Case, ...]:
-    if not isinstance(entries, list):
-        raise DatasetError(f'{source} needs "{section}", a list of cases; it has {entries!r}.')
+def _msd_cases(entries: Sequence[Any], root: Path, source: Path, section: str) -> tuple[Case, ...]:
+    keys = ("image", "label") if section == "training" else ("image",)
     cases: list[Case] = []
     for entry in entries:
         files = {"image": entry} if isinstance(entry, str) else entry
-        if not isinstance(files, dict) or not all(_is_path(files.get(key), key) for key in keys):
-            raise DatasetError(
-                f'{source}: each "{section}" case needs {" and ".join(keys)} as paths, not {entry!r}.'
-            )
         cases.append(
             {
                 key: [str(root / path) for path in files[key]]
@@ -145,24 +172,14 @@ def _msd_cases(
     return _sorted(cases, f'{source}: "{section}"')
 
 
-def _is_path(value: Any, key: str) -> bool:
-    if key == "image" and isinstance(value, list):
-        return bool(value) and all(isinstance(path, str) for path in value)
-    return isinstance(value, str)
-
-
 def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``imagesTr/CASE_0000.END``, ``labelsTr/CASE.END``, or the files of each case under ``dataset``."""
     labels = read_labels(content, source)
     channel_names = _channel_names(content, source)
-    ending = content.get("file_ending")
-    if not isinstance(ending, str):
-        raise DatasetError(
-            f'{source} needs "training" (Decathlon) or "file_ending" (nnU-Net), e.g. ".nii.gz".'
-        )
+    ending = content["file_ending"]
     listed = content.get("dataset")
     if isinstance(listed, dict):
-        training = [_listed_case(name, files, root, source) for name, files in listed.items()]
+        training = [_listed_case(name, files, root) for name, files in listed.items()]
     else:
         training = [
             {**case, "label": str(root / "labelsTr" / f"{case['name']}{ending}")}
@@ -178,16 +195,7 @@ def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> Datase
     )
 
 
-def _listed_case(name: str, files: Any, root: Path, source: Path) -> Case:
-    if (
-        not isinstance(files, dict)
-        or not _is_path(files.get("images"), "image")
-        or not _is_path(files.get("label"), "label")
-    ):
-        raise DatasetError(
-            f'{source}: "dataset" must give each case its "images", a list, and its "label"; '
-            f"{name} has {files!r}."
-        )
+def _listed_case(name: str, files: Mapping[str, Any], root: Path) -> Case:
     images = files["images"] if isinstance(files["images"], list) else [files["images"]]
     return {
         "image": [str(root / path) for path in images],
@@ -251,11 +259,7 @@ def _sorted(cases: Sequence[Case], where: str) -> tuple[Case, ...]:
 
 def _channel_names(content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     key = "channel_names" if "channel_names" in content else "modality"
-    table = content.get(key)
-    if not isinstance(table, dict) or not table:
-        raise DatasetError(
-            f'{source} needs "{key}", an object such as {{"0": "name"}}; it has {table!r}.'
-        )
+    table = content[key]
     expected = [str(index) for index in range(len(table))]
     if sorted(table, key=lambda index: (len(index), index)) != expected:
         raise DatasetError(

@@ -19,8 +19,33 @@ from typing import Any, NamedTuple
 from dynunet_bundle.drawing.colours import RGB_COLOURS
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
 TABLE = Path(__file__).with_name("codes.json")
+
+CODE = list_of(TEXT, minItems=3, maxItems=3)
+TABLE_SCHEMA = object_with(
+    {
+        "categories": by_name(CODE),
+        "modifiers": by_name(CODE),
+        "labels": by_name(
+            object_with(
+                {
+                    "category": TEXT,
+                    "type": CODE,
+                    "modifiers": list_of(TEXT),
+                    "synonyms": list_of(TEXT),
+                    "rgb": list_of(
+                        {"type": "integer", "minimum": 0, "maximum": 255}, minItems=3, maxItems=3
+                    ),
+                },
+                ("category", "type"),
+            )
+        ),
+    },
+    ("categories", "modifiers", "labels"),
+)
+"""Shape of the table."""
 
 PRIVATE_SCHEME = "99DYNUNET"
 """Designator of our coding scheme; 99 is the prefix of private schemes (PS3.16 section 8.2)."""
@@ -167,7 +192,7 @@ class _Table(NamedTuple):
 
 @cache
 def _table() -> _Table:
-    content = read_json(TABLE, ConfigError)
+    content = read_json(TABLE, ConfigError, TABLE_SCHEMA)
     categories = {key: Code(*value) for key, value in content["categories"].items()}
     modifiers = {key: Code(*value) for key, value in content["modifiers"].items()}
     labels = {}

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from dynunet_bundle.errors import ConfigError, some_of
-from dynunet_bundle.evaluation.statistics import MEASURES, bootstrap_interval
+from dynunet_bundle.evaluation.statistics import MEASURES, SCORES_SCHEMA, bootstrap_interval
 from dynunet_bundle.evaluation.text_tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
 from dynunet_bundle.report.text import counted
@@ -156,10 +156,7 @@ def _other_reference(pair: tuple[float | None, float | None]) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    scores = read_json(path, ConfigError)
-    cases = scores.get("cases") if isinstance(scores, dict) else None
-    if not isinstance(cases, dict) or not all(isinstance(row, dict) for row in cases.values()):
-        raise ConfigError(f"{path} holds no scores per case. Pass a scores.json from evaluate.py.")
+    scores: dict[str, Any] = read_json(path, ConfigError, SCORES_SCHEMA)
     return scores
 
 

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.mask_folders import label_ids
-from dynunet_bundle.files import read_json
-from dynunet_bundle.inference.run_record import RUN_NAME
+from dynunet_bundle.inference.run_record import RUN_NAME, read_run_json
 
 BY_VALUE = "classes are named by their values"
 
@@ -62,16 +60,12 @@ def find_label_source(
 
 
 def _ids_of_run(file: Path) -> dict[str, Any]:
-    """Label ids of a ``run.json``; empty if the file is missing or of another form."""
-    if not file.is_file():
+    """Label ids of a ``run.json``; empty if the file is missing or does not name the classes."""
+    run = read_run_json(file)
+    names, values = run.get("label_names"), run.get("label_values")
+    if not names or not values or len(names) != len(values):
         return {}
-    run = read_json(file, ConfigError)
-    names, values = (
-        run.get(key) if isinstance(run, dict) else None for key in ("label_names", "label_values")
-    )
-    if not (isinstance(names, list) and isinstance(values, list) and len(names) == len(values)):
-        return {}
-    plan = run.get("plan") or {}
+    plan = run.get("plan", {})
     rest = ("ignore_value", "regions", "regions_class_order")
     return {
         "label_names": names,

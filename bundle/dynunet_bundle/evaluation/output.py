@@ -11,8 +11,8 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.label_source import with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
 from dynunet_bundle.evaluation.text_tables import measures_csv
-from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
-from dynunet_bundle.inference.run_record import RUN_NAME
+from dynunet_bundle.files import atomic_write, ensure_writable, write_json
+from dynunet_bundle.inference.run_record import RUN_NAME, read_run_json
 
 
 class Outputs(NamedTuple):
@@ -87,6 +87,6 @@ def _write_page(
         images=images,
         labels=labels,
         scores=summary,
-        run=with_names(read_json(run, ConfigError), class_names) if run.is_file() else None,
+        run=with_names(read_run_json(run), class_names) if run.is_file() else None,
         class_names=class_names,
     )

@@ -10,7 +10,50 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, by_name, list_of, object_with
+
 SCORES_NAME = "scores.json"
+
+CLASS_STATISTICS = by_name(
+    object_with(
+        {
+            "mean": MAYBE_NUMBER,
+            "median": MAYBE_NUMBER,
+            "ci95": {
+                **list_of({"type": "number"}, minItems=2, maxItems=2),
+                "type": ["array", "null"],
+            },
+            "num_cases": COUNT,
+            "num_undefined": COUNT,
+        },
+        ("mean", "median"),
+    )
+)
+SCORES_SCHEMA = object_with(
+    {
+        "cases": by_name(
+            {
+                **by_name(MAYBE_NUMBER),
+                # the summary of a cross-validation has the fold of a case beside its Dice
+                "properties": {
+                    "dice": {
+                        "type": ["number", "null", "object"],
+                        "additionalProperties": MAYBE_NUMBER,
+                    }
+                },
+            }
+        ),
+        "mean": by_name(MAYBE_NUMBER),
+        "mean_dice": MAYBE_NUMBER,
+        "num_cases": by_name(COUNT),
+        "nsd_tolerance_mm": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        "statistics": by_name(CLASS_STATISTICS),
+        "measures": by_name(by_name(by_name(MAYBE_NUMBER))),
+    },
+    ("cases",),
+    description="Give a scores.json of evaluate.py.",
+)
+"""Shape of ``scores.json``, and of the summary of a cross-validation."""
 
 MEASURES = (
     "dice",

@@ -35,11 +35,20 @@ from dynunet_bundle.inference.save_mask import save_mask
 from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.progress import progress
+from dynunet_bundle.shapes import TEXT, list_of, object_with
 
 CHUNK_BYTES = 64 * 2**20
 """Of the means of one chunk, float32; what is taken at a time, whatever the size of a case."""
 
 RECORD_NAME = "ensemble.json"
+RECORD_SCHEMA = object_with(
+    {
+        "members": list_of(TEXT),
+        "weights": {**list_of({"type": "number"}), "type": ["array", "null"]},
+        "keep_largest": list_of(list_of({"type": "integer"})),
+    },
+    description="Choose another --output, or leave out --continue.",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +242,7 @@ def _start(request: EnsembleRequest) -> set[str]:
     if not request.go_on or not path.is_file():
         write_json(path, record)
         return set()
-    if read_json(path, OutputError) != record:
+    if read_json(path, OutputError, RECORD_SCHEMA) != record:
         raise OutputError(
             f"{folder} holds masks of another ensemble, see {path}. Choose another --output, or leave out --continue."
         )

@@ -22,11 +22,29 @@ from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
 from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
+from dynunet_bundle.planning.plan import PLAN_SCHEMA
+from dynunet_bundle.shapes import FILE_NAME, list_of, object_with
 
 CHANNEL_IDS = tuple(name for name in LABEL_IDS if name != "ignore_value")
 """Ids of the plan that say what each channel is; a network finds nothing to be ignored."""
 
 REMEDY = "Predict this case again."
+
+HEADER_SCHEMA = object_with(
+    {
+        "source": FILE_NAME,
+        "shape": list_of(
+            {"type": "integer", "minimum": 1, "maximum": 2**31}, minItems=3, maxItems=3
+        ),
+        "affine": list_of(
+            list_of({"type": "number"}, minItems=4, maxItems=4), minItems=4, maxItems=4
+        ),
+        **{name: PLAN_SCHEMA["properties"][name] for name in CHANNEL_IDS},
+    },
+    ("source", "shape", "affine", *CHANNEL_IDS),
+    description=REMEDY,
+)
+"""Shape of the JSON beside an array of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +180,8 @@ def read_probabilities(folder: str | Path) -> dict[str, ProbabilityFile]:
         folder: what ``SaveProbabilitiesd`` wrote into.
 
     Raises:
-        DatasetError: if there is no such folder, or nothing in it.
-        CaseError: if a header is malformed.
+        DatasetError: if there is no such folder, or nothing in it, or a header is malformed.
+        CaseError: if the labels in a header do not fit each other.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -192,11 +210,7 @@ def label_differences(one: LabelScheme, other: LabelScheme) -> list[str]:
 
 def _read_header(path: Path) -> ProbabilityFile:
     header = path.with_suffix(".json")
-    content = read_json(header, DatasetError)
-    needed = {"source", "shape", "affine", *CHANNEL_IDS}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        lacking = ", ".join(sorted(needed - set(content if isinstance(content, dict) else ())))
-        raise CaseError(path.stem, f"{header} lacks {lacking}", REMEDY)
+    content = read_json(header, DatasetError, HEADER_SCHEMA)
     try:
         labels = LabelScheme.from_plan({name: content[name] for name in CHANNEL_IDS})
     except PlanError as error:

@@ -4,6 +4,7 @@ It is written after each case, so that a run that was stopped can go on behind t
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,7 +25,22 @@ from dynunet_bundle.files import json_sha256, read_json, sha256_of, versions, wr
 from dynunet_bundle.inference.quality import QUALITY, find_flags
 from dynunet_bundle.inference.save_mask import SAVED
 from dynunet_bundle.labels.extents import class_extents
+from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.weights import weight_files
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, VALUE
+from dynunet_bundle.shapes import (
+    COUNT,
+    DURATION,
+    FILE_NAME,
+    MAYBE_NUMBER,
+    MAYBE_TEXT,
+    OBJECT,
+    SHA256,
+    TEXT,
+    by_name,
+    list_of,
+    object_with,
+)
 
 RUN_NAME = "run.json"
 
@@ -33,7 +49,60 @@ DECISIVE = ("monai", "torch", "numpy", "pytorch-ignite", "nibabel")
 
 FORMAT = 1
 
+CASE_SCHEMA = object_with(
+    {
+        "status": TEXT,
+        "error": MAYBE_TEXT,
+        "inputs": list_of(OBJECT),
+        "mask": FILE_NAME,
+        "mask_sha256": SHA256,
+        "objects": list_of(FILE_NAME),
+        "made_by": TEXT,
+        "shape": list_of(COUNT),
+        "spacing_mm": list_of({"type": "number"}),
+        "seconds": {**by_name({"type": "number"}), "type": ["object", "null"]},
+        "volumes_ml": {**by_name({"type": "number"}), "type": ["object", "null"]},
+        "components": {**by_name(COUNT), "type": ["object", "null"]},
+        "entropy": {**by_name(MAYBE_NUMBER), "type": ["object", "null"]},
+        "clipped": list_of(MAYBE_NUMBER),
+        "flags": list_of(
+            object_with({"kind": TEXT, "label": MAYBE_TEXT, "message": TEXT, "value": MAYBE_NUMBER})
+        ),
+    }
+)
+RUN_SCHEMA = object_with(
+    {
+        "status": TEXT,
+        "exit_code": {"type": ["integer", "null"]},
+        "error": MAYBE_TEXT,
+        "started": TEXT,
+        "seconds": DURATION,
+        "task_name": TEXT,
+        "versions": OBJECT,
+        "device": TEXT,
+        "plan": PLAN_SCHEMA,
+        "plan_sha256": SHA256,
+        "weights": list_of(object_with({"file": TEXT, "sha256": SHA256})),
+        "parameters": OBJECT,
+        "label_names": {**list_of(TEXT), "type": ["array", "null"]},
+        "label_values": {**list_of(VALUE), "type": ["array", "null"]},
+        "cases": by_name(CASE_SCHEMA),
+    },
+    description="Predict again, or move the file away: it is not what scripts/predict.py wrote.",
+)
+"""Shape of ``run.json``; a run that was stopped early lacks what was not known yet."""
+
 logger = logging.getLogger(__name__)
+
+
+def read_run_json(path: Path) -> dict[str, Any]:
+    """The content of ``run.json``; empty if it does not exist.
+
+    Raises:
+        ConfigError: if it is malformed.
+    """
+    run: dict[str, Any] = read_json(path, ConfigError, RUN_SCHEMA) if path.is_file() else {}
+    return run
 
 
 class RunRecord:
@@ -87,9 +156,9 @@ class RunRecord:
         Raises:
             ConfigError: if run.json is malformed.
         """
-        if not self.resume or not self.path.is_file():
+        if not self.resume:
             return list(self.cases.values())
-        entries = read_json(self.path, ConfigError).get("cases", {})
+        entries = read_run_json(self.path).get("cases", {})
         made_by = self._made_by()
         self._kept = {
             name: entries[name]
@@ -112,9 +181,7 @@ class RunRecord:
 
     def _start(self) -> None:
         self._begun = time.monotonic()
-        sidecar = self.weights[0].with_suffix(".json")
-        facts = read_json(sidecar, ConfigError) if sidecar.is_file() else {}
-        self._training = facts.get("training", {})
+        self._training = model_facts(self.weights[0]).get("training") or {}
         self._content = {
             "format": FORMAT,
             "status": "running",
@@ -203,12 +270,13 @@ class RunRecord:
     def _is_done(self, entry: Mapping[str, Any], case: Case, made_by: str) -> bool:
         if entry.get("status") != "done" or entry.get("made_by") != self._of_case(made_by, case):
             return False
-        mask = self.path.parent / entry["mask"]
+        files = [
+            self.path.parent / name for name in (entry.get("mask", ""), *entry.get("objects", ()))
+        ]
         return (
-            mask.is_file()
-            and sha256_of(mask) == entry["mask_sha256"]
-            and all((mask.parent / name).is_file() for name in entry["objects"])
-            and entry["inputs"] == self._inputs(name_of(case))
+            all(map(os.path.isfile, files))
+            and sha256_of(files[0]) == entry.get("mask_sha256")
+            and entry.get("inputs") == self._inputs(name_of(case))
         )
 
     def _made_by(self) -> str:

@@ -6,9 +6,19 @@ from typing import Any
 
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.shapes import by_name
 
 IGNORE_NAME = "ignore"
 """nnU-Net's name of the label of unlabelled voxels (``label_handling.py``)."""
+
+LABELS_SCHEMA = by_name(
+    {
+        "type": ["integer", "string", "array"],
+        "items": {"type": ["integer", "string"]},
+    },
+    minProperties=1,
+)
+"""Shape of ``labels``: names by value as text, or values, one or several, by name."""
 
 Entries = Sequence[tuple[str, list[int]]]
 
@@ -23,7 +33,7 @@ def read_labels(content: Mapping[str, Any], source: Path) -> LabelScheme:
     Raises:
         DatasetError: if the labels contradict themselves.
     """
-    entries = _entries(content.get("labels"), source)
+    entries = _entries(content["labels"], source)
     ignored = [values for name, values in entries if name == IGNORE_NAME]
     named = [(name, values) for name, values in entries if name != IGNORE_NAME]
     if ignored and (len(ignored) > 1 or len(ignored[0]) != 1):
@@ -41,14 +51,10 @@ def read_labels(content: Mapping[str, Any], source: Path) -> LabelScheme:
         raise DatasetError(f'{source}, "labels": {error}') from error
 
 
-def _entries(table: Any, source: Path) -> Entries:
+def _entries(table: Mapping[str, Any], source: Path) -> Entries:
     """Names and values in the order of the file."""
-    if not isinstance(table, dict) or not table:
-        raise DatasetError(
-            f'{source} needs "labels", an object such as {{"0": "background"}}; it has {table!r}.'
-        )
-    by_name = all(isinstance(value, (int, list)) for value in table.values())
-    pairs = table.items() if by_name else [(name, value) for value, name in table.items()]
+    has_names = all(isinstance(value, (int, list)) for value in table.values())
+    pairs = table.items() if has_names else [(name, value) for value, name in table.items()]
     try:
         return [
             (str(name), list(map(int, value if isinstance(value, list) else [value])))

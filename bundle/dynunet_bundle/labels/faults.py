@@ -8,6 +8,9 @@ from dynunet_bundle.errors import some_of
 MAX_CLASSES = 255
 """Number of classes with the background: 0 to 254, below ``IGNORE_CLASS`` of ``scheme.py``."""
 
+MAX_VALUE = 2**31 - 1
+"""Largest label value: label files are read as int32."""
+
 MAX_VALUES_SHOWN = 10  # values listed in a message
 
 Regions = Mapping[str, Sequence[int]]
@@ -141,4 +144,4 @@ def _find_lost_value(
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value <= MAX_VALUE

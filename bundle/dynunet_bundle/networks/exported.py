@@ -20,7 +20,15 @@ from torch import nn
 
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.files import read_json, sha256_of
-from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, plan_differences
+from dynunet_bundle.shapes import SHA256, object_with
+
+EXPORT_SCHEMA = object_with(
+    {"sha256": SHA256, "weights_sha256": SHA256, "plan": PLAN_SCHEMA},
+    ("sha256",),
+    description="Export the model again.",
+)
+"""Shape of the JSON beside an exported model."""
 
 logger = logging.getLogger(__name__)
 
@@ -231,8 +239,8 @@ def require_own_export(
             f"there is no exported model at {path}. Create it with scripts/export.py."
         )
     sidecar = sidecar_of(path)
-    facts = read_json(sidecar, WeightsError)
-    if facts.get("sha256") != sha256_of(path):
+    facts = read_json(sidecar, WeightsError, EXPORT_SCHEMA)
+    if facts["sha256"] != sha256_of(path):
         raise WeightsError(
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). Export it again."
         )

@@ -15,28 +15,13 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from dynunet_bundle.errors import WeightsError, first_line
-from dynunet_bundle.files import atomic_write, read_json, sha256_of, versions, write_json
+from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
+from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import find_old_architecture, plan_differences
 
 HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
-
-MODEL_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "required": ["sha256"],
-    "properties": {
-        "plan": {"type": "object"},
-        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "epoch": {"type": ["integer", "null"], "minimum": 0},
-        "mirror_axes": {
-            "type": ["array", "null"],
-            "items": {"type": "integer", "minimum": 0, "maximum": 2},
-            "uniqueItems": True,
-        },
-    },
-}
-"""JSON schema of ``model.json``."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +101,8 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
         WeightsError: if the file is damaged, holds anything but tensors by name, or does not match its JSON; or if the
             JSON names the network by an import path, as earlier versions did.
     """
-    sidecar = path.with_suffix(".json")
-    facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
-    if facts and facts.get("sha256") != sha256_of(path):
+    sidecar, facts = path.with_suffix(".json"), model_facts(path)
+    if facts and facts["sha256"] != sha256_of(path):
         raise WeightsError(
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
             "Restore both, or delete the .json if you replaced the weights yourself."
@@ -180,9 +164,7 @@ def _first_mismatch(
 
 def learnt_mirroring(path: Path) -> list[int] | None:
     """Axes of the patch that the training mirrored over; None if unknown."""
-    sidecar = path.with_suffix(".json")
-    facts = read_json(sidecar, WeightsError, MODEL_SCHEMA) if sidecar.is_file() else {}
-    axes: list[int] | None = facts.get("mirror_axes")
+    axes: list[int] | None = model_facts(path).get("mirror_axes")
     return axes
 
 

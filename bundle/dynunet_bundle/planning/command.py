@@ -10,7 +10,11 @@ from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError
 from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
+from dynunet_bundle.planning.fingerprint import (
+    FINGERPRINT_SCHEMA,
+    Fingerprint,
+    extract_fingerprint,
+)
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
     CASCADE,
@@ -64,9 +68,7 @@ def plan_dataset(request: PlanRequest) -> str:
     """
     _check_arguments(request)
     if request.fingerprint:
-        content = read_json(request.fingerprint, PlanError)
-        if not isinstance(content, dict):
-            raise PlanError(f"{request.fingerprint} must contain a JSON object.")
+        content = read_json(request.fingerprint, PlanError, FINGERPRINT_SCHEMA)
         dataset = names_for(Path(request.fingerprint).stem, content)
         fingerprint = Fingerprint.from_json(content)
     else:

@@ -14,6 +14,8 @@ import numpy as np
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.files import versions
+from dynunet_bundle.planning.plan import PLAN_SCHEMA
+from dynunet_bundle.shapes import COUNT, TEXT, by_name, list_of, object_with
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.survey.findings import require_usable
 from dynunet_bundle.survey.histogram import merged
@@ -23,6 +25,48 @@ CANONICAL_AXES = "RAS"
 
 AXCODES = ("SAR", "ASR", "RSA")
 """Possible axis orders, by coarsest axis: superior, anterior, right. Isotropic sets take the first, (z, y, x)."""
+
+NAMES = {**list_of(TEXT), "type": ["array", "null"]}
+
+FINGERPRINT_SCHEMA = object_with(
+    {
+        "axcodes": {"enum": list(AXCODES)},
+        "spacings_mm": list_of(
+            list_of({"type": "number", "minimum": 1e-7, "maximum": 1e4}, minItems=3, maxItems=3),
+            minItems=1,
+        ),
+        "shapes_after_crop": list_of(
+            list_of({"type": "number", "minimum": 1, "maximum": 2**15}, minItems=3, maxItems=3),
+            minItems=1,
+        ),
+        "median_relative_size_after_cropping": {"type": "number", "minimum": 0, "maximum": 1},
+        "intensities": {
+            **list_of(
+                by_name(
+                    {"type": "number"},
+                    required=["mean", "std", "percentile_00_5", "percentile_99_5"],
+                )
+            ),
+            "type": ["array", "null"],
+        },
+        "label_voxels": {
+            **by_name(COUNT, propertyNames={"pattern": r"^-?[0-9]{1,9}$"}),
+            "type": ["object", "null"],
+        },
+        "channel_names": NAMES,
+        "label_names": NAMES,
+        **{
+            name: PLAN_SCHEMA["properties"][name]
+            for name in ("label_values", "ignore_value", "regions", "regions_class_order")
+        },
+        "modality": {"type": ["string", "number"]},
+        "num_channels": {"type": "integer", "minimum": 1, "maximum": 1000},
+        "num_classes_with_background": {"type": "integer", "minimum": 1, "maximum": 255},
+    },
+    ("spacings_mm", "shapes_after_crop", "median_relative_size_after_cropping"),
+    description="Give the fingerprint that scripts/plan.py wrote, or nnU-Net's.",
+)
+"""Shape of a fingerprint file: ours, or nnU-Net's, which has no axcodes, intensities or names."""
 
 
 @dataclass(frozen=True)
@@ -63,31 +107,27 @@ class Fingerprint:
     def from_json(cls, content: Mapping[str, Any]) -> "Fingerprint":
         """Read saved facts. nnU-Net's fingerprints have no ``axcodes``; their axes are taken as (z, y, x).
 
+        Args:
+            content: data of the shape ``FINGERPRINT_SCHEMA``.
+
         Raises:
-            PlanError: if facts are missing or contradict each other.
+            PlanError: if the numbers of spacings and shapes differ.
         """
-        try:
-            spacings = np.array(content["spacings_mm"], dtype=float)
-            shapes = np.array(content["shapes_after_crop"])
-            relative_size = float(content["median_relative_size_after_cropping"])
-            intensities = [dict(statistics) for statistics in content.get("intensities") or ()]
-            label_voxels = dict(content.get("label_voxels") or {})
-            voxels = {int(value): int(count) for value, count in label_voxels.items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"the fingerprint is incomplete or malformed ({error!r}).") from error
-        if spacings.shape != shapes.shape or spacings.ndim != 2 or spacings.shape[1] != 3:
+        spacings = np.array(content["spacings_mm"], dtype=float)
+        shapes = np.array(content["shapes_after_crop"])
+        if spacings.shape != shapes.shape:
             raise PlanError(
-                f"the fingerprint has spacings of shape {spacings.shape} and shapes of shape {shapes.shape}; "
-                "both must be [cases, 3]."
+                f"the fingerprint has {len(spacings)} spacings and {len(shapes)} shapes; each case needs both."
             )
-        if not (np.isfinite(spacings).all() and (spacings > 0).all() and (shapes >= 1).all()):
-            raise PlanError("the fingerprint has spacings or shapes that are not positive numbers.")
-        axcodes = content.get("axcodes", AXCODES[0])
-        if axcodes not in AXCODES:
-            raise PlanError(
-                f"the fingerprint has axcodes {axcodes}, not one of {', '.join(AXCODES)}."
-            )
-        return cls(axcodes, spacings, shapes, relative_size, intensities, voxels)
+        voxels = content.get("label_voxels") or {}
+        return cls(
+            content.get("axcodes", AXCODES[0]),
+            spacings,
+            shapes,
+            float(content["median_relative_size_after_cropping"]),
+            [dict(statistics) for statistics in content.get("intensities") or ()],
+            {int(value): count for value, count in voxels.items()},
+        )
 
     @classmethod
     def of(cls, cases: Sequence[CaseFacts]) -> "Fingerprint":

@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from dynunet_bundle.errors import PlanError
+from dynunet_bundle.shapes import TEXT, Schema, by_name, list_of, object_with, printable
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,63 @@ class Plan:
 
 
 PLAN_IDS = tuple(item.name for item in fields(Plan))
+
+VALUE: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+"""Value of a class in files of labels, which are read as int32."""
+
+SIZES = list_of({"type": "integer", "minimum": 1, "maximum": 2**15 - 1}, minItems=2, maxItems=3)
+"""Voxels by axis; the prepared store has positions in int16."""
+
+LEVELS = list_of(
+    {
+        "type": ["integer", "array"],
+        "minimum": 1,
+        "maximum": 64,
+        "items": {"type": "integer", "minimum": 1, "maximum": 64},
+    },
+    minItems=1,
+    maxItems=16,
+)
+"""Kernels or strides, one a level."""
+
+INTENSITIES = {
+    **object_with(
+        {name: {"type": "number"} for name in ("lower", "upper", "mean")}
+        | {"std": {"type": "number", "minimum": 0}},
+        ("lower", "upper", "mean", "std"),
+    ),
+    "type": ["object", "null"],
+}
+
+PLAN_SCHEMA = object_with(
+    {
+        "task_name": TEXT,
+        "spatial_dims": {"enum": [2, 3]},
+        "axcodes": {"type": "string", "pattern": "^[RLAPSI]{3}$"},
+        "channel_names": list_of(TEXT, minItems=1),
+        "label_names": list_of(TEXT, minItems=1),
+        "label_values": list_of(VALUE, minItems=1),
+        "spacing": list_of({"type": "number", "exclusiveMinimum": 0}, minItems=2, maxItems=3),
+        "patch_size": SIZES,
+        "batch_size": {"type": "integer", "minimum": 1, "maximum": 2**16},
+        "batch_dice": {"type": "boolean"},
+        "architecture": TEXT,
+        "kernel_sizes": LEVELS,
+        "strides": LEVELS,
+        "filters": list_of({"type": "integer", "minimum": 1, "maximum": 2**14}, minItems=1),
+        "normalization": list_of(TEXT, minItems=1),
+        "intensity_statistics": list_of(INTENSITIES),
+        "norm_name": {"type": ["string", "array"], "minItems": 1},
+        "negative_slope": {"type": "number"},
+        "ignore_value": {**VALUE, "type": ["integer", "null"]},
+        "regions": {**by_name(list_of(VALUE, minItems=1)), "type": ["object", "null"]},
+        "regions_class_order": {**list_of(VALUE), "type": ["array", "null"]},
+        "cascade": {"type": "boolean"},
+    }
+)
+"""Shape of the plan ids; an overlay may have some of them, and so has a plan that was saved before others were known.
+Whether they fit each other is checked by what uses them."""
+
 DEFAULTS = {
     item.name: item.default if item.default_factory is MISSING else item.default_factory()
     for item in fields(Plan)
@@ -124,4 +182,4 @@ def _ordered(value: Any) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    return None if value is MISSING else value
+    return None if value is MISSING else printable(str(value))

@@ -14,7 +14,6 @@ a temporary name and renamed, so an interrupted preparation leaves complete case
 """
 
 import copy
-import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,16 +30,18 @@ from torch.utils.data import Dataset
 
 from dynunet_bundle.dataset.cases import Case, apply_to_case, file_identity, name_of, unique_stem
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, ConfigError
 from dynunet_bundle.files import (
     TEMPORARY_SUFFIX,
     atomic_write,
     ensure_writable,
     json_sha256,
+    read_json,
     remove_leftovers,
     write_json,
 )
 from dynunet_bundle.labels.extents import class_extents
+from dynunet_bundle.planning.plan import SIZES
 from dynunet_bundle.preprocessing.append_previous import append_masks
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
@@ -49,9 +50,29 @@ from dynunet_bundle.preprocessing.positions import (
 )
 from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.progress import progress
+from dynunet_bundle.shapes import COUNT, OBJECT, TEXT, list_of, object_with
 
 FORMAT_VERSION = 2
 """Version of the store's files, part of the key: a new version makes every case be prepared again."""
+
+SIDECAR_SCHEMA = object_with(
+    {
+        "name": TEXT,
+        "identity": OBJECT,
+        "shape": SIZES,
+        "present": list_of(COUNT),
+        "sparse": {"type": "boolean"},
+        "volumes_ml": list_of({"type": "number"}),
+        "components": list_of(COUNT),
+        "bytes": object_with(
+            {name: COUNT for name in ("image", "label", "positions", PREVIOUS)},
+            ("image", "label", "positions"),
+            additionalProperties=False,
+        ),
+    },
+    ("name", "identity", "shape", "present", "bytes"),
+)
+"""Shape of the JSON of a prepared case."""
 
 logger = logging.getLogger(__name__)
 
@@ -197,10 +218,11 @@ class PreparedDataset(Dataset):
         stem = self._stem(case)
         sidecar = stem.with_name(stem.name + ".json")
         try:
-            facts = json.loads(sidecar.read_bytes())
-        except (OSError, ValueError):  # missing, or not a file of this store
+            facts = read_json(sidecar, ConfigError, SIDECAR_SCHEMA)
+        except ConfigError:  # missing, or not a file of this store
             return None
-        if not isinstance(facts, dict) or facts.get("identity") != self._identity(case):
+        fits = max(facts["present"], default=0) < self.num_classes
+        if facts["identity"] != self._identity(case) or not fits:
             return None
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")

@@ -1,5 +1,6 @@
 """Content of scores.json and run.json, merged by case; either may be missing or of an older version."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,6 +155,6 @@ def masks_of(predictions: Path, run: Mapping[str, Any]) -> dict[str, Path]:
     for case, facts in run.get("cases", {}).items():
         name = facts.get("mask")
         # the name only, so that a run.json cannot point outside its folder
-        if name and (predictions / Path(name).name).is_file():
+        if name and os.path.isfile(predictions / Path(name).name):
             found[case] = predictions / Path(name).name
     return found

@@ -4,6 +4,7 @@ Stored on disk: the keys and array names of ``CaseFacts.save``, in the cache of 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,40 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import parse_json
 from dynunet_bundle.images.boxes import bounding_box
 from dynunet_bundle.images.read import Volume
+from dynunet_bundle.shapes import COUNT, OBJECT, TEXT, by_name, list_of, object_with
 from dynunet_bundle.survey.histogram import Histogram
 from dynunet_bundle.survey.value_counts import value_counts
+
+LIMIT = {"anyOf": [{"type": "number"}, {"enum": [math.inf, -math.inf]}]}
+"""The smallest or the largest value of voxels; infinite if there are no voxels."""
+
+VOXELS = list_of({"type": "integer", "minimum": 1}, minItems=3, maxItems=3)
+FACTS_SCHEMA = object_with(
+    {
+        "facts": object_with(
+            {
+                "shape": VOXELS,
+                "shape_after_crop": VOXELS,
+                "spacing_mm": list_of(
+                    {"type": "number", "exclusiveMinimum": 0}, minItems=3, maxItems=3
+                ),
+                "label_voxels": by_name(COUNT, propertyNames={"pattern": "^-?[0-9]{1,10}$"}),
+                "limits": list_of(list_of(LIMIT, minItems=2, maxItems=2)),
+            },
+            ("shape", "shape_after_crop", "spacing_mm", "label_voxels", "limits"),
+        ),
+        "notes": object_with(
+            {"identity": OBJECT, "digest": TEXT, "findings": list_of(by_name(TEXT))},
+            ("identity", "digest", "findings"),
+        ),
+    },
+    ("facts", "notes"),
+)
+"""Shape of the JSON in an archive of facts."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +122,11 @@ class CaseFacts:
         """Read the facts and the notes that ``save`` wrote.
 
         Raises:
-            OSError, ValueError, KeyError: if the file is absent, damaged, or of another kind.
+            OSError, ValueError, KeyError: if the file is absent, damaged, or of another kind; a ConfigError is one.
         """
         with np.load(path, allow_pickle=False) as archive:
-            content = json.loads(str(archive["json"]))
+            text = str(archive["json"]).encode()
+            content = parse_json(text, path, ConfigError, FACTS_SCHEMA)
             facts = content["facts"]
             intensities = tuple(
                 Histogram(archive[f"values_{index}"], archive[f"weights_{index}"], lowest, highest)

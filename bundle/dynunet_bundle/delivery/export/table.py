@@ -4,8 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynunet_bundle.drawing.text_table import number_cell, text_table
+from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
 REPORT_NAME = "export.json"
+REPORT_SCHEMA = object_with(
+    {
+        "machine": by_name({"type": ["string", "number", "null"]}),
+        "models": list_of(
+            object_with(
+                {
+                    "format": TEXT,
+                    "precision": TEXT,
+                    "wall_ms": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                },
+                ("format", "precision"),
+            )
+        ),
+    },
+    ("models",),
+    description="Give the export.json that scripts/export.py wrote.",
+)
+"""Shape of ``export.json``."""
+
 TITLES = (
     "format",
     "precision",

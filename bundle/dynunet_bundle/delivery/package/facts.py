@@ -1,6 +1,5 @@
 """What a package says that no file of a training knows: whose data, which licence, who made it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.presets import preset_for
+from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
 DATA_SOURCES = Path(__file__).with_name("data_sources.json")
 """What the ten tasks of the Medical Segmentation Decathlon show."""
@@ -57,6 +57,14 @@ class Facts:
     references: tuple[str, ...] = ()
 
 
+FACTS_SCHEMA = object_with(
+    {item.name: TEXT for item in fields(Facts)} | {"references": list_of(TEXT)},
+    additionalProperties=False,
+    description=f"It is an object with any of {', '.join(item.name for item in fields(Facts))}.",
+)
+SOURCES_SCHEMA = by_name(object_with({"subject": TEXT}, ("subject",)))
+
+
 def load_facts(path: str | Path | None, plan: Mapping[str, Any]) -> Facts:
     """The facts of a task: those of a file, over those of the Decathlon, over what the plan's names say.
 
@@ -67,16 +75,8 @@ def load_facts(path: str | Path | None, plan: Mapping[str, Any]) -> Facts:
     Raises:
         ConfigError: if the file is missing or malformed, or has an unknown name or a value that is no text.
     """
-    given = {} if path is None else read_json(path, ConfigError)
-    known = [item.name for item in fields(Facts)]
-    if not isinstance(given, dict) or not set(given) <= set(known):
-        surplus = sorted(set(given) - set(known)) if isinstance(given, dict) else given
-        raise ConfigError(f"{path} has {surplus}. It is an object with any of {', '.join(known)}.")
+    given = {} if path is None else read_json(path, ConfigError, FACTS_SCHEMA)
     given["references"] = tuple(given.get("references", ()))
-    for name, value in given.items():
-        texts = value if name == "references" else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f'{path}: "{name}" must be text (references: a list of texts).')
     return Facts(**{**_default_facts(plan), **given})
 
 
@@ -89,7 +89,7 @@ def _default_facts(plan: Mapping[str, Any]) -> dict[str, Any]:
             "data_source": task,
             "data_license": UNKNOWN_LICENSE.format(task=task),
         }
-    sources = json.loads(DATA_SOURCES.read_text(encoding="utf-8"))
+    sources = read_json(DATA_SOURCES, ConfigError, SOURCES_SCHEMA)
     return {
         "subject": sources[task[:6]]["subject"],
         "data_source": f"{task} of the Medical Segmentation Decathlon, http://medicaldecathlon.com",

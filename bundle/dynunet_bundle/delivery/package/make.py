@@ -14,7 +14,9 @@ from typing import Any
 
 from dynunet_bundle.configs.lint import require_safe
 from dynunet_bundle.configs.overlays import COPIED, merged_configs
+from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
 from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.delivery.export.table import REPORT_SCHEMA
 from dynunet_bundle.delivery.package.archive import (
     MAX_FILE_BYTES,
     publish,
@@ -27,9 +29,14 @@ from dynunet_bundle.delivery.package.facts import load_facts
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.networks.weights import load_weights, read_weights
 from dynunet_bundle.planning.plan import plan_from
+from dynunet_bundle.shapes import Schema
+
+MEANS_SCHEMA = {**SCORES_SCHEMA, "required": ["cases", "mean", "mean_dice", "num_cases"]}
+"""Shape of the scores that a model card shows."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}")
 """The Model Zoo's ``organ_modality_task``; MONAI Label tells by the name what a bundle does."""
@@ -129,8 +136,8 @@ def make_package(request: PackageRequest) -> Package:
         facts=load_facts(request.facts, plan),
         version=version,
         model=read_weights(request.weights)[1],
-        scores=_optional(request.scores),
-        exports=_optional(request.exports),
+        scores=_optional(request.scores, MEANS_SCHEMA),
+        exports=_optional(request.exports, REPORT_SCHEMA),
         curves=request.curves is not None,
     )
     metadata = make_metadata(
@@ -166,8 +173,8 @@ def display_name(name: str) -> str:
     return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
 
 
-def _optional(path: Path | None) -> Mapping[str, Any] | None:
-    return None if path is None else read_json(path, ConfigError)
+def _optional(path: Path | None, schema: Schema) -> Mapping[str, Any] | None:
+    return None if path is None else read_json(path, ConfigError, schema)
 
 
 def _require_weights(request: PackageRequest) -> None:
@@ -192,7 +199,7 @@ def _copy_code(bundle: Path, folder: Path) -> None:
     for name in COPIED:
         source, target = bundle / "configs" / name, folder / "configs" / name
         if source.suffix == ".json":
-            write_json(target, read_json(source, ConfigError))
+            write_json(target, read_json(source, ConfigError, CONFIG_SCHEMA))
         else:
             shutil.copyfile(source, target)
 

@@ -101,7 +101,7 @@ def _origin(model: Mapping[str, Any]) -> str:
 def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
     """Length of the training that made the weights, which its command line may have set; else that of the recipe."""
     source = recipe if model is None else model
-    if source.get("epochs") is None:
+    if source.get("epochs") is None or source.get("iterations_per_epoch") is None:
         return "not recorded by the training"
     text = f"{source['epochs']} epochs of {source['iterations_per_epoch']} iterations"
     if model is not None and model.get("epoch") not in (None, source["epochs"]):
@@ -147,7 +147,7 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
         rows.append(
             (
                 name,
-                str(scores["num_cases"][name]),
+                str(scores["num_cases"].get(name, "-")),
                 dice,
                 number_cell(measures.get("hd95_mm", {}).get("median"), ".2f"),
                 number_cell(measures.get("nsd", {}).get("mean"), ".4f"),

@@ -1,6 +1,5 @@
 """A bundle folder as the checks see it: its files, a made-up data set for it, and what its own code says."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,11 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
 from dynunet_bundle.delivery.verify.data import make_dataset
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.planning.plan import plan_from
+from dynunet_bundle.shapes import TEXT, Schema, by_name, list_of
 
 PROBE = Path(__file__).with_name("probe.py")
+ANSWER_SCHEMA = by_name(list_of(TEXT))
+"""Shape of what the probe writes: faults by kind."""
+
 TIMEOUT_S = 3600
 MAX_LINES = 3
 
@@ -56,17 +61,19 @@ class BundleFolder:
         """Remove it."""
         self._scratch.cleanup()
 
-    def config(self, name: str) -> dict[str, Any]:
+    def config(self, name: str, schema: Schema = CONFIG_SCHEMA) -> dict[str, Any]:
         """Content of ``configs/NAME``.
+
+        Args:
+            name: name of the file.
+            schema: the shape of its content.
 
         Raises:
             SkippedCheck: if it is missing, which is what the check "files" tells.
             ConfigError: if it is malformed.
         """
         path = self.require(f"configs/{name}")
-        content = read_json(path, ConfigError)
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} is no JSON object.")
+        content: dict[str, Any] = read_json(path, ConfigError, schema)
         return content
 
     def require(self, name: str) -> Path:
@@ -83,7 +90,8 @@ class BundleFolder:
     @cached_property
     def dataset(self) -> Path:
         """A made-up data set that fits the bundle's plan."""
-        return make_dataset(self.scratch / "data", self.config("inference.json"))
+        plan = plan_from(self.config("inference.json"))
+        return make_dataset(self.scratch / "data", plan.overlay())
 
     @cached_property
     def probed(self) -> dict[str, list[str]]:
@@ -93,7 +101,7 @@ class BundleFolder:
         done = self.python(*command, str(self.scratch / "probe"))
         if done.returncode or not answer.is_file():
             raise ConfigError(f"the bundle cannot be opened: {last_words(done)}")
-        return dict(json.loads(answer.read_text(encoding="utf-8")))
+        return dict(read_json(answer, ConfigError, ANSWER_SCHEMA))
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Python in the bundle folder, whose own package then comes first, without a GPU."""

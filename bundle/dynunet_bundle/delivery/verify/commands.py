@@ -17,6 +17,7 @@ from dynunet_bundle.delivery.verify.bundle_folder import (
 from dynunet_bundle.delivery.verify.data import NUM_CASES
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import atomic_write
+from dynunet_bundle.planning.plan import plan_from
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
@@ -75,6 +76,7 @@ def check_single_process(bundle: BundleFolder) -> list[BundleProblem]:
     config = bundle.config("train.json")
     if config.get("cascade"):
         raise SkippedCheck("a second stage needs the masks of the first")
+    patch = small_patch(plan_from(config).overlay())
     output = str(bundle.scratch / "training")
     done = bundle.monai(
         "run",
@@ -85,7 +87,7 @@ def check_single_process(bundle: BundleFolder) -> list[BundleProblem]:
         *("--ckpt_dir", output, "--output_dir", output),
         *("--device", "cpu", "--num_folds", str(NUM_CASES), "--fold", "0"),
         *("--epochs", "1", "--iterations_per_epoch", "1", "--val_interval", "1"),
-        *("--batch_size", "1", "--patch_size", list_argument(small_patch(config))),
+        *("--batch_size", "1", "--patch_size", list_argument(patch)),
     )
     return _failure(done, "run training", "Run it by hand; train.json must not need torchrun.")
 

@@ -7,8 +7,10 @@ from typing import Any
 from dynunet_bundle.configs.lint import lint_configs
 from dynunet_bundle.delivery.package.make import NAME
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
+from dynunet_bundle.delivery.verify.metadata import METADATA_SCHEMA
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json, sha256_of
+from dynunet_bundle.networks.model_json import MODEL_SCHEMA
 
 KEYS_WITHOUT_LABEL = "$[key for key in @case_keys if key != 'label']"
 """What inference.json loads: the image, and in a cascade the previous mask."""
@@ -125,7 +127,7 @@ def check_weights(bundle: BundleFolder) -> list[BundleProblem]:
     ]
     facts = bundle.path / "models" / "model.json"
     if facts.is_file():
-        expected = read_json(facts, ConfigError).get("sha256")
+        expected = read_json(facts, ConfigError, MODEL_SCHEMA)["sha256"]
         if expected != sha256_of(bundle.path / "models" / "model.pt"):
             problems.append(
                 BundleProblem("models/model.pt is not the file that model.json describes.", remedy)
@@ -135,7 +137,7 @@ def check_weights(bundle: BundleFolder) -> list[BundleProblem]:
 
 def check_label(bundle: BundleFolder) -> list[BundleProblem]:
     """What MONAI Label needs (0.8.5): its folder's name, labels that differ, lists and loaders that it replaces."""
-    metadata = bundle.config("metadata.json")
+    metadata = bundle.config("metadata.json", METADATA_SCHEMA)
     if bundle.config("inference.json").get("cascade"):
         raise SkippedCheck("MONAI Label knows no previous masks, which a cascade needs")
     return list(
@@ -157,7 +159,12 @@ def _label_faults(
     labels = [str(name).lower() for name in pred.values()]
     for name in sorted({name for name in labels if labels.count(name) > 1}):
         yield BundleProblem(f'two labels are called "{name}" in lower case.', "It would show one.")
-    steps = _part(inference, "preprocessing#transforms") or []
+    transforms = _part(inference, "preprocessing#transforms")
+    steps = (
+        [step for step in transforms if isinstance(step, dict)]
+        if isinstance(transforms, list)
+        else []
+    )
     loaders = [step for step in steps if step.get("_target_") == "LoadImaged"]
     keys = [step.get("keys") for step in loaders]
     if keys not in (["image"], [["image"]], [KEYS_WITHOUT_LABEL]):

@@ -10,8 +10,9 @@ from monai.bundle import ConfigParser
 
 from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, first_line
 from dynunet_bundle.files import sha256_of
+from dynunet_bundle.shapes import FILE_PATH, TEXT, list_of, object_with, require_shape
 
 REQUIRED = (
     "LICENSE",
@@ -27,6 +28,10 @@ REQUIRED = (
 )
 WEIGHTS = "models/model.pt"
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
+LARGE_FILES_SCHEMA = object_with(
+    {"large_files": list_of(object_with({"path": FILE_PATH, "hash_type": TEXT}))},
+    description="See MONAI's bundle specification.",
+)
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """Kinds that MONAI checks, and their length in hex digits."""
 
@@ -80,8 +85,12 @@ def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
     )
     if path is None:
         return []
-    entries = ConfigParser.load_config_file(str(path)).get("large_files", [])
-    return [entry for entry in entries if isinstance(entry, dict)]
+    try:
+        content = ConfigParser.load_config_file(str(path))
+    except Exception as error:  # yaml and json raise kinds of their own
+        raise ConfigError(f"{path.name} cannot be read: {first_line(error)}.") from error
+    require_shape(content, LARGE_FILES_SCHEMA, path.name, ConfigError)
+    return list(content.get("large_files", []))
 
 
 def check_sizes(bundle: BundleFolder) -> list[BundleProblem]:
@@ -116,16 +125,17 @@ def check_json(bundle: BundleFolder) -> list[BundleProblem]:
     """Each config is JSON of four spaces that ends with a newline, without keys given twice or personal paths."""
     problems = []
     for path in sorted((bundle.path / "configs").glob("*.json")):
-        for fault in _json_faults(path.read_text(encoding="utf-8")):
+        for fault in _json_faults(path.read_bytes()):
             problems.append(BundleProblem(f"configs/{path.name} {fault}.", "Correct it."))
     return problems
 
 
-def _json_faults(text: str) -> Iterator[str]:
+def _json_faults(content: bytes) -> Iterator[str]:
     try:
+        text = content.decode("utf-8")
         json.loads(text, object_pairs_hook=_without_doubles)
-    except ValueError as error:
-        yield f"cannot be read: {error}"
+    except (ValueError, RecursionError) as error:
+        yield f"cannot be read: {first_line(error)}"
         return
     if not text.endswith("}\n"):
         yield "does not end with one newline"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem
+from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
 MANDATORY = (
     "version",
@@ -22,6 +23,27 @@ MANDATORY = (
 )
 """MONAI's bundle specification and the Model Zoo's CI; ``optional_packages_version`` is an older name."""
 
+METADATA_SCHEMA = object_with(
+    {
+        "changelog": by_name(TEXT),
+        "required_packages_version": by_name(TEXT),
+        "optional_packages_version": by_name(TEXT),
+        "network_data_format": by_name(
+            by_name(
+                object_with(
+                    {
+                        "num_channels": {"type": "integer", "minimum": 1, "maximum": 10_000},
+                        "channel_def": by_name(TEXT),
+                        "spatial_shape": list_of({"type": ["integer", "string"]}),
+                    }
+                )
+            )
+        ),
+    },
+    description="Correct configs/metadata.json.",
+)
+"""Shape of what the checks look at; ``metadata_schema.json`` is the whole."""
+
 SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+")
 EXACT_VERSION = re.compile(r"\d+(\.\d+)+((a|b|rc|\.post)\d+)?")
 DATA_FIELDS = ("num_channels", "spatial_shape", "dtype", "is_patch_data", "channel_def")
@@ -29,7 +51,7 @@ DATA_FIELDS = ("num_channels", "spatial_shape", "dtype", "is_patch_data", "chann
 
 def check_metadata(bundle: BundleFolder) -> list[BundleProblem]:
     """Mandatory ids; version in the changelog; exact versions; channels numbered from 0; the inference's plan."""
-    metadata = bundle.config("metadata.json")
+    metadata = bundle.config("metadata.json", METADATA_SCHEMA)
     problems = [
         BundleProblem(f'metadata.json lacks "{name}".', "Add it.")
         for name in MANDATORY

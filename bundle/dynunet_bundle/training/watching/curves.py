@@ -12,9 +12,13 @@ from ignite.engine import Engine, Events
 from dynunet_bundle.drawing.charts import INK, MUTED, Chart, Line, draw_charts, save_figure
 from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.drawing.text_table import number_cell
-from dynunet_bundle.errors import ConfigError, first_line
-from dynunet_bundle.files import read_json
-from dynunet_bundle.training.watching.status import LOG_NAME, STATUS_NAME, read_log
+from dynunet_bundle.errors import first_line
+from dynunet_bundle.training.watching.status import (
+    LOG_NAME,
+    STATUS_NAME,
+    read_log,
+    read_status_file,
+)
 from dynunet_bundle.training.watching.status_text import clock
 
 if TYPE_CHECKING:
@@ -79,8 +83,7 @@ class CurvesHandler:
         self._drawn = time.monotonic()
 
     def _task_name(self) -> str:
-        path = self.folder / STATUS_NAME
-        return str(read_json(path, ConfigError).get("task_name", "")) if path.is_file() else ""
+        return str(read_status_file(self.folder / STATUS_NAME).get("task_name") or "")
 
 
 def draw_curves(

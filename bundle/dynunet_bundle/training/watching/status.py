@@ -5,7 +5,6 @@ Only reading a checkpoint imports torch; everything else is fast.
 Stored on disk: the file names, the names of metrics, and the keys that ``read_status`` reads.
 """
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -14,8 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import ConfigError, WeightsError, first_line
-from dynunet_bundle.files import read_json
+from dynunet_bundle.errors import ConfigError, first_line
+from dynunet_bundle.files import parse_json, read_json
+from dynunet_bundle.networks.model_json import model_facts
+from dynunet_bundle.shapes import (
+    COUNT,
+    DURATION,
+    MAYBE_NUMBER,
+    MAYBE_TEXT,
+    TEXT,
+    by_name,
+    object_with,
+)
 
 LOG_NAME = "train_log.jsonl"
 MEAN_DICE, DICE_BY_CLASS = "val_mean_dice", "val_dice_by_class"
@@ -31,6 +40,39 @@ SILENT_EPOCHS = 3
 
 SILENT_S = 60.0
 """Minimum time without a sign of life before a run counts as silent, in seconds."""
+
+STATUS_SCHEMA = object_with(
+    {
+        "state": TEXT,
+        "task_name": MAYBE_TEXT,
+        "epoch": COUNT,
+        "epochs": COUNT,
+        "iteration": COUNT,
+        "iterations_per_epoch": {"type": "integer", "minimum": 1},
+        "world_size": COUNT,
+        "updated": TEXT,
+        "message": MAYBE_TEXT,
+    },
+    description="Delete the file; a training that runs writes it again.",
+)
+"""Shape of ``status.json``."""
+
+LOG_SCHEMA = object_with(
+    {
+        "epoch": {"type": "number", "minimum": 0},
+        "loss": MAYBE_NUMBER,
+        "learning_rate": MAYBE_NUMBER,
+        "dice": MAYBE_NUMBER,
+        "dice_by_class": by_name(MAYBE_NUMBER),
+        "best_dice": MAYBE_NUMBER,
+        "best_epoch": {"type": ["integer", "null"]},
+        "seconds": DURATION,
+        "validation_seconds": DURATION,
+        "patches_per_second": DURATION,
+    },
+    ("epoch",),
+)
+"""Shape of a line of ``train_log.jsonl``."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +145,20 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The record in a line of the log, or None if the line is not a record."""
     try:
-        record = json.loads(line)
-        return record if math.isfinite(record["epoch"]) else None
-    except (ValueError, KeyError, TypeError):
+        record: dict[str, Any] = parse_json(line, LOG_NAME, ConfigError, LOG_SCHEMA)
+    except ConfigError:
         return None
+    return record
+
+
+def read_status_file(path: Path) -> dict[str, Any]:
+    """The content of ``status.json``; empty if it does not exist.
+
+    Raises:
+        ConfigError: if it is malformed.
+    """
+    written: dict[str, Any] = read_json(path, ConfigError, STATUS_SCHEMA) if path.is_file() else {}
+    return written
 
 
 def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunStatus:
@@ -121,7 +173,7 @@ def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunSt
         ConfigError: if no training has written to the folder, or its status.json is malformed.
     """
     log, status_file = folder / LOG_NAME, folder / STATUS_NAME
-    written = read_json(status_file, ConfigError) if status_file.is_file() else {}
+    written = read_status_file(status_file)
     if not written and not log.is_file():
         raise ConfigError(
             f"{folder} has neither {STATUS_NAME} nor {LOG_NAME}. Give the --output_dir of a training."
@@ -189,13 +241,15 @@ def _is_run(folder: Path) -> bool:
 def _time_of(written: Mapping[str, Any]) -> float | None:
     try:
         return datetime.fromisoformat(written["updated"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
 
 
 def _eta_s(written: Mapping[str, Any], epoch_s: float | None) -> float | None:
     """Seconds for the remaining iterations, including their share of the validations."""
-    if written.get("state") in ("finished", "failed") or epoch_s is None or not written:
+    needed = ("epochs", "iteration", "iterations_per_epoch")
+    is_over = written.get("state") in ("finished", "failed")
+    if is_over or epoch_s is None or not all(name in written for name in needed):
         return None
     left = written["epochs"] - written["iteration"] / written["iterations_per_epoch"]
     return float(max(left, 0.0) * epoch_s)
@@ -204,11 +258,10 @@ def _eta_s(written: Mapping[str, Any], epoch_s: float | None) -> float | None:
 def _checkpoint_facts(ckpt_dir: Path | None) -> dict[str, int | None]:
     epoch = iteration = model_epoch = None
     if ckpt_dir is not None:
-        last, model = ckpt_dir / "checkpoint_last.pt", ckpt_dir / "model.json"
+        last = ckpt_dir / "checkpoint_last.pt"
         if last.is_file():
             epoch, iteration = _position_of(last)
-        if model.is_file():
-            model_epoch = read_json(model, WeightsError).get("epoch")
+        model_epoch = model_facts(ckpt_dir / "model.pt").get("epoch")
     return {
         "checkpoint_epoch": epoch,
         "checkpoint_iteration": iteration,

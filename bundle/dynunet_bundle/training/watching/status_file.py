@@ -15,9 +15,11 @@ from ignite.engine import Engine, Events
 
 from dynunet_bundle.errors import ConfigError, OutputError, first_line
 from dynunet_bundle.files import read_json, write_json
+from dynunet_bundle.shapes import TEXT, object_with
 from dynunet_bundle.training.watching.status import STATUS_NAME
 
 FAILED_NAME = "failed_process"
+FAILURE_SCHEMA = object_with({"message": TEXT}, ("message",))
 INTERVAL_S = 10.0
 """Shortest time between two updates within an epoch; shorter than the 60 s after which a run can count as silent."""
 
@@ -69,7 +71,7 @@ class StatusFile:
         """Message of another process that failed, or None."""
         for path in sorted(self.path.parent.glob(f"{FAILED_NAME}_*.json")):
             with suppress(ConfigError):
-                return str(read_json(path, ConfigError).get("message"))
+                return str(read_json(path, ConfigError, FAILURE_SCHEMA)["message"])
         return None
 
     def _forget_failures(self) -> None:

@@ -1,0 +1,48 @@
+"""``model.json``, the file beside weights: their plan, and what they learnt from. Nothing here needs torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.files import read_json
+from dynunet_bundle.planning.plan import PLAN_SCHEMA
+from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, SHA256, by_name, list_of, object_with
+
+RANGES = by_name(list_of({"type": "number"}, minItems=2, maxItems=2))
+"""The smallest and the largest value of each class in the training cases."""
+
+MODEL_SCHEMA = object_with(
+    {
+        "plan": PLAN_SCHEMA,
+        "sha256": SHA256,
+        "epoch": {**COUNT, "type": ["integer", "null"]},
+        "epochs": {**COUNT, "type": ["integer", "null"]},
+        "iterations_per_epoch": {**COUNT, "type": ["integer", "null"]},
+        "val_mean_dice": MAYBE_NUMBER,
+        "mirror_axes": {
+            **list_of({"type": "integer", "minimum": 0, "maximum": 2}, uniqueItems=True),
+            "type": ["array", "null"],
+        },
+        "training": {
+            **object_with({"num_cases": COUNT, "volumes_ml": RANGES, "components": RANGES}),
+            "type": ["object", "null"],
+        },
+    },
+    ("sha256",),
+    description="Restore the file that was saved with the weights.",
+)
+
+
+def model_facts(weights: Path) -> Mapping[str, Any]:
+    """What is known of weights; empty if there is no JSON beside them.
+
+    Args:
+        weights: the ``.pt`` file.
+
+    Raises:
+        WeightsError: if the JSON is malformed.
+    """
+    path = weights.with_suffix(".json")
+    facts: Mapping[str, Any] = read_json(path, WeightsError, MODEL_SCHEMA) if path.is_file() else {}
+    return facts

@@ -1,0 +1,110 @@
+"""Shapes of JSON data: the parts that schemas are made of, and the check by jsonschema.
+
+Each JSON file that is read has one schema (JSON Schema 2020-12), in the module that owns the file. ``integer`` means a
+whole number of 64 bits and ``number`` a finite one. The ``description`` of a whole schema ends the message about a
+wrong field: it says what the file is, and what to do.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from dynunet_bundle.errors import BundleError
+
+Schema = Mapping[str, Any]
+
+MAX_INTEGER = 2**63
+"""Whole numbers are below it: what numpy and torch can hold."""
+
+MAX_PROBLEM = 200
+"""Characters of a problem in a message."""
+
+TEXT: Schema = {"type": "string"}
+MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
+DURATION: Schema = {"type": "number", "minimum": 0}
+SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+FILE_PATH: Schema = {"type": "string", "pattern": r"^[^\x00]{1,4096}$"}
+FILE_NAME: Schema = {"type": "string", "pattern": r"^[^/\\\x00-\x1f]{1,255}$"}
+OBJECT: Schema = {"type": "object"}
+
+
+def list_of(items: Schema, **limits: Any) -> dict[str, Any]:
+    """Schema of a list; ``limits`` are keywords of JSON Schema, such as ``minItems``."""
+    return {"type": "array", "items": items, **limits}
+
+
+def by_name(values: Schema, **limits: Any) -> dict[str, Any]:
+    """Schema of an object whose keys are names, of classes or cases."""
+    return {"type": "object", "additionalProperties": values, **limits}
+
+
+def object_with(
+    properties: Mapping[str, Schema], required: tuple[str, ...] = (), **limits: Any
+) -> dict[str, Any]:
+    """Schema of an object with these keys and maybe others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        **limits,
+    }
+
+
+def require_shape(
+    content: Any,
+    schema: Schema,
+    where: str | os.PathLike[str],
+    error_type: type[BundleError],
+) -> None:
+    """Refuse JSON data of another shape than a schema says.
+
+    Args:
+        content: JSON data.
+        schema: the shape.
+        where: the file that it comes from, for the message.
+        error_type: what to raise.
+
+    Raises:
+        BundleError: of type ``error_type``, in one line that names the file, the field, and what is wrong there.
+    """
+    from jsonschema.exceptions import best_match
+
+    fault = best_match(_validator_type()(schema).iter_errors(content))
+    if fault is not None:
+        field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
+        problem = fault.message if len(fault.message) <= MAX_PROBLEM else _short_problem(fault)
+        remedy = schema.get("description", "Repair the file.")
+        raise error_type(f"{where}: {printable(field)}: {printable(problem)}. {remedy}")
+
+
+@cache
+def _validator_type() -> Any:
+    """The validator; its own ``integer`` and ``number`` would accept 1e308, NaN and 400 digits."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_INTEGER
+
+    def is_number(_: Any, value: Any) -> bool:
+        return is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": is_integer, "number": is_number}
+    )
+    return extend(Draft202012Validator, type_checker=types)
+
+
+def _short_problem(fault: Any) -> str:
+    """The problem without the offending value, which may be the whole file."""
+    return f"it is not as the schema's {fault.validator} {fault.validator_value} says"
+
+
+def printable(text: str) -> str:
+    """Text from a file for a message: one line, cut to a length, without control characters."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[: MAX_PROBLEM + 1])
+    return line if len(line) <= MAX_PROBLEM else f"{line[: MAX_PROBLEM - 3]}..."
