@@ -116,7 +116,7 @@ def damage(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (link, "holds a symbolic link"),
+        (link, "contains a symbolic link"),
         (named("../../evil"), "leads out of its folder"),
         (named("/etc/evil"), "leads out of its folder"),
         (named("C:\\evil"), "leads out of its folder"),
@@ -139,7 +139,7 @@ def test_unsafe_archive_is_refused(
 
 
 def test_limits(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds 7 files; 6 are allowed"):
+    with pytest.raises(DatasetError, match="contains 7 files; 6 are allowed"):
         extracted(archive, Limits(files=6))
     with pytest.raises(DatasetError, match="would extract to"):
         extracted(archive, Limits(total_bytes=1000))

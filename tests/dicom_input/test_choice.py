@@ -92,14 +92,14 @@ def test_ambiguity_lists_what_can_be_passed(study: Path, log: pytest.LogCaptureF
     [
         (
             {"modalty": "MR"},
-            "no DICOM rule is named 'modalty'; there are series, .*, channels, all",
+            "unknown DICOM rule 'modalty'. Known rules: series, .*, channels, all",
         ),
-        ({"channels": [{"all": True}]}, '"all" cannot stand within "channels"'),
-        ({"series": 5}, "series=5 is no text"),
-        ({"description": "("}, "no regular expression"),
-        ({"plane": "transversal"}, "none of sagittal, coronal, axial"),
-        ({"min_slices": "many"}, "no whole number"),
-        ({"select": "EchoNumbers"}, "maps no tags"),
+        ({"channels": [{"all": True}]}, '"all" is not allowed inside "channels"'),
+        ({"series": 5}, "series=5 must be a string"),
+        ({"description": "("}, "is not a regular expression"),
+        ({"plane": "transversal"}, "must be one of sagittal, coronal, axial"),
+        ({"min_slices": "many"}, "must be a whole number"),
+        ({"select": "EchoNumbers"}, "must be an object"),
         ({"all": True, "channels": [{}, {}]}, "exclude each other"),
     ],
 )
@@ -119,7 +119,7 @@ def test_series_that_cannot_be_read_is_no_choice_but_named_when_alone(tmp_path: 
     )
     (case,) = find_cases(tmp_path)
     assert case["name"] == short_name(T1)
-    with pytest.raises(DatasetError, match="no series that can be read: .*MONOCHROME1"):
+    with pytest.raises(DatasetError, match="no readable series: .*MONOCHROME1"):
         find_cases(tmp_path / "b")
 
 
@@ -156,11 +156,13 @@ def test_a_name_that_no_series_has_is_told_with_those_that_there_are(study: Path
     with pytest.raises(DatasetError) as caught:
         find_cases(study, {"series": "hcrop"})
     message = str(caught.value)
-    assert message.startswith("no series of the DICOM input is named hcrop; there are: ")
+    assert message.startswith(
+        "no series of the DICOM input has the name hcrop. Pass one of these: "
+    )
     assert all(short_name(uid) in message for uid in (T1, T2, CORONAL, CT))
     with pytest.raises(DatasetError) as caught:
         find_cases(f"{study}::1.2.99")
-    assert f"is named {short_name('1.2.99')};" in str(caught.value)
+    assert f"has the name {short_name('1.2.99')}." in str(caught.value)
     assert "1.2.99" not in str(caught.value)
     with pytest.raises(DatasetError, match="fits the rules"):
         find_cases(study, {"series": short_name(T1), "modality": "CT"})
@@ -186,7 +188,7 @@ def test_all_studies_are_listed_that_have_something_to_choose(tmp_path: Path) ->
     with pytest.raises(DatasetError) as caught:
         find_cases(tmp_path)
     message = str(caught.value)
-    assert "holds 2 studies with several series that fit" in message
+    assert "contains 2 studies with several series that fit" in message
     for uid in ("1.5", "1.7"):
         assert (
             f"{short_name(uid).replace('series', 'study')}: {short_name(f'{uid}.1')} (" in message

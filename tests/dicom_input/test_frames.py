@@ -131,7 +131,7 @@ def test_missing_frame_is_refused(tmp_path: Path) -> None:
 def test_stack_in_two_objects_is_refused(tmp_path: Path) -> None:
     make_enhanced(tmp_path / "a", volume(), oblique(), order=[0, 1, 2], series_uid=UID)
     make_enhanced(tmp_path / "b", volume(), oblique(), order=[3, 4], series_uid=UID)
-    with pytest.raises(CaseError, match="5 slices lie in 2 multi-frame objects"):
+    with pytest.raises(CaseError, match="5 slices are in 2 multi-frame objects"):
         load_series(str(tmp_path))
 
 

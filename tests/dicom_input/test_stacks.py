@@ -37,7 +37,7 @@ def test_same_image_twice_is_dropped_with_a_note(
     series = load_series(str(folder))
     np.testing.assert_array_equal(series.array[0], array)
     assert len(series.headers) == 5
-    assert "dropped 2 images that are in the series twice" in log.text
+    assert "dropped 2 duplicate images of the series" in log.text
 
 
 def moved(slices: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_differing_images_at_one_position_are_refused(tmp_path: Path) -> None:
     array = volume()
     folder = make_series(tmp_path, array, straight(), series_uid=UID)
     make_series(folder, array[:, :, 2:3] + 1, moved(3), series_uid=UID, start=5)
-    with pytest.raises(CaseError, match="those at position 4 differ, and no tag parts them"):
+    with pytest.raises(CaseError, match="those at position 4 differ, and no tag splits them"):
         load_series(str(folder))
 
 
@@ -118,7 +118,7 @@ def test_private_b_values_of_vendors(tmp_path: Path) -> None:
 
 def test_unknown_selection_lists_values(tmp_path: Path) -> None:
     folder = two_stacks(tmp_path, volume(), volume() + 1, {"EchoNumbers": 1}, {"EchoNumbers": 2})
-    with pytest.raises(CaseError, match="no image has EchoNumbers=3; there are 1, 2"):
+    with pytest.raises(CaseError, match="no image has EchoNumbers=3; its values are 1, 2"):
         load_series(f"{folder}::{UID}::EchoNumbers=3")
 
 

@@ -71,7 +71,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "wide.png": (lambda path: png(path, b"tEXt", b"a\0b", side=30_000), "it is cut off"),
     "wide.bmp": (lambda path: bmp(path, 25_000), "it is cut off"),
     "entries.zip": (lambda path: archive(path, 49_000), "holds 49000 files; 20000 are allowed"),
-    "many.zip": (lambda path: archive(path, 30_000, 400), "holds more than 20000 files"),
+    "many.zip": (lambda path: archive(path, 30_000, 400), "contains more than 20000 files"),
 }
 
 

@@ -1,1 +1,1 @@
-"""DICOM as a PACS sends it: files, folders and archives to volumes with an affine."""
+"""DICOM files, folders and archives from a PACS -> volumes with an affine."""

@@ -1,7 +1,7 @@
-"""Zip archives as they come from a portal: extracted into a private folder that is gone when the process ends.
+"""Zip archives from a portal, extracted into a private folder that is removed when the process ends.
 
-MONAI's ``extractall`` refuses names that lead out of the folder, but has no limit of size, and keeps names, which
-portals make of the patient's.
+MONAI's ``extractall`` refuses names that lead out of the folder, but has no size limit and keeps file names, which
+often include the patient's name.
 """
 
 import io
@@ -21,30 +21,30 @@ from dynunet_bundle.errors import DatasetError, OutputError
 from dynunet_bundle.files import is_inside
 from dynunet_bundle.limits import GIB
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20  # extracted at a time
 ENTRY_BYTES = 512
-"""Most bytes of an entry in an archive's directory, on average; a path of three UIDs takes 300."""
+"""Largest average size of an entry in an archive's directory; a path of three UIDs takes 300."""
 
 ENCRYPTED = 0x1
-"""Bit 0 of an entry's flags (APPNOTE.TXT of PKWARE, section 4.4.4)."""
+"""Flag of an encrypted entry, bit 0 (APPNOTE.TXT of PKWARE, section 4.4.4)."""
 
 DAMAGES = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, NotImplementedError, RuntimeError),
 )
-"""What zipfile raises for archives that are damaged, or packed or encrypted in ways it does not know."""
+"""Exceptions of zipfile for archives that are damaged, encrypted, or compressed by an unknown method."""
 
 logger = logging.getLogger(__name__)
 
 
 class Limits(NamedTuple):
-    """What an archive may hold.
+    """Limits of an archive's content.
 
     Attributes:
-        files: entries; zipfile, a new file for each and a look at its header take 0.3 ms together.
-        total_bytes: of all files when extracted.
-        ratio: of the extracted size to that of the archive; images of CT shrink to a half, blank ones much more.
-        free_bytes: up to this extracted size the ratio does not matter.
+        files: number of entries; extracting one and reading its header takes 0.3 ms.
+        total_bytes: extracted size of all files.
+        ratio: extracted size over the archive's size; about 2 for CT images, much higher for blank ones.
+        free_bytes: extracted size up to which the ratio is not checked.
     """
 
     files: int = 20_000
@@ -57,7 +57,7 @@ LIMITS = Limits()
 
 
 class _Archive(io.BufferedReader):
-    """A file whose directory is not read if it is too long: zipfile makes objects of all entries first."""
+    """An archive file that refuses to read an excessive directory, before zipfile makes an object of each entry."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         super().__init__(io.FileIO(path))
@@ -65,27 +65,28 @@ class _Archive(io.BufferedReader):
 
     def read(self, size: int | None = -1) -> bytes:
         if (size or 0) > max(self.limits.files * ENTRY_BYTES, CHUNK_BYTES):
-            raise DatasetError(_refusal(f"holds more than {self.limits.files} files"))
+            raise DatasetError(_refusal(f"contains more than {self.limits.files} files"))
         return super().read(size)
 
 
 def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
-    """Extract an archive once for each process.
+    """Extract an archive once per process.
 
-    The files get numbers for names, in a folder that only this user can read. It is removed when the process ends,
-    also that of a data loader's worker; only a process that is killed leaves it, under the system's temporary folder as
-    ``dynunet-dicom-*``.
+    The files are named by numbers, in a folder that only this user can read. It is removed when the process ends, also
+    in workers of a data loader. Only a killed process leaves it behind, as ``dynunet-dicom-*`` in the system's
+    temporary folder.
 
     Args:
         archive: a zip file.
-        limits: what it may hold.
+        limits: limits of its content.
 
     Returns:
         The folder.
 
     Raises:
-        DatasetError: if it is no zip file, damaged, encrypted, larger than the limits, or holds links or unsafe names.
-        OutputError: if the temporary folder has no room.
+        DatasetError: if it is not a zip file, is damaged, encrypted or larger than the limits, or contains links or
+            unsafe names.
+        OutputError: if the temporary folder has no space.
     """
     status = archive.stat()
     return _extract(archive.resolve(), status.st_size, status.st_mtime_ns, limits)
@@ -98,7 +99,7 @@ def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
             entries = [entry for entry in file.infolist() if not entry.is_dir()]
             _require_safe(entries, size, limits)
             folder = Path(tempfile.mkdtemp(prefix="dynunet-dicom-"))
-            # unlike atexit, it also runs in workers of multiprocessing, and only where it was registered
+            # unlike atexit, Finalize also runs in multiprocessing workers, and only in the process that registered it
             remove = Finalize(None, shutil.rmtree, (folder, True), exitpriority=10)
             try:
                 _write(file, entries, folder, limits)
@@ -107,33 +108,31 @@ def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
                 raise
     except DAMAGES as error:
         raise DatasetError(
-            f"the zip archive cannot be read ({type(error).__name__}). Send it again, whole and without a password."
+            f"the zip archive cannot be read ({type(error).__name__}). Send it again, complete and without a password."
         ) from None
     except OSError as error:
         raise OutputError(
             f"the zip archive cannot be extracted to {tempfile.gettempdir()}: {error.strerror}. "
-            "Free space, or let TMPDIR name another folder."
+            "Free disk space, or set TMPDIR to another folder."
         ) from None
     logger.info("extracted %d files of a zip archive to a temporary folder", len(entries))
     return folder
 
 
 def _require_safe(entries: list[zipfile.ZipInfo], size: int, limits: Limits) -> None:
-    """Refuse an archive by its directory, before anything is extracted."""
+    """Check an archive's directory before anything is extracted."""
     total = sum(entry.file_size for entry in entries)
     problem = None
     if len(entries) > limits.files:
-        problem = f"holds {len(entries)} files; {limits.files} are allowed"
+        problem = f"contains {len(entries)} files; {limits.files} are allowed"
     elif total > limits.total_bytes:
-        problem = (
-            f"would extract to {total / GIB:.1f} GiB; {limits.total_bytes / GIB:.1f} are allowed"
-        )
+        problem = f"would extract to {total / GIB:.1f} GiB; {limits.total_bytes / GIB:.1f} GiB are allowed"
     elif total > limits.free_bytes and total > limits.ratio * size:
         problem = f"would grow {total // max(size, 1)}-fold; {limits.ratio}-fold is allowed"
     elif any(stat.S_ISLNK(entry.external_attr >> 16) for entry in entries):
-        problem = "holds a symbolic link"
+        problem = "contains a symbolic link"
     elif not all(is_inside(entry.filename) for entry in entries):
-        problem = "holds a file name that leads out of its folder"
+        problem = "contains a file name that leads out of its folder"
     elif any(entry.flag_bits & ENCRYPTED for entry in entries):
         problem = "is encrypted"
     if problem:
@@ -147,7 +146,7 @@ def _refusal(problem: str) -> str:
 def _write(
     file: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path, limits: Limits
 ) -> None:
-    """Extract under numbers, counting what really comes: an archive's directory may lie."""
+    """Extract files named by numbers, counting the actual bytes, since the sizes in the directory may be false."""
     left = min(limits.total_bytes, sum(entry.file_size for entry in entries))
     for number, entry in enumerate(entries):
         if PurePosixPath(entry.filename).name.startswith("."):

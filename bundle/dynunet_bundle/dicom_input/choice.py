@@ -1,4 +1,4 @@
-"""Which of the series of a study is the image: chosen by rules, never by guess."""
+"""Choose the series of a study by rules, never by guessing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,25 @@ from dynunet_bundle.dicom_input.names import UID, short_name
 from dynunet_bundle.dicom_input.scan import PLANES, Series
 from dynunet_bundle.errors import ConfigError, DatasetError
 
-MAX_SERIES_SHOWN = 10
+MAX_SERIES_SHOWN = 10  # series listed in a message
 
 SOURCE_RULES = ("channels", "all")
-"""Rules of a whole source, which ``find_cases`` takes beside those of ``SeriesRules``."""
+"""Rules for a whole source, which ``find_cases`` accepts in addition to those of ``SeriesRules``."""
 
 
 @dataclass(frozen=True)
 class SeriesRules:
-    """What a series must be; what is not set does not matter.
+    """Conditions on a series; those that are not set are not checked.
 
     Attributes:
-        series: its SeriesInstanceUID, or its short name as the list of an ambiguous study has it.
+        series: its SeriesInstanceUID, or its short name from the message about an ambiguous study.
         series_number: SeriesNumber.
-        modality: as ``MR``.
-        description: a regular expression that is found in SeriesDescription, whatever the case of its letters.
-        image_type: a value of ImageType, or several that must all be there, as ``ORIGINAL``.
+        modality: e.g. ``MR``.
+        description: a regular expression to find in SeriesDescription, ignoring case.
+        image_type: a value that ImageType must contain, or several, e.g. ``ORIGINAL``.
         min_slices: smallest number of images.
         plane: axial, coronal or sagittal.
-        select: values of tags that part a series into stacks, by keyword, as ``{"EchoNumbers": 2}``.
+        select: values of tags that split a series into stacks, by keyword, e.g. ``{"EchoNumbers": 2}``.
     """
 
     series: str | None = None
@@ -44,42 +44,48 @@ def parse_rules(rules: Mapping[str, Any]) -> SeriesRules:
     """Check rules from a config.
 
     Raises:
-        ConfigError: if there is no such rule, or its value cannot be one.
+        ConfigError: if a rule is unknown or has an invalid value.
     """
     known = [one.name for one in fields(SeriesRules)]
     unknown = sorted(set(rules) - set(known))
     if unknown and unknown[0] in SOURCE_RULES:
-        raise ConfigError(f'the DICOM rule "{unknown[0]}" cannot stand within "channels".')
+        raise ConfigError(
+            f'the DICOM rule "{unknown[0]}" is not allowed inside "channels". Put it beside "channels".'
+        )
     if unknown:
         names = ", ".join((*known, *SOURCE_RULES))
-        raise ConfigError(f"no DICOM rule is named {unknown[0]!r}; there are {names}.")
+        raise ConfigError(f"unknown DICOM rule {unknown[0]!r}. Known rules: {names}.")
     parsed = SeriesRules(**rules)
     try:
         re.compile(parsed.description or "")
     except re.error as error:
         raise ConfigError(
-            f"the DICOM rule description={parsed.description!r} is no regular expression: {error}."
+            f"the DICOM rule description={parsed.description!r} is not a regular expression: {error}."
         ) from None
     if parsed.plane not in (None, *PLANES):
-        raise ConfigError(f"the DICOM rule plane={parsed.plane!r} is none of {', '.join(PLANES)}.")
+        raise ConfigError(
+            f"the DICOM rule plane={parsed.plane!r} must be one of {', '.join(PLANES)}."
+        )
     for name in ("series_number", "min_slices"):
         value = getattr(parsed, name)
         if value is not None and not isinstance(value, int):
-            raise ConfigError(f"the DICOM rule {name}={value!r} is no whole number.")
+            raise ConfigError(f"the DICOM rule {name}={value!r} must be a whole number.")
     if not isinstance(parsed.series, str | None):
-        raise ConfigError(f"the DICOM rule series={parsed.series!r} is no text.")
+        raise ConfigError(f"the DICOM rule series={parsed.series!r} must be a string.")
     if not isinstance(parsed.select, Mapping):
-        raise ConfigError(f"the DICOM rule select={parsed.select!r} maps no tags to values.")
+        raise ConfigError(
+            f'the DICOM rule select={parsed.select!r} must be an object such as {{"EchoNumbers": 2}}.'
+        )
     return parsed
 
 
 def is_named(series: Series, rules: SeriesRules) -> bool:
-    """Whether a series has the name that the rules want, if they want one."""
+    """Whether a series has the name in the rules, or the rules have none."""
     return rules.series in (None, series.uid, short_name(series.uid))
 
 
 def fits(series: Series, rules: SeriesRules) -> bool:
-    """Whether a series is what the rules want."""
+    """Whether a series fits the rules."""
     wanted_types = [rules.image_type] if isinstance(rules.image_type, str) else rules.image_type
     return (
         is_named(series, rules)
@@ -95,15 +101,15 @@ def fits(series: Series, rules: SeriesRules) -> bool:
 def choose_series(
     series: Sequence[Series], rules: SeriesRules, skipped: Mapping[str, int]
 ) -> Series:
-    """The one series that fits.
+    """The only series that fits.
 
     Args:
-        series: of one study.
-        rules: what it must be.
-        skipped: numbers of files that are no images, for the error.
+        series: the series of one study.
+        rules: conditions on the series.
+        skipped: number of skipped files by reason, for the error.
 
     Raises:
-        DatasetError: if none fits, none of those that fit can be read, or several can.
+        DatasetError: if no series fits, no fitting series can be read, or several can.
     """
     usable = usable_of(series, rules)
     if len(usable) == 1:
@@ -113,33 +119,33 @@ def choose_series(
     fitting = [one for one in series if fits(one, rules)]
     if fitting:
         reasons = "; ".join(f"{one}: {one.problem}" for one in fitting[:MAX_SERIES_SHOWN])
-        raise DatasetError(f"the DICOM input holds no series that can be read: {reasons}.")
+        raise DatasetError(f"the DICOM input contains no readable series: {reasons}.")
     if series and not any(is_named(one, rules) for one in series):
         wanted = rules.series or ""
-        # a UID is not shown, also if it is that of no series here
+        # a UID is never shown, not even an unknown one
         name = short_name(wanted) if UID.fullmatch(wanted) else wanted
         raise DatasetError(
-            f"no series of the DICOM input is named {name}; there are: {_listed(series)}. Pass one of these names."
+            f"no series of the DICOM input has the name {name}. Pass one of these: {_listed(series)}."
         )
     if series:
         raise DatasetError(
-            f"no series of the DICOM input fits the rules; it holds {_listed(series)}. Change the rules."
+            f"no series of the DICOM input fits the rules; it contains {_listed(series)}. Change the rules."
         )
     raise DatasetError(
-        f"the DICOM input holds no series of images{skipped_note(skipped, '; skipped: ')}. Pass another folder."
+        f"the DICOM input contains no series of images{skipped_note(skipped, '; skipped: ')}. Pass another folder."
     )
 
 
 def usable_of(series: Sequence[Series], rules: SeriesRules) -> list[Series]:
-    """The series that fit and can be read, as far as their headers show."""
+    """The series that fit and can be read, judging by their headers."""
     return [one for one in series if fits(one, rules) and not one.problem]
 
 
 def ambiguous(studies: Sequence[Sequence[Series]]) -> DatasetError:
-    """The error that tells of all series to choose from.
+    """The error that lists all series to choose from.
 
     Args:
-        studies: for each study the series that fit, where there are several.
+        studies: the fitting series of each study that has several.
     """
     first = short_name(studies[0][0].uid)
     both_ways = f'--series {first} (in a config: "series_rules": {{"series": "{first}"}})'
@@ -152,7 +158,7 @@ def ambiguous(studies: Sequence[Sequence[Series]]) -> DatasetError:
         what = f"{len(studies)} studies with several series that fit. {lists}"
         each = "one in each study by the rules"
     return DatasetError(
-        f"the DICOM input holds {what}. Choose one with {both_ways}{f', or {each} {rules}' if rules else ''}."
+        f"the DICOM input contains {what}. Choose one with {both_ways}{f', or {each} {rules}' if rules else ''}."
     )
 
 
@@ -163,7 +169,7 @@ def _listed(series: Sequence[Series]) -> str:
 
 
 def _rules_that_part(series: Sequence[Series]) -> list[str]:
-    """Rules by which these series differ; values of ``description`` may name a patient, so they are not shown."""
+    """Rules in which these series differ, without their values, since a description may contain a patient's name."""
     values: dict[str, set[Any]] = {
         "series_number": {one.number for one in series},
         "modality": {one.modality for one in series},
@@ -176,11 +182,11 @@ def _rules_that_part(series: Sequence[Series]) -> list[str]:
 
 
 def study_name(uid: str) -> str:
-    """``study_`` and 8 hex digits, made as the short name of a series is."""
+    """Short name of a study, ``study_`` and 8 hex digits, like that of a series."""
     return short_name(uid).replace("series", "study", 1)
 
 
 def skipped_note(skipped: Mapping[str, int], start: str = "") -> str:
-    """``2 x secondary capture, 1 x localiser``; nothing where nothing was skipped."""
+    """``2 x secondary capture, 1 x localiser``; empty if nothing was skipped."""
     counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(skipped.items()))
     return f"{start}{counts}" if counts else ""

@@ -1,20 +1,20 @@
-"""The size that a compressed image says it has, read without decoding it: decoders allocate what it asks for."""
+"""Size of a compressed image, read without decoding, since decoders allocate memory for this size."""
 
 import struct
 
 J2K_START = b"\xff\x4f\xff\x51"
-"""Markers SOC and SIZ (ISO/IEC 15444-1 section A.5.1)."""
+"""Start of a JPEG 2000 code stream: markers SOC and SIZ (ISO/IEC 15444-1 section A.5.1)."""
 
 JPEG_START = b"\xff\xd8"
 NO_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)
-"""Of the markers from C0 to CF these are tables; all others are frame headers (ISO/IEC 10918-1 table B.1)."""
+"""Markers from C0 to CF that are tables; all others are frame headers (ISO/IEC 10918-1 table B.1)."""
 
-JPEG_LS_FRAME = 0xF7
-MAX_SEARCH = 1 << 16
+JPEG_LS_FRAME = 0xF7  # marker of a JPEG-LS frame header
+MAX_SEARCH = 1 << 16  # bytes in which a JPEG 2000 code stream must start
 
 
 def coded_shape(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns of a JPEG, JPEG-LS or JPEG 2000 code stream; None for other ones, as RLE.
+    """Rows and columns of a JPEG, JPEG-LS or JPEG 2000 code stream; None for others, such as RLE.
 
     Args:
         stream: one frame.

@@ -1,4 +1,4 @@
-"""Several images at one position: the same one twice, or a series of several stacks (echoes, times, b-values)."""
+"""Several images at one position: duplicates, or a series of several stacks (echoes, times, b-values)."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -7,16 +7,16 @@ from dynunet_bundle.dicom_input.frames import STACK_TAGS, Frame, as_text
 from dynunet_bundle.dicom_input.geometry import by_position
 from dynunet_bundle.errors import CaseError, some_of
 
-SAME_POSITION_MM = 0.01
+SAME_POSITION_MM = 0.01  # distance along the normal below which two images have the same position
 
 logger = logging.getLogger(__name__)
 
 
 def selected(case: str, frames: Sequence[Frame], select: Mapping[str, str]) -> list[Frame]:
-    """Frames whose tags have the wanted values.
+    """Frames whose tags have the values of ``select``.
 
     Raises:
-        CaseError: if there are none, listing the values that there are.
+        CaseError: if there are none; it lists the values that occur.
     """
     left = list(frames)
     for tag, value in select.items():
@@ -25,8 +25,8 @@ def selected(case: str, frames: Sequence[Frame], select: Mapping[str, str]) -> l
         if not left:
             raise CaseError(
                 case,
-                f"no image has {tag}={as_text(value)}; there are {some_of(values) or 'no values of it'}",
-                f"Select one of these, or another of {', '.join(STACK_TAGS)}.",
+                f"no image has {tag}={as_text(value)}; its values are {some_of(values) or 'missing'}",
+                f"Select one of these, or another tag of {', '.join(STACK_TAGS)}.",
             )
     return left
 
@@ -34,18 +34,18 @@ def selected(case: str, frames: Sequence[Frame], select: Mapping[str, str]) -> l
 def drop_doubles(
     case: str, frames: Sequence[Frame], digests: Callable[[Sequence[Frame]], Sequence[str]]
 ) -> list[Frame]:
-    """Keep one image at each position, where all that lie there show the same.
+    """Keep one image at each position, if all images at the position are identical.
 
     Args:
         case: name for errors.
-        frames: uniform ones.
-        digests: gives for each frame what tells whether two show the same; called where it matters only.
+        frames: frames of equal size, spacing and orientation.
+        digests: returns a digest of the pixels of each frame; only called for positions with several images.
 
     Returns:
         Frames in order of position.
 
     Raises:
-        CaseError: if images at one position differ, naming the tag that parts them into stacks.
+        CaseError: if images at one position differ; it names the tags that split them into stacks.
     """
     groups = _by_place(frames)
     crowded = [frame for group in groups if len(group) > 1 for frame in group]
@@ -55,9 +55,7 @@ def drop_doubles(
     for number, group in enumerate(groups):
         if len({shown.get(id(frame)) for frame in group}) > 1:
             raise _differing(case, groups, number)
-    logger.warning(
-        "%s: dropped %d images that are in the series twice", case, len(frames) - len(groups)
-    )
+    logger.warning("%s: dropped %d duplicate images of the series", case, len(frames) - len(groups))
     return [group[0] for group in groups]
 
 
@@ -82,28 +80,28 @@ def _differing(case: str, groups: Sequence[Sequence[Frame]], number: int) -> Cas
         first = parting[0]
         return CaseError(
             case,
-            f"it holds several stacks, {where}, which differ in {choices}",
-            f'Choose one by the rule "select", as {{"{first}": "{_values(frames, first)[0]}"}}.',
+            f"it has several stacks, {where}, which differ in {choices}",
+            f'Choose one with the rule "select", e.g. {{"{first}": "{_values(frames, first)[0]}"}}.',
         )
     return CaseError(
         case,
-        f"it holds {where}: those at position {number + 1} differ, and no tag parts them into stacks",
-        "Take out the wrong ones.",
+        f"it has {where}: those at position {number + 1} differ, and no tag splits them into stacks",
+        "Remove the wrong images.",
     )
 
 
 def _parts(tag: str, groups: Sequence[Sequence[Frame]]) -> bool:
-    """Whether the values of a tag part the images into stacks with one image at each position, on all positions."""
+    """Whether the values of a tag split the images into stacks with exactly one image at each position."""
     stacks = [sorted(frame.tags.get(tag, "") for frame in group) for group in groups]
     return all(stack == stacks[0] for stack in stacks) and len(set(stacks[0])) == len(stacks[0])
 
 
 def selection_hint(frames: Sequence[Frame]) -> str:
-    """What a series that is no regular stack could be parted by; nothing where no tag has few values."""
+    """A tag that may split an irregular series into stacks, as a sentence; empty if no tag has few enough values."""
     for tag in STACK_TAGS:
         values = _values(frames, tag)
         if 1 < len(values) <= len(frames) // 2:
-            return f' Or choose a part of it by the rule "select": {tag} ({some_of(values)}).'
+            return f' Or choose one stack with the rule "select": {tag} ({some_of(values)}).'
     return ""
 
 

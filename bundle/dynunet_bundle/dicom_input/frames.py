@@ -1,6 +1,6 @@
-"""What places one slice in space, read from a single-frame object or from the functional groups of a multi-frame one.
+"""Geometry of each slice, from a single-frame object or from the functional groups of a multi-frame object.
 
-Functional groups: DICOM PS3.3 section C.7.6.16. A value of a frame goes before one that all frames share.
+Functional groups: DICOM PS3.3 section C.7.6.16. A value of a frame takes precedence over a shared one.
 """
 
 import math
@@ -38,16 +38,16 @@ STACK_TAGS = (
     "ReconstructionDiameter",
     "InstanceNumber",
 )
-"""Tags that part a series into stacks, the more telling first; all are technical, none names a patient."""
+"""Tags that split a series into stacks, most specific first. All are technical; none identifies a patient."""
 
 PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003))
-"""b-values of Siemens, GE (first of four) and Philips where the standard's tag is missing."""
+"""Private tags of b-values by Siemens, GE (first of four values) and Philips, used if the standard's tag is missing."""
 
 GE_B_VALUE_OFFSET = 1_000_000_000
-"""GE adds it to b-values of some sequences."""
+"""Offset that GE adds to the b-values of some sequences."""
 
 MAX_SKEW = 1e-3
-"""Of directions: deviation of their lengths from 1 and of their product from 0; three decimals suffice."""
+"""Largest deviation of the directions' lengths from 1 and of their dot product from 0; headers may have 3 decimals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +55,17 @@ class Frame:
     """One slice.
 
     Attributes:
-        file: where its pixels are.
-        index: its place in that file, from 0.
+        file: the file with its pixels.
+        index: index of the frame in that file, from 0.
         shape: rows and columns.
         position: ``[3]``, centre of the first voxel in mm, LPS+.
-        directions: ``[2, 3]``, unit vectors of growing column index and of growing row index, LPS+.
+        directions: ``[2, 3]``, unit vectors of increasing column index and of increasing row index, LPS+.
         spacing: mm between rows and between columns.
-        thickness: mm to the next slice as the header has it, or None.
-        slope: of the rescaling of pixels.
-        intercept: of the rescaling of pixels.
+        thickness: mm to the next slice according to the header, or None.
+        slope: RescaleSlope, or 1.
+        intercept: RescaleIntercept, or 0.
         reference: FrameOfReferenceUID, or an empty string.
-        tags: values that may part a series into stacks, by keyword.
+        tags: values of ``STACK_TAGS``, by keyword.
     """
 
     file: Path
@@ -82,20 +82,20 @@ class Frame:
 
     @property
     def normal(self) -> np.ndarray:
-        """``[3]``, the unit vector along which slices are counted."""
+        """Unit vector along which slices are ordered, ``[3]``."""
         return np.cross(*self.directions)
 
 
 def frames_of(case: str, file: Path, header: Any) -> list[Frame]:
-    """Take the frames of an object from its header.
+    """The frames of an object, from its header.
 
     Args:
         case: name for errors.
-        file: of the object.
+        file: the file of the object.
         header: ``pydicom.Dataset`` without pixels.
 
     Raises:
-        CaseError: if a tag of the geometry is missing or impossible.
+        CaseError: if a tag of the geometry is missing or invalid.
     """
     number = num_frames(header)
     groups = header.get("PerFrameFunctionalGroupsSequence")
@@ -104,8 +104,8 @@ def frames_of(case: str, file: Path, header: Any) -> list[Frame]:
     if not groups or len(groups) != number:
         raise CaseError(
             case,
-            f"its object of {number} frames has {len(groups or [])} functional groups that say where they lie",
-            "Export it as Enhanced multi-frame or as one file a slice.",
+            f"its object of {number} frames has {len(groups or [])} functional groups with their positions",
+            "Export it as Enhanced multi-frame, or as one file per slice.",
         )
     shared = [_flat(item) for item in header.get("SharedFunctionalGroupsSequence") or []]
     return [
@@ -115,12 +115,12 @@ def frames_of(case: str, file: Path, header: Any) -> list[Frame]:
 
 
 def num_frames(header: Any) -> int:
-    """Frames of an object; 1 where it does not say."""
+    """Number of frames of an object; 1 if the header has none."""
     return int(header.get("NumberOfFrames") or 1)
 
 
 def _flat(group: Any, depth: int = 2) -> dict[str, Any]:
-    """Values of a functional group by keyword, with those in the first item of each sequence in it."""
+    """Values of a functional group by keyword, including those in the first item of each of its sequences."""
     values: dict[str, Any] = {}
     for element in group:
         if element.VR != "SQ":
@@ -131,7 +131,7 @@ def _flat(group: Any, depth: int = 2) -> dict[str, Any]:
 
 
 def find(sources: list[Any], keyword: str) -> Any:
-    """Value of a tag in the first of several headers that has one, else None."""
+    """Value of a tag in the first header that has it, else None."""
     for source in sources:
         value = source.get(keyword)
         if value is not None and value != "":
@@ -220,7 +220,7 @@ def _private_b_value(header: Any) -> float | None:
 
 
 def as_text(value: Any) -> str:
-    """Value of a tag as it is compared and shown: ``10.0`` is ``10``, several are joined as DICOM does."""
+    """Normal form of a tag's value: ``10.0`` is ``10``; several values are joined by a backslash, as in DICOM."""
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         try:
             return f"{float(value):g}"

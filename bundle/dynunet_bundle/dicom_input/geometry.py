@@ -1,7 +1,7 @@
-"""Slices -> one regular grid, or the reason why they are none. Nothing is ever interpolated.
+"""Slices -> one regular grid, or the reason why they do not form one. Nothing is ever interpolated.
 
-Slices are counted along the normal of ImageOrientationPatient, the cross product of its two vectors (DICOM PS3.3
-section C.7.6.2.1.1); neither file names nor InstanceNumber say in which order they lie.
+Slices are ordered along the normal of ImageOrientationPatient, the cross product of its two vectors (DICOM PS3.3
+section C.7.6.2.1.1); file names and InstanceNumber are not used for the order.
 """
 
 import math
@@ -13,31 +13,31 @@ from dynunet_bundle.dicom_input.frames import Frame
 from dynunet_bundle.errors import CaseError
 
 MAX_SHIFT_VOXELS = 0.1
-"""How far a voxel may lie from its place on the grid, along each axis: as for the channels of an image."""
+"""Largest distance of a voxel from its position on the grid along each axis, as for the channels of an image."""
 
 GAP = 1.5
-"""A step of so many usual ones is a gap."""
+"""Ratio of a step between slices to the usual step above which slices are missing."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-RESEND = "Send the whole series again."
-SPLIT = "Export its images as series of their own."
+RESEND = "Send the complete series again."
+SPLIT = "Export its images as separate series."
 
 
 class IrregularError(CaseError):
-    """The images of a series make no regular grid; parts of it may."""
+    """The images of a series do not form a regular grid; a selection of them may."""
 
 
 def by_position(frames: Sequence[Frame]) -> list[Frame]:
-    """Frames in order along the normal of the first."""
+    """Frames ordered along the normal of the first frame."""
     normal = frames[0].normal
     return sorted(frames, key=lambda frame: float(frame.position @ normal))
 
 
 def require_uniform(case: str, frames: Sequence[Frame]) -> None:
-    """Refuse slices that cannot lie on one grid.
+    """Refuse slices that cannot be on the same grid.
 
     Raises:
-        IrregularError: naming what differs: sizes, spacings, orientations or the frame of reference.
+        IrregularError: if sizes, spacings, orientations or frames of reference differ.
     """
     first = frames[0]
     for frame in frames[1:]:
@@ -68,7 +68,7 @@ def _shift(spacing: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def _turn(frame: Frame, other: Frame) -> float:
-    """Angle in radians between two slices' axes, the larger of the two."""
+    """Larger of the angles between the two axes of two slices, in radians."""
     chords = np.linalg.norm(frame.directions - other.directions, axis=1)
     return float(2 * np.arcsin(np.clip(chords / 2, 0, 1)).max())
 
@@ -78,10 +78,10 @@ def require_regular(case: str, frames: Sequence[Frame]) -> None:
 
     Args:
         case: name for errors.
-        frames: uniform ones, sorted, no two at one position.
+        frames: uniform frames, sorted, at different positions.
 
     Raises:
-        IrregularError: with the angle, or the position of the gap.
+        IrregularError: with the angle, the position of the gap, or the deviation from the grid.
     """
     if len(frames) == 1:
         return
@@ -96,8 +96,8 @@ def require_regular(case: str, frames: Sequence[Frame]) -> None:
     if deviation[worst] > MAX_SHIFT_VOXELS * step:
         raise IrregularError(
             case,
-            f"its slices are unevenly spaced: slice {worst + 1} of {len(along)} lies {deviation[worst]:.2f} mm "
-            f"from its place on a grid of {step:.2f} mm",
+            f"its slices are unevenly spaced: slice {worst + 1} of {len(along)} is {deviation[worst]:.2f} mm "
+            f"from its position on a grid of {step:.2f} mm",
             SPLIT,
         )
 
@@ -112,7 +112,7 @@ def _require_no_gap(case: str, along: np.ndarray) -> None:
         more = f", and {gaps.size - 1} more gap(s) follow" if gaps.size > 1 else ""
         raise IrregularError(
             case,
-            f"{max(missing, 1)} slice(s) are missing after slice {first + 1} of {len(along)}: there the step is "
+            f"{max(missing, 1)} slice(s) are missing after slice {first + 1} of {len(along)}: the step is "
             f"{steps[first]:.2f} mm instead of {usual:.2f} mm (from {along[first]:.2f} to {along[first + 1]:.2f} mm "
             f"along the normal){more}",
             RESEND,
@@ -130,9 +130,8 @@ def _require_no_tilt(
     angle = math.degrees(math.atan2(float(np.linalg.norm(aside[-1])), float(along[-1] - along[0])))
     raise IrregularError(
         case,
-        f"its slices are sheared by {angle:.1f} degrees (gantry tilt): they do not lie above each other along "
-        "their normal",
-        "Resample it to a straight grid first, with a tool that corrects tilt, and check the result.",
+        f"its slices are sheared by {angle:.1f} degrees (gantry tilt): they are not stacked along their normal",
+        "Resample it to an orthogonal grid with a tool that corrects gantry tilt, and check the result.",
     )
 
 
@@ -140,7 +139,7 @@ def affine_of(frames: Sequence[Frame]) -> np.ndarray:
     """Affine from voxel indices (column, row, slice) to RAS+ millimetres.
 
     Args:
-        frames: a regular stack in order; of a single slice the header must say how thick it is, else it is 1 mm.
+        frames: a regular stack in order. The thickness of a single slice is that of its header, or 1 mm.
 
     Returns:
         ``[4, 4]`` float64 (DICOM PS3.3 equation C.7.6.2.1-1, with the slices as the third axis).

@@ -1,10 +1,12 @@
-"""How a DICOM series is named: one string with where it lies, its UID and, where it needs parting, a tag and its value.
+"""The name of a DICOM series: one string of its source, its UID and, to select one of several stacks, tags and values.
 
     FOLDER_OR_ZIP
     FOLDER_OR_ZIP::SERIES_INSTANCE_UID
     FOLDER_OR_ZIP::SERIES_INSTANCE_UID::EchoNumbers=2
 
-Nothing here needs pydicom, so that files of other formats are told apart without it.
+Nothing here needs pydicom, so other formats work without it.
+
+Stored on disk: short names (``series_0123abcd``), in file names of masks and in run.json.
 """
 
 import hashlib
@@ -21,10 +23,10 @@ from dynunet_bundle.files import IMAGE_SUFFIXES
 
 SEPARATOR = "::"
 UID = re.compile(r"[0-9.]{1,64}")
-"""DICOM PS3.5 section 9: digits and points, 64 characters at most."""
+"""Form of a UID (DICOM PS3.5 section 9): digits and points, at most 64 characters."""
 
 ARCHIVE_SUFFIX = ".zip"
-SHORT_DIGITS = 8
+SHORT_DIGITS = 8  # hex digits of a short name
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class SeriesName:
 
     Attributes:
         source: a folder, a zip archive or a DICOM file.
-        uid: SeriesInstanceUID, or None where the source holds one series only.
-        select: values of tags, by keyword, that the images must have.
+        uid: SeriesInstanceUID, or None for the only series of the source.
+        select: values of tags that the images must have, by keyword.
     """
 
     source: Path
@@ -42,7 +44,7 @@ class SeriesName:
     select: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The string that ``parse_name`` takes apart; values are quoted as in a URL."""
+        """The string that ``parse_name`` reads; values are quoted as in a URL."""
         parts = [str(self.source)]
         if self.uid:
             parts.append(self.uid)
@@ -51,7 +53,7 @@ class SeriesName:
 
 
 def parse_name(name: str) -> SeriesName:
-    """Take a series' name apart; folders may hold ``::`` in their own names."""
+    """Split the name of a series into its parts; the names of folders may contain ``::``."""
     parts = name.split(SEPARATOR)
     select: dict[str, str] = {}
     while len(parts) > 1 and re.fullmatch(r"[A-Za-z0-9]+=.*", parts[-1]):
@@ -62,13 +64,13 @@ def parse_name(name: str) -> SeriesName:
 
 
 def is_series_name(name: Any) -> bool:
-    """Whether a name is one of a DICOM series: a folder, a zip, a DICOM file, or any of them with a UID."""
+    """Whether a name is that of a DICOM series: a folder, a zip archive or a DICOM file, with or without a UID."""
     parsed = parse_name(str(name))
     return parsed.uid is not None or is_dicom_source(parsed.source)
 
 
 def is_dicom_source(path: Path) -> bool:
-    """Whether a path is a folder, a zip archive, or a file that says it is DICOM."""
+    """Whether a path is a folder, a zip archive or a DICOM file."""
     if path.is_dir():
         return True
     if path.name.lower().endswith(ARCHIVE_SUFFIX):
@@ -77,9 +79,9 @@ def is_dicom_source(path: Path) -> bool:
 
 
 def is_dicom_input(path: Path) -> bool:
-    """Whether what a user passes as images is DICOM: a series' name, an archive, a DICOM file, or a folder with one.
+    """Whether the user's input is DICOM: the name of a series, an archive, a DICOM file, or a folder with one.
 
-    A folder that holds images of other formats directly in it is theirs.
+    A folder that directly contains images of other formats is not DICOM.
     """
     if not path.is_dir():
         return is_series_name(path)
@@ -89,11 +91,11 @@ def is_dicom_input(path: Path) -> bool:
 
 
 def short_name(uid: str, select: Mapping[str, str] | None = None) -> str:
-    """Name of a series' case: ``series_`` and 8 hex digits of the SHA-256 of its UID, so that it names no patient.
+    """Short name of a series: ``series_`` and 8 hex digits of the SHA-256 of its UID; it does not identify a patient.
 
     Args:
         uid: SeriesInstanceUID.
-        select: what parts the series, as ``series_0123abcd_EchoNumbers2``.
+        select: tags and values of a stack, which are appended: ``series_0123abcd_EchoNumbers2``.
     """
     digest = hashlib.sha256(uid.encode()).hexdigest()[:SHORT_DIGITS]
     chosen = (

@@ -1,4 +1,4 @@
-"""DICOM files read so that nothing of a patient reaches a log, whatever state the files are in."""
+"""Read DICOM files, intact or damaged, without patient data in logs or errors."""
 
 import io
 import logging
@@ -15,16 +15,17 @@ INSTALL = (
     'Run pip install -e ".[dicom]" in a clone of the repository; elsewhere, as beside a packaged bundle, '
     "pip install pydicom highdicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
 )
-"""What brings all that DICOM needs; pyproject.toml lists the same packages. The project itself is in no index."""
+"""How to install the packages for DICOM, as in pyproject.toml; the project itself is not in a package index."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Transfer syntax Deflated Explicit VR Little Endian."""
 
 
 def require_pydicom() -> None:
-    """Refuse to go on without pydicom.
+    """Refuse to continue without pydicom.
 
     Raises:
-        BundleError: naming the command that installs it.
+        BundleError: with the command that installs it.
     """
     try:
         import pydicom  # noqa: F401, PLC0415
@@ -34,7 +35,7 @@ def require_pydicom() -> None:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from warning of values and files: both may name a patient. Values are not validated in here."""
+    """Silence pydicom's warnings, which may quote patient data; values are not validated inside."""
     from pydicom import config
 
     log = logging.getLogger("pydicom")
@@ -51,19 +52,19 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def read_dicom(path: Path, *, pixels: bool = False, tags: Sequence[Any] | None = None) -> Any:
-    """Read a DICOM file, also one with a damaged preamble or none.
+    """Read a DICOM file; its preamble may be damaged or missing.
 
     Args:
         path: the file.
-        pixels: with PixelData.
+        pixels: whether to read PixelData.
         tags: keywords to keep; all by default.
 
     Returns:
         A ``pydicom.Dataset`` with ``file_meta.TransferSyntaxUID``.
 
     Raises:
-        NotDicomError: if it is a file of another kind.
-        DamagedError: if it cannot be parsed, or is deflated (which can hide any amount of data).
+        NotDicomError: if it is not a DICOM file.
+        DamagedError: if it cannot be parsed, or is deflated (a small file can expand to any size).
     """
     from pydicom import dcmread
 
@@ -73,7 +74,7 @@ def read_dicom(path: Path, *, pixels: bool = False, tags: Sequence[Any] | None =
         if start is not None:
             source = io.BytesIO(path.read_bytes()[start:])
         elif _is_deflated(path):
-            raise DamagedError("it is deflated, which is not read")
+            raise DamagedError("it is deflated, which is not supported")
         header = dcmread(
             source, stop_before_pixels=not pixels, specific_tags=tags, force=start is not None
         )
@@ -86,10 +87,10 @@ def read_dicom(path: Path, *, pixels: bool = False, tags: Sequence[Any] | None =
 
 
 def convert_values(header: Any, tags: Sequence[str]) -> None:
-    """Let pydicom convert values now, which it else does when they are asked for.
+    """Let pydicom convert values now instead of on first access.
 
     Raises:
-        DamagedError: if one cannot be.
+        DamagedError: if a value cannot be converted.
     """
     try:
         for tag in tags:
@@ -105,7 +106,7 @@ def _is_deflated(path: Path) -> bool:
 
 
 def _complete_syntax(header: Any) -> None:
-    """Note the transfer syntax that pydicom found where the file does not name it."""
+    """Set a missing transfer syntax to the one that pydicom detected."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -119,7 +120,7 @@ def _complete_syntax(header: Any) -> None:
 
 
 def is_encapsulated(header: Any) -> bool:
-    """Whether pixels are compressed; also where the transfer syntax is unknown, since then nothing is known of them."""
+    """Whether pixels are compressed; an unknown transfer syntax counts as compressed."""
     try:
         return bool(header.file_meta.TransferSyntaxUID.is_encapsulated)
     except ValueError:

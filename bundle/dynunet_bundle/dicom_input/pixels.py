@@ -1,4 +1,4 @@
-"""Pixels of a stack, decoded by pydicom and rescaled slice by slice, once their size is known to be allowed."""
+"""Pixels of a stack, decoded by pydicom and rescaled slice by slice, after a check of their size."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ PIXEL_TAGS = (
 
 
 def stack_type(frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.dtype:
-    """The files' own integer type, or float32 where any slice is rescaled."""
+    """Data type of a stack: the files' integer type, or float32 if any slice is rescaled."""
     if any((frame.slope, frame.intercept) != (1.0, 0.0) for frame in frames):
         return np.dtype(np.float32)
     kinds = {
@@ -35,7 +35,7 @@ def stack_type(frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.dtype
 
 
 def require_whole(case: str, file: Path, header: Any, max_bytes: int) -> None:
-    """Refuse an object that is too large, or larger than its file, by its header.
+    """Refuse an object whose header gives a size that is too large, or larger than its file.
 
     Raises:
         CaseError: with the sizes.
@@ -64,7 +64,7 @@ def _require_bytes(case: str, present: int, header: Any) -> None:
     needed = header.Rows * header.Columns * num_frames(header) * header.BitsAllocated // 8
     if present < needed:
         raise CaseError(
-            case, f"an image is cut off: it has {present} of {needed} bytes of pixels", RESEND
+            case, f"an image is truncated: it has {present} of {needed} bytes of pixels", RESEND
         )
 
 
@@ -74,13 +74,13 @@ def read_stack(case: str, frames: Sequence[Frame], headers: Mapping[Path, Any]) 
     Args:
         case: name for errors.
         frames: slices in order.
-        headers: of their files.
+        headers: headers of their files.
 
     Returns:
-        ``[Z, Y, X]``, of the type of ``stack_type``.
+        ``[Z, Y, X]``, in the data type of ``stack_type``.
 
     Raises:
-        CaseError: if pixels are missing, damaged, or in a transfer syntax that no installed decoder knows.
+        CaseError: if pixels are missing, damaged, or in a transfer syntax without an installed decoder.
     """
     kind = stack_type(frames, headers)
     stack = np.empty((len(frames), *frames[0].shape), kind)
@@ -96,7 +96,7 @@ def read_stack(case: str, frames: Sequence[Frame], headers: Mapping[Path, Any]) 
 
 
 def digests(case: str, frames: Sequence[Frame]) -> list[str]:
-    """SHA-256 of what each frame shows: its pixels and their rescaling."""
+    """SHA-256 of the pixels of each frame and their rescaling."""
     found = [""] * len(frames)
     for place, pixels in _decoded(case, frames):
         rescaling = f"{frames[place].slope} {frames[place].intercept} {pixels.dtype.str}"
@@ -105,7 +105,7 @@ def digests(case: str, frames: Sequence[Frame]) -> list[str]:
 
 
 def _decoded(case: str, frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
-    """Places in the list and ``[rows, columns]`` stored values, file by file."""
+    """Index in ``frames`` and stored values ``[rows, columns]`` of each frame, file by file."""
     by_file: dict[Path, dict[int, int]] = {}
     for place, frame in enumerate(frames):
         by_file.setdefault(frame.file, {})[frame.index] = place
@@ -114,7 +114,7 @@ def _decoded(case: str, frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarr
             if index in places:
                 yield places.pop(index), pixels
         if places:
-            raise CaseError(case, "an object holds fewer frames than its header promises", RESEND)
+            raise CaseError(case, "an object has fewer frames than its header says", RESEND)
 
 
 def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
@@ -126,7 +126,7 @@ def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
     except (DamagedError, NotDicomError) as error:
         raise CaseError(case, f"an image is damaged: {error}", RESEND) from None
     if not image.get("PixelData"):
-        raise CaseError(case, "an image has no pixels, or is cut off before them", RESEND)
+        raise CaseError(case, "an image has no pixels, or is truncated before them", RESEND)
     syntax = image.file_meta.TransferSyntaxUID
     if is_encapsulated(image):
         _require_coded_shape(case, image)
@@ -139,8 +139,8 @@ def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
     if not available:
         raise CaseError(
             case,
-            f"no installed decoder reads its transfer syntax {syntax.name}",
-            f"{INSTALL}. Or have it sent uncompressed.",
+            f"no installed decoder supports its transfer syntax {syntax.name}",
+            f"{INSTALL}. Or send it uncompressed.",
         )
     try:
         yield from iter_pixels(image, raw=True)
@@ -151,20 +151,20 @@ def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
 
 
 def _require_coded_shape(case: str, image: Any) -> None:
-    """Refuse a code stream of another size than the header's, which alone was held against the limit."""
+    """Refuse a code stream whose size differs from the header's, since only the header's was compared to the limit."""
     from pydicom.encaps import generate_frames
 
     try:
         frames = list(generate_frames(image.PixelData, number_of_frames=num_frames(image)))
     except Exception as error:
         raise CaseError(
-            case, f"the pixels of an image are cut off ({type(error).__name__})", RESEND
+            case, f"the pixels of an image are truncated ({type(error).__name__})", RESEND
         ) from None
     for frame in frames:
         shape = coded_shape(frame)
         if shape not in (None, (image.Rows, image.Columns)):
             raise CaseError(
                 case,
-                f"an image of {image.Columns}x{image.Rows} pixels is coded as one of {shape[1]}x{shape[0]}",
+                f"an image of {image.Columns}x{image.Rows} pixels is encoded with {shape[1]}x{shape[0]} pixels",
                 RESEND,
             )

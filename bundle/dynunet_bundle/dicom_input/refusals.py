@@ -1,4 +1,4 @@
-"""What an object is, told from its header: skipped as no image, refused as one that cannot be read rightly, or fine."""
+"""Decide by its header whether an object is read, skipped (not an image) or refused (not supported)."""
 
 from typing import Any
 
@@ -14,35 +14,35 @@ SKIPPED_CLASSES = (
     ("1.2.840.10008.5.1.4.1.1.11", "presentation state"),
     ("1.2.840.10008.5.1.4.1.1.481", "radiotherapy object"),
 )
-"""SOP classes, each with those that begin with it (DICOM PS3.6 annex A)."""
+"""SOP classes that are skipped, with all classes that start with one of them (DICOM PS3.6 annex A)."""
 
 SKIPPED_IMAGE_TYPES = {"LOCALIZER": "localiser", "SCREEN SAVE": "screenshot"}
-"""Third value of ImageType; LOCALIZER is the standard's (DICOM PS3.3 sections C.8.2.1.1.1 and C.8.3.1.1.1), the other
-is GE's."""
+"""Values of ImageType that are skipped; LOCALIZER is the standard's (DICOM PS3.3 sections C.8.2.1.1.1 and
+C.8.3.1.1.1), SCREEN SAVE is GE's."""
 
-CONVERT = "Convert it with a tool that knows it."
-BYTES = (8, 16, 32)
+CONVERT = "Convert it with a tool that supports it."
+BYTES = (8, 16, 32)  # supported values of BitsAllocated
 
 
 def skip_reason(header: Any) -> str | None:
-    """Why an object is no image to predict on, in words for a note; None where it may be one.
+    """Why an object is not an image to predict, in words for a message; None if it may be one.
 
     Raises:
-        DamagedError: if it must be an image but ends before it, or does not say what it is.
+        DamagedError: if it is an image without pixels, or has no SOPClassUID.
     """
     from pydicom.uid import UID
 
     kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     if not kind:
-        raise DamagedError("it is cut off, or lacks SOPClassUID")
+        raise DamagedError("it is truncated, or lacks SOPClassUID")
     for prefix, name in SKIPPED_CLASSES:
         if kind == prefix or kind.startswith(f"{prefix}."):
             return name
     if not header.get("Rows") or not header.get("Columns"):
         name = UID(kind).name
-        # pydicom gives what it has of a file that ends in its header, which may be a part of a UID
+        # of a file that ends within its header, pydicom returns what it has read, perhaps a part of a UID
         if name.endswith("Image Storage") or (name == kind and "SeriesInstanceUID" not in header):
-            raise DamagedError("it is cut off before its image")
+            raise DamagedError("it is truncated before its image")
         return "object without an image"
     for word, name in SKIPPED_IMAGE_TYPES.items():
         if word in image_type(header):
@@ -51,16 +51,16 @@ def skip_reason(header: Any) -> str | None:
 
 
 def image_type(header: Any) -> tuple[str, ...]:
-    """Values of ImageType in capitals."""
+    """Values of ImageType in upper case."""
     value = header.get("ImageType") or ()
     return tuple(str(part).upper() for part in ([value] if isinstance(value, str) else value))
 
 
 def refusal(header: Any) -> tuple[str, str] | None:
-    """Why an image is not read, and what to do about it; None where it is fine.
+    """Why an image is refused, and what to do; None if it is supported.
 
-    MONOCHROME1 is refused: that low values are to be shown white says nothing of what the weights were trained on, and
-    an inversion needs a range that no header gives.
+    MONOCHROME1 (low values are white) is refused, since the weights may have been trained on either form, and an
+    inversion needs a range that the header does not give.
     """
     return _refused_kind(header) or _refused_bits(header)
 
@@ -69,22 +69,22 @@ def _refused_kind(header: Any) -> tuple[str, str] | None:
     photometric = str(header.get("PhotometricInterpretation") or "")
     samples = int(header.get("SamplesPerPixel") or 1)
     if samples != 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
-        return "its images are in colour", "Send the grey ones."
+        return "its images are in colour", "Send greyscale images."
     if photometric == "MONOCHROME1":
         return "its images are MONOCHROME1 (low values are white)", (
-            "Convert it to MONOCHROME2 as the training data was."
+            "Convert it to MONOCHROME2 in the same way as the training data."
         )
     if "MOSAIC" in image_type(header):
         return "its images are mosaics of slices", "Export it as Enhanced multi-frame."
     if header.get("ModalityLUTSequence"):
-        return "its values are rescaled by a table (ModalityLUTSequence)", CONVERT
+        return "its values are rescaled by a lookup table (ModalityLUTSequence)", CONVERT
     return None
 
 
 def _refused_bits(header: Any) -> tuple[str, str] | None:
     bits = header.get("BitsAllocated")
     if bits not in BYTES:
-        return f"it has {bits} bits a pixel (BitsAllocated)", CONVERT
+        return f"it has {bits} bits per pixel (BitsAllocated)", CONVERT
     stored, high = header.get("BitsStored") or bits, header.get("HighBit")
     if high is not None and high != stored - 1:
         return f"its pixels start at bit {high} of {stored} (HighBit)", CONVERT

@@ -1,4 +1,4 @@
-"""What lies in a folder, an archive or a file: its DICOM series, and what was skipped."""
+"""The DICOM series in a folder, an archive or a file, and the number of skipped files."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import DatasetError
 
 PLANES = ("sagittal", "coronal", "axial")
-"""By the axis of the patient (x, y, z) that is closest to the normal of the slices."""
+"""Names of planes, by the axis of the patient (x, y, z) that is closest to the normal of the slices."""
 
 GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 SCANNED_TAGS = (
@@ -38,13 +38,13 @@ class Series:
         uid: SeriesInstanceUID.
         study: StudyInstanceUID.
         number: SeriesNumber, or None.
-        modality: as ``MR``.
-        description: SeriesDescription; it may name a patient, so it is matched but never shown.
+        modality: e.g. ``MR``.
+        description: SeriesDescription; it may contain a patient's name, so it is matched but never shown.
         image_types: values of ImageType that all its images have.
-        files: of its images.
-        num_images: frames of all files.
-        plane: axial, coronal, sagittal, or None where its images have several or none.
-        problem: why it cannot be read, as far as its headers show, or None.
+        files: files of its images.
+        num_images: number of frames in all files.
+        plane: axial, coronal, sagittal, or None if its images have several planes or none.
+        problem: why it cannot be read, judging by its headers, or None.
     """
 
     uid: str
@@ -59,7 +59,7 @@ class Series:
     problem: str | None
 
     def __str__(self) -> str:
-        """What may be shown of it."""
+        """The facts that may be shown, without patient data."""
         number = "without a number" if self.number is None else f"number {self.number}"
         parts = (number, self.modality, self.plane or "no plane", f"{self.num_images} images")
         return f"{short_name(self.uid)} ({', '.join(parts)})"
@@ -67,11 +67,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a source.
+    """Content of a source.
 
     Attributes:
         series: sorted by study, number and UID.
-        skipped: number of files by why they were skipped.
+        skipped: number of skipped files by reason.
     """
 
     series: tuple[Series, ...]
@@ -79,10 +79,10 @@ class Scan:
 
 
 def scan(source: Path) -> Scan:
-    """Read the headers of all files; once for each state of the files.
+    """Read the headers of all files; results are cached until a file changes.
 
     Args:
-        source: a folder, searched with all folders in it, a zip archive, or a DICOM file.
+        source: a folder, searched recursively, a zip archive, or a DICOM file.
 
     Raises:
         BundleError: if pydicom is missing.
@@ -121,7 +121,7 @@ def _scan(files: tuple[tuple[Path, int, int], ...]) -> Scan:
         except DamagedError as error:
             raise DatasetError(
                 f"file {index + 1} of {len(files)} of the DICOM input, in order of names, is damaged: {error}. "
-                "Send it again or take it out."
+                "Send it again or remove it."
             ) from None
         if reason:
             skipped[reason] += 1
@@ -140,10 +140,10 @@ def _look_at(file: Path) -> tuple[str, str | None, Any]:
             reason, uid = skip_reason(header), str(header.get("SeriesInstanceUID") or "")
         except DamagedError:
             raise
-        except Exception as error:  # pydicom converts a value, or fails to, when it is asked for
+        except Exception as error:  # pydicom converts a value on first access and may fail
             raise DamagedError(f"a value cannot be read ({type(error).__name__})") from None
     if not reason and not uid:
-        raise DamagedError("it is cut off, or lacks SeriesInstanceUID")
+        raise DamagedError("it is truncated, or lacks SeriesInstanceUID")
     return uid, reason, header
 
 
@@ -154,7 +154,7 @@ def _summary(uid: str, objects: Sequence[tuple[Path, Any]]) -> Series:
     except Exception as error:
         raise DatasetError(
             f"{short_name(uid)} of the DICOM input has a damaged header ({type(error).__name__}). "
-            "Send it again or take it out."
+            "Send it again or remove it."
         ) from None
 
 
@@ -178,7 +178,7 @@ def _summarised(uid: str, objects: Sequence[tuple[Path, Any]]) -> Series:
 
 
 def _problem(headers: Sequence[Any], planes: set[str | None]) -> str | None:
-    """Why a series is none to choose, as far as these headers show."""
+    """Why this series cannot be chosen, judging by these headers; None if it can."""
     for header in headers:
         found = refusal(header)
         if found:
@@ -188,12 +188,12 @@ def _problem(headers: Sequence[Any], planes: set[str | None]) -> str | None:
             if missing:
                 return f"an image lacks {missing[0]}"
     if len(planes) > 1:
-        return "its images lie in different planes"
+        return "its images are in different planes"
     return None
 
 
 def _plane(header: Any) -> str | None:
-    """Plane of an object; None where its orientation is missing or differs between frames."""
+    """Plane of an object; None if its orientation is missing, or its frames are in different planes."""
     groups = [
         *(header.get("SharedFunctionalGroupsSequence") or []),
         *(header.get("PerFrameFunctionalGroupsSequence") or []),

@@ -40,13 +40,13 @@ class DicomSeries:
     """A series in memory.
 
     Attributes:
-        headers: ``pydicom.Dataset`` without PixelData, one a slice in the order of ``array[..., k]``; a single one for
-            an Enhanced multi-frame object.
-        array: ``[C, X, Y, Z]`` (column index, row index, slice), rescaled: float32, or the files' integer type where no
-            slice has a rescaling.
+        headers: ``pydicom.Dataset`` without PixelData, one per slice in the order of ``array[..., k]``; a single one
+            for an Enhanced multi-frame object.
+        array: ``[C, X, Y, Z]`` (column index, row index, slice), rescaled values in float32, or in the files' integer
+            type if no slice has a rescaling.
         affine: ``[4, 4]`` float64, from voxel indices to millimetres in RAS+.
-        name: ``series_`` and 8 hex digits; names no patient.
-        frame_numbers: for each slice its number in its object, from 1; all 1 for single-frame objects.
+        name: ``series_`` and 8 hex digits, which do not identify a patient.
+        frame_numbers: frame number of each slice in its object, from 1; all 1 for single-frame objects.
     """
 
     headers: tuple[Any, ...] = field(repr=False)
@@ -60,15 +60,15 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
     """Read a series.
 
     Args:
-        name: ``FOLDER_OR_ZIP`` where it holds one series only, else ``FOLDER_OR_ZIP::SERIES_INSTANCE_UID``, and after
-            it ``::EchoNumbers=2`` or the like where the series holds several stacks.
-        max_bytes: largest array; by default 2 GiB or what DYNUNET_MAX_IMAGE_GIB says.
+        name: ``FOLDER_OR_ZIP`` for its only series, else ``FOLDER_OR_ZIP::SERIES_INSTANCE_UID``; followed by
+            ``::EchoNumbers=2`` or similar if the series has several stacks.
+        max_bytes: size limit of the array; by default 2 GiB or DYNUNET_MAX_IMAGE_GIB.
 
     Raises:
         BundleError: if pydicom is missing.
         DatasetError: if there is no such series, or several.
-        CaseError: if the series cannot be read as a regular stack of slices, with the reason. None of these names a
-            patient, a folder or a file.
+        CaseError: if the series cannot be read as a regular stack of slices, with the reason but without names of the
+            patient, folders or files.
     """
     parsed = parse_name(name)
     allowed = max_image_bytes() if max_bytes is None else max_bytes
@@ -91,14 +91,14 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
 
 
 def series_identity(name: str) -> dict[str, Any]:
-    """What a series is made of, as run.json notes the file of an image; names no patient and no folder.
+    """Identity of a series for run.json, without names of the patient or folders.
 
     Args:
-        name: as ``load_series`` takes it.
+        name: name of the series, see ``load_series``.
 
     Returns:
-        ``file``: its short name, ``bytes`` of all its files, and ``sha256`` of the sorted hashes of these, which does
-        not depend on their names.
+        ``file``, its short name; ``bytes`` of all its files; and ``sha256`` of the sorted hashes of the files, which
+        does not depend on their names.
 
     Raises:
         DatasetError: if there is no such series, or several.
@@ -113,7 +113,7 @@ def series_identity(name: str) -> dict[str, Any]:
 
 
 def _find(parsed: SeriesName) -> tuple[Series, str]:
-    """The series that is named, and its short name."""
+    """The series with this name, and its short name."""
     found = scan(parsed.source)
     if parsed.uid is None:
         series = choose_series(found.series, SeriesRules(), found.skipped)
@@ -126,7 +126,9 @@ def _by_uid(series: tuple[Series, ...], uid: str) -> Series:
     for one in series:
         if one.uid == uid:
             return one
-    raise DatasetError(f"the DICOM input does not hold {short_name(uid)}. Pass what holds it.")
+    raise DatasetError(
+        f"the DICOM input does not contain {short_name(uid)}. Pass the folder or archive that contains it."
+    )
 
 
 def _read_header(case: str, file: Path, max_bytes: int) -> Any:
@@ -143,20 +145,20 @@ def _read_header(case: str, file: Path, max_bytes: int) -> Any:
 
 
 def _objects(case: str, frames: Sequence[Frame]) -> list[Path]:
-    """Files of a stack, in order: one a slice, or a single one."""
+    """Files of a stack in order: one per slice, or a single one."""
     files = list(dict.fromkeys(frame.file for frame in frames))
     if len(files) not in (1, len(frames)):
         raise CaseError(
             case,
-            f"its {len(frames)} slices lie in {len(files)} multi-frame objects",
-            "Export them as one object, or as one file a slice.",
+            f"its {len(frames)} slices are in {len(files)} multi-frame objects",
+            "Export them as one object, or as one file per slice.",
         )
     return files
 
 
 @contextmanager
 def _unreadable_values(case: str) -> Iterator[None]:
-    """Name the case where pydicom cannot convert a value; its own text may hold it."""
+    """Turn pydicom's errors into a CaseError without their text, which may contain the value."""
     try:
         yield
     except BundleError:

@@ -1,35 +1,35 @@
-"""How a DICOM file begins, and whether a file does; needs no pydicom."""
+"""Detect DICOM files by their first bytes, without pydicom."""
 
 from pathlib import Path
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-MAGIC_OFFSET = 128
+MAGIC_OFFSET = 128  # bytes of the preamble
 MAGIC = b"DICM"
-"""DICOM PS3.10 section 7.1: a preamble of 128 bytes, then these four."""
+"""The four bytes after the preamble (DICOM PS3.10 section 7.1)."""
 
 AFTER_MAGIC = MAGIC_OFFSET + len(MAGIC)
-ELEMENT_HEAD = 8
+ELEMENT_HEAD = 8  # bytes of a data element's tag, value representation and length
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
-"""A data set begins with group 0002 (of a file) or 0008 (of an object without its file meta information)."""
+"""First group of a data set: 0002 (file meta information) or 0008 (an object without it)."""
 
 MAX_FIRST_LENGTH = 64
-"""Bytes; the first element of a data set is a length, a UID or a character set."""
+"""Largest length in bytes of a data set's first element: a length, a UID or a character set."""
 
 
 class NotDicomError(Exception):
-    """A file of another kind; not the user's error."""
+    """A file is not DICOM; not an error of the user."""
 
 
 class DamagedError(Exception):
-    """A DICOM file that cannot be read, with the reason in words that name no patient."""
+    """A DICOM file that cannot be read; the text gives the reason without patient data."""
 
 
 def start_of(path: Path) -> int | None:
-    """Where the data set starts in a file without DICOM's own start; None for a file that has it.
+    """Offset in bytes of the data set in a file without preamble or magic; None for a standard DICOM file.
 
     Raises:
-        NotDicomError: if it is a file of another kind.
-        DamagedError: if only its name says that it is DICOM.
+        NotDicomError: if it is not a DICOM file.
+        DamagedError: if it is not a DICOM file but has the suffix of one.
     """
     with path.open("rb") as file:
         head = file.read(AFTER_MAGIC + ELEMENT_HEAD)
@@ -41,12 +41,12 @@ def start_of(path: Path) -> int | None:
         if _is_element(head[start : start + ELEMENT_HEAD]):
             return start
     if path.name.lower().endswith(DICOM_SUFFIXES):
-        raise DamagedError("it does not begin as DICOM does")
+        raise DamagedError("it does not start like a DICOM file")
     raise NotDicomError
 
 
 def _is_element(head: bytes) -> bool:
-    """Whether 8 bytes are the start of a data element, in little endian, that a data set may begin with."""
+    """Whether 8 bytes are the head of a data element, in little endian, with which a data set may start."""
     if len(head) < ELEMENT_HEAD or head[:2] not in FIRST_GROUPS or head[3] != 0:
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()
@@ -54,7 +54,7 @@ def _is_element(head: bytes) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether a file is DICOM, or is called so."""
+    """Whether a file is DICOM by its content or its suffix."""
     try:
         start_of(path)
     except DamagedError:

@@ -1,1 +1,1 @@
-"""Charts, slices and text tables for people, and the colours that they use."""
+"""Charts, slice pictures and text tables, and their colours."""

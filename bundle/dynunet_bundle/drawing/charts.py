@@ -1,4 +1,4 @@
-"""Line charts by matplotlib, which is an extra: ``pip install "dynunet-bundle[watch]"``."""
+"""Line charts by matplotlib, an optional dependency: ``pip install "dynunet-bundle[watch]"``."""
 
 import io
 import math
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 100
+DPI = 100  # pixels per inch; matplotlib sizes are in inches
 INK, GRID, MUTED = "#222222", "#e4e4e4", "#777777"
 MARK_COLOUR = "#cc3311"
 DOTS_UP_TO = 40
-"""Number of points up to which each is marked; a single point would not show as a line."""
+"""Number of points up to which each point gets a dot; a single point would not be visible as a line."""
 
-LEGEND_CHARACTERS = 24
+LEGEND_CHARACTERS = 24  # longer names are cut
 UNNAMED = "_nolegend_"
-"""The label of a line that is not in the legend."""
+"""Label of a line that is not in the legend."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Line:
 
     Attributes:
         points: ``(x, y)`` from left to right.
-        colour: as matplotlib takes it.
+        colour: a colour of matplotlib.
         name: its text in the legend; a line without a name is not in the legend.
-        width: points.
+        width: line width in points.
     """
 
     points: Sequence[tuple[float, float]]
@@ -47,10 +47,10 @@ class Chart:
     """One chart over epochs.
 
     Attributes:
-        title: what is shown, with its unit.
-        lines: later ones over earlier ones.
-        is_log: whether the y axis is logarithmic down to the smallest value above zero, and linear from there to zero.
-        from_zero: whether the y axis begins at zero.
+        title: the quantity with its unit.
+        lines: the lines; later ones are drawn over earlier ones.
+        is_log: whether the y axis is logarithmic, and linear between zero and the smallest positive value.
+        from_zero: whether the y axis starts at zero.
         mark: a point to circle.
         mark_text: its text in the legend.
     """
@@ -66,13 +66,13 @@ class Chart:
 def draw_charts(
     heading: str, rows: Sequence[Sequence[Chart]], row_heights: Sequence[int], width: int
 ) -> "Figure":
-    """Draw charts in rows under a heading; all share the range of x, epochs.
+    """Draw charts in rows under a heading; all have the same range of epochs.
 
     Args:
         heading: the line at the top.
-        rows: charts by row; those of a row are equally wide.
-        row_heights: pixels of each row.
-        width: pixels of the picture.
+        rows: charts by row; the charts of a row have equal widths.
+        row_heights: height of each row in pixels.
+        width: width of the picture in pixels.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -84,18 +84,18 @@ def draw_charts(
         for axes, chart in zip(band.subplots(1, len(row), squeeze=False)[0], row, strict=True):
             _draw(axes, chart)
             if xs:
-                # half an epoch of room, so that a single point lies in the middle
+                # half an epoch of margin, so that a single point is centred
                 axes.set_xlim(min(xs) - 0.5, max(xs) + 0.5)
     return figure
 
 
 def new_figure(heading: str, width: int, height: int) -> "Figure":
-    """An empty figure under a heading. It is drawn by Agg, without a window: pyplot is not used.
+    """An empty figure with a heading, drawn by Agg without a window or pyplot.
 
     Args:
         heading: the line at the top.
-        width: pixels.
-        height: pixels.
+        width: width in pixels.
+        height: height in pixels.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -112,7 +112,7 @@ def new_figure(heading: str, width: int, height: int) -> "Figure":
 
 
 def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:
-    """Title, names of the axes, and a light grid behind the data."""
+    """Set title and axis labels, and a light grid behind the data."""
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel(x_label, fontsize=8, color=MUTED)
     axes.set_ylabel(y_label, fontsize=8, color=MUTED)
@@ -125,7 +125,7 @@ def style(axes: "Axes", title: str, x_label: str, y_label: str = "") -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a PNG file, whole or not at all; its folder is made if it is missing.
+    """Write a PNG file atomically; create its folder if needed.
 
     Raises:
         OutputError: if it cannot be written.
@@ -157,14 +157,14 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         axes.scatter(*chart.mark, s=60, label=chart.mark_text, **ring)
     named = [one for one in (*axes.lines, *axes.collections) if one.get_label() != UNNAMED]
     if named:
-        # the texts are passed as well: matplotlib leaves out names with a leading underscore
+        # pass the texts, too, since matplotlib omits names with a leading underscore
         texts = [str(one.get_label()) for one in named]
         for text in axes.legend(named, texts, fontsize=8, frameon=False, loc="best").get_texts():
             text.set_parse_math(False)
 
 
 def _plot(axes: "Axes", line: Line) -> list[tuple[float, float]]:
-    """Draw what can be drawn of a line: its finite points, which are returned."""
+    """Draw the finite points of a line, and return them."""
     points = [(x, y) for x, y in line.points if math.isfinite(y)]
     if points:
         axes.plot(

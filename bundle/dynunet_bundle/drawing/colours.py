@@ -1,4 +1,4 @@
-"""Colours of classes: the same in curves, previews, reports and DICOM objects."""
+"""Colours of classes in curves, previews, reports and DICOM objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from PIL import ImageColor
 
 BASE_COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#f0e442", "#009e73", "#d55e00", "#0072b2")
-"""Those of Okabe and Ito (Color Universal Design, 2008), which people with any colour vision can tell apart; on grey
-pictures the light ones come first, and black is left out."""
+"""Colour-blind-safe palette of Okabe and Ito (Color Universal Design, 2008), light colours first and without black, for
+grey pictures."""
 
 PALE, DEEP = 0.55, 0.45
-"""Shares of white and of black in the second and third round of them, where there are more classes."""
+"""Shares of white and of black in the second and third set of colours, used if there are more classes."""
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 HEX_DIGITS = "#{:02x}{:02x}{:02x}"
@@ -26,30 +26,30 @@ COLOURS = (
     *(_mixed(colour, WHITE, PALE) for colour in BASE_COLOURS),
     *(_mixed(colour, BLACK, DEEP) for colour in BASE_COLOURS),
 )
-"""Distinct for this many classes; then they begin anew."""
+"""All colours, as ``#rrggbb``. With more classes than colours, they repeat."""
 
 RGB_COLOURS = tuple(ImageColor.getrgb(colour)[:3] for colour in COLOURS)
-"""The same as levels of 0 to 255."""
+"""The same colours as levels from 0 to 255."""
 
 
 @dataclass(frozen=True)
 class ClassColours:
-    """Which colour and name each class has, the same in all pictures of a page.
+    """Colour and name of each class, the same in all pictures of a page.
 
     Attributes:
-        names: name of each label value but the background's, in the order in which they get their colours.
+        names: names by label value without the background, in the order of colours.
     """
 
     names: Mapping[int, str] = field(default_factory=dict)
 
     def colour(self, value: int) -> str:
-        """Colour of a label value, as ``#rrggbb``; of values without a name by their size."""
+        """Colour of a label value, as ``#rrggbb``; a value without a name selects a colour after the named ones."""
         known = list(self.names)
         place = known.index(value) if value in self.names else len(known) + value - 1
         return COLOURS[place % len(COLOURS)]
 
     def legend(self, values: Sequence[int]) -> list[tuple[str, str]]:
-        """Name and colour of some values, those with names first in their order."""
+        """Names and colours of label values: those with names in their order, then the others."""
         known = [value for value in self.names if value in values]
         others = sorted(set(values) - set(known))
         return [(self.names.get(value, str(value)), self.colour(value)) for value in known + others]

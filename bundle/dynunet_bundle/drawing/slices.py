@@ -12,12 +12,12 @@ from dynunet_bundle.drawing.colours import RGB_COLOURS
 from dynunet_bundle.files import atomic_write, ensure_writable
 
 INK = "#222222"
-OUTLINE_PIXELS = 2
-SHOWN_PERCENTILES = (1, 99.5)
+OUTLINE_PIXELS = 2  # width of outlines
+SHOWN_PERCENTILES = (1, 99.5)  # shown black and white
 
 
 def grey_limits(image: np.ndarray) -> tuple[float, float]:
-    """Values that are shown black and white."""
+    """Intensities to be shown black and white."""
     low, high = np.percentile(image, SHOWN_PERCENTILES)
     return float(low), float(max(high, low + 1e-8))
 
@@ -25,12 +25,12 @@ def grey_limits(image: np.ndarray) -> tuple[float, float]:
 def slice_picture(
     image: np.ndarray, label: np.ndarray, limits: tuple[float, float], pixels: tuple[int, int]
 ) -> Image.Image:
-    """One slice, enlarged, with an outline in a colour of its own around each class.
+    """One resized slice with an outline around each class, in the colour of the class.
 
     Args:
         image: ``[H, W]``.
-        label: ``[H, W]`` classes.
-        limits: values that are shown black and white.
+        label: ``[H, W]`` class numbers.
+        limits: intensities shown black and white.
         pixels: height and width of the picture.
     """
     grey = np.clip((image - limits[0]) / (limits[1] - limits[0]), 0, 1)
@@ -46,7 +46,7 @@ def slice_picture(
 
 
 def grid_picture(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size in rows, a title above each row; space between them stays white."""
+    """Pictures of equal size in rows on white, with a title above each row."""
     gap, head = 6, 26
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
@@ -83,7 +83,7 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG file, whole or not at all; its folder is made where it is missing.
+    """Write a PNG file atomically; create its folder if needed.
 
     Raises:
         OutputError: if it cannot be written.
@@ -94,5 +94,5 @@ def save_png(picture: Image.Image, path: Path) -> None:
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font."""
+    """Pillow's default font in a size."""
     return ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""Tables as text, for a terminal and for logs."""
+"""Tables as text, for terminals and logs."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,12 +8,12 @@ GAP = "  "
 def text_table(
     rows: Sequence[Sequence[str]], left: Collection[int] = (0,), max_width: int | None = None
 ) -> list[str]:
-    """Rows as lines with aligned columns, two blanks apart, without blanks at the end.
+    """Rows as lines with aligned columns, two spaces apart, without trailing spaces.
 
     Args:
-        rows: the cells of each row, equally many; a head is a row like any other.
-        left: columns with text on the left, the first by default; all others have it on the right.
-        max_width: widest column in characters, or None. A longer cell moves the rest of its own row.
+        rows: rows with the same number of cells; a header is an ordinary row.
+        left: indices of left-aligned columns, the first by default; the others are right-aligned.
+        max_width: largest column width in characters, or None. A longer cell shifts the rest of its row.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if max_width is not None:
@@ -31,8 +31,8 @@ def number_cell(value: float | None, form: str = ".4f", missing: str = "-") -> s
     """A number as text.
 
     Args:
-        value: the number, or None where it is undefined.
-        form: its format, see ``format``.
-        missing: text in place of None.
+        value: the number, or None if undefined.
+        form: format specification, see ``format``.
+        missing: text for None.
     """
     return missing if value is None else format(value, form)
