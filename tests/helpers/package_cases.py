@@ -1,4 +1,4 @@
-"""What tests of packages share: a tiny trained network of a plan, and requests to package it."""
+"""Shared by tests of packages: a tiny trained network of a plan, and requests to package it."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def overlay_of(plan: str) -> dict[str, Any]:
 
 
 def make_model(folder: Path, plan: str = "3d", **facts: Any) -> tuple[Path, Path]:
-    """Write ``model.pt`` with its JSON, and ``overlay.json``; give both paths."""
+    """Write ``model.pt`` with its JSON, and ``overlay.json``; return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, overlay = folder / "model.pt", folder / "overlay.json"
     config = {**DEFAULTS, **overlay_of(plan)}
@@ -50,7 +50,7 @@ def make_model(folder: Path, plan: str = "3d", **facts: Any) -> tuple[Path, Path
 
 
 def request_for(folder: Path, plan: str = "3d", **changes: Any) -> PackageRequest:
-    """A request to package a made model of one of PLANS to ``folder/out``."""
+    """A request to package a random model of one of PLANS to ``folder/out``."""
     weights, overlay = make_model(folder / "model", plan, **changes.pop("model", {}))
     settings = {
         "bundle": BUNDLE,

@@ -1,1 +1,1 @@
-"""A trained model in the forms that others run."""
+"""Deliver a trained model: exported formats, a bundle package, and checks of that package."""

@@ -1,4 +1,4 @@
-"""What tests of exports share: a tiny network of a plan, its weights and its overlay."""
+"""Shared by tests of exports: a tiny network of a plan, its weights and its overlay."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def plan_of(name: str) -> dict[str, Any]:
 
 
 def network_of_plan(name: str) -> nn.Module:
-    """network_def of inference.json for one of PLANS, with seeded weights and the spread of a trained network."""
+    """network_def of inference.json for one of PLANS, with seeded weights scaled like those of a trained network."""
     torch.manual_seed(0)
     network = ConfigParser({**DEFAULTS, **PLANS[name]}).get_parsed_content("network_def").eval()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def network_of_plan(name: str) -> nn.Module:
 
 
 def make_model(folder: Path, name: str = "3d") -> tuple[Path, Path]:
-    """Write ``model.pt`` with its JSON, and ``overlay.json``; give both paths."""
+    """Write ``model.pt`` with its JSON, and ``overlay.json``; return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, overlay = folder / "model.pt", folder / "overlay.json"
     save_weights(weights, network_of_plan(name).state_dict(), plan_of(name), {})

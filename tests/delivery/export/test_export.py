@@ -1,4 +1,4 @@
-"""Exports as scripts/export.py makes them."""
+"""Exports by scripts/export.py."""
 
 import json
 import os
@@ -176,12 +176,12 @@ def test_patches_come_from_images(tmp_path, phantom, monkeypatch):
     report = json.loads((request.output / "export.json").read_text())
     assert report["patches"] == {"source": "images", "number": 3, "shape": [1, 16, 16, 16]}
     assert (row.dice, seen) == (1, [1])
-    # no name of a case
+    # no case names
     assert not any(path.name.split(".")[0] in json.dumps(report) for path in phantom.rglob("*.gz"))
 
 
 def test_a_network_that_sees_more_than_the_image(tmp_path, monkeypatch):
-    # as a cascade's, which gets a mask of the previous stage
+    # like a cascade's network, which also gets a mask of the previous stage
     monkeypatch.setattr("dynunet_bundle.delivery.export.export.load_weights", lambda *_: None)
     request = request_for(tmp_path)
     network_def = DEFAULTS["network_def"] | {"in_channels": 3}

@@ -1,4 +1,4 @@
-"""Exported models in the place of the network."""
+"""Exported models that replace the network."""
 
 import copy
 import json
@@ -201,7 +201,7 @@ def test_name_and_batch_of_the_plan_may_differ(exported, backend):
 
 @pytest.fixture
 def own_copy(exported: Path, backend: str, tmp_path: Path) -> Path:
-    """An exported model and its JSON that a test may spoil."""
+    """An exported model and its JSON that a test may modify."""
     source = exported / FILES[backend].format("fp32")
     path = tmp_path / source.name
     path.write_bytes(source.read_bytes())

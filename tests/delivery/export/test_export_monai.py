@@ -24,7 +24,7 @@ from dynunet_bundle.configs.workflow import load_workflow
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A copy of the bundle whose default plan is the tiny one, with weights of it."""
+    """A copy of the bundle whose default plan is the tiny one, with weights of that plan."""
     root = tmp_path / "bundle"
     unwanted = shutil.ignore_patterns("eval", "*.egg-info", "__pycache__", "tasks")
     shutil.copytree(BUNDLE, root, ignore=unwanted)
@@ -39,7 +39,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def in_a_process(command: str, cwd: Path, name: str, **settings: Any) -> None:
-    """``python -m monai.bundle COMMAND NAME --KEY VALUE ...``, as users start it."""
+    """``python -m monai.bundle COMMAND NAME --KEY VALUE ...``, as started by users."""
     flags = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", "monai.bundle", command, name, *flags],

@@ -1,4 +1,4 @@
-"""The check that decides whether an exported model is let out."""
+"""The parity check of exported models."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dynunet_bundle.errors import CaseError
 
 
 def logits_of(*rows: list[float]) -> torch.Tensor:
-    """Logits ``[1, outputs, 1, 1, voxels]``, one row an output."""
+    """Logits ``[1, outputs, 1, 1, voxels]``, one row per output."""
     return torch.tensor(rows, dtype=torch.float32)[None, :, None, None, :]
 
 

@@ -1,4 +1,4 @@
-"""Packages: what is in them, that they are the same to the byte, and that nothing half-made is left."""
+"""Packages: their content, reproducible bytes, and no partial files after a failure."""
 
 import dataclasses
 import json
@@ -252,7 +252,7 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     request = request_for(tmp_path)
     (request.output / NAME).mkdir(parents=True)
     (request.output / NAME / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="is no bundle"):
+    with pytest.raises(OutputError, match="is not a bundle"):
         make_package(request)
     assert (request.output / NAME / "thesis.txt").is_file()
 

@@ -1,4 +1,4 @@
-"""What the model card of a package tells of its training, its speed, and what to install."""
+"""The model card of a package: its training, its speed, and what to install."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def test_the_card_tells_of_the_training_and_the_exports(tmp_path: Path) -> None:
     card = card_of(made)
     for text in (
         "of epoch 7 with a Dice of 0.8765",
-        # not the overlay's one epoch of one iteration: a command line may have set another
+        # not the overlay's one epoch of one iteration: the command line may have set another length
         "Length: 9 epochs of 3 iterations; the weights are those of epoch 7\n",
         "Trained on 4 cases.",
         "| head | 0.5 to 1.25 |",

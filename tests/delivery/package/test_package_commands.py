@@ -1,4 +1,4 @@
-"""Every command of a packaged model card runs, and several processes evaluate as one does."""
+"""Every command of a packaged model card runs, and several processes evaluate like one."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def commands_of(card: str) -> list[str]:
 
 
 def run(bundle: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a line in a bundle, with this Python and two processes where several GPUs are meant."""
+    """Run a command in a bundle, with this Python, and with two processes instead of several GPUs."""
     line = command.replace("nproc_per_node=8", "nproc_per_node=2")
     environment = {
         **os.environ,
@@ -61,10 +61,10 @@ def test_every_command_of_the_card_runs(bundle: Path, phantom: Path, tmp_path: P
         line = re.sub(r"\bIMAGES\b", str(phantom / "imagesTs"), line)
         line = re.sub(r"\bOUT\b", str(tmp_path / "masks"), line)
         if line.startswith("pip"):
-            # all is there already, in these very versions
+            # everything is installed already, in exactly these versions
             line += " --no-index"
         if "run training" in line:
-            # each starts anew, as a reader's would
+            # each command starts from scratch, as for a reader
             line += " --num_workers 1 --restart True"
         run(own, line)
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
@@ -107,7 +107,7 @@ def test_evaluation_on_several_gpus_needs_torchrun_and_says_so(bundle: Path, pha
 def test_the_cases_of_all_processes_are_reported_once_and_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process without cases of its own scores one that another has."""
+    """A process without cases scores a case of another process."""
     rows = {"dice": 0.1 + 0.2, "hd95_mm": None}
     ranks = [{"b\tc": [rows], "a": [rows]}, {"a": [rows]}, {"ä": []}]
     texts = [json.dumps(item) for rank in ranks for item in rank.items()]

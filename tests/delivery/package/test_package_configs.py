@@ -1,4 +1,4 @@
-"""How overlays get into configs: as MONAI would merge them on a command line."""
+"""Overlays are merged into configs as MONAI merges them on a command line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each check passes on a package as it is made, and fails on one that was spoiled in the way that it looks for."""
+"""Each check passes on a fresh package and fails on a package with the fault that it looks for."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle(good: Path, tmp_path: Path) -> Path:
-    """A package that a test may spoil."""
+    """A package that a test may modify."""
     return Path(shutil.copytree(good, tmp_path / NAME))
 
 
@@ -94,7 +94,7 @@ def test_weights_may_be_named_in_large_files(bundle: Path) -> None:
     assert "no valid sha256" in problems_of(bundle, "sizes")
     outside = LARGE_FILES.format(path="../model.pt", hash="0" * 64)
     (bundle / "large_files.yml").write_text(outside)
-    assert "lies outside the bundle" in problems_of(bundle, "sizes")
+    assert "is outside the bundle" in problems_of(bundle, "sizes")
     (bundle / "large_files.yml").write_text('large_files:\n  - path: "models/model.pt"\n')
     assert "lacks hash_type, hash_val, url" in problems_of(bundle, "sizes")
 
@@ -129,7 +129,7 @@ def test_wrong_metadata_are_told(change: Callable[..., Any], told: str, bundle: 
 
 def test_faults_of_json_are_told(bundle: Path) -> None:
     rewrite(bundle, "configs/train.json", '"epochs": 1,', '"epochs": 1, "epochs": 2,')
-    assert 'the key "epochs" is there twice' in problems_of(bundle, "json")
+    assert 'the key "epochs" is duplicated' in problems_of(bundle, "json")
     rewrite(bundle, "configs/train.json", '"epochs": 1, "epochs": 2,', '"epochs": 1,')
     rewrite(bundle, "configs/train.json", "/workspace/data", "/home/anna/data")
     assert "/home/anna" in problems_of(bundle, "json")
@@ -185,7 +185,7 @@ def test_what_monai_label_cannot_use_is_told(bundle: Path) -> None:
     found = problems_of(renamed, "label")
     for fault in (
         'two labels are called "head"',
-        "is no list",
+        "is not a list",
         "does not load exactly",
         '"Bundle"',
     ):
@@ -302,7 +302,7 @@ def test_results_are_told_with_their_remedy(good: Path) -> None:
     assert error.value.exit_code == 1
     with pytest.raises(ConfigError, match="there is no check fils"):
         verify_bundle(good, ["fils"])
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         verify_bundle(good / "configs.zip")
     assert len(CHECKS) == 17
 

@@ -1,4 +1,4 @@
-"""The checks that run the bundle: all pass on a package as it is made, each fails on a spoiled one."""
+"""Checks that run the bundle: all pass on a fresh package, each fails on a faulty one."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_the_script_lists_what_failed(bundle: Path) -> None:
 
 
 def test_what_the_bundles_own_code_says_of_it(bundle: Path) -> None:
-    """Spoiled in five ways that do not hide each other."""
+    """A package with five faults that do not hide each other."""
     edit(bundle, "evaluate.json", lambda e: e.update(imports=["$import no_such_thing"]))
     edit(bundle, "train.json", lambda t: t["loss"].update(pixel_loss="unknown"))
     edit(bundle, "inference.json", lambda i: i["inferer"].update(roi="unknown"))

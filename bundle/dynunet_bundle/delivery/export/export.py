@@ -1,6 +1,7 @@
-"""Export a trained model, and let no file out that does not compute what the weights compute.
+"""Export a trained model; a file is only kept if it computes the same as the weights.
 
-NVIDIA's example documents such a mode, ``nav``, and lacks it.
+NVIDIA's example documents such a mode, ``nav``, but does not implement it.
+Stored on disk: ``model_PRECISION.SUFFIX`` with a JSON beside it, and ``export.json``.
 """
 
 import copy
@@ -45,26 +46,26 @@ logger = logging.getLogger(__name__)
 
 
 class ParityError(BundleError):
-    """An exported model does not compute what the weights compute."""
+    """An exported model does not compute the same as the weights."""
 
     exit_code = EXIT_FAILED
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export.
+    """Model, formats and checks of an export.
 
     Attributes:
         bundle: the bundle folder.
         weights: ``model.pt``.
-        output: folder of the files.
-        overlays: config files that the weights were trained with.
-        formats: of ``torchscript``, ``onnx`` and ``tensorrt``.
-        precisions: of ``fp32``, ``fp16`` and ``bf16``.
-        images: an image or a folder of them to take patches from; None for made-up patches.
-        num_patches: patches that results are compared on.
-        repeats: runs that a time is the median of.
-        device: where the exported models are run.
+        output: folder of the exported files.
+        overlays: config files with which the weights were trained.
+        formats: any of ``torchscript``, ``onnx`` and ``tensorrt``.
+        precisions: any of ``fp32``, ``fp16`` and ``bf16``.
+        images: an image, or a folder of images, from which patches are taken; None for synthetic patches.
+        num_patches: number of patches on which results are compared.
+        repeats: timed runs; the median is reported.
+        device: device on which the exported models run.
     """
 
     bundle: Path
@@ -82,11 +83,11 @@ class ExportRequest:
         """Check the numbers and the device.
 
         Raises:
-            ConfigError: if one is of no use.
+            ConfigError: if a number is below 1 or the device does not exist.
         """
         if min(self.num_patches, self.repeats) < 1:
             raise ConfigError(
-                f"--num_patches is {self.num_patches}, --repeats is {self.repeats}; both must be 1 or more."
+                f"--num_patches is {self.num_patches} and --repeats is {self.repeats}. Both must be 1 or more."
             )
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(
@@ -96,14 +97,14 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Reference:
-    """The network that is exported, and what it computes.
+    """The network to export, and its results.
 
     Attributes:
         network: of inference.json, with the weights; in float32 on the CPU.
         patches: ``[B, C, *patch]`` on the device.
-        logits: of these patches, on the CPU.
+        logits: of these patches, float32 on the CPU.
         times: of one patch.
-        facts: what the JSON beside each file says of its origin.
+        facts: origin of the model, stored in the JSON beside each file.
         regions: whether outputs are regions.
         shape: ``[C, *patch]``.
     """
@@ -120,14 +121,13 @@ class Reference:
 def export_models(request: ExportRequest) -> list[ExportRow]:
     """Write, check and time each format in each precision.
 
-    A file takes its place when its check has passed; one that fails it leaves what was there before.
+    A file is moved to its place after it has passed its check; if it fails, an earlier file is kept.
 
     Args:
-        request: what.
+        request: model, formats and checks.
 
     Returns:
-        A row for the weights themselves and one a file, also in ``export.json`` beside the files. See
-        ``require_parity``.
+        One row for the weights themselves and one per file, also written to ``export.json``. See ``require_parity``.
 
     Raises:
         ConfigError: if a package is missing.
@@ -151,14 +151,14 @@ def export_models(request: ExportRequest) -> list[ExportRow]:
 
 
 def require_parity(rows: Sequence[ExportRow]) -> None:
-    """Refuse the whole where a check failed.
+    """Refuse an export with a failed check.
 
     Raises:
         ParityError: naming the formats.
     """
     failed = [f"{row.format} {row.precision}: {row.status}" for row in rows if row.has_failed]
     if failed:
-        raise ParityError(f"not the model that the weights are: {'; '.join(failed)}.")
+        raise ParityError(f"exported models differ from the weights: {'; '.join(failed)}.")
 
 
 def _reference(request: ExportRequest) -> Reference:
@@ -168,7 +168,7 @@ def _reference(request: ExportRequest) -> Reference:
     plan = parsed("plan")
     network = parsed("network_def").eval()
     load_weights(network, request.weights, plan)
-    # a cascade has more channels than the image
+    # the network of a cascade has more input channels than the image
     shape = [_in_channels(network), *plan["patch_size"]]
     if request.images is None:
         patches = synthetic_patches(shape, request.num_patches)
@@ -176,7 +176,8 @@ def _reference(request: ExportRequest) -> Reference:
         num_channels = len(plan["channel_names"])
         if num_channels != shape[0]:
             raise ConfigError(
-                "this network sees the mask of a previous stage, too, which --images cannot give. Leave --images out."
+                "this network also needs the mask of a previous stage, which --images cannot provide. "
+                "Leave out --images."
             )
         cases = find_images(request.images, num_channels)
         patches = image_patches(cases, parsed("preprocessing"), shape, request.num_patches)
@@ -199,7 +200,7 @@ def _reference(request: ExportRequest) -> Reference:
 
 
 def _in_channels(network: nn.Module) -> int:
-    """Channels of the input: those of the first convolution's weight ``[outputs, C, *kernel]``."""
+    """Input channels, from the first convolution's weight ``[outputs, C, *kernel]``."""
     return next(weight.shape[1] for weight in network.parameters() if weight.ndim > 1)
 
 
@@ -207,7 +208,7 @@ def _export(request: ExportRequest, reference: Reference, name: str, precision: 
     path = request.output / f"model_{precision}{SUFFIXES[name]}"
     facts = {**reference.facts, "format": name, "precision": precision}
     with tempfile.TemporaryDirectory() as folder:
-        # MONAI opens engines by a name of this suffix
+        # MONAI opens engines only by a name with this suffix
         draft = Path(folder) / f"model{SUFFIXES[name]}"
         with draft.open("wb") as file:
             WRITERS[name](file, reference.network, reference.shape, precision, facts)
@@ -217,7 +218,7 @@ def _export(request: ExportRequest, reference: Reference, name: str, precision: 
             return ExportRow(name, precision, f"failed: {error}")
         with atomic_write(path) as file, draft.open("rb") as content:
             shutil.copyfileobj(content, file)
-            # from here on the old JSON describes another file
+            # the old JSON describes the replaced file
             sidecar_of(path).unlink(missing_ok=True)
     row = replace(row, mib=path.stat().st_size / 2**20, sha256=sha256_of(path))
     write_json(sidecar_of(path), {"sha256": row.sha256, **facts})
@@ -227,10 +228,14 @@ def _export(request: ExportRequest, reference: Reference, name: str, precision: 
 def _checked(
     request: ExportRequest, reference: Reference, row: ExportRow, draft: Path
 ) -> ExportRow:
-    """The row with what the written file computes, and how fast."""
+    """Add the parity and the times of the written file to its row.
+
+    Raises:
+        ParityError: if it does not compute the same as the weights.
+    """
     device = torch.device(request.device)
     if row.format == "tensorrt":
-        # its first patch opens the engine
+        # the engine is opened by its first patch
         network = tensorrt_network(
             copy.deepcopy(reference.network), draft.with_suffix(""), row.precision
         )

@@ -1,7 +1,7 @@
-"""How a network is written in each format. All take the batch's size as it comes, and patches of one size.
+"""Writers of each export format. Exported models accept any batch size, and patches of one size.
 
-MONAI's ``ckpt_export`` and ``onnx_export`` work on this bundle too; they know no half precision, write in place, and
-check nothing.
+MONAI's ``ckpt_export`` and ``onnx_export`` also work on this bundle, but they have no half precision, write in place
+and check nothing.
 """
 
 import copy
@@ -25,22 +25,22 @@ from dynunet_bundle.errors import ConfigError
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "tensorrt": ".plan"}
 INPUT_NAME, OUTPUT_NAME = "image", "pred"
-"""Names of the ONNX tensors; those of metadata.json's ``network_data_format``."""
+"""Names of the ONNX tensors, as in ``network_data_format`` of metadata.json."""
 
 MAX_BATCH = 8
-"""Patches that a TensorRT engine takes at once."""
+"""Largest batch of a TensorRT engine, in patches."""
 
 TRACED_BATCH = 2
-"""torch.export takes a batch of one for a constant."""
+"""Batch size of the example input: torch.export treats a batch of 1 as a constant."""
 
 
 def unavailable(name: str, precision: str, device: str) -> str:
-    """Why a format cannot be made on this machine; empty where it can.
+    """Why a format cannot be exported on this machine; empty if it can.
 
     Args:
         name: ``torchscript``, ``onnx`` or ``tensorrt``.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        device: where it is to be checked.
+        device: device on which it will be checked.
 
     Raises:
         ConfigError: if a package is missing.
@@ -69,19 +69,19 @@ def write_torchscript(
     precision: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write a trace. It is taken in float32 and converted: not every CPU runs a network in half precision.
+    """Write a trace, taken in float32 and then converted, as not every CPU can run a network in half precision.
 
     Args:
-        file: where to.
+        file: file to write to.
         network: in float32, in evaluation mode, on the CPU.
         shape: ``[C, *patch]``.
         precision: ``fp32``, ``fp16`` or ``bf16``, of weights and input.
-        facts: kept in the file as MONAI keeps ``metadata.json`` in it.
+        facts: stored in the file, where MONAI stores ``metadata.json``.
     """
     with torch.no_grad(), _quietly():
-        # a trace shares its parameters with the network, and is converted
+        # the trace shares its parameters with the network and is converted in place, hence the copy
         traced = torch.jit.trace(copy.deepcopy(network), torch.zeros(1, *shape), check_trace=False)
-    # without MONAI's time of day, for the same weights to give the same file
+    # without MONAI's time stamp, so that equal weights give equal files
     save_net_with_metadata(
         traced.to(DTYPES[precision]), file, include_config_vals=False, meta_values=facts
     )
@@ -94,7 +94,7 @@ def write_onnx(
     precision: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write ONNX, all in one file; arguments as of ``write_torchscript``."""
+    """Write ONNX as a single file; arguments as in ``write_torchscript``."""
     dtype = DTYPES[precision]
     with torch.no_grad(), _quietly():
         program: Any = torch.onnx.export(
@@ -119,9 +119,9 @@ def write_tensorrt(
     precision: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write a TensorRT engine, which MONAI's ``trt_compile`` builds; arguments as of ``write_torchscript``.
+    """Write a TensorRT engine, built by MONAI's ``trt_compile``; arguments as in ``write_torchscript``.
 
-    It serves this kind of GPU and this version of TensorRT only.
+    The engine runs only on this type of GPU and this version of TensorRT.
     """
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "model"
@@ -132,10 +132,10 @@ def write_tensorrt(
 
 
 def tensorrt_network(network: nn.Module, base: Path, precision: str) -> nn.Module:
-    """A network that runs the engine ``BASE.plan``, and builds it where it is missing.
+    """A network that runs the engine ``BASE.plan``; its first call builds the engine if it is missing.
 
     Args:
-        network: is changed in place and moved to the GPU.
+        network: changed in place and moved to the GPU.
         base: path of the engine without ``.plan``.
         precision: ``fp32``, ``fp16`` or ``bf16``.
     """
@@ -153,7 +153,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporters' talk of deprecations, and of packages that they could have used."""
+    """Suppress the exporters' warnings of deprecations and of optional packages."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""Whether an exported model computes what the weights compute, and how fast, patch by patch."""
+"""Parity and speed of an exported model against the weights, on patches."""
 
 import statistics
 import time
@@ -15,25 +15,27 @@ from dynunet_bundle.dataset.cases import apply_to_case
 
 SEED = 12345
 SMALLEST_DICE = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.98}
-"""Of masks against those of the weights in float32. bfloat16 has 8 bits of mantissa where float16 has 11."""
+"""Smallest accepted Dice of masks against those of the float32 weights. The significand has 11 bits in float16, 8 in
+bfloat16."""
 
 LARGEST_RATIO = {"fp32": 1e-3, "fp16": 0.1, "bf16": 0.3}
-"""Of the largest difference of logits to the largest logit; wide: it is for empty masks, which always agree."""
+"""Largest accepted difference of logits, relative to the largest logit. Wide, since it only matters for empty masks,
+whose Dice is always 1."""
 
 COARSE = 8
-"""Voxels between the values that made-up patches are interpolated from, so that they have structure."""
+"""Grid step in voxels of the random values from which synthetic patches are interpolated, to give them structure."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two results are apart.
+    """Difference of two results.
 
     Attributes:
         max_difference: largest difference of logits.
         max_logit: largest magnitude of a logit of the reference.
-        dice: of all classes or regions together, the background left out; 1 where none occurs. A mean over classes
-            would hang on a few voxels of a small one.
-        finite: whether all logits are numbers.
+        dice: of all classes or regions together, without the background; 1 if none occurs. A mean over classes would
+            depend on a few voxels of small classes.
+        finite: whether all logits are finite.
     """
 
     max_difference: float
@@ -42,25 +44,25 @@ class Parity:
     finite: bool
 
     def problem(self, precision: str) -> str:
-        """What is wrong with it; empty where it is near enough for its precision."""
+        """Why the difference is too large for the precision; empty if it is accepted."""
         if not self.finite:
             return "its logits are not all finite"
         if self.dice < SMALLEST_DICE[precision]:
             return f"Dice {self.dice:.5f} against the weights, below {SMALLEST_DICE[precision]}"
         if self.max_difference > LARGEST_RATIO[precision] * max(self.max_logit, 1.0):
-            return f"logits differ by {self.max_difference:.3g}, and reach {self.max_logit:.3g}"
+            return f"logits differ by up to {self.max_difference:.3g}, with a largest logit of {self.max_logit:.3g}"
         return ""
 
 
 def compare(reference: torch.Tensor, logits: torch.Tensor, regions: bool) -> Parity:
     """Compare two results on the same patches.
 
-    MONAI's ``compute_dice`` takes Dice a patch and class; here all of them are one volume.
+    MONAI's ``compute_dice`` gives one Dice per patch and class; here all patches and classes are pooled.
 
     Args:
         reference: ``[B, outputs, *patch]`` float32, of the weights.
-        logits: likewise, of the exported model.
-        regions: whether each output is a region of its own, not a class.
+        logits: ``[B, outputs, *patch]`` float32, of the exported model.
+        regions: whether the outputs are regions, not classes.
     """
     ours, theirs = (_masks(tensor, regions).double() for tensor in (reference, logits))
     overlap, size = float((ours * theirs).sum()), float((ours + theirs).sum())
@@ -73,7 +75,7 @@ def compare(reference: torch.Tensor, logits: torch.Tensor, regions: bool) -> Par
 
 
 def _masks(logits: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Voxels of each class but the background, or of each region: ``[K, voxels]``, boolean."""
+    """Voxels of each foreground class, or of each region: ``[K, voxels]``, boolean."""
     by_output = logits.transpose(0, 1).flatten(1)
     if regions:
         return by_output > 0
@@ -82,7 +84,7 @@ def _masks(logits: torch.Tensor, regions: bool) -> torch.Tensor:
 
 
 def run_on(network: nn.Module, patches: torch.Tensor) -> torch.Tensor:
-    """Logits of patches ``[B, C, *patch]``, float32 on the CPU: the first alone, the others as one batch."""
+    """Logits of patches ``[B, C, *patch]``, float32 on the CPU; the first patch runs alone, the others as one batch."""
     with torch.no_grad():
         parts = [network(part) for part in (patches[:1], patches[1:]) if len(part)]
     return torch.cat(parts).float().cpu()
@@ -90,7 +92,7 @@ def run_on(network: nn.Module, patches: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Times:
-    """Medians of one patch, in ms; CPU time counts all threads."""
+    """Median times of one patch, in ms; CPU time counts all threads."""
 
     wall_ms: float
     cpu_ms: float
@@ -100,10 +102,10 @@ def time_patch(network: nn.Module, patch: torch.Tensor, repeats: int, warm_up: i
     """Time one patch ``[1, C, *patch]``.
 
     Args:
-        network: what runs.
+        network: the network to run.
         patch: on the device of the network.
-        repeats: runs that count.
-        warm_up: runs before; TorchScript optimises in its first two.
+        repeats: timed runs.
+        warm_up: untimed runs before; TorchScript optimises during its first two.
     """
     wall, cpu = [], []
     with torch.no_grad():
@@ -123,7 +125,7 @@ def _wait(patch: torch.Tensor) -> None:
 
 
 def synthetic_patches(shape: Sequence[int], num_patches: int) -> torch.Tensor:
-    """Made-up patches ``[B, C, *patch]`` with coarse structure and noise, mean 0 and variance about 1; seeded."""
+    """Synthetic patches ``[B, C, *patch]`` with coarse structure and noise, mean 0 and variance about 1; seeded."""
     random = torch.Generator().manual_seed(SEED)
     coarse = [max(size // COARSE, 1) for size in shape[1:]]
     structure = torch.randn(num_patches, shape[0], *coarse, generator=random)
@@ -138,13 +140,13 @@ def image_patches(
     shape: Sequence[int],
     num_patches: int,
 ) -> torch.Tensor:
-    """Patches ``[B, C, *patch]`` at seeded places of images, the same number of each image.
+    """Patches ``[B, C, *patch]`` at seeded positions, spread evenly over the images.
 
     Args:
-        cases: images, as ``find_images`` gives them; as many as there are patches are read.
+        cases: images from ``find_images``; at most ``num_patches`` of them are read.
         preprocessing: the config's.
-        shape: ``[C, *patch]``; of a 2D plan, a slice of the volume each.
-        num_patches: how many.
+        shape: ``[C, *patch]``; patches of a 2D plan are slices of the volume.
+        num_patches: number of patches.
     """
     size = [1] * (4 - len(shape)) + list(shape[1:])
     chosen = cases[:num_patches]
@@ -153,6 +155,6 @@ def image_patches(
     for seed, (case, count) in enumerate(zip(chosen, counts, strict=True), SEED):
         crop = RandSpatialCropSamples(size, num_samples=count, random_size=False)
         crop.set_random_state(seed)
-        # not in a Compose, which would draw another seed
+        # not in a Compose, which would set another seed
         patches += crop(SpatialPad(size)(apply_to_case(case, preprocessing)["image"]))
     return torch.stack([patch.as_tensor().reshape(*shape) for patch in patches]).float()

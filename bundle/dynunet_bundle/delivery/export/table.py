@@ -1,4 +1,7 @@
-"""What is said of exported models: one row a file."""
+"""Table of exported models, one row per file.
+
+Stored on disk: the attributes of ``ExportRow``, as ``models`` of ``export.json``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +43,7 @@ TITLES = (
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One exported model; figures are None where there is none.
+    """One exported model; unknown figures are None.
 
     Attributes:
         format: ``torch`` for the weights themselves, ``torchscript``, ``onnx`` or ``tensorrt``.
@@ -48,12 +51,12 @@ class ExportRow:
         status: ``ok``, or why there is no file.
         file: name of the file.
         max_difference: largest difference of logits from those of the weights.
-        dice: of its masks against those of the weights.
+        dice: Dice of its masks against those of the weights.
         wall_ms: median wall time of one patch.
         cpu_ms: median CPU time of one patch, of all threads.
         mib: size of the file.
         sha256: of the file.
-        remark: what else is to be known.
+        remark: a note on the check, or empty.
     """
 
     format: str

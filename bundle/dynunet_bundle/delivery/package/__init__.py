@@ -1,1 +1,1 @@
-"""A bundle of its own made from a trained model."""
+"""Package a trained model as a separate bundle."""

@@ -1,4 +1,4 @@
-"""A folder as an archive that is the same to the byte wherever and whenever it is made."""
+"""Reproducible archives: equal folders give equal bytes on every machine and at any time."""
 
 import shutil
 import stat
@@ -12,20 +12,20 @@ from dynunet_bundle.errors import OutputError
 from dynunet_bundle.files import TEMPORARY_SUFFIX, atomic_write, ensure_writable, sha256_of
 
 SUMS_NAME = "SHA256SUMS"
-"""In the format that ``sha256sum --check`` reads."""
+"""File of checksums, in the format of ``sha256sum --check``."""
 
 MAX_FILE_BYTES = 25 * 10**6
-"""Of a file in the Model Zoo; larger ones are named in ``large_files.yml``."""
+"""Largest file in the Model Zoo, in bytes; larger files are listed in ``large_files.yml``."""
 
 OLDEST_TIME = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip can tell."""
+"""Earliest time stamp that a zip can store."""
 
 MODE = stat.S_IFREG | 0o644
 UNIX = 3
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All files of a folder, relative to it, in an order that no file system changes."""
+    """All files of a folder, relative to it, in an order that does not depend on the file system."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(found, key=lambda path: path.as_posix())
 
@@ -37,13 +37,13 @@ def write_sums(folder: Path) -> None:
 
 
 def write_zip(folder: Path, path: Path) -> None:
-    """Write a folder as a zip with the folder itself at its top, atomically.
+    """Write a folder as a zip with the folder itself as top level, atomically.
 
-    Times, permissions and order are fixed, and nothing is compressed: weights do not shrink, and each release of zlib
-    packs text a little differently.
+    Times, permissions and order are fixed. Nothing is compressed: weights do not shrink, and zlib's output changes
+    between releases.
 
     Args:
-        folder: what to pack.
+        folder: the folder to pack.
         path: the zip; its folder must exist.
     """
     with atomic_write(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
@@ -58,10 +58,10 @@ def write_zip(folder: Path, path: Path) -> None:
 
 @contextmanager
 def staged(output: Path, name: str) -> Iterator[Path]:
-    """An empty folder called ``name`` that is filled in the block and removed after it; see ``publish``.
+    """Create an empty folder called ``name``, to be filled in the block and removed after it; see ``publish``.
 
     Args:
-        output: where the result will go; the staging folder is made there, on the same disk.
+        output: folder of the final result; the staging folder is created in it, hence on the same disk.
         name: name of the folder.
 
     Raises:
@@ -77,21 +77,23 @@ def staged(output: Path, name: str) -> Iterator[Path]:
 
 
 def require_replaceable(target: Path) -> None:
-    """Refuse to replace what is not a bundle.
+    """Refuse to replace something that is not a bundle.
 
     Raises:
         OutputError: if ``target`` exists and has no ``configs/metadata.json``.
     """
     if target.exists() and not (target / "configs" / "metadata.json").is_file():
-        raise OutputError(f"{target} exists and is no bundle. Choose another --out, or remove it.")
+        raise OutputError(
+            f"{target} exists and is not a bundle. Choose another --out, or remove it."
+        )
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Move a staged folder to its place; an older one is there until the new one is.
+    """Move a staged folder to its final path; if that fails, the old folder is restored.
 
     Args:
         folder: from ``staged``.
-        target: its place, on the same disk.
+        target: the final path, on the same disk.
 
     Raises:
         OutputError: if it cannot be moved.

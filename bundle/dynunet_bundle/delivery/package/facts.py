@@ -1,4 +1,4 @@
-"""What a package says that no file of a training knows: whose data, which licence, who made it."""
+"""Facts of a package that no training records: source and licence of the data, authors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,38 +11,38 @@ from dynunet_bundle.planning.presets import preset_for
 from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
 DATA_SOURCES = Path(__file__).with_name("data_sources.json")
-"""What the ten tasks of the Medical Segmentation Decathlon show."""
+"""Subjects of the ten tasks of the Medical Segmentation Decathlon."""
 
 DECATHLON_LICENSE = """\
 This bundle contains no data.
 
-It is made for {task} of the Medical Segmentation Decathlon (http://medicaldecathlon.com), which its authors give under
-CC BY-SA 4.0: https://creativecommons.org/licenses/by-sa/4.0/
+It is made for {task} of the Medical Segmentation Decathlon (http://medicaldecathlon.com), which its authors license
+under CC BY-SA 4.0: https://creativecommons.org/licenses/by-sa/4.0/
 """
 
 UNKNOWN_LICENSE = """\
 This bundle contains no data.
 
-It is made for the data set {task}. Nothing was stated about the licence of that data; ask the authors of the bundle
-before you use it for other than your own research.
+It is made for the data set {task}. The licence of that data was not stated; ask the authors of the bundle before you
+use it for anything but your own research.
 """
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Texts about a task that people write; None or empty where nothing was said.
+    """Texts about a task, written by people; None or empty if unknown.
 
     Attributes:
-        subject: what is segmented in what, e.g. ``"the spleen in CT"``.
-        description: a sentence on the model; None takes one that names the subject.
+        subject: the structures and the modality, e.g. ``"the spleen in CT"``.
+        description: one sentence on the model; if None, a sentence with the subject.
         data_source: name and address of the data.
         data_license: content of ``docs/data_license.txt``.
-        authors: who made the bundle.
-        copyright: who holds the rights.
-        intended_use: what it is for.
-        limitations: where it is known or expected to fail.
-        memory: what was measured of GPU memory, a sentence.
-        references: publications, beside those of the method.
+        authors: authors of the bundle.
+        copyright: copyright holders.
+        intended_use: intended use.
+        limitations: known or expected failures.
+        memory: measured GPU memory, one sentence.
+        references: publications, in addition to that of the method.
     """
 
     subject: str
@@ -60,20 +60,20 @@ class Facts:
 FACTS_SCHEMA = object_with(
     {item.name: TEXT for item in fields(Facts)} | {"references": list_of(TEXT)},
     additionalProperties=False,
-    description=f"It is an object with any of {', '.join(item.name for item in fields(Facts))}.",
+    description=f"Write an object with any of {', '.join(item.name for item in fields(Facts))}.",
 )
 SOURCES_SCHEMA = by_name(object_with({"subject": TEXT}, ("subject",)))
 
 
 def load_facts(path: str | Path | None, plan: Mapping[str, Any]) -> Facts:
-    """The facts of a task: those of a file, over those of the Decathlon, over what the plan's names say.
+    """The facts of a task: those of a file override those of the Decathlon, or else those derived from the plan.
 
     Args:
-        path: JSON with some of the names of ``Facts``, or None.
+        path: JSON with any of the names of ``Facts``, or None.
         plan: the plan ids.
 
     Raises:
-        ConfigError: if the file is missing or malformed, or has an unknown name or a value that is no text.
+        ConfigError: if the file is missing or malformed, or has an unknown name or a value that is not text.
     """
     given = {} if path is None else read_json(path, ConfigError, FACTS_SCHEMA)
     given["references"] = tuple(given.get("references", ()))

@@ -1,7 +1,7 @@
-"""A trained model as a bundle of its own: one task, literal configs, weights, model card; a folder and a zip.
+"""Package a trained model as a separate bundle: one task, literal configs, weights, model card; as folder and zip.
 
-The same inputs give the same bytes, wherever and whenever: no times, no paths, one order of files. MONAI has
-``init_bundle``, which makes an empty skeleton.
+Builds are reproducible: equal inputs give equal bytes (no times, no paths, fixed order of files). MONAI's
+``init_bundle`` only creates an empty skeleton.
 """
 
 import logging
@@ -39,7 +39,7 @@ MEANS_SCHEMA = {**SCORES_SCHEMA, "required": ["cases", "mean", "mean_dice", "num
 """Shape of the scores that a model card shows."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}")
-"""The Model Zoo's ``organ_modality_task``; MONAI Label tells by the name what a bundle does."""
+"""Package names, the Model Zoo's ``organ_modality_task``; MONAI Label infers from the name what a bundle does."""
 
 LARGE_FILES = """\
 large_files:
@@ -56,21 +56,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackageRequest:
-    """What to package.
+    """Inputs of a package.
 
     Attributes:
-        bundle: the bundle folder that is the template.
-        overlays: config files that the weights were trained with, later ones win.
+        bundle: the bundle folder used as template.
+        overlays: config files with which the weights were trained; later ones win.
         weights: ``model.pt``.
         name: of the package, ``organ_modality_task``.
         output: folder of the result.
-        changelog: Markdown with a section ``## X.Y.Z`` a version.
-        version: of the package; the newest of the changelog where None.
+        changelog: Markdown with one section ``## X.Y.Z`` per version.
+        version: of the package; if None, the newest in the changelog.
         scores: ``scores.json`` of an evaluation, or None.
         facts: JSON for ``load_facts``, or None.
         exports: ``export.json`` of ``scripts/export.py``, or None.
         curves: ``progress.png`` of the training, or None.
-        weights_url: where people can download the weights, for those that are too large for the Model Zoo.
+        weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.
     """
 
@@ -92,18 +92,18 @@ class PackageRequest:
         """Check the name.
 
         Raises:
-            ConfigError: if it is not of the Model Zoo's form.
+            ConfigError: if it does not have the Model Zoo's form.
         """
         if not NAME.fullmatch(self.name):
             raise ConfigError(
-                f'--name is "{self.name}"; bundles are called organ_modality_task in lower case, '
+                f'--name is "{self.name}". Use organ_modality_task in lower case, '
                 "e.g. hippocampus_mr_segmentation."
             )
 
 
 @dataclass(frozen=True)
 class Package:
-    """What was made: the folder, the zip, and its version."""
+    """The finished package: folder, zip and version."""
 
     folder: Path
     archive: Path
@@ -111,15 +111,15 @@ class Package:
 
 
 def make_package(request: PackageRequest) -> Package:
-    """Write the folder ``NAME`` and ``NAME_vVERSION.zip``; each is whole or, where it fails, as it was before.
+    """Write the folder ``NAME`` and ``NAME_vVERSION.zip``, atomically: after a failure, the old ones are still there.
 
     Args:
-        request: what.
+        request: inputs of the package.
 
     Raises:
         ConfigError: if an input is missing or malformed.
-        WeightsError: if the weights are missing, damaged or belong to another plan than the overlays'.
-        OutputError: if the result cannot be written, or would replace what is no bundle.
+        WeightsError: if the weights are missing or damaged, or their plan is not the overlays'.
+        OutputError: if the result cannot be written, or would replace something that is not a bundle.
     """
     target = request.output / request.name
     require_replaceable(target)
@@ -178,7 +178,7 @@ def _optional(path: Path | None, schema: Schema) -> Mapping[str, Any] | None:
 
 
 def _require_weights(request: PackageRequest) -> None:
-    """Load the weights into the network of the overlays, strictly; this checks the plan, too."""
+    """Load the weights into the network of the overlays, strictly, which also checks the plan."""
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
     workflow = load_workflow(request.bundle, "inference.json", request.overlays, overrides)
     parsed = workflow.parser.get_parsed_content
@@ -186,7 +186,7 @@ def _require_weights(request: PackageRequest) -> None:
 
 
 def _copy_code(bundle: Path, folder: Path) -> None:
-    """Licence, package and the configs that no overlay changes."""
+    """Copy the licence, the Python package and the configs that overlays do not change."""
     shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
     shutil.copytree(
         bundle / "dynunet_bundle",
@@ -207,7 +207,7 @@ def _copy_code(bundle: Path, folder: Path) -> None:
 def _add_weights(
     request: PackageRequest, folder: Path, model: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> None:
-    """The weights and their JSON, or the address of weights that are too large for the Model Zoo."""
+    """Add the weights and their JSON, or the address of weights that are too large for the Model Zoo."""
     sha256 = sha256_of(request.weights)
     facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
     write_json(folder / "models" / "model.json", facts)
@@ -219,8 +219,8 @@ def _add_weights(
         return
     if too_large:
         logger.warning(
-            "the weights have %.0f MB and are in the package; the Model Zoo takes 25 MB a file, for it pass "
-            "--weights_url",
+            "the weights in the package have %.0f MB, but the Model Zoo accepts at most 25 MB per file. "
+            "Pass --weights_url for the Model Zoo.",
             request.weights.stat().st_size / 1e6,
         )
     shutil.copyfile(request.weights, folder / "models" / "model.pt")

@@ -13,7 +13,7 @@ SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-"""The newest that bundles of the Model Zoo name."""
+"""The newest schema used by bundles of the Model Zoo."""
 
 REQUIRED_PACKAGES = (
     "nibabel",
@@ -29,7 +29,7 @@ REQUIRED_PACKAGES = (
     "connected-components-3d",
     "jsonschema",
 )
-"""What the bundle imports beside MONAI, torch and numpy; pyproject.toml lists the same."""
+"""Packages that the bundle imports besides MONAI, torch and numpy; pyproject.toml has the same list."""
 
 METHOD_REFERENCE = (
     "Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, "
@@ -53,11 +53,11 @@ def make_metadata(
 
     Args:
         plan: the plan ids, as literals.
-        facts: what people say of the task.
-        name: name for people.
+        facts: texts about the task.
+        name: display name.
         changelog: text by version.
-        bundle_version: one of them.
-        scores: content of ``scores.json``, or None where the model was not evaluated.
+        bundle_version: a version in the changelog.
+        scores: content of ``scores.json``, or None if the model was not evaluated.
 
     Raises:
         ConfigError: if a required package is not installed, or the version is not in the changelog.
@@ -114,7 +114,7 @@ def _network_data_format(plan: Mapping[str, Any], targets: Sequence[str]) -> dic
 
 
 def package_versions() -> dict[str, str]:
-    """All that a bundle imports, by the names and versions that pip knows: MONAI, torch and numpy first.
+    """All packages that a bundle imports, with pip's names and versions; MONAI, torch and numpy first.
 
     Raises:
         ConfigError: if one is not installed.
@@ -134,7 +134,7 @@ def describe_model(facts: Facts) -> str:
 def _data_format(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {
         "num_channels": len(names),
-        # numbers, not "8*n": verify_net_in_out takes the smallest n, at which instance norms have nothing to average
+        # numbers, not "8*n": verify_net_in_out uses the smallest n, for which instance norms have a single voxel
         "spatial_shape": list(plan["patch_size"]),
         "dtype": "float32",
         "value_range": [],
@@ -144,13 +144,13 @@ def _data_format(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
 
 
 def input_names(plan: Mapping[str, Any]) -> list[str]:
-    """Names of the network's input channels; those of a cascade have the classes of the stage before among them."""
+    """Names of the network's input channels; in a cascade, including the classes of the previous stage."""
     previous = plan["label_names"][1:] if plan.get("cascade") else []
     return [*plan["channel_names"], *(f"previous {label}" for label in previous)]
 
 
 def modality(plan: Mapping[str, Any]) -> str:
-    """Modality of the images: ``"CT"``, ``"MR"``, or the names of the channels where they are neither."""
+    """Modality of the images: ``"CT"``, ``"MR"``, or else the names of the channels."""
     if "ct" in plan["normalization"]:
         return "CT"
     if all(channel.lower() in MR_CHANNELS for channel in plan["channel_names"]):
@@ -159,7 +159,7 @@ def modality(plan: Mapping[str, Any]) -> str:
 
 
 def eval_metrics(scores: Mapping[str, Any] | None) -> dict[str, float]:
-    """Figures of an evaluation without the names of its cases: means of the Dice, and of each class all measures."""
+    """Mean scores of an evaluation, without case names: Dice overall and by class, HD95, ASSD and NSD by class."""
     if not scores or scores.get("mean_dice") is None:
         return {}
     figures = {"mean_dice": scores["mean_dice"]}
@@ -174,7 +174,7 @@ def eval_metrics(scores: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def installed_version(package: str) -> str:
-    """Version of an installed package, without what names its build (``2.13.0+cpu``); pip finds no such thing.
+    """Version of an installed package, without a build suffix (``2.13.0+cpu``), which pip would not find.
 
     Raises:
         ConfigError: if it is not installed.
@@ -183,16 +183,15 @@ def installed_version(package: str) -> str:
         return version(package).partition("+")[0]
     except PackageNotFoundError as error:
         raise ConfigError(
-            f"{package} is not installed, and the metadata name the versions that a bundle was made with. "
-            f"Run pip install {package}."
+            f"{package} is not installed, but metadata.json lists its version. Run pip install {package}."
         ) from error
 
 
 def read_changelog(path: Path) -> dict[str, str]:
-    """The summary of each section ``## X.Y.Z`` of a changelog, its first entry, in the order of the file.
+    """The first entry of each section ``## X.Y.Z`` of a changelog, in the order of the file.
 
     Raises:
-        ConfigError: if there is no such file or no such section.
+        ConfigError: if the file cannot be read or has no such section.
     """
     try:
         parts = HEADING.split(path.read_text(encoding="utf-8"))
@@ -201,12 +200,12 @@ def read_changelog(path: Path) -> dict[str, str]:
     versions = dict(zip(parts[1::2], map(_first_entry, parts[2::2]), strict=True))
     if not versions:
         raise ConfigError(
-            f'{path} has no section "## X.Y.Z". Write one for each version of the bundle.'
+            f'{path} has no section "## X.Y.Z". Write a section for each version of the bundle.'
         )
     return versions
 
 
 def _first_entry(section: str) -> str:
-    """The first entry of a list in Markdown, or the first paragraph, on one line."""
+    """The first list entry or paragraph of a Markdown section, on one line."""
     first = re.split(r"\n\s*(?:\n|[-*] )", section.strip())[0]
     return " ".join(first.removeprefix("- ").removeprefix("* ").split())

@@ -1,4 +1,4 @@
-"""``docs/README.md`` of a bundle: the sections that the Model Zoo asks for, filled from plan, training and scores."""
+"""``docs/README.md`` of a bundle: the sections required by the Model Zoo, filled from plan, training and scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ NOT_MEASURED = "GPU memory was not measured for this plan."
 
 @dataclass(frozen=True)
 class CardContent:
-    """What a model card is made of.
+    """Content of a model card.
 
     Attributes:
         plan: the plan ids, as literals.
         recipe: content of ``train.json`` of the bundle.
-        facts: what people say of the task.
+        facts: texts about the task.
         version: of the bundle.
-        model: content of ``model.json``, or None where there are no weights.
+        model: content of ``model.json``, or None if there are no weights.
         scores: content of ``scores.json``, or None.
         exports: content of ``export.json``, or None.
-        curves: whether ``docs/progress.png`` is there.
+        curves: whether ``docs/progress.png`` exists.
     """
 
     plan: Mapping[str, Any]
@@ -47,7 +47,7 @@ class CardContent:
 
 def model_card(content: CardContent) -> str:
     """The text of the card, in Markdown."""
-    # Markdown for people; nothing of it is HTML that a browser runs
+    # the output is Markdown, not HTML that a browser runs
     environment = jinja2.Environment(  # noqa: S701
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -69,7 +69,7 @@ def model_card(content: CardContent) -> str:
             channels=", ".join(plan["channel_names"]),
             files="one file"
             if len(plan["channel_names"]) == 1
-            else "one file a channel or all in one",
+            else "one file per channel or all channels in one file",
             targets=list(plan["regions"] or plan["label_names"]),
             labels=list(zip(plan["label_values"], plan["label_names"], strict=True)),
             limitations=facts.limitations,
@@ -88,7 +88,7 @@ def model_card(content: CardContent) -> str:
 
 
 def _origin(model: Mapping[str, Any]) -> str:
-    """Where in its training the model was taken, as the end of a sentence."""
+    """Epoch and validation Dice of the model, as the end of a sentence."""
     parts = []
     if model.get("epoch") is not None:
         parts.append(f"of epoch {model['epoch']}")
@@ -99,7 +99,7 @@ def _origin(model: Mapping[str, Any]) -> str:
 
 
 def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
-    """Length of the training that made the weights, which its command line may have set; else that of the recipe."""
+    """Length of the training, from the weights (the command line may have set it), or else from the recipe."""
     source = recipe if model is None else model
     if source.get("epochs") is None or source.get("iterations_per_epoch") is None:
         return "not recorded by the training"
@@ -110,7 +110,7 @@ def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
 
 
 def _packages() -> list[str]:
-    """What to install for the bundle, as pip takes it."""
+    """Requirements of the bundle in pip's notation."""
     return [f"{name}=={number}" for name, number in package_versions().items()]
 
 

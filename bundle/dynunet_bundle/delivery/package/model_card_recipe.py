@@ -1,4 +1,4 @@
-"""The recipe of ``train.json`` in the words of a model card."""
+"""Texts of a model card on the recipe in ``train.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,7 +67,7 @@ def _optimizer(recipe: Mapping[str, Any]) -> str:
 def _learning_rate(recipe: Mapping[str, Any]) -> str:
     schedule = recipe["lr_scheduler"]["name"]
     step = "epoch" if recipe["lr_epoch_level"] else "iteration"
-    return f"{recipe['learning_rate']:g}, schedule {schedule}, a step an {step}"
+    return f"{recipe['learning_rate']:g}, schedule {schedule}, one step per {step}"
 
 
 def _plain(value: Any) -> str:

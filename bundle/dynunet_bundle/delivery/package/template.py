@@ -1,4 +1,4 @@
-"""Metadata, model card and licence text of the bundle in this repository, made as those of a package are."""
+"""Metadata, model card and licence text of the bundle in this repository, generated like those of a package."""
 
 import dataclasses
 from pathlib import Path
@@ -18,11 +18,11 @@ DESCRIPTION = (
 
 
 def template_files(bundle: Path, changelog: Path) -> dict[Path, bytes]:
-    """What these files should hold for the default plan and the newest version.
+    """Expected content of these files, for the default plan and the newest version.
 
     Args:
         bundle: the bundle folder.
-        changelog: the project's.
+        changelog: the project's changelog.
 
     Returns:
         The content by path.
@@ -47,11 +47,11 @@ def template_files(bundle: Path, changelog: Path) -> dict[Path, bytes]:
 
 
 def refresh_template(bundle: Path, changelog: Path) -> list[Path]:
-    """Write those of ``template_files`` that have changed.
+    """Write the files of ``template_files`` that have changed.
 
     Args:
         bundle: the bundle folder.
-        changelog: the project's.
+        changelog: the project's changelog.
 
     Returns:
         The files that were written.

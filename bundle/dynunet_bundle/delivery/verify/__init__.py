@@ -1,1 +1,1 @@
-"""Checks of a finished package, one file a check."""
+"""Checks of a finished package."""

@@ -1,4 +1,4 @@
-"""A bundle folder as the checks see it: its files, a made-up data set for it, and what its own code says."""
+"""A bundle folder for the checks: its files, a synthetic data set for it, and the results of its own code."""
 
 import os
 import subprocess
@@ -26,18 +26,18 @@ MAX_LINES = 3
 
 
 class BundleProblem(NamedTuple):
-    """What is wrong, with the offending value, and what to do."""
+    """What is wrong, including the offending value, and what to do."""
 
     message: str
     remedy: str
 
 
-class SkippedCheck(Exception):  # noqa: N818 - no error
-    """A check has nothing to look at; the text says why."""
+class SkippedCheck(Exception):  # noqa: N818 - not an error
+    """A check does not apply; the text says why."""
 
 
 class BundleFolder:
-    """A bundle and a scratch folder, which goes with the ``with`` block. Nothing is written to the bundle.
+    """A bundle and a scratch folder that exists within the ``with`` block. Nothing is written to the bundle.
 
     Args:
         path: the bundle folder.
@@ -58,7 +58,7 @@ class BundleFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Remove it."""
+        """Remove the scratch folder."""
         self._scratch.cleanup()
 
     def config(self, name: str, schema: Schema = CONFIG_SCHEMA) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class BundleFolder:
             schema: the shape of its content.
 
         Raises:
-            SkippedCheck: if it is missing, which is what the check "files" tells.
+            SkippedCheck: if it is missing, which the check "files" reports.
             ConfigError: if it is malformed.
         """
         path = self.require(f"configs/{name}")
@@ -89,13 +89,13 @@ class BundleFolder:
 
     @cached_property
     def dataset(self) -> Path:
-        """A made-up data set that fits the bundle's plan."""
+        """A synthetic data set that fits the bundle's plan."""
         plan = plan_from(self.config("inference.json"))
         return make_dataset(self.scratch / "data", plan.overlay())
 
     @cached_property
     def probed(self) -> dict[str, list[str]]:
-        """What the bundle's own code says of imports, properties and weights, see ``verify_probe.py``."""
+        """Faults of imports, logging, properties and weights, found by the bundle's own code; see ``probe.py``."""
         answer = self.scratch / "probe.json"
         command = ["-c", PROBE.read_text(encoding="utf-8"), str(answer), str(self.dataset)]
         done = self.python(*command, str(self.scratch / "probe"))
@@ -104,7 +104,7 @@ class BundleFolder:
         return dict(read_json(answer, ConfigError, ANSWER_SCHEMA))
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Python in the bundle folder, whose own package then comes first, without a GPU."""
+        """Run Python in the bundle folder, so that its own package is imported, without a GPU."""
         environment = {
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "",
@@ -129,11 +129,11 @@ class BundleFolder:
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """The last lines of what a process said; MONAI and torch put the reason there."""
+    """The last lines of a process's output, where MONAI and torch put the reason of a failure."""
     lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return " / ".join(lines[-MAX_LINES:]) or f"exit code {done.returncode} without a word"
+    return " / ".join(lines[-MAX_LINES:]) or f"exit code {done.returncode} without a message"
 
 
 def list_argument(texts: Sequence[int]) -> str:
-    """A list as the command line of ``monai.bundle`` reads it."""
+    """A list in the notation of ``monai.bundle``'s command line."""
     return "[" + ",".join(map(str, texts)) + "]"

@@ -1,7 +1,7 @@
-"""Whether a bundle is ready for the Model Zoo and for clients: one check after the other, each with its remedy.
+"""Checks whether a bundle is ready for the Model Zoo and for clients; each problem has a remedy.
 
 The Model Zoo's own script (``ci/verify_bundle.py``) needs its repository and the network, and stops at the first
-fault. A bundle is code: the checks run it.
+fault. A bundle is code, and these checks run it.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,22 +53,22 @@ CHECKS: dict[str, Callable[[BundleFolder], list[BundleProblem]]] = {
     "export": check_export,
     "single-process": check_single_process,
 }
-"""By id; quick ones first. docs/delivery.md says what each looks at."""
+"""Checks by id, quick ones first. docs/delivery.md describes each."""
 
 
 class VerificationError(BundleError):
-    """A bundle is not what it should be."""
+    """A bundle failed a check."""
 
     exit_code = EXIT_FAILED
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         check: its id.
-        problems: each with a remedy; none where the check passed.
+        problems: each with a remedy; empty if the check passed.
         skipped: why it was not run, or empty.
     """
 
@@ -86,8 +86,8 @@ def verify_bundle(
 
     Args:
         folder: the bundle folder.
-        only: ids of the checks to run; all where empty.
-        report: called with each result as it comes.
+        only: ids of the checks to run; all if empty.
+        report: called with each result as soon as it is known.
 
     Raises:
         ConfigError: if there is no such folder or no such check.
@@ -97,7 +97,9 @@ def verify_bundle(
         raise ConfigError(f"there is no check {unknown[0]}. Choose from {', '.join(CHECKS)}.")
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError(f"{root} is no folder. Pass the folder of a bundle; unpack a zip first.")
+        raise ConfigError(
+            f"{root} is not a folder. Pass the folder of a bundle; unpack a zip first."
+        )
     results = []
     with BundleFolder(root) as bundle:
         for name in only or CHECKS:
@@ -116,7 +118,7 @@ def _run(name: str, bundle: BundleFolder) -> Result:
 
 
 def require_passed(results: Sequence[Result]) -> None:
-    """Refuse the whole where a check failed.
+    """Refuse a bundle with a failed check.
 
     Raises:
         VerificationError: naming the checks.
@@ -127,7 +129,7 @@ def require_passed(results: Sequence[Result]) -> None:
 
 
 def format_result(result: Result) -> str:
-    """A result for a terminal: a line, and one for each problem."""
+    """A result as text for a terminal: one line, or one line per problem."""
     if result.skipped:
         return f"skipped  {result.check}: {result.skipped}"
     if not result.problems:

@@ -1,4 +1,4 @@
-"""Checks that run a command of MONAI on the bundle, as the Model Zoo's CI does, offline and without a GPU."""
+"""Checks that run MONAI's commands on the bundle, as the Model Zoo's CI does, offline and without a GPU."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 
 def check_schema(bundle: BundleFolder) -> list[BundleProblem]:
-    """``verify_metadata`` with our own schema, which is stricter than MONAI's, in place of the download."""
+    """``verify_metadata`` with our own schema, which is stricter than MONAI's and needs no download."""
     if find_spec("jsonschema") is None:
         raise ConfigError("jsonschema is not installed. Run pip install jsonschema.")
     bundle.require("configs/metadata.json")
@@ -37,7 +37,7 @@ def check_schema(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_network(bundle: BundleFolder) -> list[BundleProblem]:
-    """``verify_net_in_out``: the network gives what the metadata say, for a patch of their size."""
+    """``verify_net_in_out``: for a patch of the size in the metadata, the network's output matches the metadata."""
     bundle.require("configs/metadata.json")
     done = bundle.monai(
         "verify_net_in_out",
@@ -55,7 +55,7 @@ def check_network(bundle: BundleFolder) -> list[BundleProblem]:
 def check_export(bundle: BundleFolder) -> list[BundleProblem]:
     """``ckpt_export``: the weights load strictly, and the network can be scripted."""
     if not (bundle.path / "models" / "model.pt").is_file():
-        raise SkippedCheck("models/model.pt is not here")
+        raise SkippedCheck("models/model.pt is missing")
     done = bundle.monai(
         "ckpt_export",
         "network_def",
@@ -72,10 +72,10 @@ def check_export(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_single_process(bundle: BundleFolder) -> list[BundleProblem]:
-    """train.json trains for an iteration on made-up data, without a process group and without a GPU."""
+    """train.json trains one iteration on synthetic data, without a process group and without a GPU."""
     config = bundle.config("train.json")
     if config.get("cascade"):
-        raise SkippedCheck("a second stage needs the masks of the first")
+        raise SkippedCheck("the second stage of a cascade needs the masks of the first")
     patch = small_patch(plan_from(config).overlay())
     output = str(bundle.scratch / "training")
     done = bundle.monai(
@@ -93,7 +93,7 @@ def check_single_process(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def small_patch(plan: Mapping[str, Any]) -> list[int]:
-    """The smallest patch that leaves two voxels an axis at the lowest level, or the plan's where that is smaller."""
+    """The smallest patch with two voxels per axis at the lowest level, but not larger than the plan's."""
     factors = [math.prod(axis) for axis in zip(*plan["strides"], strict=True)]
     pairs = zip(plan["patch_size"], factors, strict=True)
     return [min(size, 2 * factor) for size, factor in pairs]

@@ -1,4 +1,4 @@
-"""Checks of what the configs declare, and of the weights: by MONAI's own parser, in the bundle's own code."""
+"""Checks of the configs and of the weights, with MONAI's parser and the bundle's own code."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dynunet_bundle.files import read_json, sha256_of
 from dynunet_bundle.networks.model_json import MODEL_SCHEMA
 
 KEYS_WITHOUT_LABEL = "$[key for key in @case_keys if key != 'label']"
-"""What inference.json loads: the image, and in a cascade the previous mask."""
+"""Keys that inference.json loads: the image and, in a cascade, the previous mask."""
 
 INFERENCE_IDS = (
     "bundle_root",
@@ -68,7 +68,7 @@ REFERENCES = {
     "validate#evaluator#val_handlers": "@validate#handlers",
     "validate#dataset#transform": "@validate#preprocessing",
 }
-"""What MONAI's check of optional properties wants as references."""
+"""Ids that must be references, according to MONAI's check of optional properties."""
 
 
 def check_inference(bundle: BundleFolder) -> list[BundleProblem]:
@@ -78,7 +78,7 @@ def check_inference(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_train(bundle: BundleFolder) -> list[BundleProblem]:
-    """train.json has the ids of MONAI's properties, each can be built, and those that clients replace are used."""
+    """train.json has the ids of MONAI's properties, each can be built, and ids that clients replace are referenced."""
     config = bundle.config("train.json")
     problems = _lacking(config, TRAIN_IDS, "train.json")
     for name, reference in REFERENCES.items():
@@ -91,15 +91,15 @@ def check_train(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_imports(bundle: BundleFolder) -> list[BundleProblem]:
-    """Every import and every ``_target_`` of the configs leads somewhere."""
+    """Every import and every ``_target_`` of the configs can be imported."""
     remedy = "Correct the name, or add the package to required_packages_version and install it."
     return [BundleProblem(f"{fault}.", remedy) for fault in bundle.probed["imports"]]
 
 
 def check_logging(bundle: BundleFolder) -> list[BundleProblem]:
-    """MONAI takes logging.conf: it names no class and no argument that could run code (GHSA-wvpx-5qmp-46g3)."""
+    """MONAI accepts logging.conf: no class or argument in it could run code (GHSA-wvpx-5qmp-46g3)."""
     bundle.require("configs/logging.conf")
-    remedy = "Name handlers of logging, and literals."
+    remedy = "Use only handlers of the logging module, with literal arguments."
     return [
         BundleProblem(f"configs/logging.conf: {fault}.", remedy)
         for fault in bundle.probed["logging"]
@@ -107,8 +107,8 @@ def check_logging(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_code(bundle: BundleFolder) -> list[BundleProblem]:
-    """What configs evaluate and call is of the few kinds that the bundle's own configs need."""
-    remedy = "Let the config name classes of MONAI, torch or the bundle, and keep expressions to one line of values."
+    """Configs evaluate and call only the few kinds of code that the bundle's own configs need."""
+    remedy = "Use classes of MONAI, torch or the bundle, and only one-line expressions of values."
     return [
         BundleProblem(f"configs/{fault}.", remedy)
         for fault in lint_configs(bundle.path / "configs")
@@ -119,7 +119,7 @@ def check_weights(bundle: BundleFolder) -> list[BundleProblem]:
     """model.pt holds tensors only, fits the network of inference.json strictly, and is the file of model.json."""
     if not (bundle.path / "models" / "model.pt").is_file():
         raise SkippedCheck(
-            "models/model.pt is not here; python -m monai.bundle download_large_files fetches it"
+            "models/model.pt is missing; python -m monai.bundle download_large_files downloads it"
         )
     remedy = "Package the model again, with the overlays that it was trained with."
     problems = [
@@ -136,10 +136,10 @@ def check_weights(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_label(bundle: BundleFolder) -> list[BundleProblem]:
-    """What MONAI Label needs (0.8.5): its folder's name, labels that differ, lists and loaders that it replaces."""
+    """Requirements of MONAI Label 0.8.5: folder name, distinct labels, and the lists and loaders that it replaces."""
     metadata = bundle.config("metadata.json", METADATA_SCHEMA)
     if bundle.config("inference.json").get("cascade"):
-        raise SkippedCheck("MONAI Label knows no previous masks, which a cascade needs")
+        raise SkippedCheck("MONAI Label does not support the previous masks of a cascade")
     return list(
         _label_faults(
             bundle.path.name, metadata, bundle.config("inference.json"), bundle.config("train.json")
@@ -153,12 +153,15 @@ def _label_faults(
     if not NAME.fullmatch(folder) or not re.search("segmentation|annotation", folder):
         yield BundleProblem(
             f'the folder is called "{folder}".',
-            "MONAI Label tells by organ_modality_segmentation what a bundle does.",
+            "Name it organ_modality_segmentation, from which MONAI Label infers what a bundle does.",
         )
     pred = _part(metadata, "network_data_format#outputs#pred#channel_def") or {}
     labels = [str(name).lower() for name in pred.values()]
     for name in sorted({name for name in labels if labels.count(name) > 1}):
-        yield BundleProblem(f'two labels are called "{name}" in lower case.', "It would show one.")
+        yield BundleProblem(
+            f'two labels are called "{name}" in lower case.',
+            "Rename one; MONAI Label would show only one.",
+        )
     transforms = _part(inference, "preprocessing#transforms")
     steps = (
         [step for step in transforms if isinstance(step, dict)]
@@ -170,14 +173,15 @@ def _label_faults(
     if keys not in (["image"], [["image"]], [KEYS_WITHOUT_LABEL]):
         yield BundleProblem(
             "inference.json does not load exactly the key image.",
-            "preprocessing needs one LoadImaged with that key in its list.",
+            "List one LoadImaged with that key in preprocessing.",
         )
     handlers = _part(train, "train#handlers")
     if not isinstance(handlers, list) or not all(
         isinstance(handler, dict) and "_target_" in handler for handler in handlers
     ):
         yield BundleProblem(
-            "train#handlers is no list of components.", "MONAI Label adds one to it."
+            "train#handlers is not a list of components.",
+            "Write a literal list, to which MONAI Label adds a handler.",
         )
 
 
@@ -199,6 +203,6 @@ def _part(config: dict[str, Any], name: str) -> Any:
 
 def _probed(bundle: BundleFolder, what: str, file: str) -> list[BundleProblem]:
     return [
-        BundleProblem(f"{file}: {fault}.", "See MONAI's bundle properties.")
+        BundleProblem(f"{file}: {fault}.", "Correct it; see MONAI's bundle properties.")
         for fault in bundle.probed[what]
     ]

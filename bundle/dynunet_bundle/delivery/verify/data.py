@@ -1,4 +1,4 @@
-"""A made-up data set for a plan, just large enough that a bundle can be opened and trained for an iteration."""
+"""A synthetic data set for a plan, just large enough to open a bundle and to train one iteration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ SIDE = 32
 
 
 def make_dataset(folder: Path, plan: Mapping[str, Any]) -> Path:
-    """Write noise, with each class as a slab of its own, in the layout of the Decathlon.
+    """Write noise images, in which each class is a slab, in the layout of the Decathlon.
 
     Args:
-        folder: where; it is made.
+        folder: folder to create.
         plan: a config with the plan ids.
 
     Returns:
@@ -42,7 +42,7 @@ def make_dataset(folder: Path, plan: Mapping[str, Any]) -> Path:
 
 
 def _slabs(values: Sequence[int]) -> np.ndarray:
-    """``[SIDE, SIDE, SIDE]`` int16 with one slab a value, in the middle of the volume."""
+    """``[SIDE, SIDE, SIDE]`` int16 with one slab per value, in the middle of the volume."""
     label = np.zeros((SIDE,) * 3, np.int16)
     edges = np.linspace(SIDE // 4, SIDE - SIDE // 4, len(values) + 1).astype(int)
     for value, first, last in zip(values, edges[:-1], edges[1:], strict=True):

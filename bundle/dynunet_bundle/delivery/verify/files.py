@@ -1,4 +1,4 @@
-"""Checks of files that open nothing but the files: presence, size, JSON, model card, sums."""
+"""Checks of the files themselves: presence, size, JSON, model card, checksums."""
 
 import json
 import re
@@ -33,7 +33,7 @@ LARGE_FILES_SCHEMA = object_with(
     description="See MONAI's bundle specification.",
 )
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-"""Kinds that MONAI checks, and their length in hex digits."""
+"""Hash types that MONAI checks, and their length in hex digits."""
 
 HEADINGS = (
     "Model Overview",
@@ -48,7 +48,7 @@ HEADINGS = (
     "References",
     "License",
 )
-"""Sections of the model cards of the Model Zoo, by their bundles of 2024 and 2025."""
+"""Sections of a model card, as in the Model Zoo's bundles of 2024 and 2025."""
 
 COMMANDS = (
     "run training",
@@ -62,7 +62,7 @@ PERSONAL = re.compile(r"/(home|Users|root)/\w*")
 
 
 def check_files(bundle: BundleFolder) -> list[BundleProblem]:
-    """All files that the Model Zoo and clients open are there; the weights, or their address."""
+    """All files needed by the Model Zoo and by clients exist; the weights, or their address."""
     problems = [
         BundleProblem(f"{name} is missing.", "Package the model again, or add the file.")
         for name in REQUIRED
@@ -79,7 +79,7 @@ def check_files(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
-    """Entries of ``large_files.yml``, none where there is no such file."""
+    """Entries of ``large_files.yml``; empty if there is no such file."""
     path = next(
         (bundle.path / name for name in LARGE_FILES if (bundle.path / name).is_file()), None
     )
@@ -94,11 +94,11 @@ def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
 
 
 def check_sizes(bundle: BundleFolder) -> list[BundleProblem]:
-    """No file above 25 MB; an entry of large_files has all that a download needs, and stays inside the bundle."""
+    """No file is above 25 MB; each entry of large_files can be downloaded and is inside the bundle."""
     problems = [
         BundleProblem(
-            f"{name} has {(bundle.path / name).stat().st_size / 1e6:.0f} MB; the Model Zoo takes 25 MB.",
-            "Package with --weights_url, or name the file in large_files.yml and leave it out.",
+            f"{name} has {(bundle.path / name).stat().st_size / 1e6:.0f} MB; the Model Zoo accepts 25 MB.",
+            "Package with --weights_url, or list the file in large_files.yml and remove it.",
         )
         for name in files_of(bundle.path)
         if (bundle.path / name).stat().st_size > MAX_FILE_BYTES
@@ -115,14 +115,14 @@ def _entry_fault(root: Path, entry: dict[str, Any]) -> str:
     if missing:
         return f"{entry.get('path', 'an entry')} lacks {', '.join(sorted(missing))}"
     if not (root / entry["path"]).resolve().is_relative_to(root):
-        return f"{entry['path']} lies outside the bundle"
+        return f"{entry['path']} is outside the bundle"
     if HASHES.get(entry["hash_type"]) != len(str(entry["hash_val"])):
         return f"{entry['path']} has no valid {entry['hash_type']}"
     return ""
 
 
 def check_json(bundle: BundleFolder) -> list[BundleProblem]:
-    """Each config is JSON of four spaces that ends with a newline, without keys given twice or personal paths."""
+    """Each config is JSON with four spaces of indent and a final newline, without duplicate keys or personal paths."""
     problems = []
     for path in sorted((bundle.path / "configs").glob("*.json")):
         for fault in _json_faults(path.read_bytes()):
@@ -144,24 +144,24 @@ def _json_faults(content: bytes) -> Iterator[str]:
         yield "is not indented by four spaces"
     found = PERSONAL.search(text)
     if found:
-        yield f"has a path of somebody's own, {found.group()}"
+        yield f"contains a personal path, {found.group()}"
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
-        raise ValueError(f'the key "{double}" is there twice')
+        raise ValueError(f'the key "{double}" is duplicated')
     return dict(pairs)
 
 
 def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
-    """The model card has the Model Zoo's sections and commands, and its pictures are there and described."""
+    """The model card has the Model Zoo's sections and commands, and its pictures exist and have alt text."""
     path = bundle.require("docs/README.md")
     text = path.read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE)
     problems = [
-        BundleProblem(f'docs/README.md has no section "{title}".', "Write it.")
+        BundleProblem(f'docs/README.md has no section "{title}".', "Add it.")
         for title in HEADINGS
         if title not in titles
     ]
@@ -181,7 +181,7 @@ def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
-    """Each file is the one that SHA256SUMS lists, and all are listed."""
+    """SHA256SUMS lists every file, with its current checksum."""
     path = bundle.path / SUMS_NAME
     if not path.is_file():
         raise SkippedCheck(f"there is no {SUMS_NAME}; scripts/package.py writes one")
@@ -196,7 +196,7 @@ def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
     }
     faults = [
         *((name, "is not the file that was packaged") for name in sorted(changed)),
-        *((name, "was packaged and is gone") for name in sorted(listed.keys() - found)),
+        *((name, "was packaged and is missing") for name in sorted(listed.keys() - found)),
         *((name, "was not packaged") for name in sorted(found - listed.keys())),
     ]
     return [BundleProblem(f"{name} {what}.", "Package the model again.") for name, what in faults]

@@ -1,4 +1,4 @@
-"""The check of what ``metadata.json`` means; its form is the business of the schema."""
+"""Check of the content of ``metadata.json``; the schema checks its form."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,8 @@ MANDATORY = (
     "copyright",
     "network_data_format",
 )
-"""MONAI's bundle specification and the Model Zoo's CI; ``optional_packages_version`` is an older name."""
+"""Ids required by MONAI's bundle specification and the Model Zoo's CI, where ``required_packages_version`` replaces
+the older ``optional_packages_version``."""
 
 METADATA_SCHEMA = object_with(
     {
@@ -42,7 +43,7 @@ METADATA_SCHEMA = object_with(
     },
     description="Correct configs/metadata.json.",
 )
-"""Shape of what the checks look at; ``metadata_schema.json`` is the whole."""
+"""Schema of the parts that the checks read; ``metadata_schema.json`` covers the whole file."""
 
 SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+")
 EXACT_VERSION = re.compile(r"\d+(\.\d+)+((a|b|rc|\.post)\d+)?")
@@ -50,7 +51,7 @@ DATA_FIELDS = ("num_channels", "spatial_shape", "dtype", "is_patch_data", "chann
 
 
 def check_metadata(bundle: BundleFolder) -> list[BundleProblem]:
-    """Mandatory ids; version in the changelog; exact versions; channels numbered from 0; the inference's plan."""
+    """Mandatory ids, a changelog entry for the version, exact versions, channels numbered from 0, the plan's sizes."""
     metadata = bundle.config("metadata.json", METADATA_SCHEMA)
     problems = [
         BundleProblem(f'metadata.json lacks "{name}".', "Add it.")
@@ -69,7 +70,7 @@ def check_metadata(bundle: BundleFolder) -> list[BundleProblem]:
             problems.append(
                 BundleProblem(
                     f'network_data_format has no {side} "{key}".',
-                    "MONAI and MONAI Label look for that name.",
+                    "Add it; MONAI and MONAI Label look for that name.",
                 )
             )
             continue
@@ -85,18 +86,20 @@ def _versions(metadata: Mapping[str, Any]) -> Iterator[BundleProblem]:
     if not SEMANTIC_VERSION.fullmatch(version):
         yield BundleProblem(f'version is "{version}".', "Use X.Y.Z.")
     if version not in metadata.get("changelog", {}):
-        yield BundleProblem(f"the changelog has no entry for {version}.", "Write one.")
+        yield BundleProblem(f"the changelog has no entry for {version}.", "Add an entry.")
     required = dict(metadata.get("required_packages_version", {}))
     optional = dict(metadata.get("optional_packages_version", {}))
     both = sorted(required.keys() & optional.keys())
     if both:
-        yield BundleProblem(f"{', '.join(both)} is required and optional.", "List it once.")
+        yield BundleProblem(
+            f"{', '.join(both)} is required and optional.", "List each package once."
+        )
     own = {name: metadata.get(name, "") for name in MANDATORY if name.endswith("y_version")}
     own |= {name: metadata.get(name, "") for name in ("monai_version", "pytorch_version")}
     for name, value in {**own, **required, **optional}.items():
         if not EXACT_VERSION.fullmatch(str(value)):
             yield BundleProblem(
-                f'the version of {name} is "{value}".', "pip needs an exact number."
+                f'the version of {name} is "{value}".', "Give an exact version, which pip needs."
             )
 
 
@@ -111,6 +114,6 @@ def _data_faults(
     if list(channels) != [str(index) for index in range(entry["num_channels"])]:
         yield f"channel_def has {list(channels)} for {entry['num_channels']} channels"
     if names and list(channels.values())[: len(names)] != names:
-        yield f"channel_def names {list(channels.values())}, the plan {names}"
+        yield f"channel_def names {list(channels.values())}, but the plan {names}"
     if "patch_size" in plan and entry["spatial_shape"] != plan["patch_size"]:
-        yield f"spatial_shape is {entry['spatial_shape']}, the patch of the plan {plan['patch_size']}"
+        yield f"spatial_shape is {entry['spatial_shape']}, but the plan's patch is {plan['patch_size']}"

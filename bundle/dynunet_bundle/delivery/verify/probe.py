@@ -1,8 +1,8 @@
-"""Opens the bundle in the current folder and writes what it finds to a JSON; run by ``verify_bundle.py`` with ``-c``.
+"""Open the bundle in the current folder and write its faults to a JSON; ``bundle_folder.py`` runs this with ``-c``.
 
     python -c SOURCE ANSWER.json DATASET OUTPUT
 
-It imports nothing of this package, so that the bundle's own copy is what is looked at.
+It imports nothing from this package, so that only the bundle's own copy is imported.
 """
 
 import ast
@@ -30,7 +30,7 @@ MAX_SHOWN = 3
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """All texts of a config."""
+    """All strings of a config."""
     if isinstance(value, dict):
         for item in value.values():
             yield from strings_in(item)
@@ -55,7 +55,7 @@ def targets_in(value: Any) -> Iterator[str]:
 
 
 def _import_of(statement: str) -> None:
-    """Import what a statement imports, and do nothing else that it may say."""
+    """Run only the imports of a statement."""
     for node in ast.parse(statement).body:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -68,7 +68,7 @@ def _import_of(statement: str) -> None:
 
 
 def unimportable(config: dict[str, Any]) -> list[str]:
-    """Imports and targets of a config that lead nowhere; MONAI makes a silent stub of a failing import."""
+    """Imports and targets of a config that cannot be imported; MONAI silently replaces a failing import by a stub."""
     problems, locator = [], ComponentLocator()
     for text in strings_in(config):
         if text.startswith(("$import ", "$from ")):
@@ -78,7 +78,7 @@ def unimportable(config: dict[str, Any]) -> list[str]:
                 problems.append(f'"{text}" fails: {error}')
     for target in sorted(set(targets_in(config))):
         module, _, name = target.rpartition(".")
-        # a name without a dot is one that MONAI finds by itself
+        # MONAI resolves names without a dot itself
         found = (
             optional_import(module, name=name)[1]
             if module
@@ -90,7 +90,7 @@ def unimportable(config: dict[str, Any]) -> list[str]:
 
 
 def missing_properties(kind: str, config: str, **settings: Any) -> list[str]:
-    """What ``check_properties`` misses of a workflow; it builds every part of it."""
+    """Properties that ``check_properties`` does not find in a workflow; it builds every part of the workflow."""
     workflow = ConfigWorkflow(
         config_file=f"configs/{config}",
         meta_file="configs/metadata.json",
@@ -106,7 +106,7 @@ def missing_properties(kind: str, config: str, **settings: Any) -> list[str]:
 
 
 def refused_logging() -> list[str]:
-    """Apply logging.conf as a run does; MONAI refuses one that could run code."""
+    """Apply logging.conf as a run does; MONAI refuses a file that could run code."""
     ConfigWorkflow(
         config_file="configs/inference.json",
         meta_file="configs/metadata.json",
@@ -117,7 +117,7 @@ def refused_logging() -> list[str]:
 
 
 def wrong_weights() -> list[str]:
-    """How ``models/model.pt`` differs from the network of inference.json."""
+    """Differences between ``models/model.pt`` and the network of inference.json."""
     state = torch.load("models/model.pt", map_location="cpu", weights_only=True)
     parser = ConfigParser()
     parser.read_config("configs/inference.json")
@@ -142,7 +142,7 @@ def wrong_weights() -> list[str]:
 
 
 def attempt(check: Callable[[], list[str]]) -> list[str]:
-    """What a check says, or why it could not say it."""
+    """Faults found by a check, or the error that stopped it."""
     try:
         return check()
     except Exception as error:
@@ -153,7 +153,7 @@ def attempt(check: Callable[[], list[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Run all, each for itself."""
+    """Run all checks; an error in one does not stop the others."""
     sys.path.insert(0, str(Path.cwd()))
     configs = {
         name: json.loads(Path("configs", name).read_text(encoding="utf-8"))
