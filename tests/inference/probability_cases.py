@@ -1,4 +1,4 @@
-"""Made probabilities, saved as an inference saves them."""
+"""Synthetic probabilities, saved like those of an inference."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ensembles: the mean decides, on the grid of the image; members that do not belong together are refused."""
+"""Ensembles: the mean decides, on the grid of the image; members that do not match are refused."""
 
 import json
 import runpy
@@ -87,7 +87,7 @@ def test_an_even_chance_is_no_region_and_the_first_of_equal_classes(images, tmp_
 
 
 def test_one_sure_member_overrules_two_doubtful_ones(images, tmp_path):
-    """The mean of probabilities, not the vote of masks."""
+    """The mean of probabilities decides, not a vote of masks."""
     sure = one_hot(np.full(SHAPE, 2), 3)
     doubtful = np.stack([np.full(SHAPE, share) for share in (0.1, 0.5, 0.4)])
     for name, found in (("one", sure), ("two", doubtful), ("three", doubtful)):
@@ -198,7 +198,7 @@ def test_the_script(images, member, tmp_path, monkeypatch, capsys):
     out = tmp_path / "masks"
     command = ["--members", *folders, "--images", images, "--output", out, "--weights", 1, 2]
     command += ["--config_file", overlay]
-    # in this process: starting another one takes longer than all else here
+    # in this process, since starting another one would dominate the time of the test
     monkeypatch.setattr(sys, "argv", ["ensemble.py", *map(str, command)])
     runpy.run_path(str(ROOT / "scripts" / "ensemble.py"), run_name="__main__")
     assert "2 masks written" in capsys.readouterr().out

@@ -1,7 +1,7 @@
-"""A mask lands on the very voxels of its file: the same body, stored in many ways, gives the same mask in the world.
+"""Masks are on exactly the voxels of their files: the same body, stored in many ways, gives the same mask in the world.
 
-A network of one 1x1x1 convolution (thresholds on the intensity) stands in for a trained one, so that all
-of inference.json runs as it is and the right answer is known.
+A 1x1x1 convolution (thresholds on the intensity) replaces a trained network, so that inference.json runs unchanged and
+the correct result is known.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def run_inference(image: Path, output: Path, tmp_path: Path, **overrides: Any) -
             "weights_file": str(weights),
             "device": "cpu",
             "patch_size": [24, 24, 24],
-            "normalization": ["ct"],  # fixed limits: thresholds mean the same in every copy
+            "normalization": ["ct"],  # fixed limits, so that thresholds mean the same in every copy
             "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
             "network_def": {
                 "_target_": "torch.nn.Conv3d",
@@ -134,7 +134,7 @@ def test_a_tilted_affine_tilts_the_mask_with_the_image(reference, tmp_path):
     ids=["oblique", "thick slices", "oblique and anisotropic"],
 )
 def test_other_grids_give_the_same_body(spacing, angles, lowest, reference, tmp_path):
-    """The body resampled to another grid of the same world; a voxel's rim may differ, the place may not."""
+    """The body resampled to another grid of the same world; its outer voxels may differ, its position may not."""
     affine = np.eye(4)
     affine[:3, :3] = nib.eulerangles.euler2mat(*angles) @ np.diag(spacing)
     centre = (AFFINE @ [*(np.array(SHAPE) - 1) / 2, 1])[:3]
@@ -227,7 +227,7 @@ def test_a_picture_keeps_its_rows_and_columns(tmp_path):
 
 
 def test_real_cases_keep_their_grid(real_data, tmp_path):
-    """Real single-channel files of many orientations and spacings go through untouched in geometry."""
+    """The geometry of real single-channel files of many orientations and spacings is preserved."""
     images = [
         real_data / "Task04_Hippocampus" / "imagesTs" / "hippocampus_118.nii.gz",
         real_data / "extra" / "spinalcord_t2_psr" / "imagesTr" / "errsm30_t2.nii.gz",

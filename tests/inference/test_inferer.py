@@ -1,4 +1,4 @@
-"""The sliding window gives what the network says of each window, blended, and nothing else."""
+"""The sliding window gives the blended outputs of the network on each window, and nothing else."""
 
 import itertools
 
@@ -17,12 +17,12 @@ PATCH = (8, 12, 10)
 
 
 def pointwise(x: torch.Tensor) -> torch.Tensor:
-    """Two outputs of each voxel alone: it does not matter in which window it is."""
+    """Two outputs that depend only on the voxel, not on its window."""
     return torch.cat([x[:, :1] * 2, 1 - x[:, :1]], 1)
 
 
 def lopsided(x: torch.Tensor) -> torch.Tensor:
-    """Depends on the place in the window, so that blending and mirroring show."""
+    """Outputs that depend on the position in the window, so that blending and mirroring have an effect."""
     ramp = sum(
         torch.linspace(0, axis + 1, size).reshape(
             [-1 if index == axis else 1 for index in range(x.ndim - 2)]
@@ -176,7 +176,7 @@ def test_a_device_that_is_too_small_leaves_the_result_to_the_cpu(monkeypatch, ca
     ("settings", "message"),
     [
         ({"mirror_axes": [3]}, "mirror_axes"),
-        ({"mirror_axes": [0, 0]}, "each once"),
+        ({"mirror_axes": [0, 0]}, "each at most once"),
         ({"overlap": 1.0}, "overlap"),
         ({"sw_batch_size": 0}, "sw_batch_size"),
         ({"precision": "int8"}, "precision"),

@@ -1,4 +1,4 @@
-"""Planes of a resized volume are those of the whole."""
+"""Planes that are resized a few at a time equal those of the whole volume."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Saved probabilities are what the network found, and a half-written case does not count."""
+"""Saved probabilities are those of the network, and incomplete cases are ignored."""
 
 import json
 
@@ -95,7 +95,7 @@ def change_header(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shape": [5, 4, 4]}, r"float16 \(3, 5, 4, 3\), its header says float16 \(3, 5, 4, 4\)"),
+        ({"shape": [5, 4, 4]}, r"float16 \(3, 5, 4, 3\), but its header says float16 \(3, 5, 4, 4\)"),
         (
             {"label_names": ["b", "l"], "label_values": [0, 1]},
             r"its header says float16 \(2, 5, 4, 3\)",
@@ -127,7 +127,7 @@ def test_damaged_files_are_named(folder):
 
 
 def test_outputs_that_are_not_the_plans_are_refused(tmp_path):
-    with pytest.raises(CaseError, match=r"shape \(2, 5, 4, 3\), the plan has 3 outputs"):
+    with pytest.raises(CaseError, match=r"shape \(2, 5, 4, 3\), but the plan has 3 outputs"):
         save_case(tmp_path, tmp_path / "x.nii", np.zeros((2, *SHAPE)))
 
 

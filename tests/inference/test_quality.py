@@ -1,4 +1,4 @@
-"""What makes a prediction doubtful is noted and flagged, and nothing else is."""
+"""Doubtful predictions are noted and flagged, others are not."""
 
 import math
 

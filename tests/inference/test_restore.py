@@ -1,4 +1,4 @@
-"""Masks decided a few planes at a time are those that MONAI's transforms give from all classes at once."""
+"""Masks decided a few planes at a time equal those of MONAI's transforms on all classes at once."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def by_monai(transform, data, regions=False):
         AsDiscreted("pred", argmax=not regions),
         RegionsToClassesd("pred", REGIONS, 0.0) if regions else Compose(),
     ]
-    # Invertd leaves a plain tensor as it is
+    # Invertd does not change a plain tensor
     return Compose(steps)({**data, "pred": MetaTensor(data["pred"])})["pred"]
 
 
@@ -91,7 +91,7 @@ def test_regions_are_written_over_each_other(case):
     transform, data = case
     outputs = {**data, "pred": data["pred"][:2]}
     ours = RestoreClassesd("pred", transform, REGIONS)(outputs)["pred"]
-    # MONAI pads logits with zeros, and nothing is above zero there
+    # MONAI pads logits with zeros, which are not above 0
     theirs = by_monai(transform, outputs, regions=True)
     assert (ours.as_tensor() == theirs.as_tensor()).float().mean() > 0.9995
 

@@ -1,4 +1,4 @@
-"""A run of inference.json: what fails, what goes on, and what run.json says of it."""
+"""A run of inference.json: failures, resuming, and its record in run.json."""
 
 import hashlib
 import json
@@ -155,13 +155,13 @@ def test_a_run_goes_on_behind_what_is_done(tmp_path, weights, log):
     (out / "c.nii.gz").write_bytes(b"another mask")
     before = (out / "a.nii.gz").stat().st_mtime_ns
     prediction(tmp_path / "in", out, weights, resume=True).run()
-    assert "1 of 3 cases are done already" in log.text
+    assert "1 of 3 cases are already done" in log.text
     assert {name: digest(out / f"{name}.nii.gz") for name in "abc"} == whole
     assert (out / "a.nii.gz").stat().st_mtime_ns == before
     assert {case["status"] for case in run_of(out)["cases"].values()} == {"done"}
     log.clear()
     prediction(tmp_path / "in", out, weights, resume=True).run()
-    assert "there is nothing to do" in log.text
+    assert "there are no cases to predict" in log.text
 
 
 @pytest.mark.parametrize("change", ["weights", "parameter", "image", "plan"])
@@ -242,7 +242,7 @@ def test_mirroring_that_was_not_learnt_is_refused(tmp_path, weights):
     facts = {"sha256": digest(weights), "mirror_axes": [0, 1]}
     weights.with_suffix(".json").write_text(json.dumps(facts))
     mirroring = {"displayable_configs#mirroring": True}
-    with pytest.raises(WeightsError, match=r"over the axes \[0, 1\].*over \[0, 1, 2\]"):
+    with pytest.raises(WeightsError, match=r"over the axes \[0, 1\].*mirror_axes is \[0, 1, 2\]"):
         prediction(tmp_path / "in", tmp_path / "out", weights, **mirroring).run()
     prediction(tmp_path / "in", tmp_path / "out", weights, mirror_axes=[1]).run()
     assert run_of(tmp_path / "out")["parameters"]["mirror_axes"] == [1]

@@ -1,4 +1,4 @@
-"""A mask gets the name of its case, the format of its image, and the place of every voxel."""
+"""A mask has the name of its case, the format of its image, and the position of every voxel."""
 
 import gzip
 from pathlib import Path
@@ -127,13 +127,13 @@ def test_a_volume_keeps_its_format_and_place(tmp_path, suffix, written_suffix, c
     source = volume(tmp_path / "images" / f"x{suffix}", channels)
     mask = torch.randint(0, 3, SHAPE)
     written = save_mask(mask, source, tmp_path / "out", "case")
-    # one file, whatever the source has
+    # a single file, even if the source has several
     assert [path.name for path in (tmp_path / "out").iterdir()] == [f"case{written_suffix}"]
     image = sitk.ReadImage(str(written))
     assert image.GetPixelID() == sitk.sitkUInt8
     assert_same_place(image, sitk.ReadImage(str(source)))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, mask.numpy())
-    # the reader of our own agrees
+    # our own reader gives the same
     found, affine = read_volume(written)
     np.testing.assert_array_equal(found[0], mask.numpy())
     np.testing.assert_allclose(affine, read_volume(source)[1], atol=1e-9)

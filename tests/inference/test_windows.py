@@ -1,4 +1,4 @@
-"""Windows cover an axis evenly, and their shares sum to one."""
+"""Windows cover an axis evenly, and their shares sum to 1."""
 
 import pytest
 import torch

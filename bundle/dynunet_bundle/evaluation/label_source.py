@@ -29,7 +29,7 @@ def find_label_source(
     config_dir: str | Path,
     predictions: str | Path,
 ) -> LabelSource:
-    """Names and values of the classes: from the options, else the overlays, else the run that made the masks.
+    """Names and values of the classes: from the options, the overlays or the run that made the masks, in this order.
 
     ``run.json`` is read only if neither options nor overlays name the classes. It then also gives the regions and the
     ignored value, unless an overlay does. If the given values differ from the run's, its names are not used.

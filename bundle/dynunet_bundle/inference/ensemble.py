@@ -1,8 +1,10 @@
-"""Masks from the averaged probabilities of several models, as nnU-Net's ensembles.
+"""Masks from the averaged probabilities of several models, like nnU-Net's ensembles.
 
-Every model counts the same: the mean of the float16 files is taken in float32, then the class with the largest mean
-is taken, the first of equal ones; with regions each one whose mean is above one half is written in their order
-(``ensemble.py`` and ``label_handling.py`` of nnunetv2 2.8.1). MONAI's MeanEnsemble stacks all members in memory.
+By default all models have equal weights. The float16 files are averaged in float32. The class with the largest mean
+wins, the first of equal ones; regions with a mean above one half are written in their order (``ensemble.py`` and
+``label_handling.py`` of nnunetv2 2.8.1). MONAI's MeanEnsemble stacks all members in memory.
+
+Stored on disk: one mask per case, and ``ensemble.json``.
 """
 
 import logging
@@ -38,7 +40,7 @@ from dynunet_bundle.progress import progress
 from dynunet_bundle.shapes import TEXT, list_of, object_with
 
 CHUNK_BYTES = 64 * 2**20
-"""Of the means of one chunk, float32; what is taken at a time, whatever the size of a case."""
+"""Size of one chunk of the means, float32. It bounds the memory, whatever the size of a case."""
 
 RECORD_NAME = "ensemble.json"
 RECORD_SCHEMA = object_with(
@@ -53,20 +55,20 @@ RECORD_SCHEMA = object_with(
 logger = logging.getLogger(__name__)
 
 Members = Sequence[Mapping[str, ProbabilityFile]]
-"""For each member its probabilities by case."""
+"""Probabilities by case, for each member."""
 
 
 @dataclass(frozen=True)
 class EnsembleRequest:
-    """What is to be averaged.
+    """Members and settings of an ensemble.
 
     Attributes:
-        members: folders of probabilities, one a model.
-        images: folder of the images that they were predicted from.
+        members: folders of probabilities, one per model.
+        images: folder of the predicted images.
         output: folder of the masks.
-        weights: one positive number a member, or None for the plain mean.
-        rules: ``keep_largest``, see ``components``.
-        go_on: keep the masks that an earlier run of the same request has finished.
+        weights: one positive number per member, or None for the unweighted mean.
+        rules: ``keep_largest``, see ``largest_component``.
+        go_on: keep masks that an earlier run of the same request has finished.
     """
 
     members: tuple[Path, ...]
@@ -78,13 +80,13 @@ class EnsembleRequest:
 
 
 def write_ensemble(request: EnsembleRequest) -> list[Path]:
-    """Write one mask a case into the output folder, and there ``ensemble.json``, which says of what.
+    """Write one mask per case to the output folder, and ``ensemble.json`` with the request.
 
     Returns:
         Paths of the masks that were written.
 
     Raises:
-        BundleError: if the members do not belong together, or images are missing.
+        BundleError: if the members differ in cases, labels or grids, or images are missing.
     """
     _require_weights(request.weights, len(request.members))
     members = [read_probabilities(folder) for folder in request.members]
@@ -95,9 +97,7 @@ def write_ensemble(request: EnsembleRequest) -> list[Path]:
     done = _start(request)
     todo = [case for case in members[0] if case not in done]
     if done:
-        logger.info(
-            "%d of %d masks are there already", len(members[0]) - len(todo), len(members[0])
-        )
+        logger.info("%d of %d masks exist already", len(members[0]) - len(todo), len(members[0]))
     finish = _Finish(labels, request.rules)
     written = []
     for case in progress(todo, "ensemble", total=len(todo)):
@@ -111,14 +111,14 @@ def write_ensemble(request: EnsembleRequest) -> list[Path]:
 def average_classes(
     files: Sequence[ProbabilityFile], weights: Sequence[float] | None = None
 ) -> np.ndarray:
-    """Average the members of one case and decide, a few planes of all classes at a time.
+    """Average the members of one case and decide on classes, a few planes of all classes at a time.
 
     Args:
-        files: the case's probabilities, one a member, on the same grid.
-        weights: one number a member, or None for the plain mean.
+        files: the case's probabilities, one per member, on the same grid.
+        weights: one number per member, or None for the unweighted mean.
 
     Returns:
-        Class numbers ``[X, Y, Z]`` uint8; ``labels`` of a file tells the values.
+        Class numbers ``[X, Y, Z]`` uint8; ``labels`` of a file has their values.
 
     Raises:
         CaseError: if a file cannot be read.
@@ -131,7 +131,7 @@ def average_classes(
     for start in range(0, len(classes), planes):
         part = slice(start, start + planes)
         mean = torch.from_numpy(_mean([array[:, part] for array in arrays], factors))
-        # torch.argmax takes five times as long along the first axis
+        # torch.argmax along the first axis takes five times as long
         decided = (
             labels.regions_to_classes(mean, threshold=0.5)
             if labels.sigmoid
@@ -166,12 +166,12 @@ def require_alike(members: Members, names: Sequence[str]) -> None:
     """Refuse members that do not have the same cases, labels and grids.
 
     Args:
-        members: for each member its probabilities by case.
-        names: what each member is called, for the message.
+        members: probabilities by case, for each member.
+        names: name of each member, for the message.
 
     Raises:
-        DatasetError: naming the member, and the cases it lacks or what differs.
-        CaseError: if a case is on different grids.
+        DatasetError: naming the member, and its missing cases or different labels.
+        CaseError: if the grids of a case differ.
     """
     every = sorted(set().union(*members))
     for name, member in zip(names, members, strict=True):
@@ -188,7 +188,7 @@ def require_alike(members: Members, names: Sequence[str]) -> None:
             if differences:
                 raise DatasetError(
                     f"{name} has other labels for {case} than {names[0]} for {first.case} "
-                    f"({'; '.join(differences)}). Members must find the same things."
+                    f"({'; '.join(differences)}). Use members with the same labels."
                 )
             _require_same_grid(file, members[0][case], f"{name} and {names[0]}")
 
@@ -215,7 +215,7 @@ def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
         raise CaseError(
             file.case,
             f"its probabilities are not on the grid of {image}: they {difference}",
-            "Give the images that were predicted.",
+            "Pass the images that were predicted.",
         )
 
 
@@ -224,14 +224,18 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
     missing = [path.name for path in sources.values() if not path.is_file()]
     if missing:
         raise DatasetError(
-            f"{folder} has no {some_of(missing)}; a mask gets the grid of its image. "
-            "Pass --images with the folder that was predicted."
+            f"{folder} has no {some_of(missing)}, but each mask needs the grid of its image. "
+            "Pass the folder of the predicted images as --images."
         )
     return sources
 
 
 def _start(request: EnsembleRequest) -> set[str]:
-    """Say in the output folder what the masks are made of; give the cases that need no other one."""
+    """Write the request to the output folder; return the cases whose masks exist already.
+
+    Raises:
+        OutputError: if the folder holds masks of another request.
+    """
     folder = ensure_writable(request.output)
     record = {
         "members": [str(member.resolve()) for member in request.members],
@@ -244,7 +248,7 @@ def _start(request: EnsembleRequest) -> set[str]:
         return set()
     if read_json(path, OutputError, RECORD_SCHEMA) != record:
         raise OutputError(
-            f"{folder} holds masks of another ensemble, see {path}. Choose another --output, or leave out --continue."
+            f"{folder} holds masks of another ensemble (see {path}). Choose another --output, or leave out --continue."
         )
     return {case_name(file) for file in list_images(folder)}
 
@@ -254,5 +258,5 @@ def _require_weights(weights: Sequence[float] | None, num_members: int) -> None:
         len(weights) != num_members or not all(0 < weight < np.inf for weight in weights)
     ):
         raise ConfigError(
-            f"the weights are {list(weights)} for {num_members} member(s). Give one positive number a member."
+            f"the weights are {list(weights)} for {num_members} member(s). Give one positive number per member."
         )

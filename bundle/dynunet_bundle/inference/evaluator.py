@@ -1,4 +1,4 @@
-"""An evaluator that one bad case does not stop, and a line in the log for each case."""
+"""An evaluator that continues after a bad case, and a log line for each case."""
 
 import logging
 import signal
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's SupervisedEvaluator for cases one by one, of which some may fail: ``evaluator`` of inference.json.
+    """MONAI's SupervisedEvaluator, one case at a time, some of which may fail: ``evaluator`` of inference.json.
 
-    MONAI's stops at the first error. Here the other cases are finished, ``state.failures`` has the message by case
-    name, and at the end the run fails with all of them. A single case fails with its own error, and so does a run
-    whose results cannot be written.
+    MONAI's evaluator stops at the first error. This one finishes the other cases, collects the messages by case name
+    in ``state.failures``, and raises an error with all of them at the end. The error of a single case, or of results
+    that cannot be written, is raised as it is.
 
-    SIGTERM and SIGINT end the run between two steps of Python with exit code 75; what has been written is whole.
+    SIGTERM and SIGINT end the run between two Python instructions with exit code 75; all written files are complete.
 
     Args:
-        **kwargs: arguments of SupervisedEvaluator; the data loader gives one case at a time, see
+        **kwargs: arguments of SupervisedEvaluator; the data loader yields one case at a time, see
             ``raw_dataset.collate_cases``.
     """
 
@@ -50,12 +50,12 @@ class CaseEvaluator(SupervisedEvaluator):
         """Predict all cases.
 
         Raises:
-            PredictionError: if some failed.
+            PredictionError: if some cases failed.
             BundleError: the error of the only case.
         """
         self.state.failures = {}
         if not self.state.epoch_length:
-            logger.info("there is nothing to do")
+            logger.info("there are no cases to predict")
             return
         with _stoppable():
             super().run(global_epoch=global_epoch)
@@ -87,7 +87,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
 
 class CaseProgress:
-    """Log each case when it is done, with its place and its seconds: ``handlers`` of inference.json."""
+    """Log each finished case with its number and its time: ``handlers`` of inference.json."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -114,7 +114,7 @@ class CaseProgress:
 
 
 def _failure(error: Exception) -> BaseException | None:
-    """What is wrong with this case alone; None where all others would fail as well."""
+    """The error if it concerns only this case; None if all other cases would fail as well."""
     user_error = find_user_error(error)
     if isinstance(user_error, OutputError):
         return None
@@ -129,7 +129,7 @@ def _message(name: str, failure: BaseException) -> str:
         return str(failure)
     return (
         f"case {name}: there is not enough memory ({first_line(failure)}). "
-        "Lower sw_batch_size, or predict it on a machine with more."
+        "Lower sw_batch_size, or predict it on a machine with more memory."
     )
 
 
@@ -139,17 +139,17 @@ def _name(batchdata: Mapping[Any, Any]) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """End with exit code 75 at a signal to stop."""
+    """End with exit code 75 on a stop signal."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         logger.warning(
-            "stopped by %s; run it again with --resume True to go on", signal.Signals(number).name
+            "stopped by %s; run again with --resume True to continue", signal.Signals(number).name
         )
         raise SystemExit(EXIT_STOPPED)
 
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread, as in a server: its signals are not ours
+    except ValueError:  # not the main thread, as in a server, which handles signals itself
         yield
         return
     try:

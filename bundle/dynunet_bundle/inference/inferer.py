@@ -1,4 +1,4 @@
-"""The sliding window: MONAI's inferer with what it lacks.
+"""Sliding-window inference: MONAI's inferer plus mirroring, even window distances, slices, empty windows.
 
 Volumes are ``[B, C, *spatial]``.
 """
@@ -21,13 +21,13 @@ from dynunet_bundle.networks.precision import compute_dtype, computing_in
 from dynunet_bundle.progress import progress
 
 EMPTY_LOGIT = 8.0
-"""What an empty window that is skipped gives the background, against zero for the classes: a probability of 0.9997."""
+"""Background logit of a skipped empty window, against 0 for the other classes: a probability of 0.9997."""
 
 MANY_BATCHES = 20
-"""Batches of windows from which on their progress is shown."""
+"""Number of batches of windows from which progress is shown."""
 
 ADD_BYTES = {"cpu": 2**22}
-"""Size of the planes in which a result is added; on a CPU all of it would be a copy that the cache does not hold."""
+"""Size in bytes of the planes in which a result is added; on a CPU, the whole result would not fit into the cache."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ Network = Callable[..., torch.Tensor]
 
 
 class Window(NamedTuple):
-    """A part of a volume.
+    """A window of a volume.
 
     Attributes:
-        region: a slice an axis.
-        rows: for each axis which row of shares belongs to it.
+        region: one slice per axis.
+        rows: for each axis, its row in the shares.
     """
 
     region: tuple[slice, ...]
@@ -47,31 +47,31 @@ class Window(NamedTuple):
 
 
 class PatchInferer(SlidingWindowInferer):
-    """Sliding windows as nnU-Net's, with mirroring: ``inferer`` of inference.json, train.json and evaluate.json.
+    """Sliding windows like nnU-Net's, with mirroring: ``inferer`` of inference.json, train.json and evaluate.json.
 
-    MONAI's SlidingWindowInferer lacks: mirroring; windows at even distances; a network of two axes on a volume of
-    three in batches of slices; skipping of empty windows; half precision on a CPU. It also keeps a second volume of
-    all classes for the weights, and pads results to the volume's size; here results are added to one volume, which is
-    all the memory there is besides the windows of a batch.
+    MONAI's SlidingWindowInferer lacks mirroring, evenly spaced windows, batches of slices for a 2D network on a volume,
+    skipping of empty windows, and half precision on a CPU. It also keeps a second volume of all classes for the
+    weights, and pads results to the volume's size. Here results are added to one volume; besides it, only the windows
+    of one batch need memory.
 
     Args:
-        roi_size: the patch, three or two values. Smaller volumes are padded and cropped back. With two values a
-            volume of three axes is taken slice by slice along its first one.
-        sw_batch_size: windows that the network gets at once.
-        overlap: least share of a window that its neighbour covers too.
-        mode: ``"gaussian"`` or ``"constant"`` weights of a window's voxels.
-        mirror_axes: axes of the patch over which to mirror; logits are averaged over all their combinations, as
-            nnU-Net does: 8 times the work for ``[0, 1, 2]``.
+        roi_size: the patch, three or two values. Smaller volumes are padded and cropped back. With two values, a 3D
+            volume is processed slice by slice along its first axis.
+        sw_batch_size: windows per batch of the network.
+        overlap: smallest fraction of a window that its neighbour also covers, in [0, 1).
+        mode: weights of a window's voxels, ``"gaussian"`` or ``"constant"``.
+        mirror_axes: axes of the patch to mirror; logits are averaged over all combinations of them, as in nnU-Net:
+            8 times the work for ``[0, 1, 2]``.
         precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, or ``"auto"``, see ``compute_dtype``.
-        require_finite: whether NaN or infinite logits are an error. The validations of a training leave them to its own
-            check of the loss, which names the iteration and what to lower.
-        skip_empty: take windows that have one value throughout in each channel as background, without the network.
-        background: channel of the background, or None where there is none (regions); for ``skip_empty`` only.
-        device: where the result is collected, by default where the volume is; where a GPU is too small, the CPU.
-        progress: show a bar, or lines where there is no terminal, for volumes with many windows.
+        require_finite: whether NaN or infinite logits are an error. Validation during training sets False, since the
+            training's own check of the loss names the iteration and the remedy.
+        skip_empty: treat windows with a constant value in each channel as background, without running the network.
+        background: channel of the background, or None if there is none (regions); only for ``skip_empty``.
+        device: device of the result, by default that of the volume; if it is too small, the CPU.
+        progress: show progress for volumes with many windows: a bar on a terminal, otherwise log lines.
 
     Raises:
-        ConfigError: for settings that do not go together.
+        ConfigError: if a setting is out of range.
     """
 
     def __init__(
@@ -98,13 +98,14 @@ class PatchInferer(SlidingWindowInferer):
         )
         if not 0 <= overlap < 1 or sw_batch_size < 1:
             raise ConfigError(
-                f"overlap is {overlap} and sw_batch_size {sw_batch_size}; they must be in [0, 1) and at least 1."
+                f"overlap is {overlap} and sw_batch_size is {sw_batch_size}. Set overlap in [0, 1) and "
+                "sw_batch_size to at least 1."
             )
         wrong = [axis for axis in mirror_axes if axis not in range(len(roi_size))]
         if wrong or len(set(mirror_axes)) != len(mirror_axes):
             raise ConfigError(
-                f"mirror_axes is {list(mirror_axes)}; a patch of {len(roi_size)} axes can be mirrored over "
-                f"{list(range(len(roi_size)))}, each once."
+                f"mirror_axes is {list(mirror_axes)}. A patch of {len(roi_size)} axes can be mirrored over "
+                f"{list(range(len(roi_size)))}; list each at most once."
             )
         self.mirror_axes = tuple(mirror_axes)
         self.precision = precision
@@ -119,7 +120,7 @@ class PatchInferer(SlidingWindowInferer):
 
         Args:
             inputs: ``[B, C, *spatial]``.
-            network: from ``[windows, C, *patch]`` to logits of the same spatial size. A DynUNet on a CPU is changed in
+            network: maps ``[windows, C, *patch]`` to logits of the same spatial size. A DynUNet on a CPU is changed in
                 place, see ``fit_to_cpu``.
             *args: further arguments of the network.
             **kwargs: further arguments of the network.
@@ -131,7 +132,7 @@ class PatchInferer(SlidingWindowInferer):
             PredictionError: if a value is NaN or infinite, unless ``require_finite`` is false.
         """
         if isinstance(network, nn.Module):
-            # here, so that a server that asks for the bare network of the bundle gets the same masks
+            # done here, so that servers that use only the bundle's bare network get the same masks
             fit_to_cpu(network)
         volume = inputs.as_subclass(torch.Tensor)
         by_slice = len(self.roi_size) < volume.ndim - 2
@@ -151,14 +152,14 @@ class PatchInferer(SlidingWindowInferer):
 
         windows = _windows(starts, roi)
         results = [self._collect(image, windows, rows, compute) for image in padded]
-        # stacking copies
+        # no stack for a single result, since stacking copies
         whole = torch.stack(results) if len(results) > 1 else results[0].unsqueeze(0)
         if self.require_finite:
             _require_finite(whole)
         return whole[(slice(None), slice(None), *inner)]
 
     def _starts(self, size: int, width: int) -> list[int]:
-        # a slice of a volume has no neighbour to overlap with
+        # single slices do not overlap
         overlap = 0.0 if width == 1 else float(self.overlap)
         return window_starts(size, width, overlap)
 
@@ -171,7 +172,7 @@ class PatchInferer(SlidingWindowInferer):
     ) -> torch.Tensor:
         """Logits ``[outputs, *spatial]`` of one image ``[C, *spatial]``."""
         skipped = [window for window in windows if self.skip_empty and _is_empty(image, window)]
-        # the network tells how many outputs there are, so that one window at least is for it
+        # at least one window goes through the network, which determines the number of outputs
         todo = [window for window in windows if window not in skipped] or [skipped.pop()]
         target = torch.device(self.device or image.device)
         total: torch.Tensor | None = None
@@ -184,7 +185,7 @@ class PatchInferer(SlidingWindowInferer):
                 total = _zeros((logits.shape[1], *image.shape[1:]), target)
             for window, values in zip(batch, logits, strict=True):
                 _add(total, window, values, rows)
-            # the network needs the memory next
+            # free the memory for the network
             del inputs, logits, values
         assert total is not None  # noqa: S101 - there is a window
         for window in skipped:
@@ -200,7 +201,7 @@ class PatchInferer(SlidingWindowInferer):
     def _mirrored(self, batch: torch.Tensor, network: Network) -> torch.Tensor:
         """Mean of the logits over all combinations of the mirrored axes, ``[windows, outputs, *patch]``.
 
-        It is float32, but without mirroring what the network gives.
+        float32 with mirroring, otherwise the network's type.
         """
         axes = [axis + 2 for axis in self.mirror_axes]
         flips = [chosen for size in range(1, len(axes) + 1) for chosen in combinations(axes, size)]
@@ -208,7 +209,7 @@ class PatchInferer(SlidingWindowInferer):
             logits = network(batch)
             if not flips:
                 return logits
-            # a copy in any case: networks may give the same memory again
+            # always a copy: the network may reuse the memory of its output
             mean = logits.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
             for chosen in flips:
                 mean += network(batch.flip(chosen)).flip(chosen)
@@ -216,21 +217,21 @@ class PatchInferer(SlidingWindowInferer):
 
 
 def _require_finite(logits: torch.Tensor) -> None:
-    """Refuse NaN and infinity, of which argmax would make a mask without a warning.
+    """Refuse NaN and infinity, from which argmax would silently make a mask.
 
     Raises:
         PredictionError: naming the likely causes.
     """
-    # the sum takes no memory; that of very many finite values may overflow
+    # check the sum first, as it needs no memory; it may overflow even if all values are finite
     if not logits.sum().isfinite() and not logits.isfinite().all():
         raise PredictionError(
-            "the network gives values that are NaN or infinite for this image. Check the image for extreme values "
-            "(scripts/check_dataset.py), and try --precision float32."
+            "the network's output has NaN or infinite values for this image. Check the image for extreme values "
+            "(scripts/check_dataset.py), or try --precision float32."
         )
 
 
 def _pad(volume: torch.Tensor, roi: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """The volume at least as large as the window, padded with zeros, and where in it the volume lies."""
+    """Pad the volume with zeros to at least the window's size; also return the region of the volume in it."""
     missing = [max(width - size, 0) for size, width in zip(volume.shape[2:], roi, strict=True)]
     inner = tuple(
         slice(gap // 2, gap // 2 + size)
@@ -238,7 +239,7 @@ def _pad(volume: torch.Tensor, roi: Sequence[int]) -> tuple[torch.Tensor, tuple[
     )
     if not any(missing):
         return volume, inner
-    # F.pad takes the last axis first
+    # F.pad starts with the last axis
     margins = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
     return F.pad(volume, margins), inner
 
@@ -263,7 +264,7 @@ def _is_empty(image: torch.Tensor, window: Window) -> bool:
 
 
 def _share(window: Window, rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Share of a window in each of its voxels, ``patch``."""
+    """Share of a window in each of its voxels, of the patch's shape."""
     factor = torch.ones((), device=device)
     for axis, row in enumerate(window.rows):
         factor = factor.unsqueeze(-1) * rows[axis][row].to(device)
@@ -271,12 +272,12 @@ def _share(window: Window, rows: Sequence[torch.Tensor], device: torch.device) -
 
 
 def _zeros(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Zeros on the device, or on the CPU where it is too small for them."""
+    """Zeros on the device, or on the CPU if the device's memory is too small."""
     try:
         return torch.zeros(*shape, device=device)
     except torch.OutOfMemoryError:
         logger.warning(
-            "%s is too small for the result of this volume; it is collected on the CPU", device
+            "%s is too small for the result of this volume, which is collected on the CPU", device
         )
         return torch.zeros(*shape)
 

@@ -1,7 +1,7 @@
-"""A volume of all classes on another grid, a few planes at a time.
+"""Resize a volume of all classes, a few planes at a time.
 
 All classes at the resolution of the file are the largest array of a prediction, tens of gigabytes for many classes.
-Here only some planes of it exist at once, as long as it takes to decide the class of their voxels.
+Here only a few planes of it exist at a time, until the classes of their voxels are decided.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from dynunet_bundle.preprocessing.axis_matrix import nearest_indices
 
 CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
-"""Size of the planes that exist at once: on a CPU they stay in its cache, on a GPU they keep it busy."""
+"""Size in bytes of the planes that exist at a time: small enough for a CPU's cache, large enough to keep a GPU busy."""
 
 
 def resized_planes(
@@ -21,24 +21,24 @@ def resized_planes(
     coarse_axis: int | None = None,
     chunk_bytes: int | None = None,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Resize a volume linearly so that its extent stays in place, some planes at a time.
+    """Resize a volume linearly with its extent unchanged, a few planes at a time.
 
-    Voxel edges coincide, not centres; beyond the outer centres values stay as they are. So it is the same as
-    ``preprocessing.resample.resize`` of order 1, whose matrices take four times as long for many classes, and as
-    nnU-Net's export.
+    The outer voxel edges of both grids coincide, not the centres; beyond the outer centres, values are constant. The
+    result equals nnU-Net's export and ``preprocessing.resample.resize`` of order 1, whose matrices take four times as
+    long for many classes.
 
     Args:
         volume: ``[C, D, H, W]``, any floating-point type, on any device.
-        shape: wanted ``(D, H, W)``.
+        shape: target ``(D, H, W)``.
         coarse_axis: axis along which the nearest slice is taken, or None.
-        chunk_bytes: least size of what is given at once, if there are so many planes.
+        chunk_bytes: largest size of a chunk, but at least one plane; None for the default of the device.
 
     Yields:
-        Planes along the first axis, and ``[C, planes, H, W]`` float32 of them.
+        The range of planes along the first axis, and their values ``[C, planes, H, W]`` float32.
     """
     depth, height, width = (int(size) for size in shape)
     limit = chunk_bytes or CHUNK_BYTES.get(volume.device.type, CHUNK_BYTES["cpu"])
-    # before the plane is resized it may be the larger one
+    # a plane may be larger before it is resized
     area = max(height * width, volume.shape[2] * volume.shape[3])
     step = max(limit // (4 * len(volume) * area), 1)
     for start in range(0, depth, step):
@@ -48,7 +48,7 @@ def resized_planes(
 
 
 def _along_first(volume: torch.Tensor, size: int, planes: slice, nearest: bool) -> torch.Tensor:
-    """Planes ``[C, planes, h, w]`` float32 at the new places along the first axis."""
+    """Planes ``[C, planes, h, w]`` float32 at the new positions along the first axis."""
     old = volume.shape[1]
     if old == size:
         return volume[:, planes].float()

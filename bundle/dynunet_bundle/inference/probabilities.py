@@ -1,8 +1,8 @@
-"""Probabilities of a case on the grid of its file: ``CASE.npy`` beside ``CASE.json``, which is written last.
+"""Probabilities of a case on the grid of its file.
 
-The array is float16 in C order, ``[C, X, Y, Z]``: one softmax output a class or one sigmoid output a region. float16
-has a step of 0.0005 just below 1 and above 0.5, so a mask decided from it may differ from the network's own where two
-outputs are as close as that.
+Stored on disk: ``CASE.npy``, and ``CASE.json``, which is written last. The array is float16 in C order,
+``[C, X, Y, Z]``: one softmax output per class or one sigmoid output per region. Between 0.5 and 1, float16 has a step
+of 0.0005, so a mask decided from the file may differ from the network's own where two outputs are that close.
 """
 
 import json
@@ -26,7 +26,7 @@ from dynunet_bundle.planning.plan import PLAN_SCHEMA
 from dynunet_bundle.shapes import FILE_NAME, list_of, object_with
 
 CHANNEL_IDS = tuple(name for name in LABEL_IDS if name != "ignore_value")
-"""Ids of the plan that say what each channel is; a network finds nothing to be ignored."""
+"""Ids of the plan that define the channels; the ignored value is not one of a network's outputs."""
 
 REMEDY = "Predict this case again."
 
@@ -49,15 +49,15 @@ HEADER_SCHEMA = object_with(
 
 @dataclass(frozen=True)
 class ProbabilityFile:
-    """What was saved of one case.
+    """Saved probabilities of one case.
 
     Attributes:
         case: its name.
         path: the ``.npy``.
         source: file name of the image.
-        shape: voxels by axis of the image, ``(X, Y, Z)``.
+        shape: shape of the image in voxels, ``(X, Y, Z)``.
         affine: ``[4, 4]`` of the image, to RAS+ millimetres.
-        labels: what each channel is.
+        labels: classes or regions of the channels.
     """
 
     case: str
@@ -68,10 +68,10 @@ class ProbabilityFile:
     labels: LabelScheme
 
     def array(self) -> np.ndarray:
-        """The probabilities ``[C, X, Y, Z]`` float16, mapped into memory, not read.
+        """The probabilities ``[C, X, Y, Z]`` float16, memory-mapped.
 
         Raises:
-            CaseError: if the file is missing or damaged, or does not hold what its header says.
+            CaseError: if the file is missing or damaged, or does not match its header.
         """
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -81,7 +81,7 @@ class ProbabilityFile:
         if array.shape != (channels, *self.shape) or array.dtype != np.float16:
             raise CaseError(
                 self.case,
-                f"{self.path} holds {array.dtype} {array.shape}, its header says float16 {(channels, *self.shape)}",
+                f"{self.path} holds {array.dtype} {array.shape}, but its header says float16 {(channels, *self.shape)}",
                 REMEDY,
             )
         return array
@@ -90,8 +90,8 @@ class ProbabilityFile:
 class SaveProbabilitiesd(MapTransform):
     """Save probabilities for ensembles: ``postprocessing`` of inference.json and evaluate.json.
 
-    A case is ``output_dir/CASE.npy`` and ``CASE.json``. MONAI's SaveImaged would write an image file that has to be
-    unpacked as a whole, in place, and without the names of the classes.
+    Each case is stored as ``output_dir/CASE.npy`` and ``CASE.json``. MONAI's SaveImaged would write, in place, an image
+    file that can only be read as a whole and lacks the names of the classes.
 
     Args:
         keys: keys of the probabilities, MetaTensors ``[C, X, Y, Z]`` on the grid of the file in their meta data.
@@ -112,7 +112,7 @@ class SaveProbabilitiesd(MapTransform):
         self.labels = labels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Save one case; the data is passed on as it came."""
+        """Save one case; the data is returned unchanged."""
         saved = dict(data)
         for key in self.key_iterator(saved):
             tensor = saved[key]
@@ -138,27 +138,27 @@ def save_probabilities(
         probabilities: ``[C, X, Y, Z]``, of any floating type.
         affine: ``[4, 4]``, to RAS+ millimetres.
         source: file name of the image.
-        labels: what each channel is.
-        folder: where they go.
+        labels: classes or regions of the channels.
+        folder: output folder.
         case: name of the case.
 
     Returns:
         Path of the array.
 
     Raises:
-        CaseError: if there are not as many channels as classes or regions.
+        CaseError: if the number of channels is not that of the classes or regions.
         OutputError: if they cannot be written.
     """
     channels = labels.num_outputs
     if probabilities.ndim != SPATIAL_AXES + 1 or len(probabilities) != channels:
         raise CaseError(
             case,
-            f"its probabilities have shape {tuple(probabilities.shape)}, the plan has {channels} outputs",
-            "Report this as a fault of the inference.",
+            f"its probabilities have shape {tuple(probabilities.shape)}, but the plan has {channels} outputs",
+            "Report this as a bug of the inference.",
         )
     path = ensure_writable(folder) / f"{case}.npy"
     header = path.with_name(f"{case}.json")
-    # a header stands for a whole array beside it
+    # a header marks a complete array, so it is deleted first and written last
     header.unlink(missing_ok=True)
     with atomic_write(path) as file:
         form = {"descr": "<f2", "fortran_order": False, "shape": tuple(probabilities.shape)}
@@ -174,14 +174,14 @@ def save_probabilities(
 
 
 def read_probabilities(folder: str | Path) -> dict[str, ProbabilityFile]:
-    """All cases of a folder by name, sorted; those without a header were never finished and are left out.
+    """All cases of a folder by name, sorted; those without a header are incomplete and left out.
 
     Args:
-        folder: what ``SaveProbabilitiesd`` wrote into.
+        folder: output folder of ``SaveProbabilitiesd``.
 
     Raises:
-        DatasetError: if there is no such folder, or nothing in it, or a header is malformed.
-        CaseError: if the labels in a header do not fit each other.
+        DatasetError: if the folder does not exist or is empty, or a header is malformed.
+        CaseError: if the labels in a header are inconsistent.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -198,7 +198,7 @@ def read_probabilities(folder: str | Path) -> dict[str, ProbabilityFile]:
 
 
 def label_differences(one: LabelScheme, other: LabelScheme) -> list[str]:
-    """Ids of ``CHANNEL_IDS`` in which two plans differ, each as ``"id: one against other"``; order counts."""
+    """Ids of ``CHANNEL_IDS`` in which two plans differ, each as ``"id: one against other"``; the order matters."""
     ours, theirs = one.ids(), other.ids()
     pairs = {name: (ours[name], theirs[name]) for name in CHANNEL_IDS}
     return [

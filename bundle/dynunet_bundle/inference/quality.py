@@ -1,4 +1,7 @@
-"""What makes a prediction doubtful: an unsure network, and intensities, volumes and pieces unlike the training's."""
+"""Quality flags of a prediction: high entropy, and intensities, volumes or components unlike the training cases'.
+
+Stored on disk: the kinds of ``find_flags`` and the keys ``entropy`` and ``clipped``, in ``run.json``.
+"""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,24 +16,23 @@ from dynunet_bundle.labels.scheme import LabelScheme
 
 QUALITY = "quality"
 MAX_VOXELS = 2**21
-"""Voxels that are looked at; of larger volumes every second along each axis, or every third, ..."""
+"""Largest number of voxels that are examined; larger volumes are subsampled along each axis."""
 
 VOLUME_MARGIN = 0.1
-"""Share by which a volume may lie outside the range of the training."""
+"""Fraction by which a volume may be outside the range of the training cases without a flag."""
 
 
 class NoteQualityd(MapTransform):
-    """Note how sure the network is and how much was cut off: ``postprocessing`` of inference.json.
+    """Note entropy and clipped intensities as ``data["quality"]``: ``postprocessing`` of inference.json.
 
-    The notes are ``data["quality"]``. It comes first in the postprocessing, while the logits are there. ``entropy``
-    is, by class or region, the mean entropy in bits of its voxels' probabilities; ``clipped`` is, for each channel
-    of CT, the share of foreground voxels whose intensity lay outside the range of the training's foreground (by the
-    plan's definition one percent there).
+    First step of the postprocessing, because it needs the logits. ``entropy``: by class or region, the mean entropy
+    in bits of its voxels' probabilities. ``clipped``: for each CT channel, the fraction of foreground voxels whose
+    intensity is outside the range of the training's foreground (1 % for the training cases, by the plan's definition).
 
     Args:
         keys: key of the logits ``[C, D, H, W]``.
         labels: the plan's labels.
-        intensity_statistics: the plan's, one a channel.
+        intensity_statistics: of the plan, one per channel.
         allow_missing_keys: as in MONAI.
     """
 
@@ -47,7 +49,7 @@ class NoteQualityd(MapTransform):
         self.statistics = list(intensity_statistics)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Look at one case: its logits, and its preprocessed image ``[channels, D, H, W]``."""
+        """Examine one case: its logits, and its preprocessed image ``[channels, D, H, W]``."""
         noted = dict(data)
         for key in self.key_iterator(noted):
             logits, image = noted[key], noted[IMAGE]
@@ -78,7 +80,7 @@ class NoteQualityd(MapTransform):
         return {"entropy": entropy, "clipped": clipped}
 
     def _entropy(self, logits: torch.Tensor, channel: int) -> float | None:
-        """Mean entropy in bits of the voxels ``[C, N]`` of one class or region; None where there are none."""
+        """Mean entropy in bits of the voxels ``[C, N]`` of one class or region; None if there are no voxels."""
         if not logits.shape[1]:
             return None
         if self.has_regions:
@@ -104,13 +106,13 @@ def find_flags(
     max_entropy: float,
     max_clipped: float,
 ) -> list[dict[str, Any]]:
-    """What a person should look at, as run.json keeps it.
+    """Quality flags of a case, in the form of run.json.
 
     Args:
         facts: a case of run.json: ``volumes_ml``, ``components``, ``entropy``, ``clipped``.
-        training: what model.json says of the training cases; may be empty.
-        max_entropy: mean entropy in bits from which on a class is doubtful.
-        max_clipped: share of foreground voxels outside the training's intensities, likewise.
+        training: ``training`` of model.json, on the training cases; may be empty.
+        max_entropy: mean entropy in bits above which a class is flagged.
+        max_clipped: fraction of foreground voxels outside the training's intensities above which a case is flagged.
     """
     flags = []
     volumes = facts["volumes_ml"]
@@ -119,16 +121,18 @@ def find_flags(
     for name, value in volumes.items():
         span = training.get("volumes_ml", {}).get(name)
         if value and span and not _within(value, span, VOLUME_MARGIN):
-            text = f"{name} has {value:.2f} ml, in training {span[0]:.2f} to {span[1]:.2f} ml"
+            text = (
+                f"{name} has {value:.2f} ml; training cases have {span[0]:.2f} to {span[1]:.2f} ml"
+            )
             flags.append(_flag("volume", name, text, value, span))
     for name, value in facts["components"].items():
         span = training.get("components", {}).get(name)
         if span and value > span[1]:
-            text = f"{name} is in {value} pieces, in training in {span[1]} at most"
+            text = f"{name} has {value} components; training cases have at most {span[1]}"
             flags.append(_flag("components", name, text, value, span))
     for name, value in (facts["entropy"] or {}).items():
         if value is not None and value > max_entropy:
-            text = f"the network is unsure of {name}: {value:.2f} bits a voxel"
+            text = f"the network is uncertain about {name}: {value:.2f} bits per voxel"
             flags.append(_flag("entropy", name, text, value, [0.0, max_entropy]))
     for channel, value in enumerate(facts["clipped"]):
         if value is not None and value > max_clipped:

@@ -1,4 +1,4 @@
-"""From the outputs of the network to a mask on the grid of the file."""
+"""Convert the network's outputs to a mask on the grid of the file."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
@@ -16,25 +16,24 @@ from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 CLASS_TYPE = torch.uint8
-"""Enough for the 255 classes that a plan may have."""
+"""Type of class numbers; a plan has at most 255 classes."""
 
 
 class RestoreClassesd(MapTransform):
     """Undo the preprocessing and decide on classes: ``postprocessing`` of inference.json and evaluate.json.
 
-    Logits are resampled, then the largest counts (for regions: what is above 0, see ``LabelScheme``), as in
-    nnU-Net's export. What lies outside the crop is background.
+    Logits are resampled, then the class with the largest logit is chosen (regions: logits above 0, see
+    ``LabelScheme``), as in nnU-Net's export. Voxels outside the crop are background.
 
-    MONAI's Invertd and AsDiscreted keep all classes at the resolution of the file, several times over; here that exists
-    a few planes at a time, and everything after it works on class numbers of one byte.
+    MONAI's Invertd and AsDiscreted hold several copies of all classes at the resolution of the file. Here only a few
+    planes of it exist at a time, and later steps work on class numbers of one byte.
 
     Args:
         keys: keys of the outputs ``[C, D, H, W]`` on the preprocessed grid, logits.
-        transform: the preprocessing, as Invertd takes it. What comes before its resampling is undone by its own
-            inverse.
+        transform: the preprocessing, as for Invertd. Steps before its resampling are undone by their own inverses.
         labels: the plan's labels.
-        probability_key: where to put the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file; None, and
-            there are none. They need the memory that this class saves.
+        probability_key: key for the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file, or None. They
+            need the memory that this class saves.
         allow_missing_keys: as in MONAI.
     """
 
@@ -55,7 +54,7 @@ class RestoreClassesd(MapTransform):
         """Restore one case; masks are class numbers ``[1, X, Y, Z]`` uint8 on the CPU, with the file's meta data.
 
         Args:
-            data: the outputs, and the image that they were computed from; it knows what was done to it.
+            data: the outputs, and the preprocessed image, whose trace lists the applied transforms.
         """
         restored = dict(data)
         for key in self.key_iterator(restored):
@@ -84,12 +83,12 @@ class RestoreClassesd(MapTransform):
             return mask, None
         probabilities = self._undo(shares, image, trace, affine, others)
         if not self.labels.sigmoid:
-            # padding outside the crop has zeros in all classes
+            # outside the crop, padding has set all classes to 0; make it background
             probabilities[0][probabilities.sum(0) == 0] = 1
         return mask, probabilities
 
     def _steps(self) -> list[InvertibleTransform]:
-        """What has to be undone, the last step first."""
+        """Steps to undo, the last one first."""
         steps = [
             step
             for step in reversed(self.transform.flatten().transforms)
@@ -102,7 +101,7 @@ class RestoreClassesd(MapTransform):
     def _decide(self, chunk: torch.Tensor) -> torch.Tensor:
         if self.labels.sigmoid:
             return self.labels.regions_to_classes(chunk, threshold=0.0).to(CLASS_TYPE)
-        # torch.argmax takes five times as long along the first axis
+        # torch.argmax along the first axis takes five times as long
         return torch.max(chunk, dim=0).indices.to(CLASS_TYPE)
 
     def _probabilities(self, chunk: torch.Tensor) -> torch.Tensor:
@@ -116,8 +115,8 @@ class RestoreClassesd(MapTransform):
         affine: torch.Tensor,
         steps: Sequence[InvertibleTransform],
     ) -> MetaTensor:
-        """Undo all steps but the resampling, on an array that lies on the grid before it."""
-        # MONAI takes parts out of the trace while it goes back
+        """Undo all steps except the resampling, on an array on the grid before the resampling."""
+        # MONAI removes entries from the trace while it inverts
         tensor = MetaTensor(array, meta=dict(image.meta), applied_operations=deepcopy(trace))
         tensor.affine = affine
         work: dict[Hashable, Any] = {IMAGE: tensor}
@@ -130,7 +129,7 @@ class RestoreClassesd(MapTransform):
 def _before(
     resample: InvertibleTransform, image: MetaTensor
 ) -> tuple[list[int], int | None, list[Any], torch.Tensor]:
-    """Shape, coarse axis, trace and affine that the image had before it was resampled."""
+    """Shape, coarse axis, trace and affine of the image before it was resampled."""
     probe = MetaTensor(torch.empty(0), meta={}, applied_operations=list(image.applied_operations))
     info = resample.pop_transform(probe)[TraceKeys.EXTRA_INFO]
     affine = torch.tensor(info["affine"], dtype=torch.float64)

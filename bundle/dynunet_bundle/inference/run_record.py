@@ -1,6 +1,7 @@
-"""run.json: what a folder of predictions was made of, and how each of them went.
+"""``run.json``: inputs of a folder of predictions, and the result of each case.
 
-It is written after each case, so that a run that was stopped can go on behind the last one.
+Stored on disk: ``run.json`` in the folder of the masks. It is written after each case, so that a stopped run can resume
+after the last one.
 """
 
 import logging
@@ -45,7 +46,7 @@ from dynunet_bundle.shapes import (
 RUN_NAME = "run.json"
 
 DECISIVE = ("monai", "torch", "numpy", "pytorch-ignite", "nibabel")
-"""Packages whose versions decide the masks."""
+"""Packages whose versions affect the masks; their versions are recorded."""
 
 FORMAT = 1
 
@@ -106,20 +107,20 @@ def read_run_json(path: Path) -> dict[str, Any]:
 
 
 class RunRecord:
-    """Keep run.json of a folder of predictions: ``record`` of inference.json.
+    """Write run.json of a folder of predictions: ``record`` of inference.json.
 
     Args:
         output_dir: folder of the masks.
-        cases: what is to be predicted.
-        weights_file: file of weights, or a list of them.
+        cases: the cases to predict.
+        weights_file: file of weights, or a list of files.
         plan: the plan ids.
-        parameters: what else decides the masks; numbers, strings and lists.
-        device: where the network is.
-        resume: leave out cases whose masks are there, made from the same files with the same weights, plan and
-            parameters, and whose DICOM objects are there.
-        max_entropy: mean entropy in bits from which on a class is flagged.
-        max_clipped: share of foreground voxels outside the training's intensities from which on a case is flagged.
-        dicom: what decides the DICOM objects of a case that is a series.
+        parameters: other settings that affect the masks; numbers, strings and lists.
+        device: device of the network.
+        resume: skip cases whose mask and DICOM objects exist and were made from the same files with the same weights,
+            plan and parameters.
+        max_entropy: mean entropy in bits above which a class is flagged.
+        max_clipped: fraction of foreground voxels outside the training's intensities above which a case is flagged.
+        dicom: settings that affect the DICOM objects of cases that are series.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class RunRecord:
         self._begun = 0.0
 
     def remaining(self) -> list[Case]:
-        """The cases that have to be predicted; all of them unless ``resume`` is set.
+        """The cases that still have to be predicted; all cases unless ``resume`` is set.
 
         Raises:
             ConfigError: if run.json is malformed.
@@ -166,11 +167,11 @@ class RunRecord:
             if name in entries and self._is_done(entries[name], case, made_by)
         }
         if self._kept:
-            logger.info("%d of %d cases are done already", len(self._kept), len(self.cases))
+            logger.info("%d of %d cases are already done", len(self._kept), len(self.cases))
         return [case for name, case in self.cases.items() if name not in self._kept]
 
     def attach(self, engine: Engine) -> None:
-        """Register with a MONAI evaluator that predicts one case an iteration, after WeightsLoader."""
+        """Register with a MONAI evaluator that predicts one case per iteration, after WeightsLoader."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._mark, "load")
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._mark, "network")
@@ -209,10 +210,10 @@ class RunRecord:
         self._marks[stage] = time.monotonic()
 
     def _note(self, engine: Engine) -> None:
-        """The case that is done, or has failed."""
+        """Record the case of this iteration, done or failed."""
         now = time.monotonic()
         cases: dict[str, Any] = self._content["cases"]
-        # MONAI leaves what a case brings with it, such as its name, in the batch
+        # MONAI keeps the other entries of a case, such as its name, in the batch
         for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
             name = name_of({**case, "image": outputs["pred"]})
             cases[name] = self._done(name, outputs, now)
@@ -280,19 +281,19 @@ class RunRecord:
         )
 
     def _made_by(self) -> str:
-        """A hash of all that decides a mask but its image."""
+        """A hash of all inputs of a mask except the image."""
         weights = list(self._digests().values())
         return json_sha256([__version__, weights, self.plan, self.parameters], default=str)
 
     def _of_case(self, made_by: str, case: Case | None) -> str:
-        """The hash for one case: DICOM objects come of series alone."""
+        """The hash for one case; it includes the DICOM settings only if the case is a series."""
         images = [] if case is None else all_files(case).values()
         if not any(map(is_series_name, images)):
             return made_by
         return json_sha256([made_by, self.dicom], default=str)
 
     def _digests(self) -> dict[Path, str]:
-        """SHA-256 of each file of weights that is there."""
+        """SHA-256 of each existing file of weights."""
         return {path: sha256_of(path) for path in self.weights if path.is_file()}
 
     def _complete(self, engine: Engine) -> None:
@@ -301,7 +302,7 @@ class RunRecord:
 
     def _fail(self, error: BaseException) -> None:
         if not self._content:
-            # it has not begun: the weights do not fit, and run.json tells of an earlier run
+            # failed before the start (e.g. the weights do not fit): leave the run.json of an earlier run unchanged
             raise error
         if isinstance(error, SystemExit):
             self._finish("stopped", EXIT_STOPPED)
@@ -312,7 +313,7 @@ class RunRecord:
                     user_error.case, str(user_error)
                 )
             code = EXIT_FAILED if user_error is None else user_error.exit_code
-            # messages of other kinds hold folders, which may be called after patients
+            # other messages contain folders, whose names may identify a patient
             told = str(user_error) if isinstance(user_error, CaseError) else type(error).__name__
             self._finish("failed", code, told)
         raise error

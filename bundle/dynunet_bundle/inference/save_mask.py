@@ -1,4 +1,4 @@
-"""Write masks that lie on the very voxels of their source files, in the format of those."""
+"""Write masks on exactly the voxel grid of their source files, in the same format."""
 
 import gzip
 import tempfile
@@ -23,22 +23,23 @@ from dynunet_bundle.images.nifti import load_nifti
 
 MASK_TYPES = (np.uint8, np.uint16, np.int32)
 SAVED = "saved"
-"""Key of what was written for a case: ``file``, ``sha256`` and ``seconds``."""
+"""Key of the facts of a written mask: ``file``, ``sha256`` and ``seconds``."""
 
 GZIP_LEVEL = 6
-"""A seventh of the time of the highest level, which is the default, for masks a seventh larger."""
+"""Compression level: a seventh of the time of the highest level, the default, for masks a seventh larger."""
 
 MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", ".bmp": ".png"}
-"""Masks are one file each, and SimpleITK would read a grey BMP back as RGB."""
+"""Suffix of the mask by that of the image, if they differ: a mask is a single file, and SimpleITK would read a grey BMP
+as RGB."""
 
 
 class SaveMaskd(SaveImaged):
     """Save each mask on the grid of its image: ``postprocessing`` of inference.json and evaluate.json.
 
-    The file is ``output_dir/CASE.nii.gz``. The mask of an image in another format gets that format: ``CASE.nrrd``,
-    ``CASE.png``, ... What MONAI's SaveImaged lacks: it writes in place, so that a crash leaves half a file; it
-    writes the affine that came out of the inverse transforms, which may differ from the file's in the last digits;
-    and it drops the sform and qform codes. Nothing of the source's header but its geometry is copied.
+    The file is ``output_dir/CASE.nii.gz``, or has the format of the image if that is not NIfTI: ``CASE.nrrd``,
+    ``CASE.png``, ... MONAI's SaveImaged writes in place, so that a crash leaves a partial file; it writes the affine
+    after the inverse transforms, which may differ from the file's in the last digits; and it drops the sform and qform
+    codes. Only the geometry of the source's header is copied.
 
     Args:
         keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.
@@ -57,7 +58,7 @@ class SaveMaskd(SaveImaged):
         self.output_dir = Path(output_dir)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Save the masks of one case; the data is passed on as it came."""
+        """Save the masks of one case; the data is returned with ``SAVED`` added."""
         saved = dict(data)
         for key in self.key_iterator(saved):
             mask = saved[key]
@@ -81,12 +82,12 @@ def save_mask(
     case: str,
     affine: np.ndarray | None = None,
 ) -> Path:
-    """Write one mask with the geometry of an image file; that of a DICOM series becomes a NIfTI file.
+    """Write one mask with the geometry of its image file; for a DICOM series, as NIfTI.
 
     Args:
         mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
-        source: the image that the mask belongs to.
-        output_dir: where the mask goes.
+        source: the image of the mask.
+        output_dir: folder of the masks.
         case: name of the case.
         affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM.
 
@@ -125,12 +126,12 @@ def _nifti_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> byt
 
 
 def _packed(image: nib.Nifti1Image) -> bytes:
-    # without a time stamp the same mask gives the same bytes
+    # no time stamp, so that equal masks give equal bytes
     return gzip.compress(image.to_bytes(), compresslevel=GZIP_LEVEL, mtime=0)
 
 
 def _sitk_bytes(array: np.ndarray, source: Path, suffix: str, case: str) -> bytes:
-    # 90 MiB that a NIfTI file does without
+    # imported here, because NIfTI files do not need its 90 MiB
     import SimpleITK as sitk
 
     from dynunet_bundle.images.simpleitk import simpleitk_name
@@ -156,13 +157,13 @@ def _require_grid(found: tuple[int, ...], expected: tuple[int, ...], case: str) 
     if tuple(found) != tuple(expected):
         raise CaseError(
             case,
-            f"its mask has shape {tuple(found)}, the file {tuple(expected)}",
-            "Report this as a fault of the preprocessing.",
+            f"its mask has shape {tuple(found)}, but the file {tuple(expected)}",
+            "Report this as a bug of the preprocessing.",
         )
 
 
 def _image_like(array: np.ndarray, reference: Any) -> nib.Nifti1Image:
-    """A NIfTI image of ``array`` with the affine, the form codes and the units of ``reference``, no more."""
+    """A NIfTI image of ``array`` with only the affine, the form codes and the units of ``reference``."""
     image = nib.Nifti1Image(array, reference.affine)
     header = reference.header
     if isinstance(header, nib.Nifti1Header):

@@ -1,8 +1,8 @@
-"""Where the windows of a volume lie and how they blend, one axis at a time.
+"""Positions and blending weights of the windows of a volume, one axis at a time.
 
-The weight of a window is a product over the axes, and windows form a grid, so weights can be normalised axis by axis:
-the shares of all windows in a voxel sum to one. What is blended needs no division afterwards and no volume of weights,
-and where there is one window only, its result is kept to the bit.
+Windows form a grid, and a window's weight is a product over the axes, so weights can be normalised axis by axis: the
+shares of all windows in a voxel sum to 1. Blending then needs no final division and no volume of weights, and the
+result of a single window is kept bitwise.
 """
 
 import math
@@ -11,32 +11,32 @@ from collections.abc import Sequence
 import torch
 
 SIGMA_SCALE = 0.125
-"""Standard deviation of the Gaussian by the size of a window, as in MONAI and nnU-Net."""
+"""Standard deviation of the Gaussian relative to the window size, as in MONAI and nnU-Net."""
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """First voxels of windows that are spread evenly over an axis, as nnU-Net v2 spreads them.
+    """First voxels of windows spread evenly over an axis, as in nnU-Net v2.
 
     As few windows as the overlap allows, the outer ones flush with the borders
-    (``compute_steps_for_sliding_window`` of nnunetv2 2.8.1). MONAI's windows have a fixed distance but for the last.
+    (``compute_steps_for_sliding_window`` of nnunetv2 2.8.1). MONAI's windows have a fixed distance, except the last.
 
     Args:
-        size: voxels of the axis, at least ``window``.
+        size: voxels along the axis, at least ``window``.
         window: voxels of a window.
-        overlap: least share of a window that its neighbour covers too, in [0, 1).
+        overlap: smallest fraction of a window that its neighbour also covers, in [0, 1).
     """
     reach = size - window
     num_steps = math.ceil(reach / (window * (1 - overlap)))
-    # Python and numpy round halves alike
+    # Python rounds halves to even, like numpy in nnU-Net
     return [round(reach / num_steps * step) for step in range(num_steps + 1)] if num_steps else [0]
 
 
 def axis_weights(window: int, mode: str) -> torch.Tensor:
-    """Weight of each voxel of a window by its place along one axis.
+    """Weight of each voxel of a window along one axis.
 
     Args:
         window: voxels.
-        mode: ``"gaussian"``: as MONAI's importance map and nnU-Net's, about the centre of the window; ``"constant"``.
+        mode: ``"gaussian"``, centred, as in MONAI's importance map and nnU-Net, or ``"constant"``.
 
     Returns:
         ``[window]`` float64.
@@ -53,10 +53,10 @@ def axis_weights(window: int, mode: str) -> torch.Tensor:
 
 
 def shares(size: int, starts: Sequence[int], weights: torch.Tensor) -> torch.Tensor:
-    """Share of each window in each of its voxels; those of all windows sum to one everywhere.
+    """Share of each window in each of its voxels; in every voxel the shares of all windows sum to 1.
 
     Args:
-        size: voxels of the axis, all of them in some window.
+        size: voxels along the axis, each covered by some window.
         starts: first voxel of each window.
         weights: ``[window]``, positive.
 
