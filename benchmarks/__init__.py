@@ -1,1 +1,1 @@
-"""Measurements against other projects: each contender a process of its own, compared as ratios of one run."""
+"""Benchmarks against other projects: each contender runs in separate processes; results are ratios within one run."""

@@ -1,4 +1,4 @@
-"""A feed without augmentation that takes the middle of each volume, as NVIDIA's benchmark of its example does."""
+"""A feed of centre crops without augmentation, as in the benchmark of NVIDIA's example."""
 
 from dynunet_bundle.feed.draws import Numbers
 from dynunet_bundle.feed.loader import DaliLoader
@@ -7,7 +7,7 @@ from dynunet_bundle.preprocessing.store import PreparedCase
 
 
 class CenterCropSource(PatchSource):
-    """Patches from the middle of each volume, foreground or not."""
+    """Patches from the centre of each volume, whether or not it has foreground there."""
 
     def _start(self, case: PreparedCase, numbers: Numbers) -> tuple[int, ...]:
         sizes = zip(case.shape, self.extent(case), strict=True)

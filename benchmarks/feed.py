@@ -24,12 +24,12 @@ class Setting:
 
     Attributes:
         name: heading.
-        num_cases: made cases.
+        num_cases: number of synthetic cases.
         shape: voxels of a case.
-        channels: its channels.
+        channels: channels of a case.
         patch: voxels of a patch.
-        batch: patches a batch.
-        num_batches: batches that are timed.
+        batch: patches per batch.
+        num_batches: timed batches.
     """
 
     name: str
@@ -60,11 +60,11 @@ def run(
 
     Args:
         configs: folder of train.json, for its augmentation.
-        work_dir: an empty folder for the made cases.
+        work_dir: an empty folder for the synthetic cases.
         peers: environment with nnunetv2.
-        core: where to run.
-        num_batches: batches that are timed instead of those of the settings.
-        settings: what to measure.
+        core: CPU core to run on.
+        num_batches: timed batches; None for the number in each setting.
+        settings: the settings to measure.
 
     Returns:
         Measurements by title, ours first.
@@ -112,7 +112,7 @@ def _contender(
 
 
 def make_cases(setting: Setting, folder: Path) -> list[str]:
-    """Write made cases as the prepared store holds them.
+    """Write synthetic cases in the form of the prepared store.
 
     Returns:
         Path of each case without ``.image.npy``, ``.label.npy`` and ``.positions.npy``.

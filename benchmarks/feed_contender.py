@@ -1,9 +1,9 @@
-"""One contender of the feed benchmark, a program that runs in the environment of whoever is measured.
+"""One contender of the feed benchmark, as a program that runs in that contender's environment.
 
     python -P feed_contender.py JOB.json
 
-It imports nothing of this project but for our own turn. The job names the contender, the stored cases, patch and batch;
-the figures of a number of batches after a warm-up go to the file that the job names, seconds for 1,000 samples.
+It imports this project only if the contender is ours. The job defines the contender, the stored cases, patch and batch.
+The figures of the timed batches after a warm-up, in seconds for 1,000 samples, go to the file named in the job.
 """
 
 import importlib
@@ -21,7 +21,7 @@ NextBatch = Callable[[], Any]
 
 
 def ours(job: dict[str, Any]) -> NextBatch:
-    """The feed of this project, with the augmentation of train.json (or a part of it)."""
+    """The feed of this project, with all or part of the augmentation in train.json."""
     loader = importlib.import_module("dynunet_bundle.feed.loader")
     store = importlib.import_module("dynunet_bundle.preprocessing.store")
     cases = [
@@ -46,7 +46,7 @@ def ours(job: dict[str, Any]) -> NextBatch:
 
 
 def batchgeneratorsv2(job: dict[str, Any]) -> NextBatch:
-    """nnU-Net's own training transforms on memory maps that are cut as its data loader cuts them."""
+    """nnU-Net's own training transforms on memory maps, cropped as in its data loader."""
     torch = importlib.import_module("torch")
     boxes = importlib.import_module("acvl_utils.cropping_and_padding.bounding_boxes")
     trainer = importlib.import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
@@ -74,7 +74,7 @@ def batchgeneratorsv2(job: dict[str, Any]) -> NextBatch:
             start = _start(np.array(image.shape[1:]), size, positions, job["oversampling"], rng)
             box = [[int(low), int(low + length)] for low, length in zip(start, size, strict=True)]
             pair = {
-                # copied, as nnU-Net copies it: its transforms write in place
+                # copied, as in nnU-Net, whose transforms write in place
                 "image": torch.from_numpy(np.array(boxes.crop_and_pad_nd(image, box, 0))),
                 "segmentation": torch.from_numpy(
                     boxes.crop_and_pad_nd(label, box, 0).astype(np.int16)
@@ -89,7 +89,7 @@ def batchgeneratorsv2(job: dict[str, Any]) -> NextBatch:
 
 
 def monai(job: dict[str, Any]) -> NextBatch:
-    """MONAI's dictionary transforms on volumes in memory (what its CacheDataset would hold)."""
+    """MONAI's dictionary transforms on volumes in memory, as in its CacheDataset."""
     torch = importlib.import_module("torch")
     transforms = importlib.import_module("monai.transforms")
     data = importlib.import_module("monai.data")
@@ -111,7 +111,7 @@ def monai(job: dict[str, Any]) -> NextBatch:
 
 
 def _monai_transforms(job: dict[str, Any]) -> Any:
-    """The same augmentation by MONAI's dictionary transforms."""
+    """The same augmentation with MONAI's dictionary transforms."""
     transforms = importlib.import_module("monai.transforms")
     keys, patch = ("image", "label"), job["patch"]
     flat = len(patch) == 2
@@ -184,7 +184,7 @@ def _start(
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Do the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     contenders = {"ours": ours, "batchgeneratorsv2": batchgeneratorsv2, "monai": monai}
     next_batch = contenders[job["contender"]](job)

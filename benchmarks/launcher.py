@@ -1,9 +1,9 @@
-"""Run a command on one core and note what it used, a program of its own.
+"""Run a command on one core and record its resource usage.
 
     python -I launcher.py FIGURES.json CORE COMMAND...
 
-A process counts the memory of the one that started it as its own peak. This one is small, so that the peak is that of
-the command; the benchmark itself, with its libraries, is not.
+The peak memory of a process includes that of its parent at the start. This program is small, unlike the benchmark with
+its libraries, so that the peak is that of the command.
 """
 
 import json
@@ -15,13 +15,13 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run the command, write ``cpu_s``, ``wall_s`` and ``peak_mib``, and exit as the command did."""
+    """Run the command, write ``cpu_s``, ``wall_s`` and ``peak_mib``, and return the exit code of the command."""
     figures, core, *command = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):  # what is started later inherits it
+    if hasattr(os, "sched_setaffinity"):  # inherited by the command
         os.sched_setaffinity(0, {int(core)})
     start = time.perf_counter()
     process = subprocess.Popen(command)  # noqa: S603 - commands of the benchmark's own
-    # not process.wait(): this also tells the use of all processes below that were waited for
+    # not process.wait(): wait4 also reports the usage of all descendants that were waited for
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     measured = {

@@ -1,6 +1,6 @@
-"""Run contenders, each as processes of its own on one core with one thread, and lay their figures out in a table.
+"""Run contenders, each in separate processes on one core with one thread, and show their figures in a table.
 
-CPU seconds are what is compared: on a machine that others use too, wall seconds say little.
+CPU seconds are compared: on a shared machine, wall seconds mean little.
 """
 
 import datetime
@@ -36,8 +36,8 @@ class Step:
     Attributes:
         command: program and arguments.
         timed: whether its figures count.
-        figures: JSON that the command writes with ``cpu_s``, ``wall_s`` and ``peak_mib`` of the part that counts;
-            without it the whole process counts, and its peak memory is that of the largest process below it.
+        figures: JSON that the command writes with ``cpu_s``, ``wall_s`` and ``peak_mib`` of the measured part; without
+            it the whole process counts, and its peak memory is that of the largest descendant process.
     """
 
     command: Sequence[str]
@@ -47,13 +47,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is measured.
+    """A program to measure.
 
     Attributes:
-        name: for the table.
-        steps: what it runs, one after another.
-        environment: variables beside those of this process.
-        missing: why it cannot run here; empty where it can.
+        name: name in the table.
+        steps: commands to run, one after another.
+        environment: variables in addition to those of this process.
+        missing: why it cannot run here; empty if it can.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one contender; None where it was skipped or failed, and ``remark`` says why.
+    """Figures of one contender; None if it was skipped or failed, for the reason in ``remark``.
 
-    ``details`` are further figures by name; those that are single numbers become columns of the table.
+    ``details`` are further figures by name; those of type float become columns of the table.
     """
 
     contender: str
@@ -81,9 +81,9 @@ def measure(contender: Contender, core: int | None) -> Measurement:
     """Run the steps of a contender on one core.
 
     Args:
-        contender: who.
-        core: number of the core that all its processes are bound to, where the system can (Linux), with one thread
-            each; None for as many as they want, and then each step names its ``figures``.
+        contender: the contender.
+        core: core to which all its processes are bound (Linux only), with one thread each; None for no limit, in which
+            case each step must have ``figures``.
 
     Returns:
         Sums of seconds, and the largest peak memory, of the timed steps.
@@ -91,7 +91,7 @@ def measure(contender: Contender, core: int | None) -> Measurement:
     if contender.missing:
         return Measurement(contender.name, remark=f"skipped: {contender.missing}")
     threads = {} if core is None else ONE_THREAD
-    # contenders import each other; ours finds dynunet_bundle where it is installed
+    # for imports of benchmarks; dynunet_bundle is found where it is installed
     paths = {"PYTHONPATH": str(ROOT)}
     environment = {**os.environ, **threads, **paths, **contender.environment}
     total = Measurement(contender.name, 0.0, 0.0, 0.0)
@@ -128,16 +128,16 @@ def _run(step: Step, environment: Mapping[str, str], core: int | None) -> Measur
 
 
 def choose_core(core: int | None) -> int:
-    """The core to run on: the wanted one, or the first that this process may use.
+    """The core to run on: the requested one, or the first that this process may use.
 
     Raises:
-        ConfigError: if this process may not use it.
+        ConfigError: if this process may not use the requested core.
     """
     allowed = sorted(_allowed_cores())
     if core is None:
         return allowed[0]
     if core not in allowed:
-        raise ConfigError(f"--core is {core}; this process may use {allowed}.")
+        raise ConfigError(f"--core is {core}, but this process may only use {allowed}.")
     return core
 
 
@@ -158,14 +158,14 @@ def _sum(total: Measurement, step: Measurement) -> Measurement:
 
 
 def peer_command(peers: Path, program: str) -> tuple[str, str]:
-    """Path of a program in the peers' environment, and why it cannot be used (empty where it can).
+    """Path of a program in the peers' environment, and why it cannot be used (empty if it can).
 
     Args:
-        peers: folder of the virtual environment, made from ``peers-requirements.txt``.
+        peers: folder of the virtual environment, created from ``peers-requirements.txt``.
         program: e.g. ``python``.
     """
     path = peers / "bin" / program
-    missing = "" if path.exists() else f"{path} is not there (see peers-requirements.txt)"
+    missing = "" if path.exists() else f"{path} does not exist (see peers-requirements.txt)"
     return str(path), missing
 
 
@@ -196,7 +196,7 @@ def markdown(name: str, sections: Mapping[str, Sequence[Measurement]]) -> str:
 
 
 def _cells(rows: Sequence[Measurement]) -> list[tuple[str, ...]]:
-    """Header and lines; what no row has is left out."""
+    """Header and lines; columns without any value are left out."""
     first = rows[0]
     columns: dict[str, list[str]] = {}
     base = [
@@ -227,7 +227,7 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 
 def report(name: str, sections: Mapping[str, Sequence[Measurement]]) -> dict[str, Any]:
-    """All figures with date and machine, for JSON."""
+    """All figures with date and machine, as JSON data."""
     return {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

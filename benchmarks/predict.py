@@ -1,4 +1,4 @@
-"""Benchmark: predictions beside nnU-Net's, in parts: the network alone, small cases, a large CT, many classes."""
+"""Benchmark: predictions against nnU-Net's, in parts: the network alone, small cases, a large CT, many classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,30 +23,30 @@ def run(
     rounds: int = 1,
     grid: Sequence[predict_forward.Patches] = predict_forward.SMALL,
 ) -> dict[str, list[Measurement]]:
-    """Measure some parts; all but ``forward`` are for a CPU core.
+    """Measure some parts; all except ``forward`` run on one CPU core.
 
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder.
         peers: environment with nnunetv2.
-        core: where to run on a CPU, with one thread.
-        parts: some of ``PARTS``.
+        core: CPU core to run on, with one thread.
+        parts: any of ``PARTS``.
         dataset_dir: Task04_Hippocampus, for ``files``.
         device: for ``forward``: ``cpu`` or ``cuda``.
         precisions: for ``forward``, see ``predict_forward.PRECISIONS``.
         num_cases: for ``files``.
-        rounds: turns of all; the fastest counts.
+        rounds: rounds of all contenders; the fastest counts.
         grid: patches of ``forward``.
 
     Returns:
         Measurements by title, ours first.
 
     Raises:
-        ConfigError: if the device has no such precision, or the data set is not named.
+        ConfigError: if the device does not have a precision, or ``dataset_dir`` is missing.
         DatasetError: if it has too few cases.
     """
     if "files" in parts and dataset_dir is None:
-        raise ConfigError("the part files needs --dataset_dir with Task04_Hippocampus.")
+        raise ConfigError('the part "files" needs --dataset_dir with Task04_Hippocampus.')
     sections: dict[str, list[Measurement]] = {}
     for part in parts:
         folder = work_dir / part

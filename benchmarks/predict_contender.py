@@ -1,13 +1,13 @@
-"""One contender of the prediction benchmark, a program that runs in the environment of whoever is measured.
+"""One contender of the prediction benchmark, as a program that runs in that contender's environment.
 
     python -P -m benchmarks.predict_contender JOB.json
 
-Of this project it imports what needs no more than torch, but for our own turn. The job says what is to be done:
+Unless the contender is ours, it imports only those modules of this project that need just torch. The jobs are:
 
-- ``forward``: the network on one constant batch, again and again, with the device waited for; the time of each.
+- ``forward``: run the network repeatedly on one constant batch, waiting for the device; time each run.
 - ``files``: from image files to mask files, in one process, with the seconds of each stage.
-- ``restore``: logits that are made up to a mask on the grid of a file, ours only.
-- ``export``: given logits to a mask, nnU-Net's way only.
+- ``restore``: convert synthetic logits to a mask on the grid of a file; ours only.
+- ``export``: convert given logits to a mask; nnU-Net only.
 """
 
 import importlib
@@ -92,7 +92,7 @@ def _our_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.T
 
 
 def _onnx(job: dict[str, Any], device: torch.device) -> Callable[[torch.Tensor], Any]:
-    """The same network exported, under onnxruntime."""
+    """The same network, exported and run by onnxruntime."""
     workflow = importlib.import_module("dynunet_bundle.configs.workflow")
     formats = importlib.import_module("dynunet_bundle.delivery.export.formats")
     backends = importlib.import_module("dynunet_bundle.networks.exported")
@@ -107,7 +107,7 @@ def _onnx(job: dict[str, Any], device: torch.device) -> Callable[[torch.Tensor],
 
 
 def _peer_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.Tensor], Any]:
-    """nnU-Net's network, as its predictor calls it."""
+    """nnU-Net's network, called as in its predictor."""
     peer = importlib.import_module("benchmarks.predict_peer")
     network = peer.network(job["plan"]).to(device)
     torch.backends.cudnn.benchmark = device.type == "cuda"
@@ -120,7 +120,7 @@ def _peer_network(job: dict[str, Any], device: torch.device) -> Callable[[torch.
 
 
 def files(job: dict[str, Any]) -> dict[str, Any]:
-    """Time a prediction from file to file; all of this process counts, start-up too."""
+    """Time a prediction from file to file; the whole process counts, including start-up."""
     start = time.perf_counter()
     stages = Stages()
     run = {"ours": _our_files, "nnunetv2": _peer_files}[job["contender"]](job, stages)
@@ -164,9 +164,9 @@ def _our_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
         stages.wrap(getattr(found, owner), name, stage)
     if job["bands"]:
         evaluator = workflow.parser.get_parsed_content("evaluator")
-        # the inferer does it too, but then StandIn has the forward of before
+        # the inferer also does this, but only after StandIn has wrapped the old forward
         importlib.import_module("dynunet_bundle.networks.cpu.forward").fit_to_cpu(evaluator.network)
-        # the handler that loads weights has the real network
+        # the handler that loads weights keeps the real network
         evaluator.network = StandIn(evaluator.network, job["bands"], job["num_real"], stages)
     return workflow.run
 
@@ -188,7 +188,7 @@ def _peer_files(job: dict[str, Any], stages: Stages) -> Callable[[], Any]:
 
 
 def restore(job: dict[str, Any]) -> dict[str, Any]:
-    """Bring made-up logits of many classes back to the grid of a file."""
+    """Restore synthetic logits of many classes to the grid of a file."""
     workflow = importlib.import_module("dynunet_bundle.configs.workflow")
     classes = importlib.import_module("dynunet_bundle.inference.restore")
     start = time.perf_counter()
@@ -208,7 +208,7 @@ def restore(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(job: dict[str, Any]) -> dict[str, Any]:
-    """Prepare a case by nnU-Net's preprocessor and bring given logits ``[C, z, y, x]`` back by its export."""
+    """Prepare a case with nnU-Net's preprocessor and restore given logits ``[C, z, y, x]`` with its export."""
     peer = importlib.import_module("benchmarks.predict_peer")
     exporting = importlib.import_module("nnunetv2.inference.export_prediction")
     plans, configuration = peer.managers(job["plan"], job["reader"])
@@ -217,7 +217,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     image, _, properties = preprocessor.run_case(job["images"], None, plans, configuration, content)
     logits = np.load(job["logits"], allow_pickle=False)
     if image.shape[1:] != logits.shape[1:]:
-        raise ValueError(f"nnU-Net prepares {image.shape[1:]}, ours is {logits.shape[1:]}")
+        raise ValueError(f"nnU-Net prepares shape {image.shape[1:]}, ours is {logits.shape[1:]}")
     before = time.process_time()
     mask = exporting.convert_predicted_logits_to_segmentation_with_correct_shape(
         torch.from_numpy(logits),
@@ -234,7 +234,7 @@ JOBS = {"forward": forward, "files": files, "restore": restore, "export": export
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Do the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     figures = JOBS[job["job"]](job)
     Path(job["figures"]).write_text(json.dumps(figures), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Benchmark: small cases from file to file, beside nnU-Net's ``nnUNetv2_predict -npp 0 -nps 0``.
+"""Benchmark: small cases from file to file, compared with nnU-Net's ``nnUNetv2_predict -npp 0 -nps 0``.
 
-A run of one case and one of many: their difference is what a case takes, and what is left of the first the start-up.
+One run predicts one case, another run many cases: the difference gives the time per case, the remainder the start-up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from dynunet_bundle.networks.weights import save_weights
 PRECISIONS = ("auto", "float32")
 SUFFIX = ".nii.gz"
 MANY = 60
-"""Cases of which the time with start-up is told."""
+"""Number of cases for which the time per case with start-up is reported."""
 
 
 def run(
@@ -30,28 +30,30 @@ def run(
     mirroring: Sequence[bool] = (False, True),
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, list[Measurement]]:
-    """Measure both on the plan of inference.json, with made-up weights.
+    """Measure both on the plan of inference.json, with random weights.
 
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder.
         dataset_dir: Task04_Hippocampus in MSD layout.
         peers: environment with nnunetv2.
-        core: where to run, with one thread.
-        num_cases: cases of the longer run, two at least.
-        rounds: turns of all; the fastest counts.
-        mirroring: without, with it, or both.
-        overrides: of the plan.
+        core: CPU core to run on, with one thread.
+        num_cases: cases of the longer run, at least two.
+        rounds: rounds of all contenders; the fastest counts.
+        mirroring: one table per value: with or without mirroring.
+        overrides: overrides of inference.json.
 
     Returns:
         Measurements by title, ours first; seconds are for one case.
 
     Raises:
-        DatasetError: if there are fewer cases.
+        DatasetError: if there are fewer cases than ``num_cases``.
     """
     images = sorted((dataset_dir / "imagesTr").glob(f"*{SUFFIX}"))[:num_cases]
     if len(images) < max(num_cases, 2):
-        raise DatasetError(f"{dataset_dir}/imagesTr has {len(images)} cases, not {num_cases}.")
+        raise DatasetError(
+            f"{dataset_dir}/imagesTr has {len(images)} cases, not {num_cases}. Pass the whole data set."
+        )
     plan, weights = make_weights(bundle, work_dir, {"device": "cpu", **(overrides or {})})
     inputs = {
         number: link_images(images[:number], work_dir / f"{number}_cases")
@@ -69,7 +71,7 @@ def run(
                 contenders.append(contender(name, job, work_dir, peers))
         rows = _rows(contenders, num_cases, rounds, core)
         title = f"{dataset_dir.name}, file to file, {'with' if mirrored else 'without'} mirroring"
-        sections[f"{title}; seconds for a case"] = rows
+        sections[f"{title}; seconds per case"] = rows
     return sections
 
 
@@ -84,7 +86,7 @@ def _settings() -> list[tuple[str, dict[str, str]]]:
 def files_job(
     bundle: Path, plan: Mapping[str, Any], weights: Path, mirroring: bool, own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A job of ``predict_contender.files`` without its folders, with the real network."""
+    """A job of ``predict_contender.files`` with the real network, still without folders."""
     return {
         "job": "files",
         "bundle": str(bundle),
@@ -101,12 +103,12 @@ def files_job(
 def make_weights(
     bundle: Path, folder: Path, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Path]:
-    """Made-up weights for a plan of inference.json.
+    """Random weights for a plan of inference.json.
 
     Args:
         bundle: the bundle folder.
-        folder: where ``model.pt`` goes.
-        overrides: of inference.json; ``device`` among them.
+        folder: folder of ``model.pt``.
+        overrides: of inference.json, including ``device``.
 
     Returns:
         The plan with the device, and the file.
@@ -122,7 +124,7 @@ def make_weights(
 
 
 def link_images(images: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Folders with links to images of one channel, by contender: nnU-Net wants numbers of channels in the names."""
+    """Folders of links to images of one channel, by contender: nnU-Net needs channel numbers in the file names."""
     folders = {"ours": folder / "ours", PEER: folder / PEER}
     for name, place in folders.items():
         place.mkdir(parents=True)
@@ -141,7 +143,7 @@ def _rows(
 
 
 def _row(one: Measurement, many: Measurement, num_cases: int) -> Measurement:
-    """Seconds for a case and for the start-up, of a run of one case and one of many."""
+    """Seconds per case and for the start-up, from a run of one case and a run of many."""
     failed = next((row for row in (one, many) if row.remark), None)
     if failed:
         return failed

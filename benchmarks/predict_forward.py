@@ -1,6 +1,6 @@
-"""Benchmark: the network on patches, without feed, window or files, as NVIDIA's example measures it.
+"""Benchmark: the network on patches, without feed, windows or files, as in NVIDIA's example.
 
-NVIDIA's figures are of a loop that does not wait for the device; here it is waited for after each batch.
+NVIDIA's loop does not wait for the device; this benchmark waits after each batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ ONNX_PRECISIONS = {"cuda": ("fp16", "fp32"), "cpu": ("fp32",)}
 
 @dataclass(frozen=True)
 class Patches:
-    """What one table measures.
+    """Patches of one table.
 
     Attributes:
         patch: voxels of a patch.
-        channels: of the image.
-        classes: of the mask.
-        batch: patches at once.
-        num_steps: batches that are timed.
+        channels: channels of the image.
+        classes: classes of the mask.
+        batch: patches per batch.
+        num_steps: timed batches.
     """
 
     patch: tuple[int, ...]
@@ -42,13 +42,13 @@ class Patches:
 
 
 SMALL = (Patches((40, 56, 40), 1, 3, 1, 20),)
-"""nnU-Net's plan for Task04."""
+"""Patches of nnU-Net's plan for Task04."""
 
 SEED = (
     *(Patches((128, 128, 128), 4, 4, batch, 100) for batch in (1, 2, 4)),
     *(Patches((192, 160), 4, 4, batch, 100) for batch in (32, 64, 128)),
 )
-"""What NVIDIA's example publishes."""
+"""Patches of the figures published for NVIDIA's example."""
 
 GRIDS = {"small": SMALL, "seed": SEED}
 
@@ -69,25 +69,27 @@ def run(
         bundle: the bundle folder.
         work_dir: an empty folder.
         peers: environment with nnunetv2.
-        core: where to run on a CPU, with one thread.
+        core: core to run on if the device is a CPU, with one thread.
         device: ``cpu`` or ``cuda``.
-        precisions: some of ``PRECISIONS`` of the device; none for all.
-        rounds: turns of all; the fastest counts, and the latencies are those of all.
-        grid: what to measure.
+        precisions: any of ``PRECISIONS`` of the device; empty for all.
+        rounds: rounds of all contenders; the fastest counts, but latencies are over all rounds.
+        grid: the patches to measure.
 
     Returns:
         Measurements by title, ours first; seconds are for 1,000 patches.
 
     Raises:
-        ConfigError: if the device is not there, or has no such precision.
+        ConfigError: if the device does not exist, or does not have a precision.
     """
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("there is no CUDA device. Pass --grid small, which has --device cpu.")
+        raise ConfigError("there is no CUDA device. Pass --grid small, which uses the CPU.")
     precisions = precisions or PRECISIONS[kind]
     unknown = [name for name in precisions if name not in PRECISIONS[kind]]
     if unknown:
-        raise ConfigError(f"--precision {unknown[0]} is not one of {PRECISIONS[kind]} on {kind}.")
+        raise ConfigError(
+            f"--precision {unknown[0]} is not one of {PRECISIONS[kind]} on {kind}. Pass one of these."
+        )
     sections = {}
     for patches in grid:
         for precision in precisions:
@@ -99,7 +101,7 @@ def run(
 
 
 def plan_of(patches: Patches, device: str) -> dict[str, Any]:
-    """Overrides of inference.json: what nnU-Net would plan for such a patch."""
+    """Overrides of inference.json: the plan of nnU-Net for such a patch."""
     dims = len(patches.patch)
     topology = nnunet_topology([1.0] * dims, patches.patch)
     return {
@@ -140,7 +142,7 @@ def _contenders(
 
 
 def _no_onnx(precision: str, kind: str) -> str:
-    """Why onnxruntime cannot do it; empty where it can."""
+    """Why onnxruntime cannot run in this precision; empty if it can."""
     if precision not in ONNX_PRECISIONS[kind]:
         return f"not exported in {precision}"
     try:

@@ -1,4 +1,4 @@
-"""Jobs of the prediction benchmark: who does them, in which environment, and the fastest of several turns."""
+"""Jobs of the prediction benchmark: their contenders and environments, and the fastest of several rounds."""
 
 import json
 import sys
@@ -18,17 +18,17 @@ def contender(
     """A contender whose process does one job.
 
     Args:
-        name: for the table.
-        job: what ``predict_contender`` reads.
-        folder: where job and figures are written.
+        name: name in the table.
+        job: job for ``predict_contender``.
+        folder: folder for job and figures.
         peers: environment with nnunetv2.
-        missing: why it cannot run here.
+        missing: why it cannot run here, or empty.
     """
     stem = "_".join([name.replace(" ", "_").replace(",", ""), str(len(list(folder.iterdir())))])
     figures, path = folder / f"{stem}.figures.json", folder / f"{stem}.job.json"
     path.write_text(json.dumps({**job, "figures": str(figures)}), encoding="utf-8")
     python = sys.executable
-    # its threads: what it takes for its processes
+    # nnU-Net sets its number of threads to its number of processes
     environment = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1"}
     if job["contender"] == PEER:
         python, absent = peer_command(peers, "python")
@@ -40,15 +40,15 @@ def contender(
 def take_turns(
     contenders: Sequence[Contender], rounds: int, core: int | None
 ) -> list[list[Measurement]]:
-    """Measure all contenders one after the other, several times.
+    """Measure all contenders one after the other, in several rounds.
 
     Args:
-        contenders: who.
-        rounds: turns.
+        contenders: the contenders.
+        rounds: number of rounds.
         core: see ``measure``.
 
     Returns:
-        For each contender its measurements.
+        The measurements of each contender.
     """
     found: list[list[Measurement]] = [[] for _ in contenders]
     for _ in range(rounds):
@@ -59,11 +59,11 @@ def take_turns(
 
 
 def fastest(rows: Sequence[Measurement], by_cpu: bool = True) -> Measurement:
-    """The fastest of the turns of one contender; the failure where one failed.
+    """The fastest round of one contender, or the first that failed.
 
     Args:
         rows: its measurements.
-        by_cpu: whether CPU seconds count, or those that went by.
+        by_cpu: whether to compare CPU seconds or wall seconds.
     """
     failed = next((row for row in rows if row.remark), None)
     return failed or min(rows, key=lambda row: (row.cpu_s if by_cpu else row.wall_s) or 0.0)

@@ -1,8 +1,8 @@
-"""Whether our masks are those of nnU-Net's export, for equal logits on real cases.
+"""Compare our masks with those of nnU-Net's export, for equal logits on real cases.
 
-A case is prepared at a spacing that is not its own, by us and by nnU-Net's preprocessor. Made-up logits, which follow
-the prepared image, go to ``RestoreClassesd`` and to nnU-Net's export; the share of equal voxels is told. nnU-Net keeps
-the axes of the file as SimpleITK gives them (z, y, x); ours are those of the plan's ``axcodes``, so logits are turned.
+A case is prepared at another spacing than its own, by us and by nnU-Net's preprocessor. Synthetic logits, derived from
+the prepared image, are passed to ``RestoreClassesd`` and to nnU-Net's export; the fraction of equal voxels is reported.
+nnU-Net keeps SimpleITK's axes of the file (z, y, x); ours follow the plan's ``axcodes``, so the logits are reoriented.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from dynunet_bundle.labels.scheme import LabelScheme
 
 NUM_CLASSES = 5
 SHARPNESS = 1.5
-"""Classes a standard deviation of the image."""
+"""Number of classes per standard deviation of the image."""
 
 AXCODES = "SAR"
 CT = {"lower": -1000.0, "upper": 1500.0, "mean": 100.0, "std": 400.0}
@@ -37,10 +37,10 @@ class Real:
     """A real case.
 
     Attributes:
-        image: file below the folder of the data.
-        spacing: mm to prepare it at, along the axes of the file; two values for a picture.
-        channels: of the image.
-        scheme: of the normalisation.
+        image: path relative to the folder of the data.
+        spacing: target spacing in mm along the axes of the file; two values for a picture.
+        channels: number of channels of the image.
+        scheme: normalisation.
     """
 
     image: str
@@ -74,20 +74,20 @@ def run(
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder.
-        data: where the real cases are; those that are not there are left out.
+        data: folder of the real cases; missing cases are left out.
         peers: environment with nnunetv2.
-        core: where nnU-Net runs.
-        cases: what to compare.
+        core: CPU core for nnU-Net.
+        cases: the cases to compare.
 
     Returns:
-        One row a case under one title, with the share of equal voxels.
+        One row per case under one title, with the fraction of equal voxels.
     """
     rows = []
     for case in cases:
         path = data / case.image
         if path.is_file():
             rows.append(_compare(bundle, work_dir, path, case, peers, core))
-    return {"masks of equal logits beside nnU-Net's; sizes are z, y, x": rows}
+    return {"masks of equal logits compared with nnU-Net's; sizes are z, y, x": rows}
 
 
 def _compare(
@@ -126,12 +126,12 @@ def _compare(
 def restored(
     bundle: Path, path: Path, case: Real
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Our mask of made-up logits.
+    """Our mask of synthetic logits.
 
     Args:
         bundle: the bundle folder.
         path: the image.
-        case: what is known of it.
+        case: its spacing, channels and normalisation.
 
     Returns:
         Class numbers ``[X, Y, Z]`` on the grid of the file; the logits ``[C, z, y, x]`` with its axes; their shape.
@@ -150,9 +150,9 @@ def restored(
 
 
 def make_logits(image: torch.Tensor) -> torch.Tensor:
-    """Logits ``[C, *spatial]`` of bands of intensity, from ``[channels, *spatial]``: edges where the image has some."""
+    """Logits ``[C, *spatial]`` of intensity bands of ``[channels, *spatial]``, so that edges follow the image's."""
     height = image.mean(0)
-    # 1: what is darker than most is background
+    # + 1: only voxels darker than most are background
     height = SHARPNESS * (height - height.mean()) / height.std() + 1
     classes = torch.arange(NUM_CLASSES, dtype=torch.float32).view(-1, 1, 1, 1)
     return classes * height - classes.square() / 2
@@ -186,7 +186,7 @@ def _codes(bundle: Path, path: Path, case: Real) -> str:
 
 
 def _by_plan(spacing: Sequence[float], codes: str) -> list[float]:
-    """Spacing along the plan's axes from one along the file's."""
+    """Spacing along the plan's axes, from the spacing along the file's axes."""
     full = [*spacing, 1.0][:3]
     file_axis = {int(axis): number for number, axis in enumerate(axcodes2ornt(codes)[:, 0])}
     ordered = [full[file_axis[int(axis)]] for axis in axcodes2ornt(AXCODES)[:, 0]]
@@ -198,7 +198,7 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _channel_files(path: Path, folder: Path) -> list[str]:
-    """The image as nnU-Net takes it: one NIfTI file a channel, or a picture."""
+    """The image in nnU-Net's form: one NIfTI file per channel, or a picture."""
     if not _is_nifti(path):
         return [str(path)]
     image: Any = load_nifti(path)

@@ -1,6 +1,6 @@
-"""nnU-Net v2's own network, plans and predictor for one of our plans. It needs nnunetv2, and nothing of this project.
+"""nnU-Net v2's own network, plans and predictor for one of our plans. Needs nnunetv2, and nothing from this project.
 
-Plans are written by hand as nnU-Net 2.8.1 writes them, with the axes as SimpleITK gives them: z, y, x, not transposed.
+The plans have the form of nnU-Net 2.8.1, with SimpleITK's axis order: z, y, x, not transposed.
 """
 
 import importlib
@@ -18,7 +18,7 @@ SCHEMES = {
 
 
 def network(plan: dict[str, Any]) -> torch.nn.Module:
-    """nnU-Net's network of the size of a plan, with weights of its own start."""
+    """nnU-Net's network of the size of a plan, with its own random initial weights."""
     unet = importlib.import_module("dynamic_network_architectures.architectures.unet")
     dims, levels = len(plan["patch_size"]), len(plan["strides"])
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def plans(plan: dict[str, Any], reader: str = "SimpleITKIO") -> dict[str, Any]:
         "spacing": list(plan["spacing"]),
         "normalization_schemes": [SCHEMES[scheme] for scheme in plan["normalization"]],
         "use_mask_for_norm": [scheme == "zscore_nonzero" for scheme in plan["normalization"]],
-        # the network is made apart
+        # the network is created separately
         "architecture": {},
         **functions,
     }
@@ -100,9 +100,9 @@ def managers(plan: dict[str, Any], reader: str = "SimpleITKIO") -> tuple[Any, An
 
 
 def predictor(plan: dict[str, Any], own_network: torch.nn.Module, mirroring: bool) -> Any:
-    """nnU-Net's predictor with its defaults: half a patch of overlap, a Gaussian, tiles one by one.
+    """nnU-Net's predictor with its defaults: half a patch of overlap, Gaussian weights, one tile at a time.
 
-    It is told what it would read from the folder of a training; neither that nor its search for the trainer counts.
+    It is initialised directly, so the times do not include reading a training folder or searching for the trainer.
     """
     inference = importlib.import_module("nnunetv2.inference.predict_from_raw_data")
     device = torch.device(plan["device"])

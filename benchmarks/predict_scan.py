@@ -1,7 +1,7 @@
-"""Benchmark: a large made CT from file to file, and what restoring many classes needs in memory.
+"""Benchmark: a large synthetic CT from file to file, and the memory needed to restore many classes.
 
-The whole network takes a quarter of an hour on a core, so it computes two batches of windows, and a 1x1x1 convolution
-all of them. What is measured is everything but the network, and the time of a window; the sum is computed.
+The network takes a quarter of an hour on one core, so it only computes two batches of windows; a 1x1x1 convolution
+computes all of them. Everything except the network is measured, and the time per window; the total is computed.
 """
 
 import math
@@ -21,14 +21,14 @@ from dynunet_bundle.inference.windows import window_starts
 from dynunet_bundle.planning.nnunet_rules import features_of
 
 WIDTH = 100.0
-"""Intensities between two neighbouring classes of the made CT."""
+"""Difference of intensity between neighbouring classes of the synthetic CT."""
 
 NOISE = 12.0
 NUM_ELLIPSOIDS = 60
 NETWORK, STAND_IN = "network", "stand-in"
 STAGES = ("start-up", "preprocess", "windows", "restore", "write", "other")
 NUM_REAL = 2
-"""Batches of windows that the network computes: with the second one there is the volume of results, too."""
+"""Batches of windows that the network computes; in the second batch, the volume of results is in memory, too."""
 
 OURS: dict[str, dict[str, Any]] = {
     "ours, auto": {"precision": "auto"},
@@ -36,20 +36,20 @@ OURS: dict[str, dict[str, Any]] = {
     "ours, auto, two windows at once": {"precision": "auto", "sw_batch_size": 2},
     "ours, float32, two windows at once": {"precision": "float32", "sw_batch_size": 2},
 }
-"""Settings that are measured, by name."""
+"""Measured settings, by name."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A made CT and the plan for it.
+    """A synthetic CT and the plan for it.
 
     Attributes:
         shape: voxels of the file, slices first.
-        spacing: mm of the file, likewise.
-        target: mm of the plan.
+        spacing: mm of the file, isotropic.
+        target: mm of the plan, isotropic.
         patch: voxels of a window.
-        levels: of the network.
-        num_classes: of the mask.
+        levels: levels of the network.
+        num_classes: classes of the mask.
     """
 
     shape: tuple[int, int, int]
@@ -61,12 +61,12 @@ class Scan:
 
     @property
     def prepared(self) -> tuple[int, ...]:
-        """Voxels at the spacing of the plan."""
+        """Shape in voxels at the spacing of the plan."""
         return tuple(round(self.spacing / self.target * size) for size in self.shape)
 
     @property
     def num_windows(self) -> int:
-        """Windows of a patch with half of it as overlap, ours and nnU-Net's."""
+        """Number of windows with half a patch of overlap, the same for us and nnU-Net."""
         pairs = zip(self.prepared, self.patch, strict=True)
         return math.prod(len(window_starts(max(pair), pair[1], 0.5)) for pair in pairs)
 
@@ -88,7 +88,7 @@ class Scan:
 
     @property
     def statistics(self) -> dict[str, float]:
-        """Of the intensities."""
+        """Intensity statistics."""
         top = WIDTH * self.num_classes
         return {"lower": -WIDTH, "upper": top, "mean": top / 2, "std": top / 4}
 
@@ -119,13 +119,12 @@ def run(
         bundle: the bundle folder.
         work_dir: an empty folder.
         peers: environment with nnunetv2.
-        core: where to run, with one thread.
-        rounds: turns of all; the fastest counts.
-        scans: what to measure.
+        core: CPU core to run on, with one thread.
+        rounds: rounds of all contenders; the fastest counts.
+        scans: the scans to measure.
 
     Returns:
-        Measurements by title: CPU seconds of everything but the network, by stage; then those of a window, and of the
-        whole.
+        Measurements by title: CPU seconds of everything except the network, by stage; then of a window, and in total.
     """
     sections = {}
     for number, scan in enumerate(scans):
@@ -134,9 +133,9 @@ def run(
         contenders = _contenders(bundle, folder, peers, scan)
         rows = [fastest(turns) for turns in take_turns(contenders, rounds, core)]
         sizes = "x".join(map(str, scan.prepared))
-        title = f"made CT, {sizes} at the spacing of the plan, {scan.num_classes} classes"
-        sections[f"{title}; everything but the network"] = [_rest(row) for row in rows]
-        sections[f"{title}; the whole, computed"] = [
+        title = f"synthetic CT, {sizes} at the spacing of the plan, {scan.num_classes} classes"
+        sections[f"{title}; everything except the network"] = [_rest(row) for row in rows]
+        sections[f"{title}; total, computed"] = [
             _whole(row, scan.num_windows, bundle) for row in rows
         ]
     return sections
@@ -161,12 +160,12 @@ def _contenders(bundle: Path, folder: Path, peers: Path, scan: Scan) -> list[Con
 
 
 def write_scan(path: Path, scan: Scan, seed: int = 0) -> Path:
-    """Write a made CT: ellipsoids in bands of intensity, with noise that is narrow beside them.
+    """Write a synthetic CT: ellipsoids in bands of intensity, with noise that is narrow compared with a band.
 
     Args:
         path: of the NIfTI file; its axes are x, y, z.
-        scan: its form.
-        seed: the same one gives the same voxels.
+        scan: shape, spacing and number of classes.
+        seed: equal seeds give equal voxels.
 
     Returns:
         The path.
@@ -179,14 +178,14 @@ def write_scan(path: Path, scan: Scan, seed: int = 0) -> Path:
         terms = zip(grid, middle, radius, strict=True)
         distance = sum(((line - place) / size) ** 2 for line, place, size in terms)
         image[distance < 1] = WIDTH * (1 + number % (scan.num_classes - 1))
-    for index in range(len(image)):  # slice by slice, to be lean
+    for index in range(len(image)):  # slice by slice, to save memory
         image[index] += random.normal(0, NOISE, image[index].shape).astype(np.int16)
     nib.save(nib.Nifti1Image(image.transpose(2, 1, 0), np.diag([*[scan.spacing] * 3, 1])), path)
     return path
 
 
 def _rest(row: Measurement) -> Measurement:
-    """All stages but the network's, and the peak of them."""
+    """All stages except the network, and their peak memory."""
     if row.remark:
         return row
     seconds, peaks = row.details["stages_s"], row.details["stages_mib"]
@@ -203,7 +202,7 @@ def _rest(row: Measurement) -> Measurement:
 
 
 def _whole(row: Measurement, num_windows: int, bundle: Path) -> Measurement:
-    """The time with all windows, and the peak with the network's."""
+    """The total time for all windows, and the peak memory including the network."""
     if row.remark:
         return row
     rest = _rest(row).cpu_s or 0.0
@@ -213,7 +212,7 @@ def _whole(row: Measurement, num_windows: int, bundle: Path) -> Measurement:
 
 
 def _batch_size(name: str, bundle: Path) -> int:
-    """Windows that the network of a contender gets at once."""
+    """Windows per batch of a contender's network."""
     if name == PEER:
         return 1
     if "sw_batch_size" in OURS[name]:
@@ -225,13 +224,13 @@ def _batch_size(name: str, bundle: Path) -> int:
 def restore(
     bundle: Path, work_dir: Path, core: int, scan: Scan = MANY_CLASSES
 ) -> dict[str, list[Measurement]]:
-    """The peak memory of a process that prepares a file and restores made-up logits to it.
+    """Measure the peak memory of a process that prepares a file and restores synthetic logits to its grid.
 
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder.
-        core: where to run, with one thread.
-        scan: the file.
+        core: CPU core to run on, with one thread.
+        scan: shape, spacing and classes of the file.
 
     Returns:
         One measurement by its title.

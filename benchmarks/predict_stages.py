@@ -1,4 +1,4 @@
-"""CPU seconds and peak memory of the stages of a prediction. It needs torch and the standard library alone."""
+"""CPU seconds and peak memory of the stages of a prediction. Needs only torch and the standard library."""
 
 import time
 from collections import Counter, defaultdict
@@ -14,15 +14,15 @@ START_UP, OTHER = "start-up", "other"
 
 
 class Stages:
-    """Share the time of this process out among stages, each a function that is wrapped.
+    """Attribute the CPU time of this process to stages, each a wrapped function.
 
-    Time in a wrapped function that is called by another one counts for the inner one alone. What comes before the
-    first is ``start-up`` (imports), what is between them ``other``.
+    If one wrapped function calls another, the time in the inner one counts only for the inner one. Time before the
+    first stage is ``start-up`` (imports), time between stages is ``other``.
 
     Attributes:
         seconds: CPU seconds by stage.
-        peaks: the most that was resident in each stage, in MiB. Linux only; elsewhere there are none.
-        calls: how often each was entered.
+        peaks: peak resident memory of each stage, in MiB; empty except on Linux.
+        calls: number of calls of each.
     """
 
     def __init__(self) -> None:
@@ -30,16 +30,16 @@ class Stages:
         self.peaks: dict[str, float] = {}
         self.calls: Counter[str] = Counter()
         self._open = [START_UP]
-        # the clock of a process starts with it
+        # process_time starts at 0 with the process
         self._since = 0.0
 
     def wrap(self, owner: Any, name: str, stage: str) -> None:
         """Make a function or a method a stage.
 
         Args:
-            owner: module, class or object that it is an attribute of.
+            owner: module, class or object with the attribute.
             name: of the attribute.
-            stage: for the table.
+            stage: name of the stage.
         """
         function: Callable[..., Any] = getattr(owner, name)
 
@@ -72,29 +72,29 @@ class Stages:
 
 
 def peak_mib() -> float:
-    """The most memory that this process had resident since ``forget_peak``, in MiB (Linux).
+    """Peak resident memory of this process since ``forget_peak``, in MiB (Linux).
 
-    ``ru_maxrss`` would start at what the parent had when it started this process.
+    ``ru_maxrss`` would include the parent's memory at the start of this process.
     """
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def forget_peak() -> None:
-    """Let the peak start anew at what is resident now, where the system allows it."""
+    """Reset the peak to the currently resident memory, if the system allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 class StandIn(torch.nn.Module):
-    """A network with one 1x1x1 convolution in its place.
+    """A 1x1x1 convolution in place of a network.
 
     Args:
-        network: the real one.
-        bands: what ``bands`` takes: classes, and mean and deviation of the normalisation.
-        num_real: windows' batches that the real network computes before the convolution takes over. What it computes
-            counts as the stage ``network``, the convolution as ``stand-in``.
-        stages: to count.
+        network: the real network.
+        bands: arguments of ``band_convolution``.
+        num_real: number of first batches on which the real network also runs. It counts as the stage ``network``, the
+            convolution as ``stand-in``.
+        stages: the stages to which both are added.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class StandIn(torch.nn.Module):
 
 
 def band_convolution(num_classes: int, mean: float, std: float, width: float) -> torch.nn.Conv3d:
-    """A convolution whose largest logit tells the band of the intensity.
+    """A convolution whose largest logit is the intensity band.
 
-    Class k has the intensities about ``k * width``: logits ``k h - k^2 / 2`` of ``h = intensity / width``.
+    Class k has intensities around ``k * width``: logits ``k h - k^2 / 2`` of ``h = intensity / width``.
 
     Args:
-        num_classes: bands.
-        mean: what the normalisation subtracts.
-        std: what it divides by.
-        width: of a band.
+        num_classes: number of bands.
+        mean: mean subtracted by the normalisation.
+        std: standard deviation of the normalisation.
+        width: width of a band.
     """
     classes = torch.arange(num_classes, dtype=torch.float32)
     convolution = torch.nn.Conv3d(1, num_classes, 1)

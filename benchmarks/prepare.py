@@ -1,4 +1,4 @@
-"""Benchmark: from a raw data set to prepared cases, against nnU-Net's fingerprint and preprocessing."""
+"""Benchmark: from a raw data set to prepared cases, compared with nnU-Net's fingerprint and preprocessing."""
 
 import json
 import re
@@ -16,17 +16,17 @@ TASK_NAME = re.compile(r"Task\d+_[^_]+")
 def run(
     dataset_dir: Path, work_dir: Path, root: Path, peers: Path, core: int
 ) -> dict[str, list[Measurement]]:
-    """Measure all contenders as whole processes, start-up included.
+    """Measure all contenders as whole processes, including start-up.
 
-    Ours are the command lines ``plan.py`` (checks, fingerprint, plan) and ``prepare.py``. Of nnU-Net's only
-    fingerprint and preprocessing are timed, not the conversion of the data set and the planning.
+    Ours are the scripts ``plan.py`` (checks, fingerprint, plan) and ``prepare.py``. For nnU-Net, only fingerprint and
+    preprocessing are timed, not the conversion of the data set and the planning.
 
     Args:
         dataset_dir: a data set in MSD layout.
-        work_dir: an empty folder for everything that is written.
+        work_dir: an empty folder for all output.
         root: the repository, for its scripts.
         peers: environment with nnunetv2.
-        core: where to run.
+        core: CPU core to run on.
 
     Returns:
         Measurements by title, ours first.
@@ -80,14 +80,14 @@ def _nnunetv2(dataset_dir: Path, work_dir: Path, peers: Path) -> Contender:
             Step((commands["plan_experiment"], *case), timed=False),
             Step((commands["preprocess"], *case, "-c", "3d_fullres", "-np", "1")),
         ),
-        # nnU-Net sets torch's threads to its number of augmentation workers, and 0 is refused
+        # nnU-Net sets torch's threads to its number of augmentation workers; torch refuses 0
         {**folders, "nnUNet_n_proc_DA": "1"},
         missing,
     )
 
 
 def _msd_copy(dataset_dir: Path, work_dir: Path) -> Path:
-    """The data set as nnU-Net's converter wants it: a folder TaskNN_Name with imagesTs, and the listed cases only."""
+    """The data set in the form of nnU-Net's converter: a folder TaskNN_Name with imagesTs, only the listed cases."""
     path = dataset_dir / "dataset.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -3,10 +3,10 @@
     python benchmarks/recipes.py --dataset_dir DATA/Task04_Hippocampus --out RECIPES --minutes 20
     python benchmarks/recipes.py --dataset_dir DATA/Task04_Hippocampus --out RECIPES --show
 
-Each recipe is quick.json with the overrides of ``RECIPES``. The cost of a step is measured first, in CPU seconds of
-the whole process; the number of iterations is what the budget pays for. The score is the mean Dice of the held-out
-cases after the last epoch, so no epoch is chosen by its score. Results go to ``OUT/results.jsonl``, one line a run;
-the same command goes on where it was stopped. Run it under ``taskset -c 1`` to give it one core.
+Each recipe is quick.json with the overrides of ``recipes()``. First the CPU seconds of a step are measured, for the
+whole process; they give the number of iterations within the budget. The score is the mean Dice of the held-out cases
+after the last epoch, so no epoch is chosen by its score. Results are written to ``OUT/results.jsonl``, one line per
+run; the same command resumes a stopped comparison. Run it under ``taskset -c 1`` to use one core.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def full_augmentation() -> dict[str, Any]:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """Overrides of quick.json by name, in the order in which they run."""
+    """Overrides of quick.json by name, in the order of the runs."""
     full = full_augmentation()
     no_mirror = {name: value for name, value in full.items() if name != "mirror"}
     return {
@@ -73,7 +73,7 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def command(verb: str, data: Path, folder: Path, settings: dict[str, Any]) -> list[str]:
-    """One bundle command with the data, folders and settings of a run."""
+    """A bundle command with the data, folders and settings of a run."""
     values: dict[str, Any] = {
         "config_file": json.dumps(["configs/train.json", "configs/quick.json"]),
         "dataset_dir": data.resolve(),
@@ -91,9 +91,9 @@ def command(verb: str, data: Path, folder: Path, settings: dict[str, Any]) -> li
 
 
 def cpu_seconds(arguments: list[str]) -> float:
-    """Run a command in the bundle folder; the CPU seconds that it took."""
+    """Run a command in the bundle folder; return its CPU seconds."""
     before = os.times()
-    # interrupted or failed runs raise here, and the next start of this program goes on with them
+    # an interrupted or failed run raises here, and the next start of this program resumes it
     subprocess.run(arguments, cwd=ROOT / "bundle", check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     after = os.times()
     return (
@@ -102,7 +102,7 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 
 def step_seconds(data: Path, folder: Path, settings: dict[str, Any]) -> float:
-    """CPU seconds of a training step, feed included: the difference of a long and a short training."""
+    """CPU seconds of a training step, including the feed: from the difference of a long and a short training."""
     costs = []
     for steps in (5, 45):
         short = {
@@ -139,13 +139,13 @@ def run(name: str, seed: int, data: Path, out: Path, minutes: float) -> dict[str
 
 
 def main() -> None:
-    """Run what is missing, then print all results."""
+    """Run the missing recipes, then print all results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes a run")
+    parser.add_argument("--minutes", type=float, default=20.0, help="CPU minutes per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--recipes", nargs="+", default=list(recipes()))
     parser.add_argument("--show", action="store_true")

@@ -1,4 +1,4 @@
-"""Benchmark: resampling of a made CT and its label, against nnU-Net's preprocessing."""
+"""Benchmark: resampling of a synthetic CT and its label, compared with nnU-Net's preprocessing."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from dynunet_bundle.errors import ConfigError
 PROGRAM = Path(__file__).with_name("resample_contender.py")
 OLD_SPACING = (1.5, 0.8, 0.8)
 NEW_SPACING = (1.0, 0.7, 0.7)
-"""mm; a CT of an abdomen, and a target spacing as it is planned for such."""
+"""Spacing in mm of an abdominal CT, and a typical target spacing for it."""
 NUM_ORGANS = 14
 SLAB = 16
 
@@ -25,22 +25,22 @@ def run(
 ) -> dict[str, list[Measurement]]:
     """Measure all contenders on the image, then on the label.
 
-    Only the resampling is timed, not imports and reading; peak memory is of the whole process.
+    Only the resampling is timed, not imports and reading; peak memory is that of the whole process.
 
     Args:
-        shape: voxels of the made CT.
+        shape: voxels of the synthetic CT.
         work_dir: an empty folder for arrays.
         peers: environment with nnunetv2.
-        core: where to run.
+        core: CPU core to run on.
 
     Returns:
-        Measurements by title, ours first; remarks tell how far a result is from ours.
+        Measurements by title, ours first; remarks compare the other results with ours.
 
     Raises:
         ConfigError: if a size is not positive.
     """
     if min(shape) < 1:
-        raise ConfigError(f"--shape is {list(shape)}; sizes must be positive.")
+        raise ConfigError(f"--shape is {list(shape)}, but sizes must be positive.")
     new_shape = [
         max(round(old / new * size), 1)
         for old, new, size in zip(OLD_SPACING, NEW_SPACING, shape, strict=True)
@@ -83,17 +83,17 @@ def _contender(
         json.dumps({**facts, "contender": name, "output": str(output), "figures": str(figures)}),
         encoding="utf-8",
     )
-    # -P: the folder of the program is not a place to import from
+    # -P: no imports from the folder of the program
     step = Step((python, "-P", str(PROGRAM), str(job)), figures=figures)
     return Contender(name, (step,), missing=missing)
 
 
 def make_ct(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A made CT: ellipsoids of their own intensity under noise.
+    """A synthetic CT: ellipsoids, each with a random intensity, and noise.
 
     Args:
         shape: ``(D, H, W)``.
-        seed: the same one gives the same voxels.
+        seed: equal seeds give equal voxels.
 
     Returns:
         ``[1, D, H, W]`` float32 of mean 0 and about unit variance, as after normalisation, and uint8 labels from 0 to
@@ -113,13 +113,13 @@ def make_ct(shape: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray
         )
         label[distance < 1] = organ
         image[distance < 1] += rng.normal()
-    for index in range(len(image)):  # slice by slice, to be lean
+    for index in range(len(image)):  # slice by slice, to save memory
         image[index] += 0.3 * rng.standard_normal(image[index].shape, dtype=np.float32)
     return image[None], label[None]
 
 
 def agreement(ours: Path, other: Path) -> str:
-    """How two results compare: labels by the share of equal voxels, images by the largest difference in std."""
+    """Compare two results: labels by the fraction of equal voxels, images by the largest difference in std."""
     first, second = (np.load(path, mmap_mode="r", allow_pickle=False) for path in (ours, other))
     if first.shape != second.shape:
         return f"shape {second.shape}, ours {first.shape}"

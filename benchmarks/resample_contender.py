@@ -1,9 +1,9 @@
-"""One contender of the resampling benchmark, a program that runs in the environment of whoever is measured.
+"""One contender of the resampling benchmark, as a program that runs in that contender's environment.
 
     python -P resample_contender.py JOB.json
 
-It imports nothing of this project but for our own turn. The job names the contender, the arrays and the spacings; the
-figures of the resampling alone, and the peak memory of this process, go to the file that the job names.
+It imports this project only if the contender is ours. The job defines the contender, the arrays and the spacings. The
+times of the resampling alone, and the peak memory of this process, are written to the file named in the job.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def ours(job: dict[str, Any], array: np.ndarray) -> np.ndarray:
 
 
 def nnunetv2(job: dict[str, Any], array: np.ndarray) -> np.ndarray:
-    """Resample as nnU-Net's default preprocessor does, with the settings of its plans."""
+    """Resample as nnU-Net's default preprocessor does, with the settings in its plans."""
     module = importlib.import_module("nnunetv2.preprocessing.resampling.default_resampling")
     is_label = job["kind"] == "label"
     return module.resample_data_or_seg_to_shape(
@@ -43,23 +43,25 @@ def nnunetv2(job: dict[str, Any], array: np.ndarray) -> np.ndarray:
 
 
 def peak_mib() -> float:
-    """The most memory that this process had resident, in MiB.
+    """Peak resident memory of this process, in MiB.
 
-    ``ru_maxrss`` would start at what the parent had when it started this process.
+    ``ru_maxrss`` would include the parent's memory at the start of this process.
     """
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Do the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     resample = {"ours": ours, "nnunetv2": nnunetv2}[job["contender"]]
     array = np.load(job["input"], allow_pickle=False)
-    # one voxel to itself: imports are done when the clock starts
+    # resample one voxel first, so that all imports are done when the clock starts
     resample({**job, "shape": [1, 1, 1]}, array[:, :1, :1, :1])
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports does not count
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # reset the peak, which the imports have raised
     cpu, wall = time.process_time(), time.perf_counter()
     result = resample(job, array)
     figures = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}

@@ -1,11 +1,11 @@
-"""Show that a change of the code changes no result: run the same commands before and after, and compare.
+"""Check that a code change does not change any result: run the same commands before and after it, and compare.
 
     python benchmarks/same_results.py --repository BEFORE --data DATA --out before.json
     python benchmarks/same_results.py --repository AFTER --data DATA --out after.json --compare before.json
 
-``DATA`` holds Task04_Hippocampus and extra/prostatex_t2_adc. Compared are plan overlays of both, a prepared store, a
-training of a few iterations with its evaluation (in float32 on one thread, so that the bits repeat), masks, scores,
-and the files of a package. Times, versions, host names and module paths are left out of the comparison, nothing else.
+``DATA`` holds Task04_Hippocampus and extra/prostatex_t2_adc. The comparison covers plan overlays of both, a prepared
+store, a training of a few iterations with its evaluation (float32 on one thread, hence bitwise reproducible), masks,
+scores, and the files of a package. Only times, versions, host names and module paths are excluded.
 """
 
 import argparse
@@ -29,7 +29,7 @@ NUM_CASES = 8
 VOLATILE = re.compile(
     r"second|time|date|started|finished|version|host|machine|python|platform|created|sha256|hash|recipe|per_s$|cpu|package|path|mtime"
 )
-"""Keys of JSON files whose values differ between two runs of the same code, or name its modules."""
+"""Keys of JSON files whose values differ between two runs of the same code or contain module names."""
 
 MODULE = re.compile(r"\bdynunet_bundle(?:\.[a-z_0-9]+)+\.")
 TRAIN = {
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def results(root: Path, data: Path, work: Path) -> dict[str, str]:
-    """Digests of everything that the commands write."""
+    """Digests of all files that the commands write."""
     own = _few_cases(data / "Task04_Hippocampus", work / "DATA" / "Task04_Hippocampus")
     found: dict[str, str] = {}
     for source, extra in (
@@ -110,7 +110,7 @@ def results(root: Path, data: Path, work: Path) -> dict[str, str]:
 
 
 def _few_cases(source: Path, target: Path) -> Path:
-    """A data set of the first cases, as links."""
+    """A data set with copies of the first cases."""
     info = json.loads((source / "dataset.json").read_text())
     info["training"] = info["training"][:NUM_CASES]
     info["numTraining"] = NUM_CASES
@@ -154,7 +154,7 @@ def _run(root: Path, arguments: list[str], folder: Path) -> None:
 
 
 def _digests(name: str, file: Path) -> dict[str, str]:
-    """One digest a file; of a zip one a member."""
+    """One digest per file, or per member of a zip."""
     if file.suffix == ".zip":
         with zipfile.ZipFile(file) as archive:
             own = [member for member in archive.namelist() if "/dynunet_bundle/" not in member]

@@ -1,8 +1,8 @@
-"""Benchmark: weak scaling, how many more samples a second N processes train than one, each with the same batch.
+"""Benchmark: weak scaling, the samples per second of N processes relative to one, with the same batch per process.
 
-Each run is a training of the bundle as torchrun starts it, one core a process; its second epoch counts, which has no
-start-up in it. Wall seconds are compared here: processes that wait for each other use no CPU time, and that is what is
-asked. So nothing else may run on the machine.
+Each run is a training of the bundle started by torchrun, with one core per process; the fastest epoch after the first,
+which includes the start-up, counts. Wall seconds are compared, because processes that wait for each other use no CPU
+time. So nothing else may run on the machine.
 """
 
 import json
@@ -20,7 +20,7 @@ from dynunet_bundle.errors import ConfigError
 SAMPLES = 1000
 ONE_CORE = Path(__file__).with_name("one_core.py")
 EPOCHS = 3
-"""The first one starts up; of the others the faster counts, for the machine may have been disturbed."""
+"""Epochs of a training. The first includes the start-up; of the others, the fastest counts."""
 
 
 def run(
@@ -36,10 +36,10 @@ def run(
     Args:
         bundle: the bundle folder.
         work_dir: an empty folder for everything that is written.
-        dataset_dir: a data set that the default plan fits, such as Task04_Hippocampus.
-        processes: numbers of processes, one first.
-        num_steps: iterations an epoch.
-        batch_size: patches a process.
+        dataset_dir: a data set that fits the default plan, such as Task04_Hippocampus.
+        processes: numbers of processes, 1 first.
+        num_steps: iterations per epoch.
+        batch_size: patches per process.
 
     Returns:
         Measurements by title; seconds are for 1,000 samples.
@@ -49,7 +49,9 @@ def run(
     """
     cores = sorted(os.sched_getaffinity(0))
     if max(processes) > len(cores):
-        raise ConfigError(f"{max(processes)} processes need as many cores; there are {len(cores)}.")
+        raise ConfigError(
+            f"{max(processes)} processes need as many cores, but there are {len(cores)}. Use fewer processes."
+        )
     rows = []
     first = 0.0
     for number in processes:
@@ -59,12 +61,12 @@ def run(
         name = f"{number} process" + "es" * (number > 1)
         remark = f"{rate:.2f} samples/s, {rate / first:.2f} times the first row's"
         rows.append(Measurement(name, wall_s=SAMPLES / rate, remark=remark))
-    return {f"training, batch {batch_size} a process, {device_name()}": rows}
+    return {f"training, batch {batch_size} per process, {device_name()}": rows}
 
 
 def device_name() -> str:
-    """The kind of device that trainings find."""
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "a core each"
+    """Name of the device of the trainings."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "one core each"
 
 
 def _seconds(
@@ -95,7 +97,7 @@ def _seconds(
     command += ["--config_file", "['configs/train.json','configs/multi_gpu_train.json']"]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
-    # the processes share what this one may use: a core each
+    # the processes inherit the cores of this one: one core each
     allowed = set(cores)
     try:
         os.sched_setaffinity(0, set(cores[:number]))

@@ -1,4 +1,4 @@
-"""A feed that costs nothing: one batch of made numbers over and over, to measure what the real feed adds to a step."""
+"""A feed without cost: one synthetic batch over and over, to measure what the real feed adds to a step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,16 +6,16 @@ import torch
 
 
 class SyntheticLoader:
-    """The same batch at every iteration, in the form of ``DaliLoader``'s.
+    """The same batch in every iteration, in the form of ``DaliLoader``'s batches.
 
     Args:
-        patch_size: voxels by axis, two or three values.
-        batch_size: patches a batch.
-        num_iterations: batches an epoch.
+        patch_size: voxels per axis, two or three values.
+        batch_size: patches per batch.
+        num_iterations: batches per epoch.
         num_channels: channels of the image.
         num_classes: classes of the label, including the background.
-        device: where the batch is.
-        seed: seed of its numbers.
+        device: device of the batch.
+        seed: seed of the batch.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class SyntheticLoader:
         }
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.num_iterations
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Give one epoch."""
+        """Yield the batches of one epoch."""
         for _ in range(self.num_iterations):
             yield dict(self.batch)

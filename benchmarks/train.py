@@ -1,8 +1,8 @@
-"""Benchmark: training steps of train.json's network, loss and optimizer, beside nnU-Net's.
+"""Benchmark: training steps with train.json's network, loss and optimizer, compared with nnU-Net's.
 
-How much of the rate with one constant batch remains is what the feed leaves of a device. NVIDIA's example measures its
-training with whole volumes that are cut in the middle; that feed stands beside the others. nnU-Net's step has the
-constant batch too.
+The rate with a feed, relative to that with one constant batch, shows how much of the device the feed leaves unused.
+NVIDIA's example measures its training with centre crops of whole volumes; that feed is measured, too. nnU-Net's step
+also uses a constant batch.
 """
 
 import json
@@ -41,10 +41,11 @@ KEPT_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**62),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-"""What ``training.allocator`` sets for ours on a CPU: how much of the difference is that alone."""
+"""Allocator settings that ``keep_freed_memory`` makes for ours on a CPU; they show how much of the difference is due to
+them."""
 
 SMALL = (Setting("hippocampus", 20, (48, 64, 48), 1, (40, 56, 40), 7, 3),)
-"""nnU-Net's plan for Task04."""
+"""Setting of nnU-Net's plan for Task04."""
 
 SEED = (
     *(
@@ -56,16 +57,16 @@ SEED = (
         for batch in (32, 64, 128)
     ),
 )
-"""What NVIDIA's example publishes for its training."""
+"""Settings of the training figures published for NVIDIA's example."""
 
 GRIDS = {"small": SMALL, "seed": SEED}
 
 
 class StoredCases:
-    """Made cases in the form of a ``PreparedDataset``.
+    """Synthetic cases in the form of a ``PreparedDataset``.
 
     Args:
-        stems: of their files, as ``make_cases`` gives them.
+        stems: result of ``make_cases``.
         shape: voxels of a case.
     """
 
@@ -105,18 +106,18 @@ def run(
     rounds: int = 1,
     settings: Iterable[Setting] = SMALL,
 ) -> dict[str, list[Measurement]]:
-    """Measure training steps, each contender a process of its own.
+    """Measure training steps, each contender in a separate process.
 
     Args:
         bundle: the bundle folder.
-        work_dir: an empty folder for the made cases.
+        work_dir: an empty folder for the synthetic cases.
         peers: environment with nnunetv2.
-        core: where to run on a CPU, with one thread; a GPU gets all cores.
+        core: core to run on if the device is a CPU, with one thread; with a GPU all cores are used.
         device: ``cpu`` or ``cuda``.
-        precisions: some of ``PRECISIONS`` of the device; none for the first.
-        num_steps: steps that are timed in each round, instead of those of the settings.
+        precisions: any of ``PRECISIONS`` of the device; empty for the first.
+        num_steps: timed steps in each round; None for the number in each setting.
         num_workers: processes that read for DALI on a GPU.
-        rounds: how often all contenders take turns; the fastest counts, for others may use the machine.
+        rounds: rounds of all contenders; the fastest counts, as the machine may be shared.
         settings: cases, patches and batches.
 
     Returns:
@@ -124,15 +125,17 @@ def run(
         a step.
 
     Raises:
-        ConfigError: if the device is not there, or has no such precision.
+        ConfigError: if the device does not exist, or does not have a precision.
     """
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("there is no CUDA device. Pass --grid small, which has --device cpu.")
+        raise ConfigError("there is no CUDA device. Pass --grid small, which uses the CPU.")
     precisions = precisions or PRECISIONS[kind][:1]
     unknown = [name for name in precisions if name not in PRECISIONS[kind]]
     if unknown:
-        raise ConfigError(f"--precision {unknown[0]} is not one of {PRECISIONS[kind]} on {kind}.")
+        raise ConfigError(
+            f"--precision {unknown[0]} is not one of {PRECISIONS[kind]} on {kind}. Pass one of these."
+        )
     sections: dict[str, list[Measurement]] = {}
     for number, setting in enumerate(settings):
         folder = work_dir / str(number)
@@ -171,7 +174,7 @@ def _job(
 
 
 def _plan(setting: Setting, device: str) -> dict[str, Any]:
-    """Overrides of train.json: what nnU-Net would plan for such a patch."""
+    """Overrides of train.json: the plan of nnU-Net for such a patch."""
     dims = len(setting.patch)
     topology = nnunet_topology([1.0] * dims, setting.patch)
     return {
@@ -187,7 +190,7 @@ def _plan(setting: Setting, device: str) -> dict[str, Any]:
         "filters": list(features_of(len(topology.strides), dims)),
         "normalization": ["zscore"] * setting.channels,
         "intensity_statistics": [None] * setting.channels,
-        # as nnU-Net plans it
+        # as in nnU-Net's plans
         "batch_dice": dims == 2,
     }
 
@@ -218,7 +221,7 @@ def _contenders(job: Mapping[str, Any], folder: Path, peers: Path) -> Iterator[C
 
 
 def _fastest(rounds: Sequence[Measurement], kind: str) -> Measurement:
-    """The fastest round, with the latencies of all; the failure where one failed."""
+    """The fastest round with the latencies of all rounds, or the first round that failed."""
     for row in rounds:
         if row.remark:
             return row
@@ -240,7 +243,7 @@ def _tables(title: str, rows: Sequence[Measurement], kind: str) -> dict[str, lis
 
 
 def _remark(row: Measurement, constant: Measurement, kind: str) -> str:
-    """The rate; on a CPU that others may use too, by CPU seconds."""
+    """The rate; on a CPU, which may be shared, by CPU seconds."""
     seconds, first = (one.cpu_s if kind == "cpu" else one.wall_s for one in (row, constant))
     if not seconds or not first:
         return row.remark

@@ -1,11 +1,11 @@
-"""One contender of the training benchmark, a program that runs in the environment of whoever is measured.
+"""One contender of the training benchmark, as a program that runs in that contender's environment.
 
     python -P train_contender.py JOB.json
 
-It imports nothing of this project but for our own turn. The job names the contender, the plan, the feed and the
-precision. A step is: next batch, gradients to zero, forward, loss, backward, clipping at 12, optimizer. Figures of a
-number of steps after a warm-up go to the file that the job names: seconds for 1,000 samples, the time of each step, and
-the time of its parts.
+It imports this project only if the contender is ours. The job defines the contender, the plan, the feed and the
+precision. A step is: next batch, zero gradients, forward, loss, backward, clipping at 12, optimizer. The figures of the
+timed steps after a warm-up are written to the file named in the job: seconds for 1,000 samples, the time of each step,
+and the time of its parts.
 """
 
 import importlib
@@ -27,14 +27,14 @@ PARTS = ("feed", "forward", "loss", "backward", "optimizer")
 
 @dataclass
 class Training:
-    """What a step needs.
+    """Parts of a training step.
 
     Attributes:
         network: in training mode, on the device.
         loss: of outputs and target.
         optimizer: of the network's parameters.
-        batches: without end: image and target on the device.
-        close: to be called at the end.
+        batches: endless: image and target on the device.
+        close: called at the end.
     """
 
     network: Any
@@ -81,9 +81,9 @@ def _feed(job: dict[str, Any], parser: Any) -> Any:
 
 
 def nnunetv2(job: dict[str, Any]) -> Training:
-    """nnU-Net's network, loss and optimizer as its trainer makes them, with one constant batch.
+    """nnU-Net's network, loss and optimizer as in its trainer, with one constant batch.
 
-    On a GPU the network and the Dice are compiled, which is nnU-Net's default there, and not on a CPU.
+    The network and the Dice are compiled on a GPU but not on a CPU, which is nnU-Net's default.
     """
     device = torch.device(job["device"])
     plan = job["plan"]
@@ -155,8 +155,8 @@ class Stepper:
     """Steps of a training in one precision.
 
     Args:
-        training: what to train.
-        device: where.
+        training: parts of a step.
+        device: device of the training.
         precision: ``fp32``, ``tf32``, ``amp`` (float16 with scaled gradients) or ``bf16``.
     """
 
@@ -169,7 +169,7 @@ class Stepper:
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
     def step(self, clock: Callable[[], float]) -> list[float]:
-        """Do one step; the moments at its start and behind each part."""
+        """Do one step; return the clock at its start and after each part."""
         training = self.training
         moments = [clock()]
         image, target = next(training.batches)
@@ -190,14 +190,14 @@ class Stepper:
         return moments
 
     def wait(self) -> float:
-        """The time when the device has done its work, in s."""
+        """Wait for the device; return the time in s."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
 def measured(stepper: Stepper, job: dict[str, Any]) -> dict[str, Any]:
-    """Warm up, then time the steps of the job."""
+    """Warm up, then time the steps of the job; return the figures."""
     on_gpu = stepper.device.type == "cuda"
     for _ in range(job["warm_up"]):
         stepper.step(time.process_time)
@@ -215,20 +215,20 @@ def measured(stepper: Stepper, job: dict[str, Any]) -> dict[str, Any]:
         "peak_mib": _peak_mib(stepper.device),
     }
     if on_gpu:
-        # waiting for each part would slow the steps above down
+        # in separate steps, since waiting after each part would slow down the steps above
         moments = [stepper.step(stepper.wait) for _ in range(job["warm_up"])]
     steps = [1000 * (end - start) for start, end in zip(ends, ends[1:], strict=False)]
     return {**figures, "details": {"steps_ms": steps, "parts_ms": _parts(moments)}}
 
 
 def _parts(moments: list[list[float]]) -> dict[str, float]:
-    """Mean of each part, in ms: of CPU time, or on a GPU of time."""
+    """Mean time of each part, in ms: CPU time on a CPU, wall time on a GPU."""
     times = torch.tensor(moments, dtype=torch.float64).diff(dim=1).mean(0) * 1000
     return dict(zip(PARTS, times.tolist(), strict=True))
 
 
 def _peak_mib(device: torch.device) -> float:
-    """The most that this process had on its device; on a CPU the most that was resident."""
+    """Peak memory of this process in MiB: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -236,7 +236,7 @@ def _peak_mib(device: torch.device) -> float:
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Do the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     training = {"ours": ours, "nnunetv2": nnunetv2}[job["contender"]](job)
     figures = measured(Stepper(training, torch.device(job["device"]), job["precision"]), job)

@@ -1,4 +1,4 @@
-"""The feed benchmark runs every contender that is there on made cases, and names those that are not."""
+"""The feed benchmark runs every installed contender on synthetic cases, and names the missing ones."""
 
 import json
 import sys

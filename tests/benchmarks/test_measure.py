@@ -1,4 +1,4 @@
-"""Contenders are measured as they should be, and a missing or failing one is said, not hidden."""
+"""Contenders are measured correctly, and missing or failing ones are reported."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_a_missing_contender_is_skipped_with_its_reason(tmp_path: Path):
     path, missing = peer_command(tmp_path, "python")
     assert path == str(tmp_path / "bin" / "python")
     found = measure(Contender("x", (Step((path,)),), missing=missing), CORE)
-    assert found.remark == f"skipped: {path} is not there (see peers-requirements.txt)"
+    assert found.remark == f"skipped: {path} does not exist (see peers-requirements.txt)"
     (tmp_path / "bin").mkdir()
     Path(path).touch()
     assert peer_command(tmp_path, "python")[1] == ""

@@ -1,4 +1,4 @@
-"""The prediction benchmark times what it says, with tiny sizes; nnU-Net's side is skipped where it is not there."""
+"""The prediction benchmark at tiny sizes times what its titles say; nnU-Net is skipped if it is not installed."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ SCAN = predict_scan.Scan((25, 32, 32), 0.8, 1.0, (16, 16, 16), 3, 4)
 
 @pytest.fixture
 def here(monkeypatch):
-    """Contenders run in this process, and what they wrap is unwrapped afterwards: ``here(contender, core)``."""
+    """Run contenders in this process and unwrap their stages afterwards: ``here(contender, core)``."""
 
     class Undone(predict_stages.Stages):
         def wrap(self, owner, name, stage):
@@ -121,7 +121,7 @@ def test_a_contender_is_a_process_of_its_environment(tmp_path):
     ours = predict_jobs.contender("x", {"contender": "ours"}, tmp_path, tmp_path)
     assert ours.steps[0].command[0] == sys.executable
     assert ours.steps[0].command[-1] != step.command[-1]
-    # what runs beside nnU-Net may need torch and numpy, no more
+    # programs that run in nnU-Net's environment may only need torch and numpy
     code = "import sys, benchmarks.predict_contender as _, benchmarks.predict_peer as _\n"
     code += "sys.exit('monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -268,7 +268,7 @@ def test_restoring_many_classes(tmp_path, here):
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "PSR"])
 def test_logits_are_turned_to_the_axes_of_the_file(codes, tmp_path):
-    """Restored by hand on the axes of the file they give the same mask."""
+    """Logits restored by hand on the axes of the file give the same mask."""
     start = nib.orientations.axcodes2ornt("RAS")
     turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
     array = np.random.default_rng(0).normal(10, 3, (12, 15, 9)).astype(np.float32)

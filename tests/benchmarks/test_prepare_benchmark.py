@@ -1,4 +1,4 @@
-"""The preparation benchmark: what nnU-Net is given, and our own command lines."""
+"""The preparation benchmark: the input of nnU-Net, and our own commands."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weak scaling: rates from the logs of trainings, and what is refused."""
+"""Weak scaling: rates from the logs of trainings, and refused requests."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from dynunet_bundle.errors import ConfigError
 def test_rates_are_those_of_the_fastest_later_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process needs 10 s for an epoch of 20 batches of 2, two need 11 s for twice as many."""
+    """One process takes 10 s for an epoch of 20 batches of 2; two take 11 s for twice the samples."""
     seconds = {1: [30.0, 10.0, 12.0], 2: [5.0, 13.0, 11.0]}
     allowed = os.sched_getaffinity(0)
     commands: list[list[str]] = []
@@ -46,7 +46,7 @@ def test_rates_are_those_of_the_fastest_later_epoch(
 
 
 def test_each_process_has_a_core_of_its_own(tmp_path: Path) -> None:
-    """Program and arguments reach monai.bundle; a config prints where it runs."""
+    """Program and arguments reach monai.bundle; a config prints its core."""
     cores = sorted(os.sched_getaffinity(0))
     (tmp_path / "config.json").write_text(
         json.dumps({"imports": ["$import os"], "run": ["$print(*os.sched_getaffinity(0))"]})

@@ -1,4 +1,4 @@
-"""The training benchmark times the same steps under each feed, and nnU-Net's beside them."""
+"""The training benchmark times the same steps with each feed, and nnU-Net's."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Rules are kept only where Dice gets better; nothing else decides."""
+"""Rules are kept only if the Dice improves."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ REGIONS = {"whole": [1, 2, 4], "core": [2, 4], "enhancing": [4]}
 
 
 def line(text: str) -> np.ndarray:
-    """``"11.2"``: class numbers along the first axis, a dot for the background, ``i`` for what is ignored."""
+    """``"11.2"``: class numbers along the first axis, a dot for the background, ``i`` for ignored voxels."""
     numbers = {".": 0, "i": IGNORE_CLASS}
     return np.array([numbers.get(c) or int(c if c.isdigit() else 0) for c in text], np.uint8)[
         :, None, None
@@ -48,7 +48,7 @@ def test_all_foreground_as_one_comes_first_and_then_nothing_is_left_to_do():
 
 
 def test_the_classes_are_decided_on_masks_after_the_first_rule():
-    # behind the first rule liver still has two parts, on both sides of the tumour
+    # after the first rule, the liver still has two parts, on either side of the tumour
     decision = decide(("111221....1", "11122......"))
     assert decision["keep_largest"] == [[1, 2], [1]]
     assert decision["after"]["mean_dice"] == 1
@@ -57,7 +57,7 @@ def test_the_classes_are_decided_on_masks_after_the_first_rule():
 def test_a_rule_that_hurts_is_dropped():
     decision = decide(("11.222.11.2", "11.222.11.2"))
     assert decision["keep_largest"] == [] and decision["before"] == decision["after"]
-    # it helps one case and hurts another one more
+    # it helps one case but hurts another more
     decision = decide(("111.....1..", "111........"), ("111...11...", "111...11..."))
     assert decision["keep_largest"] == []
 
@@ -71,7 +71,7 @@ def test_no_better_is_not_enough():
 
 
 def test_the_mean_may_get_better_while_one_class_gets_worse():
-    # the liver of two cases gains more than is lost with the tumour of the third
+    # the liver of two cases gains more than the tumour of the third loses
     many = ("1111122.1.1.1.1.1.1.1.1", "1111122................")
     decision = decide(many, many, ("11111122.2", "11111122.2"))
     first = decision["steps"][0]
@@ -107,7 +107,7 @@ def test_ignored_voxels_join_components_but_do_not_count():
     )
     assert decision["keep_largest"] == [[1]]
     assert decision["before"]["mean_dice"] == pytest.approx(6 / 7)
-    # the island is where nobody labelled
+    # the island is in an ignored area
     decision = decide(("111..1", "111iii"), names=NAMES[:2], values=(0, 1))
     assert decision["keep_largest"] == [] and decision["before"]["mean_dice"] == 1
 
@@ -130,7 +130,7 @@ def test_regions_are_taken_in_order_and_change_what_comes_after():
 
 
 def apply_in_turn(prediction: str, reference: str, targets) -> list[bool]:
-    """One case: whether each rule helps after those before it, by counting voxels."""
+    """One case: whether each rule helps after the previous ones, by counting voxels."""
     mask, truth = line(prediction), np.isin(line(reference), [1, 2, 3]) * line(reference)
     helped = []
     for classes in targets:
@@ -150,7 +150,7 @@ def apply_in_turn(prediction: str, reference: str, targets) -> list[bool]:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("regions", [None, {"whole": [1, 2, 4], "core": [2, 4], "last": [4]}])
 def test_many_random_cases_against_a_loop_of_its_own(seed, regions):
-    """The groups and the packing change nothing: rules one at a time on whole volumes give the same."""
+    """Groups and packing do not change the result: rules tried one at a time on whole volumes give the same."""
     rng = np.random.default_rng(seed)
     cases = []
     for index in range(4):

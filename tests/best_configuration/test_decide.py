@@ -1,4 +1,4 @@
-"""The best of runs and pairs: by the Dice of cases that no model has seen, on made cross-validations."""
+"""The best of runs and pairs by their out-of-fold Dice, on synthetic cross-validations."""
 
 import json
 import os
@@ -39,7 +39,7 @@ ONE, TWO = noisy_probabilities(1, 0.12), noisy_probabilities(2, 0.12)
 
 @pytest.fixture
 def request_of(tmp_path):
-    """``request_of(run, run)``: the data set is made once it is asked for."""
+    """``request_of(run, run)``; the data set is created on the first call."""
 
     def make(*runs, plan=PLAN, **changes):
         dataset = tmp_path / "Task77_Made"
@@ -52,7 +52,7 @@ def request_of(tmp_path):
 
 
 def mean_dice(probabilities, targets=((1,), (2,))) -> float:
-    """By case and class, then by class: what the table must say."""
+    """Expected values of the table: by case and class, then by class."""
     rows = [
         dice_by_target(probabilities(case).argmax(0).astype(np.uint8), truth_of(case), targets)
         for case in CASES
@@ -295,7 +295,7 @@ def test_the_script(tmp_path, request_of, monkeypatch, capsys):
     runs = [make_run(tmp_path / "2d", ONE), make_run(tmp_path / "3d", TWO)]
     request = request_of(*runs)
     command = ["--runs", *runs, "--dataset_dir", request.dataset_dir, "--out", request.out]
-    # in this process: starting another one takes longer than all else here
+    # in this process, since starting another one would dominate the time of the test
     monkeypatch.setattr(sys, "argv", ["find_best.py", *map(str, command)])
     runpy.run_path(str(ROOT / "scripts" / "find_best.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""Command lines of the bundle, and processes that end and are stopped as trainings do."""
+"""Command lines of the bundle, and processes that end and are stopped like trainings."""
 
 import json
 import os

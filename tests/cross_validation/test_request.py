@@ -1,4 +1,4 @@
-"""What scripts/train.py understands of its command line."""
+"""Parsing of the command line of scripts/train.py."""
 
 import pytest
 

@@ -195,7 +195,7 @@ print(collect(ResultFolder(Path(sys.argv[1])))["missing_folds"])
 
 
 def test_two_jobs_that_end_at_once_leave_the_whole_summary(folder: ResultFolder) -> None:
-    """The one that waits must read what was written meanwhile."""
+    """A process that waits for the lock must then read what the other one has written."""
     from dynunet_bundle.files import exclusive
 
     save(folder, 0, 1)
@@ -210,7 +210,7 @@ def test_two_jobs_that_end_at_once_leave_the_whole_summary(folder: ResultFolder)
 
 
 class Fold:
-    """Fold 1 with files, as a finished training leaves them."""
+    """Fold 1 with the files of a finished training."""
 
     def __init__(self, folder: ResultFolder, tmp_path: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Folds as jobs of their own: what they share, and what they skip."""
+"""Folds as separate jobs: what they share, and what they skip."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PLAN = ("filters", "kernel_sizes", "strides", "patch_size", "spacing", "label_na
 
 
 class NotedRunner(ProcessRunner):
-    """Takes commands, and does in the place of each what a test says."""
+    """Runs the action of a test instead of each command."""
 
     def __init__(self, act: Callable[[dict[str, str]], int]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def request_for(phantom: Path, tmp_path: Path) -> Callable[..., FoldsRequest]:
 
 @pytest.fixture
 def trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., NotedRunner]:
-    """Replace the runner by one that leaves what a training leaves, or ends with a code."""
+    """Replace the runner by one that writes the files of a training, or ends with an exit code."""
 
     def make(code: int = 0) -> NotedRunner:
         def act(values: dict[str, str]) -> int:

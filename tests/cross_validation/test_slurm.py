@@ -1,7 +1,7 @@
-"""The sbatch script: what it asks for, how it takes signals, and that its command really trains in two processes.
+"""The sbatch script: its directives, its handling of signals, and that its command really trains in two processes.
 
-``srun`` and ``scontrol`` are stand-ins in a folder of their own: the first runs its command here, the second notes what
-it was told.
+``srun`` and ``scontrol`` are stand-ins in a separate folder: the first runs its command here, the second records its
+arguments.
 """
 
 import json
@@ -54,7 +54,7 @@ def executable(path: Path, text: str) -> None:
 
 
 def start(script: str, folder: Path, srun: str, **variables: str) -> subprocess.Popen[str]:
-    """Run a script as SLURM does, in a session of its own; what it writes goes to ``folder/log``."""
+    """Run a script as SLURM does, in a new session; its output goes to ``folder/log``."""
     executable(folder / "bin" / "srun", srun)
     executable(folder / "bin" / "scontrol", SCONTROL)
     (folder / "job.sh").write_text(script)
@@ -140,7 +140,7 @@ def test_an_old_stop_does_not_make_a_failure_come_back(job: SlurmJob, tmp_path: 
 
 
 def test_the_script_is_known_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """slurm_job.sh is what this job gives; change it along with the template."""
+    """slurm_job.sh is the script of this job; change it together with the template."""
     monkeypatch.setattr("sys.executable", "python")
     job = SlurmJob(
         Path("/repo/bundle"),
@@ -283,7 +283,7 @@ def test_the_documented_array(
 def test_a_job_that_is_stopped_and_loses_a_process_trains_to_its_end(
     phantom: Path, tmp_path: Path
 ) -> None:
-    """Two processes of torchrun; the time limit comes in the second epoch, and then one of them is killed."""
+    """Two processes of torchrun: the time limit is reached in the second epoch, and later one process is killed."""
     out = tmp_path / "job"
     settings = {**TINY, "iterations_per_epoch": 40, "val_interval": 2}
     done = run_script(
@@ -316,7 +316,7 @@ def test_a_job_that_is_stopped_and_loses_a_process_trains_to_its_end(
     assert process.wait(240) == 0, log.read_text()
     assert (status()["state"], status()["epoch"]) == ("finished", 2)
     assert (out / "models" / "model.pt").is_file()
-    # it went on from the same place twice
+    # it resumed from the same place twice
     done_of_second = stopped["iteration"] - 40
     place = f"resuming after {f'iteration {done_of_second} of 40' if done_of_second else 'epoch 1'}"
     assert log.read_text().count(place) == 2

@@ -1,4 +1,4 @@
-"""Measures of masks that can be worked out by hand."""
+"""Measures of masks whose values can be computed by hand."""
 
 import numpy as np
 import pytest
@@ -258,17 +258,17 @@ def test_the_border_of_what_nobody_labelled_is_no_surface():
     half[7:] = IGNORE_CLASS
     for tolerance_mm in (0.4, 1.0):
         row = measured(prediction, half, tolerance_mm=tolerance_mm)
-        # nor does it matter whether the masks go on beyond it, at either end
+        # whether the masks extend beyond it, at either end, does not matter
         seen = box((2, 7), (6, 12), (4, 12))
         assert measured(seen, half, tolerance_mm=tolerance_mm) == row
         turned = measured(seen[::-1], half[::-1], tolerance_mm=tolerance_mm)
         assert turned == pytest.approx(row)
-        # the other half is its mirror image, and would change no mean
+        # the other half is its mirror image and would not change any mean
         whole = measured(prediction, block, tolerance_mm=tolerance_mm)
         assert row["hd95_mm"] == whole["hd95_mm"] == pytest.approx(1)
         assert row["assd_mm"] == pytest.approx(whole["assd_mm"])
         assert row["nsd"] == pytest.approx(whole["nsd"], abs=0.01)
-    # were the border a surface, the inner voxels that both share would be on it, without a distance
+    # if the border were a surface, the shared inner voxels would be on it, at distance 0
     cut = measured(prediction[:7], half[:7])
     assert cut["assd_mm"] < 0.9 * row["assd_mm"]
 

@@ -1,4 +1,4 @@
-"""Two sets of scores: paired by case, with differences that are known."""
+"""Two sets of scores, paired by case, with known differences."""
 
 import json
 
@@ -32,7 +32,7 @@ def save(path, cases, tolerance_mm=1.0, names=NAMES):
 
 @pytest.fixture
 def files(tmp_path):
-    """Five cases in both; the tumour of the third is found by A only."""
+    """Five cases in both; only A finds the tumour of the third."""
     a = {f"c{i}": [row(0.5, 4.0), row(0.3, 9.0)] for i in range(5)}
     b = {f"c{i}": [row(0.5 + i / 10, 4.0 - i), row(0.3, 9.0)] for i in range(5)}
     b["c2"][1] = row(0.0)

@@ -1,4 +1,4 @@
-"""Where names and values of classes come from: options before overlays before the run that made the masks."""
+"""Sources of class names and values: options, then overlays, then the run that made the masks."""
 
 import json
 

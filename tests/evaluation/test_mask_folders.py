@@ -1,4 +1,4 @@
-"""Folders of masks: what belongs together, what the values in files mean, and what is refused."""
+"""Folders of masks: pairs of files, the meaning of their values, and refusals."""
 
 import json
 
@@ -33,7 +33,7 @@ def measure(folder, *arguments, **ids):
 
 
 def score(folder, *arguments, **ids):
-    """The Dice by case, and the names of what is scored."""
+    """The Dice by case, and the names of the scored classes or regions."""
     measures, names = measure(folder, *arguments, **ids)
     return {case: [row["dice"] for row in rows] for case, rows in measures.items()}, names
 
@@ -173,7 +173,7 @@ def test_ignored_voxels_are_left_out(gaps):
     prediction[2] = 255
     save_picture(gaps / "predictions" / "x.png", prediction)
     assert score(gaps, *arguments)[0] == {"x": [1.0, 1.0]}
-    # a network is never asked to find it
+    # networks never predict it
     save_picture(gaps / "predictions" / "x.png", reference)
     with pytest.raises(DatasetError, match="case x: the prediction has the value 7"):
         score(gaps, *arguments)

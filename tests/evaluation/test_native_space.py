@@ -1,4 +1,4 @@
-"""Scores of the same masks by the evaluator and by the script, on a grid that is no trivial one."""
+"""Scores of the same masks by the evaluator and by the script, on a non-trivial grid."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is made of the scores of all cases, by the script and by the handler of evaluate.json."""
+"""Summaries of the scores of all cases, by the script and by the handler of evaluate.json."""
 
 import json
 
@@ -112,7 +112,7 @@ def test_the_handler_scores_regions_and_leaves_out_what_is_ignored(tmp_path):
 
 @pytest.fixture
 def page(monkeypatch):
-    """What ``write_report`` is called with."""
+    """Record the arguments of ``write_report``."""
     seen = {}
     monkeypatch.setattr(
         "dynunet_bundle.report.page.write_report",

@@ -1,4 +1,4 @@
-"""What is made of all cases: means, intervals, counts; and how it is shown."""
+"""Statistics over all cases, means, intervals and counts, and their tables."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def test_what_is_undefined_is_counted_where_the_class_is_somewhere():
     statistics = measure_statistics(CASES, NAMES)
     assert statistics["liver"]["hd95_mm"]["num_undefined"] == 1
     assert statistics["liver"]["dice"]["num_undefined"] == 0
-    # in two of three cases it is nowhere, in the third there is no reference
+    # two of three cases do not have it; in the third, only the prediction has it
     tumour = statistics["tumour"]
     assert (tumour["dice"]["num_cases"], tumour["dice"]["num_undefined"]) == (1, 0)
     assert (tumour["sensitivity"]["num_cases"], tumour["sensitivity"]["num_undefined"]) == (0, 1)

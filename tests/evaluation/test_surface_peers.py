@@ -1,4 +1,4 @@
-"""Surface measures of real masks beside MONAI's own functions and DeepMind's ``surface_distance``."""
+"""Surface measures of real masks, compared with MONAI's own functions and DeepMind's ``surface_distance``."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ MASKS = {
 }
 TOLERANCE_MM = 1.0
 WITH_ROUNDING_MM = TOLERANCE_MM + 1e-4
-"""So that 2 x 0.5 mm by a header are within 1 mm for the peers, too."""
+"""Tolerance for the peers, so that 2 x 0.5 mm by a header are within 1 mm for them, too."""
 
 
 def shifted(mask: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def eroded(mask: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=[*MASKS])
 def masks(request, real_data):
-    """Prediction by name of what was done to the reference, the reference, and the affine."""
+    """Predictions, by the change that was made to the reference; the reference; and the affine."""
     file, value = MASKS[request.param]
     path = real_data / file
     if not path.is_file():
@@ -63,7 +63,7 @@ def ours(prediction, reference, affine):
 
 
 def for_peers(prediction, reference, affine):
-    """Masks without a flat axis, and the size of their voxels."""
+    """Masks without a flat axis, and their voxel size."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     kept = [size > 1 for size in reference.shape]
     return prediction.squeeze(), reference.squeeze(), spacing[kept].tolist()
@@ -104,7 +104,7 @@ def test_the_surface_dice_is_deep_minds(masks, change):
 
 
 def test_deep_minds_distances_are_those_of_monais_areas(masks):
-    """Where the peers differ it is by what they measure: DeepMind's distances weigh areas, ours count voxels."""
+    """The peers differ by their definitions: DeepMind's distances weight areas, ours count voxels."""
     predictions, reference, affine = masks
     prediction, reference, spacing = for_peers(predictions["shifted"], reference, affine)
     found = deep_mind(prediction, reference, spacing)
@@ -131,7 +131,7 @@ def weighted_95(distances: np.ndarray, areas: np.ndarray) -> float:
 
 
 def test_in_thick_slices_the_peers_disagree(real_data):
-    """So a figure must say which definition it follows; ours is MONAI's."""
+    """A figure must therefore state its definition; ours is MONAI's."""
     volume = read_volume(real_data / MASKS["thick slices"][0])
     reference = np.rint(volume.array[0]) == 1
     prediction = np.roll(reference, 1, 2)

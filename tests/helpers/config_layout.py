@@ -1,4 +1,4 @@
-"""Layout of the bundle's JSON configs: what fits on a line stands on one, and blank lines separate groups of ids.
+"""Layout of the bundle's JSON configs: one line per value if it fits, and blank lines between groups of ids.
 
 python tests/helpers/config_layout.py
 """
@@ -10,20 +10,20 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 CONFIGS = [path for path in sorted(FOLDER.glob("*.json")) if path.name != "metadata.json"]
-"""metadata.json has the layout of the Model Zoo, and ``make template`` writes it."""
+"""Files that are left out: metadata.json has the Model Zoo's layout, and ``make template`` writes it."""
 
 WIDTH = 120
-"""Most characters of a line of several entries."""
+"""Largest width of a line with several entries, in characters."""
 
 MANY = 10
 
 INDENT = "    "
 GROUP = re.compile(r'\n\s*\n {4}("[^"]+"): ')
-"""A top-level id behind a blank line."""
+"""A top-level id after a blank line."""
 
 
 def formatted(text: str) -> str:
-    """The text of a config in its layout; blank lines between top-level ids stay."""
+    """The text of a config in this layout; blank lines between top-level ids are kept."""
     result = laid_out(json.loads(text)) + "\n"
     for name in GROUP.findall(text):
         result = result.replace(f"\n{INDENT}{name}: ", f"\n\n{INDENT}{name}: ", 1)
@@ -33,8 +33,8 @@ def formatted(text: str) -> str:
 def laid_out(value: Any, indent: str = "", lead: int = 0) -> str:
     """JSON text of a value.
 
-    A list or an object stands on one line if it fits; else, and at the top level, each entry has a line of its own.
-    Many ids that are only passed on share lines.
+    A list or an object is written on one line if it fits; otherwise, and at the top level, on one line per entry.
+    Lists of many ids that are only passed on share lines.
 
     Args:
         value: JSON data.

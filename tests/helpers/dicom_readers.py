@@ -1,4 +1,4 @@
-"""Readers of the objects that the package writes, for round trips. highdicom reads segmentations, too: test_seg.py."""
+"""Readers of the objects that the package writes, for round trips; test_seg.py also uses highdicom's reader."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ def read_seg(
 
     Args:
         path: a file of ``write_seg``, or of another program on the grid of the series.
-        series: the images that it belongs to.
-        labels: label values by the name of the segment; by default what ``write_seg`` noted, else segment numbers.
+        series: its images.
+        labels: label values by segment name; by default those noted by ``write_seg``, or else segment numbers.
 
     Returns:
-        ``[X, Y, Z]``, label values; where segments overlap that of the later one.
+        ``[X, Y, Z]``, label values; where segments overlap, that of the later one.
 
     Raises:
-        OutputError: if it is FRACTIONAL, lies on another grid, or has a segment that ``labels`` lacks.
+        OutputError: if it is FRACTIONAL, is on another grid, or has a segment that ``labels`` lacks.
     """
     dataset, frames = _read(path, "BINARY")
     values = {}
@@ -56,14 +56,14 @@ def read_probabilities(
 
     Args:
         path: a file of ``write_probabilities``, or of another program on the grid of the series.
-        series: the images that it belongs to.
-        labels: names to return, by default those in the file; the ones that it lacks are zero.
+        series: its images.
+        labels: names to return, by default those in the file; missing ones are zero.
 
     Returns:
-        ``[X, Y, Z]`` float32 by the name of the segment.
+        ``[X, Y, Z]`` float32 by segment name.
 
     Raises:
-        OutputError: if it is BINARY or lies on another grid.
+        OutputError: if it is BINARY or on another grid.
     """
     dataset, frames = _read(path, "FRACTIONAL")
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
@@ -81,19 +81,19 @@ def read_rtstruct(
 ) -> np.ndarray:
     """Read the closed contours of a structure set as a mask.
 
-    A voxel belongs to a region where its centre lies inside an odd number of the polygons of its slice, which holds for
-    keyholes and for holes that are polygons of their own.
+    A voxel belongs to a region if its centre is inside an odd number of the polygons of its slice. This rule covers
+    keyholes and holes that are separate polygons.
 
     Args:
         path: a file of ``write_rtstruct``, or of another program with contours in the slices of the series.
-        series: the images that it belongs to.
-        labels: label values by the name of the region; by default what ``write_rtstruct`` noted, else ROI numbers.
+        series: its images.
+        labels: label values by region name; by default those noted by ``write_rtstruct``, or else ROI numbers.
 
     Returns:
-        ``[X, Y, Z]``, label values; where regions overlap that of the later one.
+        ``[X, Y, Z]``, label values; where regions overlap, that of the later one.
 
     Raises:
-        OutputError: if it is another object, a contour lies in no slice, or ``labels`` lacks a region.
+        OutputError: if it is another object, a contour is not in any slice, or ``labels`` lacks a region.
     """
     with building("mask"):
         dataset = dcmread(path)
@@ -116,7 +116,7 @@ def read_rtstruct(
 
 
 def _filled(contours: Any, series: DicomSeries) -> np.ndarray:
-    """``[X, Y, Z]`` bool: what the closed contours of a region enclose."""
+    """``[X, Y, Z]`` bool: the voxels enclosed by the closed contours of a region."""
     shape = series.array.shape[-3:]
     to_voxels = np.linalg.inv(lps_affine(series))
     polygons: dict[int, list[np.ndarray]] = {}
@@ -139,7 +139,7 @@ def _filled(contours: Any, series: DicomSeries) -> np.ndarray:
 
 
 def _points(contour: Any) -> np.ndarray:
-    """``[N, 3]`` mm, LPS+; from the text in the file, which is faster than pydicom's numbers."""
+    """``[N, 3]`` mm, LPS+; parsed from the text in the file, which is faster than pydicom's numbers."""
     element = contour.get_item(CONTOUR_DATA)
     values = element.value.decode().split("\\") if element.is_raw else element.value
     return np.array(values, float).reshape(-1, 3)
@@ -157,7 +157,7 @@ def fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """
     starts = np.concatenate([*polygons, np.empty((0, 2))])
     ends = np.concatenate([*(np.roll(polygon, -1, axis=0) for polygon in polygons), starts[:0]])
-    # rows of voxel centres that each edge crosses; one that ends on a row crosses it only if it comes from below
+    # rows of voxel centres crossed by each edge; an edge that ends on a row crosses it only from below
     low, high = np.ceil(np.sort([starts[:, 1], ends[:, 1]], axis=0)).clip(0, shape[1]).astype(int)
     counts = high - low
     edge = np.repeat(np.arange(len(starts)), counts)
@@ -178,7 +178,7 @@ def value_of(label: str, note: Any, number: int, labels: Mapping[str, int] | Non
         label: its name.
         note: its description.
         number: its number.
-        labels: label values by name, or None to go by the description and else by the number.
+        labels: label values by name, or None to use the description, or else the number.
 
     Raises:
         OutputError: if ``labels`` lacks it.

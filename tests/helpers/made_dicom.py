@@ -1,4 +1,4 @@
-"""Made DICOM: series of any affine, as single-frame objects or as one Enhanced multi-frame object.
+"""Synthetic DICOM: series with any affine, as single-frame objects or as one Enhanced multi-frame object.
 
 folder = make_series(tmp_path / "ct", volume(), oblique())
 file = make_enhanced(tmp_path / "enhanced.dcm", volume(), oblique())
@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 PATIENT = "Doe^Jane"
-"""What no error and no log may say; the ID and the description hold it too."""
+"""Patient name, also in the ID and the description, that must not appear in any error or log."""
 
 CLASSES = {"MR": MRImageStorage, "CT": CTImageStorage, "OT": SecondaryCaptureImageStorage}
 ENHANCED_CLASSES = {"MR": EnhancedMRImageStorage, "CT": EnhancedCTImageStorage}
@@ -40,14 +40,14 @@ def volume(
 
 
 def straight(spacing: Sequence[float] = (0.8, 1.1, 2.5)) -> np.ndarray:
-    """Affine in RAS+ of an axial series as scanners make it: x to the left, y to the back, z to the head."""
+    """Affine in RAS+ of an axial series as from a scanner: x to the left, y to the back, z to the head."""
     affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
     affine[:3, 3] = (40.0, 55.0, -120.0)
     return affine
 
 
 def oblique(spacing: Sequence[float] = (0.8, 1.1, 2.5), angles: Sequence[float] = (20, -15, 35)):
-    """Affine in RAS+ turned about all three axes, by degrees; slices grow along the normal."""
+    """Affine in RAS+ rotated about all three axes, in degrees; slices advance along the normal."""
     turned = np.eye(3)
     for axis, angle in enumerate(np.radians(angles)):
         turn = np.eye(3)
@@ -73,7 +73,7 @@ def place(affine: np.ndarray, index: int) -> dict[str, list[float]]:
 
 
 def base(modality: str, series_uid: str | None, study_uid: str | None) -> Dataset:
-    """What all objects of a series share; complete enough for writers of derived objects."""
+    """Tags common to all objects of a series; complete enough for writers of derived objects."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -93,7 +93,7 @@ def base(modality: str, series_uid: str | None, study_uid: str | None) -> Datase
 
 
 def set_pixels(header: Dataset, frames: np.ndarray, slope: float, intercept: float) -> None:
-    """Put ``[Z, Y, X]`` into an object."""
+    """Set the pixels ``[Z, Y, X]`` of an object."""
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
     header.Rows, header.Columns = frames.shape[1:]
     header.BitsAllocated = header.BitsStored = 8 * frames.dtype.itemsize
@@ -106,7 +106,7 @@ def set_pixels(header: Dataset, frames: np.ndarray, slope: float, intercept: flo
 
 
 def save(header: Dataset, path: Path, syntax: str | None = None) -> Path:
-    """Write an object, compressed where ``syntax`` says so."""
+    """Write an object, compressed if ``syntax`` requires it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
@@ -132,22 +132,22 @@ def make_series(
     change: Change | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one object a slice.
+    """Write one object per slice.
 
     Args:
-        folder: gets ``000.dcm``, ``001.dcm``, ...
+        folder: folder of ``000.dcm``, ``001.dcm``, ...
         array: ``[X, Y, Z]`` stored integers.
         affine: ``[4, 4]`` in RAS+; a sheared one gives a tilted gantry.
         modality: MR, CT, or OT for a secondary capture.
         slopes: RescaleSlope of all slices, or one for each.
-        intercepts: RescaleIntercept likewise.
-        reverse: name the files against the order of slices.
-        start: number of the first file name, to add to a folder.
-        syntax: a transfer syntax to compress to.
+        intercepts: RescaleIntercept of all slices, or one for each.
+        reverse: number the files in reverse order of the slices.
+        start: number of the first file name, to add files to a folder.
+        syntax: transfer syntax of the compression.
         series_uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
         change: called with each object and its slice before it is written; ``False`` leaves it out.
-        tags: of all objects.
+        tags: further tags of all objects.
     """
     depth = array.shape[2]
     slope, intercept = np.broadcast_to(slopes, depth), np.broadcast_to(intercepts, depth)
@@ -193,7 +193,7 @@ def make_enhanced(
         modality: MR or CT.
         order: slice of each frame; backwards by default.
         slopes: RescaleSlope of all slices, or one for each.
-        syntax: a transfer syntax to compress to.
+        syntax: transfer syntax of the compression.
         series_uid: SeriesInstanceUID.
         study_uid: StudyInstanceUID.
         change: called with the object before it is written.

@@ -1,4 +1,4 @@
-"""Made cross-validations of a made data set, as scripts/train.py leaves them."""
+"""Synthetic cross-validations of a synthetic data set, in the form that scripts/train.py writes."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ def truth_of(case: str) -> np.ndarray:
 
 
 def make_dataset(folder: Path, plan: Mapping[str, Any] = PLAN, ignored: int | None = None) -> Path:
-    """Images and labels in MSD layout; one row of each label is ``ignored`` where that is given."""
+    """Images and labels in MSD layout; if ``ignored`` is given, one row of each label has that value."""
     values = np.array(plan["label_values"], np.int16)
     entries = []
     for case in CASES:
@@ -70,7 +70,7 @@ def make_dataset(folder: Path, plan: Mapping[str, Any] = PLAN, ignored: int | No
 
 
 def noisy_probabilities(seed: int, share: float) -> Callable[[str], np.ndarray]:
-    """Softmax of a model that errs in some voxels, others for each seed, and is unsure there."""
+    """Softmax of a model that is wrong and uncertain in some voxels, which depend on the seed."""
 
     def probabilities(case: str) -> np.ndarray:
         rng = np.random.default_rng([seed, CASES.index(case)])
@@ -84,12 +84,12 @@ def noisy_probabilities(seed: int, share: float) -> Callable[[str], np.ndarray]:
 
 
 def as_regions(probabilities: np.ndarray) -> np.ndarray:
-    """Sigmoids of the organ with its lesion, and of the lesion."""
+    """Sigmoids of the organ including its lesion, and of the lesion."""
     return np.stack([probabilities[1] + probabilities[2], probabilities[2]])
 
 
 def decide(probabilities: np.ndarray, plan: Mapping[str, Any]) -> np.ndarray:
-    """Class numbers that a model itself would write."""
+    """Class numbers decided from a model's own probabilities."""
     if plan["regions"] is None:
         return probabilities.argmax(0).astype(np.uint8)
     return np.where(probabilities[1] > 0.5, 2, probabilities[0] > 0.5).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A prediction whose right answer is known: thresholds on the intensity in the place of a trained network."""
+"""A prediction with a known correct result: thresholds on the intensity instead of a trained network."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ THRESHOLD_PLAN: dict[str, Any] = {
     "device": "cpu",
     "patch_size": [24, 24, 24],
     "precision": "float32",
-    "normalization": ["ct"],  # fixed limits: thresholds mean the same in every copy
+    "normalization": ["ct"],  # fixed limits, so that thresholds mean the same in every copy
     "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
     "network_def": {
         "_target_": "torch.nn.Conv3d",
@@ -58,7 +58,7 @@ def prediction(
 
 
 def save_cases(folder: Path, *names: str) -> dict[str, np.ndarray]:
-    """Made images ``NAME.nii.gz`` with two boxes in them, and their arrays."""
+    """Synthetic images ``NAME.nii.gz`` with two boxes, and their arrays."""
     arrays = {}
     for index, name in enumerate(names):
         array = np.random.default_rng(index).uniform(1, 20, (20, 18, 16)).astype(np.float32)

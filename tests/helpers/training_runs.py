@@ -1,4 +1,4 @@
-"""What the tests of whole trainings share; their fixtures are in tests/conftest.py."""
+"""Shared by tests of whole trainings; their fixtures are in tests/conftest.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 EPOCHS, ITERATIONS = 3, 2
-"""As the fixture ``start`` has them."""
+"""Numbers of the fixture ``start``."""
 
 Start = Callable[..., ConfigWorkflow]
 
@@ -22,7 +22,7 @@ def load(path: Path) -> Any:
 
 
 def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
-    """Equal to the bit, in every tensor and number."""
+    """Assert bitwise equality of all tensors and numbers."""
     assert type(ours) is type(theirs), where
     if isinstance(ours, torch.Tensor):
         assert torch.equal(ours, theirs), where

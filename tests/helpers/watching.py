@@ -1,4 +1,4 @@
-"""The handlers that watch a training, as train.json declares them, for configs whose lists lack some of them."""
+"""Handlers that watch a training, as declared in train.json, for configs whose lists lack some of them."""
 
 import json
 from typing import Any
@@ -57,7 +57,7 @@ VALIDATION: list[dict[str, Any]] = [
 
 
 def watched() -> dict[str, Any]:
-    """Overrides of train.json that put these handlers, and no others of their kind, into its lists."""
+    """Overrides of train.json whose lists have exactly these handlers of this kind."""
     config = json.loads((BUNDLE / "configs" / "train.json").read_text())
     ours = {handler["_target_"] for handler in TRAINING + VALIDATION}
 

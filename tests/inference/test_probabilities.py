@@ -95,7 +95,10 @@ def change_header(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shape": [5, 4, 4]}, r"float16 \(3, 5, 4, 3\), but its header says float16 \(3, 5, 4, 4\)"),
+        (
+            {"shape": [5, 4, 4]},
+            r"float16 \(3, 5, 4, 3\), but its header says float16 \(3, 5, 4, 4\)",
+        ),
         (
             {"label_names": ["b", "l"], "label_values": [0, 1]},
             r"its header says float16 \(2, 5, 4, 3\)",

@@ -1,4 +1,4 @@
-"""Bad input ends in one line that names the case and the remedy, exit code 2, and nothing half-written."""
+"""Bad input gives one line with the case and the remedy, exit code 2, and no partial files."""
 
 import json
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_plan_py_refuses_a_bad_data_set(spoil, words, own_phantom, tmp_path):
 
 
 def test_real_misfits_are_refused(real_data, phantom, tmp_path):
-    """An image with the label of another patient, and with one of another task."""
+    """An image with the label of another patient, or of another task."""
     spoiled = real_data / "spoiled"
     for label in ("hippocampus_010", "hippocampus_281"):
         pair = {

@@ -1,4 +1,4 @@
-"""A cascade from raw files to masks, on made cases whose label only the far end of the volume tells."""
+"""A cascade from raw files to masks, on synthetic cases whose label depends on the far end of the volume."""
 
 import json
 import shutil
@@ -49,8 +49,8 @@ SCHEDULE = {
 def made_case(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image, label and a coarse mask of it ``[X, Y, Z]``.
 
-    At one end of the volume lies a cube that looks the same in both classes; a mark at the other end tells the class by
-    where it is, and is of the same size and brightness in both, so that no statistic of the image tells it.
+    At one end of the volume is a cube that looks the same in both classes. The position of a mark at the other end
+    determines the class; its size and brightness do not depend on the class, so that no image statistic reveals it.
     """
     rng = np.random.default_rng(number)
     value = 1 + number % 2
@@ -61,7 +61,7 @@ def made_case(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image[label > 0] += 3
     image[1:4, 1:9, 30:34] += 3 * (value == 1)
     image[6:9, 1:9, 30:34] += 3 * (value == 2)
-    # as a network at a quarter of the resolution finds it
+    # as found by a network at a quarter of the resolution
     coarse = label[1::2, 1::2, 1::2].repeat(2, 0).repeat(2, 1).repeat(2, 2)
     return image, label, coarse
 
@@ -107,7 +107,7 @@ def cascade(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(folder: Path) -> dict[str, Any]:
-    """What the log says of the last epoch."""
+    """Log entry of the last epoch."""
     return json.loads((folder / "run" / "train_log.jsonl").read_text().splitlines()[-1])
 
 
@@ -130,7 +130,7 @@ def predict(data: Path, trained: Path, out: Path, **changes: Any) -> dict[str, n
 
 
 def dice(mask: np.ndarray, label: np.ndarray) -> float:
-    """Of all classes together: what has the wrong class is wrong."""
+    """Dice of all classes together; voxels of the wrong class count as errors."""
     return float(2 * ((mask == label) & (label > 0)).sum() / ((mask > 0).sum() + (label > 0).sum()))
 
 
@@ -139,7 +139,7 @@ def test_the_previous_mask_tells_what_a_patch_cannot_see(
 ) -> None:
     alone = settings(data, tmp_path, cascade=False)
     load_workflow(BUNDLE, "train.json", (), {**SCHEDULE, **alone}).run()
-    # without it the class is a guess, whatever the network learns of the shape
+    # without the mask, the class can only be guessed from the shape
     assert logged(tmp_path)["dice"] < 0.75
     assert logged(cascade)["dice"] > 0.9
     weights = torch.load(cascade / "models" / "model.pt", weights_only=True)
@@ -266,7 +266,7 @@ def test_masks_of_all_folds_go_from_one_cross_validation_to_the_next(
         name = f"far_{number:02d}"
         (stored,) = prepared.glob(f"{name}-*.previous.npy")
         mask = nib.as_closest_canonical(nib.load(tmp_path / masks / f"{name}.nii.gz"))
-        # the plan's array axes are S, A, R, its spacing that of the files
+        # the plan's array axes are S, A, R; its spacing is that of the files
         found = np.asarray(mask.dataobj).transpose(2, 1, 0)
         np.testing.assert_array_equal(np.load(stored)[0], found)
     again = train(overlays[1], "second", "--previous_dir", masks)

@@ -1,4 +1,4 @@
-"""The bundle commands as users and clients call them, in processes of their own."""
+"""Bundle commands as called by users and clients, in subprocesses."""
 
 import json
 import os

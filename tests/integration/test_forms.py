@@ -1,4 +1,4 @@
-"""Every form of data that is planned also trains, scores and predicts: layouts, formats, dimensions, label values."""
+"""Planning, training, scores and prediction for every form of data: layouts, formats, dimensions, label values."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Regions and voxels that nobody labelled, from the data set through plan, training and scores to the mask."""
+"""Regions and ignored voxels, from the data set through plan, training and scores to the mask."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ NUM_CASES = 6
 
 
 def make_set(folder: Path, labels: dict[str, Any], ignored: Any = (), **content: Any) -> Path:
-    """Six cases of three nested values in nnU-Net's layout; ``ignored`` is the part that nobody labelled."""
+    """Six cases of three nested values in nnU-Net's layout; ``ignored`` is the unlabelled part."""
     for index in range(NUM_CASES):
         image, label = blobs((26, 24, 22), index)
         label[image > 185] = 3
@@ -53,7 +53,7 @@ def array_of(path: Path) -> np.ndarray:
 
 
 def dice(found: np.ndarray, expected: np.ndarray) -> float | None:
-    """By its definition, on sets of voxels."""
+    """Dice by its definition on sets of voxels."""
     ours, theirs = (set(np.flatnonzero(mask)) for mask in (found, expected))
     return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours | theirs else None
 
@@ -73,7 +73,7 @@ def test_an_nnunet_set_of_regions_with_ignored_voxels(tmp_path):
     assert plan["label_names"] == ["background", "label 1", "label 2", "inner"]
     assert list(plan["regions"].items()) == [("whole", [1, 2, 3]), ("inner", [3])]
     assert plan["regions_class_order"] == ORDER
-    # one output a region
+    # one output per region
     weights = torch.load(tmp_path / "run/models/model.pt", weights_only=True)
     assert weights["output_block.conv.conv.weight"].shape[0] == 2
     assert list(last_validation(trained)) == ["whole", "inner"]
@@ -87,9 +87,9 @@ def test_an_nnunet_set_of_regions_with_ignored_voxels(tmp_path):
         assert 0 < kept.sum() < kept.size
         for region, values in plan["regions"].items():
             pair = (np.isin(mask, values)[kept] for mask in (found[name], label))
-            # a share of exactly one half may fall otherwise in another memory format
+            # a probability of exactly one half may be decided differently in another memory format
             assert scores[name][region] == pytest.approx(dice(*pair), abs=1e-3)
-    # the script, told by the overlay, agrees
+    # the script with the overlay gives the same
     ids = label_ids([str(trained.overlay)], BUNDLE / "configs")
     pairs = find_masks(str(masks), str(data / "labelsTr"), **ids)
     assert pairs.labels.target_names == ["background", "whole", "inner"]
@@ -129,7 +129,7 @@ def test_sparse_labels_of_plain_classes(tmp_path):
 
 
 def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path):
-    """One region, which a mask writes as the value of its tail."""
+    """One region, written to masks as the value of its tail."""
     regions = {"regions": "{'body': [1, 2]}", "regions_class_order": "[2]"}
     done = run_bundle(
         "training",
@@ -153,7 +153,7 @@ def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path
     assert done.returncode == 0, done.stderr
     for path in list_images(tmp_path / "masks"):
         assert set(np.unique(array_of(path))) <= {0, 2}
-    # the same weights do not pass for those of two classes
+    # the same weights are refused for a plan of two classes
     overlay.write_text(json.dumps({**model, "regions": None, "regions_class_order": None}))
     assert_refused(run_script("predict", *predict), "regions: {'body': [1, 2]} against None")
 

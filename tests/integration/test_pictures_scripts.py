@@ -1,4 +1,4 @@
-"""scripts/draw_plan.py and scripts/preview_feed.py leave a PNG that is whole, or nothing."""
+"""scripts/draw_plan.py and scripts/preview_feed.py write a complete PNG or nothing."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""From a DICOM series to what a PACS takes, through inference.json as it is."""
+"""From a DICOM series to DICOM objects for a PACS, through the unchanged inference.json."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_the_segmentation_is_the_mask_on_the_slices_of_the_series(tmp_path, weig
         make_series(folder, body(), affine)
     out = tmp_path / "out"
     objects = ["seg", "fractional", "rtstruct", "report"]
-    # voxels as large as the series': nothing is resampled, so the right answer is known
+    # the spacing of the series: nothing is resampled, so the correct result is known
     spacing = [2.5, 1.1, 0.8] if kind != "oblique" else [1.0, 1.0, 1.0]
     prediction(folder, out, weights, dicom_objects=objects, spacing=spacing).run()
     case = next(iter(run_of(out)["cases"]))
@@ -117,7 +117,7 @@ def test_a_study_with_several_series_asks_which(tmp_path):
     assert done.returncode == 2 and "holds 2 series that fit" in done.stderr
     assert PATIENT not in done.stdout + done.stderr
     chosen = run_script("predict", *arguments, "--series", json.dumps({"modality": "CT"}))
-    # only the weights are missing now
+    # now only the weights are missing
     assert chosen.returncode == 2 and "there are no weights" in chosen.stderr
     broken = run_script("predict", *arguments, "--series", "{modality}")
     assert broken.returncode == 2 and "not valid JSON" in broken.stderr

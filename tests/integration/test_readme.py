@@ -1,4 +1,4 @@
-"""Every command of the README runs as it stands there, paths and order included, in a copy of the repository."""
+"""Every command of the README runs unchanged, with its paths and in its order, in a copy of the repository."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a clone would hold, at a path with a space in it."""
+    """The files of a clone, at a path with a space in it."""
     target = tmp_path_factory.mktemp("a clone") / "repository"
     for name in COPIED:
         source = ROOT / name
@@ -42,7 +42,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(checkout: Path, phantom: Path) -> Path:
-    """The phantom under the names of the README, as the Decathlon has it: test cases without labels."""
+    """The phantom under the names of the README, in the Decathlon's form: test cases without labels."""
     for task, names in (
         ("Task09_Spleen", ["background", "head", "tail"]),
         ("Task04_Hippocampus", ["background", "Anterior", "Posterior"]),
@@ -57,7 +57,7 @@ def data(checkout: Path, phantom: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(checkout: Path) -> Path:
-    """What ``source .venv/bin/activate`` finds: this Python."""
+    """A ``.venv/bin/activate`` that selects this Python."""
     script = checkout / ".venv" / "bin" / "activate"
     script.parent.mkdir(parents=True)
     script.write_text(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"\n")
@@ -73,22 +73,22 @@ def test_the_make_targets_exist():
 
 
 def shortened(command: str) -> str:
-    """A command that ends soon and needs no GPU; its paths stay as they are, for they are what is tested."""
+    """Shorten a command to run quickly and without a GPU; its paths are unchanged, since they are tested."""
     line = command
     if "monai.bundle run training" in line or "run evaluating" in line:
         line += f" {SHORT if 'training' in line else '--num_folds 3 --device cpu'}"
     if "train.py" in line:
         line += f" {SHORT}"
-    # two processes on a CPU stand in for eight GPUs
+    # two processes on a CPU instead of eight GPUs
     line = line.replace("nproc_per_node=8", "nproc_per_node=2").replace("gpus 8", "gpus 2")
-    # a small network and patch stand in for the spleen's
+    # a small network and patch instead of the spleen's
     if "Task09" in line and ("monai.bundle" in line or "train.py" in line):
         line += ' --patch_size "[16,64,64]" --filters "[4,8,8,8,8,8,8]"'
     return line
 
 
 def test_every_other_command_runs(checkout, data, environment):
-    """Pasted from top to bottom into one shell that starts in the folder of the README."""
+    """Run all commands from top to bottom in one shell that starts in the folder of the README."""
     script = [shortened(command) for command in commands() if not command.startswith("make ")]
     done = subprocess.run(
         ["bash", "-euxc", "\n".join([*script, "pwd"])],
@@ -104,7 +104,7 @@ def test_every_other_command_runs(checkout, data, environment):
     assert masks == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
     assert sorted(path.name for path in (checkout / "OUT").glob("*.nii.gz")) == masks
     assert (checkout / "MASKS" / "report.html").read_text().count("data:image/png") >= 3
-    # all six training cases by models that have not seen them, two cases of one fold
+    # all six training cases out of fold, two cases of one fold
     for scores, num_cases in (("RUNS/cross_validation/predictions", 6), ("QUICK", 2)):
         content = json.loads((checkout / scores / "scores.json").read_text())
         assert len(content["cases"]) == num_cases
@@ -122,7 +122,7 @@ def git(checkout: Path, *arguments: str) -> list[str]:
 
 
 def require_ignored(checkout: Path) -> None:
-    """What the commands leave behind is nothing that git would add."""
+    """The commands leave no files that git would add."""
     lines = git(checkout, "status", "--porcelain", "--untracked-files=all")
-    # the first letter is that of the clone's files, which were added before
+    # the first letter is that of the clone's files, which are already added
     assert [line for line in lines if not line.startswith("A  ")] == []

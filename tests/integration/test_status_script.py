@@ -1,4 +1,4 @@
-"""scripts/status.py tells from files alone where trainings stand."""
+"""scripts/status.py shows the state of trainings from their files alone."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from dynunet_bundle.training.watching.status_text import ago, clock
 
 
 def records(count: int, seconds: float = 30.0) -> list[dict[str, Any]]:
-    """Every second epoch validated, epoch 2 the best."""
+    """Log in which every second epoch is validated and epoch 2 is the best."""
     made = []
     for epoch in range(1, count + 1):
         record: dict[str, Any] = {"epoch": epoch, "loss": 1 / epoch, "learning_rate": 0.01}
@@ -32,7 +32,7 @@ def records(count: int, seconds: float = 30.0) -> list[dict[str, Any]]:
 def make_run(
     folder: Path, epochs: int = 4, minutes_ago: float = 0.2, log: bool = True, **changes: Any
 ) -> Path:
-    """A run of ten epochs of 50 iterations that stands after ``epochs`` of them."""
+    """A run of ten epochs of 50 iterations, after ``epochs`` epochs."""
     folder.mkdir(parents=True, exist_ok=True)
     updated = datetime.now(UTC) - timedelta(minutes=minutes_ago)
     content = {
@@ -52,7 +52,7 @@ def make_run(
     if log:
         lines = "".join(json.dumps(record) + "\n" for record in records(epochs))
         (folder / LOG_NAME).write_text(lines)
-        # the log may have been copied: what counts is what the status says
+        # the log may have been copied, so the status counts
         os.utime(folder / LOG_NAME, (1e9, 1e9))
     return folder
 
@@ -164,7 +164,7 @@ def test_five_folds_are_a_table(tmp_path):
 
 
 def test_the_trainings_of_a_run_folder_are_found(tmp_path):
-    """As scripts/train.py makes it: OUT/fold_N/run."""
+    """Folders as created by scripts/train.py: OUT/fold_N/run."""
     folders = [make_run(tmp_path / f"fold_{fold}" / "run") for fold in (1, 0)]
     (tmp_path / "fold_2" / "models").mkdir(parents=True)
     make_run(tmp_path / "cross_validation")
@@ -176,7 +176,7 @@ def test_the_trainings_of_a_run_folder_are_found(tmp_path):
 
     assert found(tmp_path) == sorted(map(str, folders))
     assert found(tmp_path / "fold_1") == found(folders[0]) == [str(folders[0])]
-    # a training's own folder counts first
+    # a training's own folder takes precedence
     make_run(tmp_path)
     assert found(tmp_path) == [str(tmp_path)]
 

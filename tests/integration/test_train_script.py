@@ -1,4 +1,4 @@
-"""scripts/train.py as users and clusters call it: stopped, gone on with, skipped, summed up."""
+"""scripts/train.py as called by users and clusters: stop, resume, skip, summarise."""
 
 import json
 import os
@@ -30,7 +30,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class Run:
-    """A run folder and the command that fills it."""
+    """A run folder and the command that trains into it."""
 
     def __init__(self, folder: Path, dataset: Path) -> None:
         self.out = folder / "my run"
@@ -57,7 +57,7 @@ class Run:
         return json.loads((self.out / name).read_text())
 
     def times(self) -> dict[str, int]:
-        """When each file was written, but for locks and the summary."""
+        """Modification time of each file, except locks and the summary."""
         files = (path for path in self.out.rglob("*") if path.is_file())
         names = {str(path.relative_to(self.out)): path.stat().st_mtime_ns for path in files}
         return {name: at for name, at in names.items() if not name.endswith("summary.json")}
@@ -65,7 +65,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def stopped(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int, str]:
-    """A run that was told to stop in the training of its first fold, its exit code, and what it said."""
+    """A run that was signalled to stop during the training of its first fold: its exit code and output."""
     run = Run(tmp_path_factory.mktemp("folds"), phantom)
     process = run.start()
     # in its second epoch; before the first iteration there would be nothing to save
@@ -82,7 +82,7 @@ def stopped(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
 def finished(stopped: tuple[Run, int, str]) -> tuple[Run, subprocess.CompletedProcess[str]]:
     """The same command again, to the end."""
     run = stopped[0]
-    # what a stopped run has left, before the next one changes it
+    # the state after the stop, before the next run changes it
     assert not (run.out / "fold_1").exists()
     assert not (run.out / "cross_validation" / "summary.json").exists()
     return run, run()
@@ -122,7 +122,7 @@ def test_every_case_is_predicted_by_the_model_that_has_not_seen_it(
     summary = run.json("cross_validation/summary.json")
     assert summary["missing_folds"] == []
     for fold in (0, 1):
-        # the scores are those that the training itself found
+        # the scores are those of the training itself
         facts = run.json(f"fold_{fold}/models/model.json")
         scores = run.json(f"cross_validation/fold_{fold}.json")
         assert scores["basis"]["weights_sha256"] == facts["sha256"]
@@ -157,7 +157,7 @@ def test_what_is_done_is_not_done_again(
     assert done.returncode == 0, done.stderr
     assert "monai.bundle run" not in done.stdout
     assert run.times() == before
-    # one fold of an array, and its part of the table
+    # one fold of a job array, and its part of the table
     (run.out / "cross_validation" / "fold_0.json").rename(run.out / "aside")
     done = run("--fold", "1")
     (run.out / "aside").rename(run.out / "cross_validation" / "fold_0.json")

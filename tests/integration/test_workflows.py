@@ -62,18 +62,18 @@ def test_a_model_is_scored_as_its_masks_are(plan, train_workflow, phantom, tmp_p
         label = np.asarray(nib.load(case["label"]).dataobj)
         expected = dice_by_target(mask, label, [[1], [2]])
         found = list(scores[name.removesuffix(".nii.gz")].values())
-        # a tie between two classes may fall otherwise in another memory format
+        # a tie between two classes may be decided differently in another memory format
         assert found == pytest.approx(expected, abs=1e-3)
 
 
 def load_workflow_with(train_workflow, plan, override):
-    """train.json under evaluate.json, whose nested ids MONAI merges when it reads files."""
+    """train.json merged with evaluate.json, whose nested ids MONAI merges when it reads files."""
     content = json.loads((BUNDLE / "configs" / "evaluate.json").read_text())
     return train_workflow(**plan, **{**content, **override})
 
 
 def test_several_channels_and_a_ct_train_and_predict(train_workflow, phantom, tmp_path):
-    """The phantom beside a copy of it in Hounsfield-like units, as one 4D file."""
+    """The phantom and a copy of it in Hounsfield-like units, as one 4D file."""
     data = tmp_path / "Task98_Two"
     content = json.loads((phantom / "dataset.json").read_text())
     for part in ("Tr", "Ts"):

@@ -1,4 +1,4 @@
-"""Made predictions, labels, images, scores and runs, small enough to make a page of them in no time."""
+"""Synthetic predictions, labels, images, scores and runs, small enough for a page to be written quickly."""
 
 import base64
 import io
@@ -18,11 +18,11 @@ from dynunet_bundle.report.pictures import CaseFiles, CasePictures, Panel
 NAMES = ("head", "tail")
 SHAPE = (20, 24, 16)
 LEVELS = [tuple(int(code[place : place + 2], 16) for place in (1, 3, 5)) for code in COLOURS]
-"""Of each class, the first one's first."""
+"""Means by class, in the order of the classes."""
 
 
 def body(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Two touching blocks, class 1 and class 2, off the middle."""
+    """Two touching blocks, class 1 and class 2, off-centre."""
     mask = np.zeros(shape, np.uint8)
     mask[4:12, 5:12, 4:12] = 1
     mask[4:12, 12:18, 4:12] = 2
@@ -147,12 +147,12 @@ def pixels(panel: Panel) -> np.ndarray:
 
 
 def inked(picture: np.ndarray, *values: int) -> np.ndarray:
-    """Where a picture has the colour of one of the classes ``[height, width]``."""
+    """Mask ``[height, width]`` of the pixels in the colour of one of the classes."""
     return np.any([(picture == LEVELS[value - 1]).all(axis=-1) for value in values], axis=0)
 
 
 def extent(picture: np.ndarray, *values: int) -> tuple[int, int]:
-    """Width and height of what the contours of some classes enclose."""
+    """Width and height of the area enclosed by the contours of some classes."""
     rows, columns = np.nonzero(inked(picture, *values))
     return int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
@@ -165,7 +165,7 @@ def saved_case(
     affine: np.ndarray | None = None,
     axes: str | None = None,
 ) -> CaseFiles:
-    """One case as NIfTI, its arrays stored along other axes where ``axes`` names some."""
+    """One case as NIfTI; ``axes`` stores its arrays along other axes."""
     folder.mkdir(exist_ok=True)
     files = {"image": image, "prediction": prediction, "reference": reference}
     for name, array in files.items():

@@ -67,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dumped(browser: str, page: Path, *options: str) -> tuple[str, str]:
-    """The document as the browser has it in the end, and its log."""
+    """The final document in the browser, and its log."""
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += ["--v=0", f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", *options]
     done = subprocess.run(
@@ -80,7 +80,7 @@ def dumped(browser: str, page: Path, *options: str) -> tuple[str, str]:
 def test_a_browser_has_nothing_to_complain_about(browser: str, page: Path):
     document, log = dumped(browser, page)
     assert "CONSOLE" not in log
-    # its own script ran, which the content security policy only allows unchanged
+    # its own script ran; the content security policy only allows the unchanged script
     assert '<button type="button">' in document
 
 
@@ -120,7 +120,7 @@ def test_all_scores_and_equally_high_planes_fit_a_window_of_1100_pixels(browser:
 
 
 def probed(browser: str, page: Path, width: int = 400) -> dict[str, Any]:
-    """What a script finds in the page, which lies in a frame of so many pixels."""
+    """Result of a script in the page, in a frame of the given width in pixels."""
     content = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text(encoding="utf-8"))
     text = json.dumps(content).replace("</", "<\\/")
     probe = PROBE.replace("WIDTH", str(width)).replace("PAGE", text)

@@ -1,4 +1,4 @@
-"""What a page shows of many cases, how it names and colours classes, and how it tells of a run's end."""
+"""The cases that a page shows, the names and colours of its classes, and the outcome of the run."""
 
 from pathlib import Path
 from typing import Any

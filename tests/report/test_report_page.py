@@ -1,4 +1,4 @@
-"""The page as a file: well-formed, alone, escaped, and with the numbers that scores.json and run.json hold."""
+"""The page as a file: well-formed, self-contained, escaped, and with the numbers of scores.json and run.json."""
 
 import base64
 import hashlib

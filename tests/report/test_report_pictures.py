@@ -1,4 +1,4 @@
-"""Pictures of a report: the same patient looks the same however he is stored, in true proportion, right on the left."""
+"""Pictures of a report: independent of how the volume is stored, in true proportions, right on the left."""
 
 import tracemalloc
 from itertools import combinations
@@ -24,7 +24,7 @@ SPACING = np.array([1.0, 1.5, 2.5])
 
 
 def octants() -> np.ndarray:
-    """An image in RAS: every octant differs, the one to the right, front and head is the brightest."""
+    """An image in RAS: every octant differs; the one to the right, front and head is the brightest."""
     halves = [np.arange(size) >= size // 2 for size in SHAPE]
     right, front, head = np.meshgrid(*halves, indexing="ij")
     return (100 + 100 * right + 200 * front + 400 * head).astype(np.float32)
@@ -122,7 +122,7 @@ def test_contours_lie_on_the_borders_of_voxels_and_both_show_where_they_agree(tm
         (rows.max(), 20 - 6),
     ):
         assert abs(found - border * voxel) <= 2
-    # the slice is black: of another colour is only the line
+    # the slice is black, so only the line is coloured
     row = rows.min() + 2
     beads = inked(axial, 1)[row, columns.min() : columns.max()]
     assert 0.3 < beads.mean() < 0.7 and not inked(axial, 1)[row + 4].all()
@@ -184,7 +184,7 @@ def test_a_border_between_two_classes_is_drawn_and_ignored_voxels_are_not(tmp_pa
 
 
 def seen_by(code: str, matrix: list[list[float]]) -> np.ndarray:
-    """Linear RGB of a colour as people with a colour deficiency see it."""
+    """Linear RGB of a colour as seen with a colour vision deficiency."""
     linear = (np.array([int(code[place : place + 2], 16) for place in (1, 3, 5)]) / 255) ** 2.2
     return np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
 

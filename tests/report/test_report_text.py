@@ -1,4 +1,4 @@
-"""Numbers and texts: rounded, dashes, no folders; strips with the quartiles that numpy finds."""
+"""Numbers and texts: rounding, dashes, no folders; box plots with numpy's quartiles."""
 
 import numpy as np
 import pytest
