@@ -200,7 +200,7 @@ def damaged(path: Path, share: float) -> Path:
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.95])
 def test_a_truncated_file_names_the_case(tmp_path: Path, suffix: str, share: float):
     case = {"image": str(damaged(tmp_path / f"case_7.{suffix}", share))}
-    message = rf"case case_7: (cannot read case_7\.{suffix} |it is cut off).*Replace"
+    message = rf"case case_7: (cannot read case_7\.{suffix} |it is truncated).*Replace"
     with pytest.raises(CaseError, match=message) as info:
         apply_to_case(case, LOAD)
     assert info.value.case == "case_7"

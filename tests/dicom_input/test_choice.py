@@ -75,7 +75,7 @@ def test_ambiguity_lists_what_can_be_passed(study: Path, log: pytest.LogCaptureF
     with pytest.raises(DatasetError) as caught:
         find_cases(study, {"min_slices": 4})
     message = str(caught.value)
-    assert "holds 3 series that fit" in message
+    assert "contains 3 series that fit" in message
     assert f"{short_name(T1)} (number 2, MR, axial, 5 images)" in message
     assert f"{short_name(CORONAL)} (number 4, MR, coronal, 5 images)" in message
     first = short_name(T1)

@@ -114,7 +114,7 @@ def test_a_study_with_several_series_asks_which(tmp_path):
     make_series(tmp_path / "in" / "two", body(), straight(), series_uid="1.2.3", modality="CT")
     arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out")
     done = run_script("predict", *arguments)
-    assert done.returncode == 2 and "holds 2 series that fit" in done.stderr
+    assert done.returncode == 2 and "contains 2 series that fit" in done.stderr
     assert PATIENT not in done.stdout + done.stderr
     chosen = run_script("predict", *arguments, "--series", json.dumps({"modality": "CT"}))
     # now only the weights are missing

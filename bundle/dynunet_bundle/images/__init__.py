@@ -1,1 +1,1 @@
-"""Image files to arrays with affines. No other room opens an image format by itself."""
+"""Image files -> arrays with affines. No other room reads image formats."""

@@ -1,6 +1,6 @@
-"""The box around what is set in a mask.
+"""Bounding box of a mask.
 
-MONAI's ``generate_spatial_bounding_box`` gives the same box; but planning works without MONAI and torch.
+MONAI's ``generate_spatial_bounding_box`` gives the same box, but planning works without MONAI and torch.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
 
     Args:
         mask: boolean, any number of axes.
-        margin: voxels to add on each side, as far as the array reaches.
+        margin: voxels to add on each side, within the array.
 
     Returns:
-        One slice an axis; None if nothing is set.
+        One slice per axis; None if no voxel is set.
     """
     box = []
     for axis, length in enumerate(mask.shape):

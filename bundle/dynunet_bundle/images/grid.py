@@ -1,4 +1,4 @@
-"""One rule for "the same grid", for all files that are taken together: image and mask, channels, ensemble members."""
+"""The rule for "the same grid", for all files that belong together: image and mask, channels, ensemble members."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ import numpy as np
 SPATIAL_AXES = 3
 
 MAX_CORNER_SHIFT_VOXELS = 0.1
-"""Grids are the same up to this distance at each corner. Headers round: NIfTI stores its affine in float32."""
+"""Distance at each corner up to which grids are the same. Headers round: NIfTI stores its affine in float32."""
 
 
 def voxel_mm3(affine: np.ndarray) -> float:
-    """Volume of a voxel, in cubic millimetres; 0 if the affine is not finite.
+    """Volume of a voxel in cubic millimetres; 0 if the affine is not finite.
 
     Args:
         affine: ``[4, 4]``, from voxel indices to millimetres.
@@ -20,7 +20,7 @@ def voxel_mm3(affine: np.ndarray) -> float:
 
 
 def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """How far two affines put a corner of the same volume apart, in voxels of the first.
+    """Largest distance between the corners of a volume under two affines, in voxels of the first.
 
     Args:
         affine: ``[4, 4]``.
@@ -41,7 +41,7 @@ def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) ->
 def grid_difference(
     shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray
 ) -> str | None:
-    """How two grids differ, as the end of a sentence about both; None if they are the same.
+    """Difference between two grids, as the end of a sentence about both; None if they are the same.
 
     Args:
         shape: voxels by axis of the first, ``(X, Y, Z)``.
@@ -52,11 +52,11 @@ def grid_difference(
     if tuple(shape) != tuple(other_shape):
         return f"have shapes {tuple(shape)} and {tuple(other_shape)}"
     shift = corner_shift(affine, other, shape)
-    return f"lie {shift:.1f} voxels apart at a corner" if shift > MAX_CORNER_SHIFT_VOXELS else None
+    return f"are {shift:.1f} voxels apart at a corner" if shift > MAX_CORNER_SHIFT_VOXELS else None
 
 
 def same_grid(
     shape: Sequence[int], affine: np.ndarray, other_shape: Sequence[int], other: np.ndarray
 ) -> bool:
-    """Whether two grids have the same shape and place, see ``grid_difference``."""
+    """Whether two grids have the same shape and position, see ``grid_difference``."""
     return grid_difference(shape, affine, other_shape, other) is None

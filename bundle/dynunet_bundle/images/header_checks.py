@@ -1,8 +1,8 @@
-"""Headers of NRRD and MetaImage, looked at before SimpleITK reads them.
+"""Checks of NRRD and MetaImage headers before SimpleITK reads them.
 
-SimpleITK 2.5.7 believes them: it opens whatever file they name, a device included; it takes the name for a format of
-``printf``; a number of dimensions or of units beyond its arrays makes it write behind them; and it never ends turning
-an axis of length 1e308 into a direction. Tests show each of these.
+SimpleITK 2.5.7 trusts headers: it opens any file that they name, even a device; it uses the name as a format string of
+``printf``; too many dimensions or units make it write beyond its arrays; and an axis of length 1e308 makes it loop
+forever. Tests show each of these.
 """
 
 import re
@@ -17,19 +17,19 @@ NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 MAX_HEADER_BYTES = 1 << 20
 MAX_HEADER_LINES = 5_000
-"""SimpleITK takes a minute and 400 MiB for 60 000 of them; 1000 gradients or segments have as many."""
+"""Lines of a header. SimpleITK takes a minute and 400 MiB for 60 000; 1000 gradients or segments need about 5000."""
 
 MAX_LIST = 4_096
 """Characters of a list of numbers or names by axis."""
 
 MAX_DIMENSIONS = 5
-"""What SimpleITK can make an image of, components of a voxel with them."""
+"""Dimensions that SimpleITK supports, including the components of a voxel."""
 
-MAX_NAME = 255
+MAX_NAME = 255  # characters of a file name
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)
 COUNTED = re.compile(r"[1-9]\d*")
 PATTERN = re.compile(r"[^%]*(?:%0?[1-9]?d[^%]*)?")
-"""Of the names of slices in files of their own: one number of up to 9 digits."""
+"""Pattern of the names of files with one slice each: at most one number, of up to 9 digits."""
 
 LINE_END = re.compile(r"\r\n?|\n")
 NRRD_END = re.compile(r"\r?\n\r?\n")
@@ -39,7 +39,7 @@ META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 
 NRRD_SIZES = {"char": 1, "int8": 1, "uint8": 1, "short": 2, "int16": 2, "uint16": 2}
 NRRD_SIZES |= {"int": 4, "int32": 4, "uint32": 4, "float": 4}
 LARGEST = 8
-"""Bytes of a number of any other type."""
+"""Bytes per value of any other type."""
 
 NRRD_LISTS = (
     *("sizes", "spacings", "thicknesses", "kinds", "units", "labels", "centers", "centerings"),
@@ -53,15 +53,15 @@ META_NUMBERS = (
 
 
 class Stored(NamedTuple):
-    """Where and how a header says that its voxels are stored.
+    """Storage of the voxels according to a header.
 
     Attributes:
-        files: names of the files that hold them, or a pattern of names; empty if they follow the header.
-        offset: bytes before them in the file of the header; 0 if they are in files of their own.
-        encoding: ``raw``, one of ``streams.ENCODINGS``, or another one of NRRD's.
+        files: names of the files with the voxels, or a pattern of names; empty if the voxels follow the header.
+        offset: bytes before the voxels in the file of the header; 0 if they are in separate files.
+        encoding: ``raw``, one of ``streams.ENCODINGS``, or another encoding of NRRD.
         big_endian: whether the most significant byte comes first.
-        sizes: length of each axis, the fastest first, for NRRD with components of a voxel.
-        skips: whether NRRD tells the reader to skip lines or bytes.
+        sizes: length of each axis, fastest first; in NRRD including the components of a voxel.
+        skips: whether the header tells the reader to skip lines or bytes.
     """
 
     files: tuple[str, ...]
@@ -73,17 +73,17 @@ class Stored(NamedTuple):
 
 
 def require_sound_header(path: Path) -> Stored:
-    """Refuse a header that SimpleITK should not see.
+    """Refuse a header that is unsafe for SimpleITK.
 
     Args:
         path: an NRRD or MetaImage file.
 
     Returns:
-        Where the voxels are.
+        Storage of the voxels.
 
     Raises:
-        CaseError: if it promises more voxels than are allowed.
-        OSError: if it names a file outside its folder, or numbers that cannot be.
+        CaseError: if the header declares more voxels than are allowed.
+        OSError: if it names a file outside its folder, or has invalid numbers.
     """
     with path.open("rb") as file:
         text = file.read(MAX_HEADER_BYTES).decode("latin-1")
@@ -95,7 +95,7 @@ def require_sound_header(path: Path) -> Stored:
 
 
 def _check_nrrd(path: Path, text: str) -> Stored:
-    """Check the fields."""
+    """Check the fields of an NRRD header."""
     head, end, _ = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n\n")
     lines = _lines(head, bool(end) or len(text) < MAX_HEADER_BYTES)
     fields: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _check_nrrd(path: Path, text: str) -> Stored:
 
 
 def _check_meta(path: Path, text: str) -> Stored:
-    """Check the fields, whose values may stand on lines of their own."""
+    """Check the fields of a MetaImage header, whose values may be on separate lines."""
     end = META_END.search(text)
     if end is None:
         raise OSError("its header has no end")
@@ -166,7 +166,7 @@ def _check_meta(path: Path, text: str) -> Stored:
 
 
 def _lines(head: str, ends: bool = True) -> list[str]:
-    """Lines of a header that is not too long."""
+    """Lines of a header; refuses one that is too long."""
     lines = LINE_END.split(head)
     if not ends or len(lines) > MAX_HEADER_LINES:
         raise OSError(
@@ -178,7 +178,7 @@ def _lines(head: str, ends: bool = True) -> list[str]:
 def _names(lines: Sequence[str]) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise OSError("its header names no file of voxels")
+        raise OSError("its header names no data file")
     return names
 
 
@@ -204,7 +204,7 @@ def _dimensions(text: str) -> int:
 def _require_numbers(text: str) -> None:
     for number in NUMBER.findall(text):
         if not abs(float(number)) <= MAX_MM:
-            raise OSError(f"its header holds the number {number[:20]}")
+            raise OSError(f"its header has the out-of-range number {number[:20]}")
 
 
 def _require_voxels(path: Path, sizes: str, dimensions: int, itemsize: int) -> None:
@@ -215,14 +215,14 @@ def _require_voxels(path: Path, sizes: str, dimensions: int, itemsize: int) -> N
 
 
 def _require_beside(path: Path, line: str) -> None:
-    """Refuse a name of a file of voxels, or a pattern of such, ``slice_%03d.raw 1 40 1``."""
+    """Refuse an unsafe name of a data file, or an unsafe pattern of names such as ``slice_%03d.raw 1 40 1``."""
     name = line.strip()
     if not name:
         return
     if not is_inside(name):
-        raise OSError("its header names a file of voxels that is not in its folder")
+        raise OSError("its header names a data file that is not in its folder")
     if len(name) > MAX_NAME or not PATTERN.fullmatch(name):
-        raise OSError("what its header names as its voxels is no name of a file")
+        raise OSError("the data file named in its header is not a valid file name")
     target = path.parent / name
     if target.exists() and not target.is_file():
-        raise OSError("what its header names as its voxels is no file")
+        raise OSError("the data file named in its header is not a file")

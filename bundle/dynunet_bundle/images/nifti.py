@@ -1,8 +1,8 @@
-"""NIfTI files opened for nibabel, once their header is known to be one that can be believed.
+"""NIfTI files, opened by nibabel after a check of their headers.
 
-What ``nibabel.load`` lacks: it believes the sizes in a header, so that a file of some bytes makes it ask for any amount
-of memory; an extension of negative size makes it read a compressed file to its end; and it parses extensions, of which
-one kind is a DICOM header whose values may be of a patient. Nothing here needs extensions, so they are passed over.
+``nibabel.load`` trusts the sizes in a header, so a file of a few bytes can make it request any amount of memory; an
+extension of negative size makes it read a compressed file to its end; and it parses extensions, which may be DICOM
+headers with patient data. Extensions are not needed here, so they are skipped.
 """
 
 import gzip
@@ -21,10 +21,10 @@ from dynunet_bundle.limits import require_place, require_room
 
 GZIP_SUFFIX = ".gz"
 GZIP_RATIO = 1032
-"""Most bytes that deflate makes of one: 258 of two bits (RFC 1951; zlib's technical details say 1032:1)."""
+"""Largest compression ratio of deflate: 258 bytes in two bits (RFC 1951; zlib's technical details give 1032:1)."""
 
 MAX_OFFSET = 1 << 28
-"""Largest start of the voxels, behind the extensions; a compressed file is read up to there."""
+"""Largest offset of the voxels in bytes, after the extensions; a compressed file is read up to the offset."""
 
 SCALED_ITEMSIZE = np.dtype(np.float32).itemsize
 IMAGE_TYPES = (nib.Nifti1Image, nib.Nifti2Image)
@@ -32,10 +32,10 @@ HEAD_BYTES = max(kind.header_class.template_dtype.itemsize for kind in IMAGE_TYP
 
 
 def load_nifti(path: str | Path) -> nib.Nifti1Image:
-    """What ``nibabel.load`` gives, without extensions; the voxels are read when they are asked for.
+    """Open a file like ``nibabel.load``, without extensions; the voxels are read on access.
 
-    Sizes are counted in the file's own type, in float32 where the header has a slope: as DICOM's are. nibabel scales in
-    float64, which takes twice that.
+    The size limit counts voxels in the file's data type, or in float32 if the header has a slope, as for DICOM. nibabel
+    scales in float64, which takes twice as much.
 
     Args:
         path: a ``.nii`` or ``.nii.gz`` file.
@@ -44,8 +44,8 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
         A ``Nifti1Image`` or a ``Nifti2Image``.
 
     Raises:
-        CaseError: if the header promises more than is allowed, or than the file can hold.
-        OSError: if it is no NIfTI file; what nibabel raises for a damaged header is of several kinds.
+        CaseError: if the header declares more voxels than are allowed, or than the file can contain.
+        OSError: if it is not a NIfTI file; nibabel raises several kinds of errors for a damaged header.
     """
     with ImageOpener(str(path)) as file:
         head = file.read(HEAD_BYTES)
@@ -53,20 +53,20 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
         size = kind.header_class.template_dtype.itemsize
         if kind.header_class.may_contain_header(head[:size]):
             return _open(Path(path), kind, kind.header_class(head[:size]))
-    raise OSError("it has no header of NIfTI")
+    raise OSError("it has no NIfTI header")
 
 
 def read_voxels(path: str | Path, image: nib.Nifti1Image) -> np.ndarray:
-    """Voxels of an image that ``load_nifti`` opened, in the file's own type, float64 where it is scaled.
+    """Voxels of an image that ``load_nifti`` opened, in the file's data type, or float64 if scaled.
 
-    The file is read to its end: a compressed one has its checksum there, which nibabel alone never reaches.
+    The file is read to its end, where a compressed file has its checksum; nibabel alone does not read that far.
 
     Args:
         path: the file.
-        image: what ``load_nifti`` gave for it.
+        image: the image of ``load_nifti``.
 
     Raises:
-        OSError: if the stream is damaged or cut off, or holds more than the header says.
+        OSError: if the stream is damaged or truncated, or contains more than the header declares.
     """
     proxy = image.dataobj
     if not str(path).lower().endswith(GZIP_SUFFIX):
@@ -93,13 +93,13 @@ def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> 
 
 
 def _forget_unknown_codes(header: nib.Nifti1Header) -> None:
-    """Nibabel opens a file with a code of units that there is none of, and fails where its header is copied."""
+    """Reset undefined codes: nibabel opens a file with an undefined unit code but fails when its header is copied."""
     try:
         header.get_xyzt_units()
     except KeyError:
         header["xyzt_units"] = 0
     if header["sform_code"] > 0 and not _is_finite_qform(header):
-        # the sform is the place
+        # the sform takes precedence
         header["qform_code"] = 0
 
 
@@ -121,7 +121,7 @@ def _require_sizes(path: Path, header: nib.Nifti1Header) -> None:
     if offset > MAX_OFFSET or needed > most:
         raise CaseError(
             case_name(path),
-            f"it is cut off, or its header is damaged: it promises {needed} bytes, of which {offset} come before "
-            f"the voxels; the file can hold {most} at most",
+            f"it is truncated, or its header is damaged: the header declares {needed} bytes, {offset} of them before "
+            f"the voxels, but the file can contain at most {most}",
             "Replace the damaged file.",
         )

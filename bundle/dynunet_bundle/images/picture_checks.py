@@ -1,7 +1,6 @@
-"""Checksums and ends of pictures, where their readers do not look.
+"""Checks of PNG pictures that their readers omit: sizes, checksums, and the end of the file.
 
-libpng verifies each chunk and ignores what follows the last one; Pillow takes a BMP that is longer than it says. Those
-of TIFF are in ``tiff_checks.py``.
+libpng verifies each chunk, but ignores data after the last one. The checks of TIFF are in ``tiff_checks.py``.
 """
 
 import struct
@@ -18,27 +17,27 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK_HEAD = 8
 IHDR_BYTES = 13
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Numbers of a pixel by PNG's colour type."""
+"""Channels by PNG's colour type."""
 
 MAX_CHUNKS = 200_000
-"""Of one file; libpng writes 8 KiB of pixels into each."""
+"""Chunks of a file; libpng writes 8 KiB of pixels into each."""
 
 MAX_CHUNK = 64 << 20
-"""Bytes of a chunk that holds no pixels: text, a colour profile."""
+"""Bytes of a chunk without pixels, such as text or a colour profile."""
 
 STEP = 1 << 20
-"""Bytes that are looked at at once."""
+"""Bytes read at a time."""
 
 
 def require_sound_picture(path: Path) -> None:
-    """Refuse a picture whose stream is damaged, cut off, or followed by other data.
+    """Refuse a picture whose stream is damaged, truncated, or followed by other data.
 
     Args:
-        path: a PNG or TIFF file; others are not looked at.
+        path: a PNG or TIFF file; other formats are not checked.
 
     Raises:
-        CaseError: if it promises more than is allowed.
-        OSError: naming the damage.
+        CaseError: if it declares more pixels than are allowed.
+        OSError: if it is damaged.
     """
     check = {".png": _check_png, ".tif": check_tiff, ".tiff": check_tiff}.get(path.suffix.lower())
     if check is not None:
@@ -53,12 +52,12 @@ def _check_png(file: BinaryIO, case: str) -> None:
     for _ in range(MAX_CHUNKS):
         head = file.read(CHUNK_HEAD)
         if len(head) < CHUNK_HEAD:
-            raise OSError("it is cut off")
+            raise OSError("it is truncated")
         length, kind = struct.unpack(">I4s", head)
         pixels = kind == b"IDAT"
         packed += length * pixels
         if length > MAX_CHUNK and not (pixels and packed < 2 * needed):
-            raise OSError(f"its chunk {kind!r} has {length} bytes, more than it can need")
+            raise OSError(f"its chunk {kind!r} has {length} bytes, which is too long")
         start = _check_chunk(file, kind, length)
         if kind == b"IHDR":
             needed = _png_bytes(case, start)
@@ -67,17 +66,17 @@ def _check_png(file: BinaryIO, case: str) -> None:
     else:
         raise OSError(f"it has more than {MAX_CHUNKS} chunks")
     if needed > packed * DEFLATE_RATIO:
-        raise OSError(f"it is cut off: its pixels take {needed} bytes")
+        raise OSError(f"it is truncated: its pixels take {needed} bytes")
     require_end(file)
 
 
 def _check_chunk(file: BinaryIO, kind: bytes, length: int) -> bytes:
-    """The first bytes of a chunk whose checksum is right."""
+    """Verify the checksum of a chunk, and return its first bytes."""
     checksum, start = zlib.crc32(kind), b""
     while length:
         content = file.read(min(length, STEP))
         if not content:
-            raise OSError("it is cut off")
+            raise OSError("it is truncated")
         checksum, length = zlib.crc32(content, checksum), length - len(content)
         start = start or content
     if checksum != int.from_bytes(file.read(4)):
@@ -86,7 +85,7 @@ def _check_chunk(file: BinaryIO, kind: bytes, length: int) -> bytes:
 
 
 def _png_bytes(case: str, header: bytes) -> int:
-    """Bytes of the pixels by the chunk IHDR."""
+    """Size of the pixels in bytes, from the chunk IHDR."""
     if len(header) != IHDR_BYTES:
         raise OSError("its header is damaged")
     width, height, bits, colours = struct.unpack(">IIBB", header[:10])

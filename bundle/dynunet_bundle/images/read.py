@@ -1,8 +1,8 @@
-"""Images from files, each as channels first on three spatial axes with one affine in RAS+ millimetres.
+"""Read image files as channels-first volumes with three spatial axes and an affine in RAS+ millimetres.
 
-NIfTI is read by nibabel, DICOM by pydicom, all else by SimpleITK. A picture (PNG, BMP, TIFF) and any other 2D file
-become a volume of one slice. Files come from anywhere: what a header promises is held against a limit before memory is
-taken (``limits.py``), and no file leads to another outside its folder.
+NIfTI is read by nibabel, DICOM by pydicom, other formats by SimpleITK. A picture (PNG, BMP, TIFF) or any other 2D file
+becomes a volume of one slice. Files are not trusted: the size in a header is compared to a limit before memory is
+allocated (``limits.py``), and a header cannot refer to files outside its folder.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ class Volume(NamedTuple):
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read one file, in its own type; pictures have voxels of 1 mm.
+    """Read one file in its data type; pictures have voxels of 1 mm.
 
     Args:
         path: an image file.
 
     Raises:
-        CaseError: if it promises more than is allowed or than it holds, or its affine is not finite.
-        OSError: if SimpleITK or Pillow cannot read it; what nibabel raises for NIfTI is of several kinds.
+        CaseError: if it declares more voxels than are allowed or than it contains, or its affine is not finite.
+        OSError: if SimpleITK or Pillow cannot read it; nibabel raises several kinds of errors for NIfTI.
     """
     return _read_file(path)[0]
 
@@ -48,14 +48,14 @@ def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
     """Read an image from its files.
 
     Args:
-        paths: one file, or one a channel, all on the same grid.
+        paths: one file, or one file per channel, all on the same grid.
 
     Returns:
-        The image in the files' own type, and for each file nibabel's image of its header; None where it is not NIfTI.
+        The image in the files' data type, and nibabel's image of each file's header (None if the file is not NIfTI).
 
     Raises:
-        CaseError: if channels lie on different grids, and as ``read_volume``.
-        OSError: as ``read_volume``.
+        CaseError: if channels are on different grids, or see ``read_volume``.
+        OSError: see ``read_volume``.
     """
     volumes, headers = zip(*map(_read_file, paths), strict=True)
     if len(volumes) == 1:
@@ -71,12 +71,12 @@ def _read_file(path: str | Path) -> tuple[Volume, Any]:
         array = _channels_first(read_voxels(path, image))
         return _volume(case_name(path), array, np.array(image.affine, dtype=float)), image
     if is_series_name(path):
-        # pydicom is an extra
+        # pydicom is an optional dependency
         from dynunet_bundle.dicom_input.series import load_series
 
         series = load_series(str(path))
         return _volume(series.name, series.array, series.affine), None
-    # SimpleITK takes longer to import than a NIfTI file to read
+    # importing SimpleITK takes longer than reading a NIfTI file
     from dynunet_bundle.images.simpleitk import read_foreign
 
     return _volume(case_name(path), *read_foreign(path)), None
@@ -93,7 +93,7 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
         array = array[..., np.newaxis]
     if array.ndim == SPATIAL_AXES:
         return array[np.newaxis]
-    # files of vectors have a fourth axis for the time, of size one
+    # files of vectors have a fourth axis of size one, for time
     return np.moveaxis(array.reshape(*array.shape[:SPATIAL_AXES], -1), -1, 0)
 
 
@@ -107,5 +107,5 @@ def _require_one_grid(paths: Sequence[str], volumes: Sequence[Volume]) -> None:
             raise CaseError(
                 match["name"] if match else name,
                 f"its channels are on different grids: {Path(paths[0]).name} and {Path(path).name} {difference}",
-                "Resample them to one grid, or take the right files together.",
+                "Resample them to one grid, or correct the list of files.",
             )

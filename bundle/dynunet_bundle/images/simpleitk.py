@@ -1,7 +1,7 @@
 """Image files that are not NIfTI: volumes by SimpleITK, pictures by SimpleITK and Pillow.
 
-A file is read as what its suffix says, by that reader alone: by its content, a ``.png`` might be anything that
-SimpleITK knows, and a ``.bmp`` a PostScript program that Pillow gives to Ghostscript.
+The suffix of a file selects its reader. If its content did, a ``.png`` could be any format of SimpleITK, and a ``.bmp``
+a PostScript program that Pillow passes to Ghostscript.
 """
 
 import math
@@ -37,12 +37,12 @@ READERS = {
     ".tiff": "TIFFImageIO",
 }
 BITS = re.compile(r"(\d+)-bit")
-"""In SimpleITK's names of pixel types, as "vector of 16-bit signed integer"."""
+"""Number of bits in SimpleITK's names of pixel types, e.g. "vector of 16-bit signed integer"."""
 
 BITS_A_BYTE = 8
 BITMAPS = (BmpImageFile, DibImageFile)
 BITMAP_RATIO = 256
-"""Most pixels that a byte of a BMP stands for: a run of 255 takes two (RLE8)."""
+"""Largest number of pixels per byte of a BMP: a run of 255 takes two bytes (RLE8)."""
 
 
 def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -56,11 +56,11 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         millimetres in RAS+; pictures have voxels of 1 mm.
 
     Raises:
-        CaseError: if it promises more than is allowed, or its place is not finite.
+        CaseError: if it declares more voxels than are allowed, or its affine is not finite.
         OSError: if SimpleITK or Pillow cannot read it.
     """
     if str(path).lower().endswith(PICTURE_SUFFIXES):
-        # their resolution is one for printing, and often differs between an image and its label
+        # their resolution is for printing, and often differs between an image and its label
         return _read_picture(path), LPS_TO_RAS.copy()
     image = _read_with_sitk(path)
     affine = _affine_of(image)
@@ -69,20 +69,20 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_picture(path: str | Path) -> np.ndarray:
-    """``[C, X, Y, Z]`` of a picture; a BMP by Pillow, since SimpleITK gives grey ones colours and fills cut ones."""
+    """A picture as ``[C, X, Y, Z]``. BMP is read by Pillow: SimpleITK colours grey pictures and pads truncated ones."""
     if not str(path).lower().endswith(".bmp"):
         return _sitk_array(_read_with_sitk(path))
     with _open_bitmap(path) as picture:
         grey = picture.mode in ("1", "L")
         require_room(case_name(path), (*picture.size, 1 if grey else 3), 1)
         if math.prod(picture.size) > BITMAP_RATIO * os.stat(path).st_size:
-            raise OSError(f"it is cut off: its header promises {math.prod(picture.size)} pixels")
+            raise OSError(f"it is truncated: its header declares {math.prod(picture.size)} pixels")
         array = np.asarray(picture.convert("L" if grey else "RGB"))
     return array.reshape(*array.shape[:2], 1, -1).transpose(3, 1, 0, 2)
 
 
 def _open_bitmap(path: str | Path) -> Image.Image:
-    """What ``Image.open`` gives, which refuses pictures of 180 million pixels."""
+    """Open a BMP like ``Image.open``, which would refuse pictures of 180 million pixels."""
     for kind in BITMAPS:
         try:
             return kind(path)
@@ -106,7 +106,7 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
         reader.ReadImageInformation()
         _require_sound(path, reader)
         if stored is None or stored.encoding not in (*ENCODINGS, "raw"):
-            if stored is not None:  # a number in text takes a byte at least
+            if stored is not None:  # a number in text takes at least one byte
                 _require_listed_size(Path(path), stored, math.prod(stored.sizes))
             return reader.Execute()
         if stored.encoding == "raw":
@@ -114,13 +114,13 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
             return reader.Execute()
         return _decompressed(Path(path), stored, reader)
     except RuntimeError as error:
-        # the lines before the last say where in SimpleITK it was found; the folder is nobody's business
+        # only the last line states the problem; the folder is removed because paths may be private
         reason = str(error).splitlines()[-1].replace(f"{Path(name).parent}{os.sep}", "")
         raise OSError(reason) from None
 
 
 def simpleitk_name(path: str | Path) -> str:
-    """A path as SimpleITK takes it: in UTF-8, whatever the locale is; any other name would end the process.
+    """A path for SimpleITK: in UTF-8, whatever the locale; other names would crash the process.
 
     Raises:
         OSError: if the name is not valid UTF-8.
@@ -133,22 +133,22 @@ def simpleitk_name(path: str | Path) -> str:
 
 def _require_sound(path: str | Path, reader: sitk.ImageFileReader) -> None:
     if not all(step > 0 for step in reader.GetSpacing()):
-        # SimpleITK flips such an axis when it reads, and refuses it when it writes
+        # SimpleITK flips such an axis when reading and refuses it when writing
         raise CaseError(
             case_name(path),
             f"its spacing is {reader.GetSpacing()} mm",
-            "Correct its header: spacing is positive, the rest is for the directions.",
+            "Correct its header: spacings must be positive; flips belong into the directions.",
         )
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     bits = BITS.search(kind)
     if bits is None:
-        raise OSError(f"its voxels are of an unknown type ({kind})")
+        raise OSError(f"its voxels have an unknown data type ({kind})")
     shape = (*reader.GetSize(), reader.GetNumberOfComponents())
     require_room(case_name(path), shape, int(bits[1]) // BITS_A_BYTE)
 
 
 def _dtype_of(reader: sitk.ImageFileReader) -> np.dtype:
-    """Type of a number, in the byte order of this machine."""
+    """Data type of the voxels, in the byte order of this machine."""
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     bits = BITS.search(kind)
     assert bits is not None  # noqa: S101 - _require_sound
@@ -162,11 +162,13 @@ def _num_bytes(reader: sitk.ImageFileReader) -> int:
 
 
 def _require_raw_size(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> None:
-    """Refuse voxels that are not as many as the header says; ITK fills up with memory as it finds it."""
-    if stored.skips:  # the voxels begin somewhere else, or are the last bytes of the file
+    """Refuse another number of voxels than the header declares; ITK fills missing ones with uninitialised memory."""
+    if (
+        stored.skips
+    ):  # the offset of the voxels is not known, or they are the last bytes of the file
         least = path.parent / stored.files[0] if stored.files else path
         if least.is_file() and least.stat().st_size < _num_bytes(reader):
-            raise OSError("it is cut off: its file is smaller than its voxels")
+            raise OSError("it is truncated: its file is smaller than its voxels")
     elif not stored.files:
         require_size(path, stored.offset, _num_bytes(reader))
     elif len(stored.files) == 1 and "%" not in stored.files[0]:
@@ -176,21 +178,21 @@ def _require_raw_size(path: Path, stored: Stored, reader: sitk.ImageFileReader) 
 
 
 def _require_listed_size(path: Path, stored: Stored, least: int) -> None:
-    """Refuse voxels in text, or in files of their own, that take fewer bytes than the least that they need."""
+    """Refuse voxels in text or in separate files that have fewer than the minimum number of bytes."""
     if any("%" in name for name in stored.files):
         return
     files = [path.parent / name for name in stored.files] or [path]
     if sum(file.stat().st_size for file in files if file.is_file()) < least:
-        raise OSError("it is cut off: its files are smaller than its voxels")
+        raise OSError("it is truncated: its files are smaller than its voxels")
 
 
 def _decompressed(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> sitk.Image:
-    """The image of compressed voxels, which SimpleITK would decompress without a look at their checksum."""
+    """The image of compressed voxels, decompressed here since SimpleITK does not verify checksums."""
     components, size = reader.GetNumberOfComponents(), tuple(reader.GetSize())
     own = [(components, *size), size] if components == 1 else [(components, *size)]
     meta = path.suffix.lower() in META_SUFFIXES
     if stored.skips or len(stored.files) > 1 or not (meta or stored.sizes in own):
-        raise OSError("its compressed voxels are stored in an order that is not supported")
+        raise OSError("its compressed voxels have a layout that is not supported")
     with (path.parent / stored.files[0] if stored.files else path).open("rb") as file:
         file.seek(stored.offset)
         content = decompress(file, stored.encoding, _num_bytes(reader))
@@ -205,12 +207,12 @@ def _decompressed(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> s
 
 
 def _sitk_array(image: sitk.Image) -> np.ndarray:
-    """SimpleITK's (z, y, x) with the components of a voxel last -> ``[C, X, Y, Z]``."""
+    """SimpleITK's (z, y, x[, components]) -> ``[C, X, Y, Z]``."""
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() == 1:
         array = array[..., np.newaxis]
     dims = image.GetDimension()
-    if dims == SPATIAL_AXES + 1:  # the fourth spatial axis holds channels
+    if dims == SPATIAL_AXES + 1:  # the fourth axis has the channels
         array = np.moveaxis(array, 0, -1).reshape(*array.shape[1:4], -1)
     elif dims < SPATIAL_AXES:
         array = array[np.newaxis]

@@ -1,8 +1,8 @@
-"""Compressed voxels, decompressed once and with their checksums verified.
+"""Decompress voxels once and verify their checksums.
 
-The libraries stop where the voxels end, before the checksum: nibabel reads no further than it needs, and ITK 5.4
-ignores what zlib says and gives uninitialised memory for a stream that is cut. Here a stream must end where the voxels
-end, with the right checksum: the CRC-32 of gzip and bzip2, the Adler-32 of zlib.
+Libraries stop at the end of the voxels, before the checksum: nibabel reads only what it needs, and ITK 5.4 ignores
+zlib's errors and returns uninitialised memory for a truncated stream. Here a stream must end with the voxels and have
+the correct checksum: the CRC-32 of gzip and bzip2, the Adler-32 of zlib.
 """
 
 import bz2
@@ -13,23 +13,23 @@ from typing import BinaryIO
 
 ENCODINGS = ("zlib", "gzip", "bzip2")
 AUTOMATIC = zlib.MAX_WBITS | 32
-"""Takes the header of either zlib or gzip (zlib's manual, ``inflateInit2``), as MetaIO does."""
+"""Window bits that accept a header of zlib or gzip (zlib's manual, ``inflateInit2``), as in MetaIO."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes read at a time
 MAX_PADDING = 16 * CHUNK
-"""Bytes of zeros that may follow the voxels; some writers fill up a block."""
+"""Bytes of zeros that may follow the voxels, since some writers pad to a block."""
 
 
 def decompress(file: BinaryIO, encoding: str, size: int) -> bytes:
     """Decompress the rest of a file.
 
     Args:
-        file: open where the stream begins.
+        file: file positioned at the start of the stream.
         encoding: one of ``ENCODINGS``.
-        size: bytes that it must give.
+        size: expected number of decompressed bytes.
 
     Raises:
-        OSError: if the stream is damaged or cut off, or gives more or fewer bytes.
+        OSError: if the stream is damaged or truncated, or has more or fewer bytes.
     """
     try:
         if encoding == "zlib":
@@ -41,32 +41,34 @@ def decompress(file: BinaryIO, encoding: str, size: int) -> bytes:
     except (zlib.error, EOFError) as error:
         raise OSError(f"its compressed voxels are damaged ({error})") from None
     if len(content) != size:
-        raise OSError(f"its compressed voxels are {len(content)} bytes; its header says {size}")
+        raise OSError(
+            f"its compressed voxels have {len(content)} bytes; its header declares {size}"
+        )
     return content
 
 
 def _inflate(file: BinaryIO, size: int) -> bytes:
     decompressor = zlib.decompressobj(AUTOMATIC)
     content = decompressor.decompress(file.read(), size)
-    # the checksum behind the voxels is verified only when it is read
+    # the checksum after the voxels is only verified when it is read
     more = decompressor.decompress(decompressor.unconsumed_tail, 1)
     if more:
-        raise OSError(f"its compressed voxels are more than the {size} bytes of its header")
+        raise OSError(f"its compressed voxels have more than the {size} bytes of its header")
     if not decompressor.eof:
-        raise EOFError("the stream is cut off")
+        raise EOFError("the stream is truncated")
     if decompressor.unused_data.strip(b"\0"):
-        raise OSError("there is other data behind its compressed voxels")
+        raise OSError("there is other data after its compressed voxels")
     return content
 
 
 def require_end(file: BinaryIO | gzip.GzipFile | bz2.BZ2File) -> None:
-    """Read a file from where it stands to its end, which must hold zeros only.
+    """Read the rest of a file, which may only contain zeros.
 
-    A reader of a compressed file verifies the checksum when it comes to the end.
+    The reader of a compressed file verifies the checksum at its end.
 
     Raises:
         OSError: if there is other data, or the checksum is wrong.
-        EOFError: if the stream is cut off.
+        EOFError: if the stream is truncated.
     """
     for _ in range(MAX_PADDING // CHUNK):
         rest = file.read(CHUNK)
@@ -74,15 +76,15 @@ def require_end(file: BinaryIO | gzip.GzipFile | bz2.BZ2File) -> None:
             return
         if rest.strip(b"\0"):
             break
-    raise OSError("there is other data behind its voxels")
+    raise OSError("there is other data after its voxels")
 
 
 def require_size(path: Path, offset: int, size: int) -> None:
-    """Refuse a file whose voxels, not compressed, are not as many as its header says.
+    """Refuse a file with another number of uncompressed voxels than its header declares.
 
     Args:
-        path: the file that holds them.
-        offset: bytes before them.
+        path: the file with the voxels.
+        offset: bytes before the voxels.
         size: bytes of the voxels.
 
     Raises:
@@ -90,7 +92,7 @@ def require_size(path: Path, offset: int, size: int) -> None:
     """
     found = path.stat().st_size - offset
     if found < size:
-        raise OSError(f"its voxels are {max(found, 0)} bytes; its header says {size}")
+        raise OSError(f"its voxels have {max(found, 0)} bytes; its header declares {size}")
     if found > size:
         with path.open("rb") as file:
             file.seek(offset + size)

@@ -1,7 +1,7 @@
-"""Directories and compressed strips of TIFF files, checked before libtiff follows them.
+"""Checks of directories and compressed strips of TIFF files before libtiff reads them.
 
-libtiff never ends on directories that form a loop, reads any tag to its end, makes a table of all strips that a height
-promises, and stops before the Adler-32 of a strip. Pillow takes a minute for a chain of 60 000 directories and refuses
+libtiff loops forever if directories form a loop, reads tags of any length, allocates a table for any number of strips,
+and does not verify the Adler-32 of a strip. Pillow takes a minute for a chain of 60 000 directories and refuses
 pictures of 180 million pixels. Names of tags are those of TIFF 6.0.
 """
 
@@ -13,44 +13,44 @@ from typing import Any, BinaryIO, NamedTuple
 from dynunet_bundle.limits import MAX_AXIS, require_axes, require_room
 
 MAX_PAGES = 5_000
-"""Directories of a file; SimpleITK takes 0.8 s for as many."""
+"""Directories of a file; SimpleITK takes 0.8 s for this number."""
 
 MAX_ENTRIES = 500_000
-"""Tags of all directories together."""
+"""Tags in all directories."""
 
 MAX_TAG_BYTES = 64 << 20
-"""Values of all tags together: descriptions, colour profiles, tables of strips."""
+"""Bytes of the values of all tags: descriptions, colour profiles, tables of strips."""
 
 MAX_STRIPS = 500_000
-"""Strips or tiles of a page, and compressed ones of all pages together."""
+"""Strips or tiles of a page, and compressed strips and tiles of all pages."""
 
 STEP = 1 << 20
-"""Bytes that are inflated at once."""
+"""Bytes inflated at a time."""
 
 DEFLATE_RATIO = 1032
-"""Most bytes that deflate makes of one (zlib's technical details)."""
+"""Largest compression ratio of deflate (zlib's technical details)."""
 
 WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANAR = 256, 257, 258, 259, 277, 284
 STRIPS = (273, 279, WIDTH, 278)
 TILES = (324, 325, 322, 323)
-"""Tags of places and sizes, and of the width and the height of one strip or tile."""
+"""Tags of the offsets and sizes of strips or tiles, and of the width and height of one strip or tile."""
 
 NEEDED = {WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANAR, *STRIPS, *TILES}
 PLAIN, DEFLATE = 1, (8, 32946)
-"""Values of Compression: none, and zlib streams (TIFF 6.0 supplement 2, and the older one of libtiff)."""
+"""Values of Compression: none, and zlib streams (TIFF 6.0 supplement 2, and libtiff's older value)."""
 
-SEPARATE_PLANES = 2
+SEPARATE_PLANES = 2  # value of PlanarConfiguration
 SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value by its type, 1 for all others."""
+"""Bytes of a value by its type; 1 for other types."""
 
-CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of struct, by the type of a value
 DAMAGED = "its directories are damaged"
 
 Tags = dict[int, tuple[int, ...]]
 
 
 class TiffForm(NamedTuple):
-    """Formats of ``struct``: of a number of entries, an entry, and a place in the file."""
+    """Formats of ``struct`` for the number of entries, an entry, and an offset in the file."""
 
     number: str
     entry: str
@@ -58,19 +58,19 @@ class TiffForm(NamedTuple):
 
 
 FORMS = {42: TiffForm("H", "HHI4s", "I"), 43: TiffForm("Q", "HHQ8s", "Q")}
-"""TIFF and BigTIFF by their version."""
+"""Forms of TIFF (42) and BigTIFF (43), by version."""
 
 
 def check_tiff(file: BinaryIO, case: str) -> None:
-    """Refuse a TIFF file that promises too much, or whose zlib streams are damaged.
+    """Refuse a TIFF file that declares too many pixels, or has damaged zlib streams.
 
     Args:
         file: the open file.
         case: name of the case.
 
     Raises:
-        CaseError: if it promises more than is allowed.
-        OSError: if its directories are damaged or too many, or its voxels are damaged or cut off.
+        CaseError: if it declares more pixels than are allowed.
+        OSError: if it has damaged or too many directories, or damaged or truncated voxels.
     """
     size = file.seek(0, 2)
     voxels, packed, strips = 0, 0, 0
@@ -90,7 +90,7 @@ def check_tiff(file: BinaryIO, case: str) -> None:
 
 
 def _pages(file: BinaryIO) -> Iterator[Tags]:
-    """The tags of each directory that are looked at."""
+    """The tags in ``NEEDED`` of each directory."""
     file.seek(0)
     order = {b"II": "<", b"MM": ">"}.get(file.read(2))
     form = FORMS.get(int.from_bytes(file.read(2), "little" if order == "<" else "big"))
@@ -116,7 +116,7 @@ def _pages(file: BinaryIO) -> Iterator[Tags]:
         for tag, kind, number, value in struct.iter_unpack(order + form.entry, table):
             left -= number * SIZES.get(kind, 1)
             if left < 0:
-                raise OSError(f"its tags hold more than {MAX_TAG_BYTES >> 20} MiB")
+                raise OSError(f"its tags have more than {MAX_TAG_BYTES >> 20} MiB")
             if tag in NEEDED and kind in CODES:
                 tags[tag] = _values(file, order, form, CODES[kind], number, value)
         yield tags
@@ -148,7 +148,7 @@ def _row_bytes(tags: Tags, width: int) -> int:
 
 
 def _page_bytes(case: str, tags: Tags, size: int) -> int:
-    """Bytes of the voxels of a page, which the file must be able to hold."""
+    """Size of the voxels of a page in bytes; refuses a size that the file cannot contain."""
     width, height = _first(tags, WIDTH, 0), _first(tags, HEIGHT, 0)
     require_axes(case, (width, height))
     planes = _first(tags, SAMPLES, 1) if _first(tags, PLANAR, 1) == SEPARATE_PLANES else 1
@@ -156,14 +156,16 @@ def _page_bytes(case: str, tags: Tags, size: int) -> int:
     compression = _first(tags, COMPRESSION, PLAIN)
     ratio = 1 if compression == PLAIN else DEFLATE_RATIO if compression in DEFLATE else needed
     if needed > size * ratio:
-        raise OSError(f"it is cut off: its page of {width} x {height} takes {needed} bytes")
+        raise OSError(
+            f"it is truncated: its page of {width} x {height} pixels takes {needed} bytes"
+        )
     return needed
 
 
 def _check_strips(file: BinaryIO, tags: Tags) -> None:
-    """Inflate each strip; its Adler-32 is verified at the end of the stream."""
+    """Inflate each strip, which verifies the Adler-32 at its end."""
     for places, sizes, width, height in (STRIPS, TILES):
-        # a picture in one strip may give it 2**32 - 1 rows
+        # a picture of a single strip may declare 2**32 - 1 rows per strip
         rows = min(_first(tags, height, MAX_AXIS), MAX_AXIS)
         most = _row_bytes(tags, _first(tags, width, 0)) * rows
         if len(tags.get(places, ())) != len(tags.get(sizes, ())):
@@ -179,10 +181,10 @@ def _inflate(file: BinaryIO, size: int, most: int) -> None:
         while not inflater.eof:
             content = inflater.unconsumed_tail or file.read(min(size, STEP))
             if not content:
-                raise OSError("its compressed voxels are cut off")
+                raise OSError("its compressed voxels are truncated")
             size -= len(content) if not inflater.unconsumed_tail else 0
             most -= len(inflater.decompress(content, STEP))
             if most < 0:
-                raise OSError("its compressed voxels are more than its tags say")
+                raise OSError("its compressed voxels are more than its tags declare")
     except zlib.error as error:
         raise OSError(f"its compressed voxels are damaged ({error})") from None
