@@ -11,7 +11,7 @@ import pytest
 from conftest import BUNDLE, ROOT
 from helpers.predictions import THRESHOLD_PLAN, save_cases, threshold_weights
 
-from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overrides import is_trusted
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.cross_validation.commands import bundle_command

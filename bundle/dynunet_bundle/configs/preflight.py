@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import dynunet_bundle
-from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overrides import check_overrides, config_files, is_trusted, known_ids
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
@@ -22,7 +22,7 @@ def check_command() -> None:
     list ``initialize`` by then.
 
     Raises:
-        ConfigError: for an override of an unknown id, or an overlay with code of its own (``lint.py``) without
+        ConfigError: for an override of an unknown id, or an overlay with code of its own (``code_check.py``) without
             ``--trust``.
     """
     if not _runs_as_command(sys.argv):

@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError, find_user_error

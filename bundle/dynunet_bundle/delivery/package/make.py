@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.lint import require_safe
+from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overlays import COPIED, merged_configs
 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
 from dynunet_bundle.configs.workflow import load_workflow

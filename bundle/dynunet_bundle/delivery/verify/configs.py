@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dynunet_bundle.configs.lint import lint_configs
+from dynunet_bundle.configs.code_check import check_configs
 from dynunet_bundle.delivery.package.make import NAME
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.delivery.verify.metadata import METADATA_SCHEMA
@@ -111,7 +111,7 @@ def check_code(bundle: BundleFolder) -> list[BundleProblem]:
     remedy = "Use classes of MONAI, torch or the bundle, and only one-line expressions of values."
     return [
         BundleProblem(f"configs/{fault}.", remedy)
-        for fault in lint_configs(bundle.path / "configs")
+        for fault in check_configs(bundle.path / "configs")
     ]
 
 

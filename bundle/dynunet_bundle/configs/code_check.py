@@ -32,7 +32,7 @@ REMEDY = (
 )
 
 
-def lint_configs(config_dir: str | Path) -> list[str]:
+def check_configs(config_dir: str | Path) -> list[str]:
     """Check all configs of a bundle.
 
     Args:

@@ -13,7 +13,7 @@ import pytest
 from conftest import BUNDLE, ROOT
 from monai.bundle import ComponentLocator
 
-from dynunet_bundle.configs.lint import config_faults, lint_configs, require_safe
+from dynunet_bundle.configs.code_check import check_configs, config_faults, require_safe
 from dynunet_bundle.configs.targets import EXTENSIONS, MONAI_COMPONENTS, OWN_COMPONENTS
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError, find_user_error
@@ -24,7 +24,7 @@ INFERENCE = json.loads((CONFIGS / "inference.json").read_text())
 
 
 def test_the_configs_of_the_bundle_are_clean():
-    assert lint_configs(CONFIGS) == []
+    assert check_configs(CONFIGS) == []
 
 
 EXPRESSIONS = [
