@@ -36,8 +36,8 @@ ATTRIBUTES = frozenset(
 """Attributes of components that the configs declare, and ``type`` of a device. The first line has those of
 ``LabelScheme``."""
 
-METHODS = frozenset(("remaining", "run", "to"))
-"""Methods of components that an expression may call: of the run record, of engines and of the network."""
+METHODS = frozenset(("parameters", "remaining", "run", "to"))
+"""Methods of components that an expression may call: of networks, the run record and engines."""
 
 NODES = (
     *(ast.Expression, ast.Constant, ast.Load, ast.Store, ast.keyword, ast.BoolOp, ast.And, ast.Or),
