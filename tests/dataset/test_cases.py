@@ -78,7 +78,7 @@ def test_identity_shows_every_change_of_every_file(tmp_path: Path):
         file_identity(case)
 
 
-def test_what_is_computed_from_two_cases_of_one_name_has_two_names():
+def test_results_of_two_cases_with_the_same_name_have_different_names():
     stems = [
         unique_stem(case)
         for case in (
@@ -105,14 +105,14 @@ def test_all_images_of_a_folder_and_nothing_else(tmp_path: Path):
     kinds = ("b.nii", "a.NII.GZ", "c.nii.gz", "d.nrrd", "e.nhdr", "f.mha", "g.mhd")
     pictures = ("h.png", "i.bmp", "j.tif", "k.TIFF")
     touch(tmp_path, *kinds, *pictures)
-    # a Mac's shadow of a.nii.gz, a killed write, the data of e.nhdr and g.mhd, other files, deeper folders
+    # macOS's resource fork of a.nii.gz, a killed write, the data of e.nhdr and g.mhd, other files, deeper folders
     touch(tmp_path, "._a.nii.gz", ".d.nii.gz", "e.raw", "g.zraw", "l.txt", "x.dcm", "n.jpg")
     touch(tmp_path, "deeper/e.nii.gz")
     expected = [{"image": str(tmp_path / name)} for name in sorted((*kinds, *pictures))]
     assert find_images(tmp_path) == expected
 
 
-def test_a_folder_called_like_an_image_is_no_image(tmp_path: Path):
+def test_a_folder_named_like_an_image_is_not_an_image(tmp_path: Path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "b.nii.gz").mkdir()  # what some unpackers make of b.nii.gz
     assert find_images(tmp_path) == [{"image": str(tmp_path / "a.nii.gz")}]
@@ -126,7 +126,7 @@ def test_no_images(tmp_path: Path):
         find_images(tmp_path)
 
 
-def test_an_input_that_is_no_image(tmp_path: Path):
+def test_an_input_that_is_not_an_image(tmp_path: Path):
     with pytest.raises(CaseError, match=r"case scan: scan\.dcm is not an image file.*\.nrrd"):
         find_images(touch(tmp_path, "scan.dcm"))
 
@@ -153,7 +153,7 @@ def test_one_channel_of_nnunet_loses_its_number(tmp_path: Path):
         "image": [str(tmp_path / "a_0000.nii.gz")],
         "name": "a",
     }
-    # four channels in one file are no layout of nnU-Net's
+    # four channels in one file are not a layout of nnU-Net
     assert find_images(tmp_path, num_channels=4)[0] == {"image": str(tmp_path / "a_0000.nii.gz")}
 
 
@@ -173,7 +173,7 @@ def test_a_picture_of_nnunet_holds_all_its_colours(tmp_path: Path):
         ["_0000.png", "_0001.png"],
     ],
 )
-def test_files_that_are_no_channels(files: list[str]):
+def test_files_that_are_not_channels(files: list[str]):
     assert group_channels([Path(file) for file in files]) == {}
 
 
@@ -183,7 +183,7 @@ LOAD = Compose([LoadImaged(("image", "label"), reader=ImageFileReader, allow_mis
 
 
 def damaged(path: Path, share: float) -> Path:
-    """An image of which only the first part is left."""
+    """A truncated image."""
     array = np.random.default_rng(0).integers(1, 100, (12, 10, 8)).astype(np.int16)
     if ".nii" in path.name:
         save_nifti(path, array)
@@ -208,12 +208,12 @@ def test_a_truncated_file_names_the_case(tmp_path: Path, suffix: str, share: flo
 
 
 @pytest.mark.parametrize("suffix", ["nrrd", "png", "bmp"])
-def test_a_file_that_is_no_image(tmp_path: Path, suffix: str):
+def test_a_file_that_is_not_an_image(tmp_path: Path, suffix: str):
     path = tmp_path / f"case_7.{suffix}"
     path.write_text("oops" * 100)
     with pytest.raises(CaseError, match=rf"case case_7: cannot read case_7\.{suffix}") as info:
         apply_to_case({"image": str(path)}, LOAD)
-    # what SimpleITK says first is where in its own source it says it
+    # SimpleITK's message starts with a position in its own source
     assert "Exception thrown" not in str(info.value)
 
 
@@ -231,7 +231,7 @@ def test_a_truncated_channel_names_the_case_and_all_its_files(tmp_path: Path):
         apply_to_case({"image": [str(whole), str(half)], "name": "c"}, LOAD)
 
 
-def test_the_error_of_a_transform_comes_out_as_it_was():
+def test_the_error_of_a_transform_is_passed_on():
     own = CaseError("case_7", "it is flat", "Blow it up.")
 
     def find_fault(data: Any) -> Any:

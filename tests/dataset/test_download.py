@@ -1,4 +1,4 @@
-"""Downloads that are cut, and wrong or unsafe archives leave nothing, and failures are one line.
+"""Interrupted downloads and wrong or unsafe archives leave nothing; errors are one line.
 
 A server on 127.0.0.1 plays the real one; it can cut connections, redirect, or refuse.
 """
@@ -46,7 +46,7 @@ PROXIES = [
 
 
 def tar_of(*members: tuple[str | tarfile.TarInfo, bytes]) -> bytes:
-    """A tar file of named contents, or of members that are built by hand."""
+    """A tar file of contents by name, or of given members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in members:
@@ -57,7 +57,7 @@ def tar_of(*members: tuple[str | tarfile.TarInfo, bytes]) -> bytes:
 
 
 def data_set(seed: int, num_bytes: int = IMAGE_BYTES) -> bytes:
-    """An archive as the Decathlon's, of one image of random bytes."""
+    """An archive like the Decathlon's, with one image of random bytes."""
     image = np.random.default_rng(seed).bytes(num_bytes)
     return tar_of((f"{TASK}/dataset.json", b"{}"), (f"{TASK}/imagesTr/a.nii.gz", image))
 
@@ -96,7 +96,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_) -> None:
-        """A client that hangs up is part of the game."""
+        """Ignore clients that close the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -154,13 +154,13 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The folder that downloads go to; not there yet."""
+    """The target folder of downloads, which does not exist yet."""
     return tmp_path / "data"
 
 
 @pytest.fixture
 def fetch(server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Download what the server has now; ``md5`` other than its own on demand."""
+    """Download the server's content, with its own or a given ``md5``."""
 
     def run(md5: str | None = None, **arguments: Any) -> Path:
         server.forget()
@@ -232,7 +232,7 @@ def test_a_second_run_says_that_it_is_there_and_does_nothing(fetch, server, data
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "stall"])
-def test_a_download_that_is_cut_leaves_nothing_and_begins_anew(
+def test_an_interrupted_download_leaves_nothing_and_starts_again(
     fetch, server, data, how, monkeypatch
 ):
     monkeypatch.setattr(download, "TIMEOUT_S", 2.0)
@@ -258,7 +258,7 @@ def test_the_settings_of_the_process_are_as_before(fetch, server):
 
 
 def test_the_archive_comes_through_the_folder_of_the_data(fetch, server, data, monkeypatch):
-    """Not through /tmp, which may be too small for it."""
+    """The system's temporary folder may be too small for the archive."""
     retrieve, places = monai.apps.utils.urlretrieve, []
 
     def retrieve_noted(url: str, path: Path, **arguments: Any) -> Any:
@@ -270,7 +270,7 @@ def test_the_archive_comes_through_the_folder_of_the_data(fetch, server, data, m
     assert [place.parents[1] for place in places] == [data / f".{TASK}.work"]
 
 
-def test_a_server_that_tells_no_size_is_read_to_its_end(fetch, server, data):
+def test_a_response_without_a_size_is_read_to_its_end(fetch, server, data):
     server.sized = False
     fetch()
     assert files_in(data) == files_of(server.content)
@@ -286,7 +286,7 @@ def test_a_wrong_md5_removes_the_archive(fetch, server, data, capfd):
     assert files_in(data) == files_of(server.content)
 
 
-def test_an_archive_that_was_there_is_used_if_its_md5_is_right(fetch, server, data):
+def test_an_existing_archive_is_used_if_its_md5_is_correct(fetch, server, data):
     data.mkdir()
     (data / ARCHIVE).write_bytes(server.content)
     fetch(keep_archive=True)
@@ -335,7 +335,7 @@ def test_a_member_that_leads_outside_is_refused(fetch, server, data, tmp_path, k
     [b"", b"<html>log in</html>" * 99, data_set(0)[:500_000], tar_of(("Task09_Spleen/a", b""))],
     ids=["empty", "a page", "half", "another task"],
 )
-def test_what_is_no_archive_of_the_task_leaves_no_folder(fetch, server, data, content):
+def test_a_file_that_is_not_an_archive_of_the_task_leaves_no_folder(fetch, server, data, content):
     server.content = content
     with pytest.raises(DatasetError):
         fetch()
@@ -359,7 +359,7 @@ def test_an_interrupted_extraction_does_not_look_complete(fetch, server, data, m
     assert files_in(data) == files_of(server.content)
 
 
-def test_what_a_killed_run_left_is_not_taken_over(fetch, server, data):
+def test_leftovers_of_a_killed_run_are_not_used(fetch, server, data):
     half = data / f".{TASK}.work" / TASK
     half.mkdir(parents=True)
     (half / "torn.nii.gz").write_bytes(b"half")
@@ -384,7 +384,7 @@ def test_a_full_disk_is_an_output_error(fetch, data, monkeypatch):
 
 
 def test_a_download_that_may_not_be_written_is_an_output_error(fetch, data, monkeypatch):
-    """MONAI's download_url takes it for done."""
+    """MONAI's download_url reports success."""
 
     def retrieve(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -428,7 +428,7 @@ def test_two_runs_do_not_write_to_one_file(fetch, server, data):
 
 
 @pytest.mark.parametrize("status", [403, 404, 416, 503])
-def test_the_answer_of_the_server_is_told(fetch, server, data, status):
+def test_the_response_of_the_server_is_in_the_error(fetch, server, data, status):
     server.status = status
     with pytest.raises(DatasetError, match=f"HTTP Error {status}"):
         fetch()
@@ -500,7 +500,7 @@ def test_the_script_names_the_licence_and_the_folder(tmp_path):
 
 @pytest.fixture
 def heeds_ctrl_c() -> Iterator[None]:
-    """A shell in the background lets its children ignore SIGINT, and theirs; a handler is not passed on."""
+    """Background shells make their descendants ignore SIGINT; a handler in the child resets this."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -54,7 +54,7 @@ def test_folds_over_names_do_not_depend_on_their_order():
 
 
 def test_names_are_sorted_as_text():
-    # so does nnU-Net: 10 comes before 2
+    # as in nnU-Net: 10 comes before 2
     in_order = ["0", "1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]
     folds = default_folds([str(number) for number in range(11)], 3)
     expected = [[in_order[index] for index in part] for part in split_folds(11, 3)]
@@ -113,7 +113,7 @@ def test_files_that_do_not_fit_are_refused_and_kept(tmp_path: Path, folds: Any, 
     assert json.loads(path.read_text()) == folds
 
 
-def test_a_file_that_is_no_json(tmp_path: Path):
+def test_a_file_that_is_not_json(tmp_path: Path):
     path = tmp_path / "splits.json"
     path.write_text("[{]")
     with pytest.raises(DatasetError, match="splits.json is not valid JSON"):

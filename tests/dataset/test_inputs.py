@@ -1,4 +1,4 @@
-"""An image, a folder, a JSON list: what a user wants predicted."""
+"""The user's input of a prediction: an image, a folder, a JSON list."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_malformed_list_is_refused_by_its_item(tmp_path, content, message):
         find_inputs(listed(tmp_path, content))
 
 
-def test_a_file_and_a_folder_are_what_they_were(tmp_path):
+def test_a_file_and_a_folder_still_work(tmp_path):
     touch(tmp_path / "in", "a.nii.gz", "b.nrrd")
     assert [Path(case["image"]).name for case in find_inputs(tmp_path / "in")] == [
         "a.nii.gz",
@@ -64,7 +64,7 @@ def test_a_file_and_a_folder_are_what_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gone", "empty"])
-def test_nothing_is_said_to_be_nothing(tmp_path, name):
+def test_a_missing_input_is_an_error(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=name):
         find_inputs(tmp_path / name)

@@ -70,7 +70,7 @@ def test_test_cases_are_optional_and_may_be_objects(make_dataset: MakeDataset):
     assert case.keys() == {"image"}
 
 
-def test_channels_in_files_of_their_own(make_dataset: MakeDataset):
+def test_channels_in_separate_files(make_dataset: MakeDataset):
     files = ["./imagesTr/t_00.nii.gz", "./imagesTr/t_01.nii.gz"]
     root = make_dataset(training=[{"image": files, "label": "./labelsTr/t_00.nii.gz"}])
     (case,) = load_dataset(root).training
@@ -102,7 +102,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path):
         load_dataset(touch(tmp_path, "a.zip"))
 
 
-def test_a_folder_that_is_laid_out_in_no_known_way(tmp_path: Path):
+def test_a_folder_of_an_unknown_layout(tmp_path: Path):
     with pytest.raises(DatasetError, match=rf"{tmp_path} has no dataset\.json.*--dataset_dir"):
         load_dataset(tmp_path)
     (tmp_path / "images").mkdir()  # no labels
@@ -113,7 +113,7 @@ def test_a_folder_that_is_laid_out_in_no_known_way(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"), [("{oops", "not valid JSON"), ("[1]", "is not of type 'object'")]
 )
-def test_dataset_json_that_is_none(make_dataset: MakeDataset, text: str, message: str):
+def test_a_dataset_json_that_is_not_an_object(make_dataset: MakeDataset, text: str, message: str):
     root = make_dataset()
     (root / "dataset.json").write_text(text)
     with pytest.raises(DatasetError, match=rf"dataset\.json.*{message}"):
@@ -158,7 +158,7 @@ def test_malformed_dataset_json(make_dataset: MakeDataset, changes: dict[str, An
 
 def test_a_case_that_is_listed_twice(make_dataset: MakeDataset):
     twice = {"image": "./imagesTr/t_01.nii.gz", "label": "./labelsTr/t_01.nii.gz"}
-    # another folder does not make another case: results are named by the file
+    # two files of the same name are the same case in any folder, since results are named by the file
     other = {"image": "./more/t_01.nii", "label": "./labelsTr/t_00.nii.gz"}
     for entries in ([twice, twice], [twice, other]):
         with pytest.raises(DatasetError, match='"training" has duplicate case names: t_01'):
@@ -289,7 +289,7 @@ def test_explicit_paths(nnunet: MakeDataset, tmp_path: Path):
         "a": {"images": ["raw/two.nii.gz", "raw/one.nii.gz"], "label": "masks/x.nii.gz"},
     }
     files = ["raw/one.nii.gz", "raw/two.nii.gz", "masks/b.nii.gz", "masks/x.nii.gz"]
-    # what lies in the usual folders is not looked at
+    # files in the usual folders are ignored
     root = nnunet(*files, "imagesTr/c_0000.nii.gz", dataset=listed)
     dataset = load_dataset(root)
     assert names(dataset.training) == ["a", "b"]
@@ -355,13 +355,13 @@ def test_plain_folders_are_paired_by_name(tmp_path: Path):
 
 
 def test_folders_of_the_decathlon_without_their_json_are_not_plain(tmp_path: Path):
-    # it is missing, and with it the names
+    # without the file, there are no names
     touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     with pytest.raises(DatasetError, match=r"has no dataset\.json"):
         load_dataset(tmp_path)
 
 
-def test_plain_channels_in_files_of_their_own(tmp_path: Path):
+def test_plain_channels_in_separate_files(tmp_path: Path):
     touch(tmp_path, "images/a_0000.nii.gz", "images/a_0001.nii.gz", "labels/a.nii.gz")
     (case,) = load_dataset(tmp_path).training
     assert [Path(file).name for file in case["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]

@@ -1,4 +1,4 @@
-"""Which mask of the previous stage belongs to which case, and what is refused before anything runs."""
+"""Masks of the previous stage are matched to cases, and bad input is refused before anything runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,12 +32,12 @@ def test_masks_belong_to_cases_by_name(tmp_path: Path) -> None:
     assert all_files(found[2])["previous"] == str(files[2])
 
 
-def test_other_plans_have_none() -> None:
+def test_other_plans_get_no_masks() -> None:
     assert with_previous(CASES) == CASES
     assert with_previous(CASES)[0] is CASES[0]
 
 
-def test_a_folder_of_masks_for_a_plan_that_is_no_cascade(tmp_path: Path) -> None:
+def test_a_folder_of_masks_for_a_plan_that_is_not_a_cascade(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"previous_dir is .* not a cascade.*3d_cascade_fullres"):
         with_previous(CASES, str(tmp_path))
 
@@ -90,7 +90,7 @@ def test_cases_of_a_data_set(make_dataset: Callable[..., Path], tmp_path: Path) 
         cases_of("training", fold="all", **plan)
 
 
-def test_what_is_computed_from_a_case_hangs_on_its_mask(tmp_path: Path) -> None:
+def test_cached_results_of_a_case_depend_on_its_mask(tmp_path: Path) -> None:
     case = {key: str(touch(tmp_path, f"{key}.nii")) for key in ("image", "previous")}
     before = file_identity(case)
     Path(case["previous"]).write_bytes(b"another")

@@ -1,4 +1,4 @@
-"""The cases of one part of one fold, for the plan that belongs to them."""
+"""The cases of one part of a fold, for a plan of the same data set."""
 
 import json
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def test_values_with_gaps_must_be_the_plans_too(make_dataset: MakeDataset):
         cases_of(root, "training", **PLANNED)
 
 
-def test_folders_that_name_nothing_take_the_names_of_any_plan(tmp_path: Path):
+def test_plain_folders_accept_the_names_of_any_plan(tmp_path: Path):
     names = [f"{folder}/{index}.png" for folder in ("images", "labels") for index in range(5)]
     touch(tmp_path, *names)
     labels = LabelScheme(["back", "cell"], [0, 255])

@@ -1,4 +1,4 @@
-"""Zip archives: read like folders, left nowhere, and refused where they could do harm."""
+"""Zip archives are read like folders, leave no files behind, and are refused if unsafe."""
 
 import os
 import stat
@@ -149,7 +149,7 @@ def test_limits(archive: Path, tmp_path: Path) -> None:
     assert extracted(bomb).is_dir()
 
 
-def test_archive_that_lies_of_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_with_false_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zipped(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
     small = (3_000_000).to_bytes(4, "little")
     bomb.write_bytes(bomb.read_bytes().replace(small, (10).to_bytes(4, "little")))

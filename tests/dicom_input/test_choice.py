@@ -1,4 +1,4 @@
-"""Cases of a source: rules, names of series and of cases, channels, and what an ambiguous study is told."""
+"""Cases of a source: rules, names of series and cases, channels, and the error for an ambiguous study."""
 
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def test_bad_rules_are_named(study: Path, rules: dict[str, Any], words: str) -> 
         find_cases(study, rules)
 
 
-def test_series_that_cannot_be_read_is_no_choice_but_named_when_alone(tmp_path: Path) -> None:
+def test_unreadable_series_is_not_a_choice_but_named_when_alone(tmp_path: Path) -> None:
     make_series(tmp_path / "a", volume(), straight(), series_uid=T1)
     make_series(
         tmp_path / "b",
@@ -123,7 +123,7 @@ def test_series_that_cannot_be_read_is_no_choice_but_named_when_alone(tmp_path: 
         find_cases(tmp_path / "b")
 
 
-def test_channels_are_series_of_their_own(study: Path) -> None:
+def test_channels_are_separate_series(study: Path) -> None:
     rules = {"modality": "MR", "plane": "axial"}
     (case,) = find_cases(study, {**rules, "channels": [{"series_number": 3}, {"series_number": 2}]})
     assert case == {"image": [f"{study}::{T2}", f"{study}::{T1}"], "name": short_name(T2)}
@@ -137,7 +137,7 @@ def test_all_series_that_fit(study: Path) -> None:
     assert [case["name"] for case in cases] == sorted(case["name"] for case in cases)
 
 
-def test_one_case_a_study(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_one_case_per_study(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     for number in (1, 2, 3):
         make_series(
             tmp_path / str(number),
@@ -152,7 +152,7 @@ def test_one_case_a_study(tmp_path: Path, log: pytest.LogCaptureFixture) -> None
     assert "no series fits the rules; the study is skipped" in log.text
 
 
-def test_a_name_that_no_series_has_is_told_with_those_that_there_are(study: Path) -> None:
+def test_an_unknown_name_of_a_series_lists_the_known_ones(study: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         find_cases(study, {"series": "hcrop"})
     message = str(caught.value)
@@ -169,7 +169,7 @@ def test_a_name_that_no_series_has_is_told_with_those_that_there_are(study: Path
 
 
 def make_studies(folder: Path, counts: dict[str, int]) -> None:
-    """Studies by their UIDs, each with so many series that differ in nothing but the number."""
+    """Studies by UID, each with this many series that differ only in their numbers."""
     for uid, count in counts.items():
         for number in range(1, count + 1):
             series_uid = f"{uid}.{number}"
@@ -183,7 +183,7 @@ def make_studies(folder: Path, counts: dict[str, int]) -> None:
             )
 
 
-def test_all_studies_are_listed_that_have_something_to_choose(tmp_path: Path) -> None:
+def test_all_ambiguous_studies_are_listed(tmp_path: Path) -> None:
     make_studies(tmp_path, {"1.5": 2, "1.6": 1, "1.7": 2})
     with pytest.raises(DatasetError) as caught:
         find_cases(tmp_path)
@@ -196,7 +196,7 @@ def test_all_studies_are_listed_that_have_something_to_choose(tmp_path: Path) ->
         assert short_name(f"{uid}.2") in message
     assert short_name("1.6.1") not in message
     assert message.endswith("or one in each study by the rules series_number.")
-    # what the message says works
+    # the remedy in the message works
     assert len(find_cases(tmp_path, {"series_number": 1})) == 3
     assert [case["name"] for case in find_cases(tmp_path, {"series": short_name("1.5.1")})] == [
         short_name("1.5.1")
@@ -233,8 +233,8 @@ def test_name_of_one_series_is_a_source(study: Path) -> None:
         SeriesName(Path("a.zip"), "1.2.3", {"ImageType": "A\\B//C::=%", "StackID": "1"}),
     ],
 )
-def test_names_come_apart_again(name: SeriesName) -> None:
-    # as MONAI's LoadImaged hands them on
+def test_names_are_split_into_their_parts_again(name: SeriesName) -> None:
+    # as MONAI's LoadImaged passes them
     assert parse_name(str(Path(str(name)).expanduser())) == name
 
 
@@ -250,13 +250,13 @@ def test_what_is_dicom(study: Path, tmp_path: Path) -> None:
     assert is_series_name(f"{study}::{T1}::EchoNumbers=1")
 
 
-def test_a_changed_folder_is_read_anew(study: Path) -> None:
+def test_a_changed_folder_is_read_again(study: Path) -> None:
     assert load_series(f"{study}::{CT}").array.shape == (1, 7, 6, 3)
     (study / CT / "000.dcm").unlink()
     assert load_series(f"{study}::{CT}").array.shape == (1, 7, 6, 2)
 
 
-def test_identity_knows_content_and_no_names(study: Path, tmp_path: Path) -> None:
+def test_identity_depends_on_content_and_not_on_names(study: Path, tmp_path: Path) -> None:
     first = series_identity(f"{study}::{T1}")
     assert first["file"] == short_name(T1)
     assert first["bytes"] == sum(file.stat().st_size for file in (study / T1).iterdir())

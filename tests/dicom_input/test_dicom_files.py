@@ -1,4 +1,4 @@
-"""Files as they come: other names, other kinds, bad preambles, damage; and nothing of a patient in any message."""
+"""Files with other names, of other kinds, with bad preambles or damage; no patient data in any message."""
 
 import re
 import sys
@@ -81,7 +81,7 @@ def test_any_names_in_any_folders_beside_other_files(folder: Path) -> None:
         ({"tags": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.34"}}, "3 x structured report"),
     ],
 )
-def test_what_is_no_image_is_skipped_with_a_note(
+def test_objects_that_are_not_images_are_skipped_with_a_note(
     folder: Path, kind: dict[str, Any], note: str, log: pytest.LogCaptureFixture
 ) -> None:
     other = volume((7, 6, 3))
@@ -185,7 +185,7 @@ def test_missing_pydicom_names_the_extra(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(BundleError, match=r'pip install -e "\.\[dicom\]"') as caught:
         load_series(str(folder))
-    # and what to install where there is no clone, by the same list
+    # and the packages to install without a clone, the same list
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     packages = [re.split("[>=]", one)[0] for one in project["optional-dependencies"]["dicom"]]
     assert f"pip install {' '.join(packages)}." in str(caught.value)

@@ -42,7 +42,7 @@ def test_file_can_be_named_itself_and_frames_have_their_own_rescaling(tmp_path: 
     np.testing.assert_array_equal(series.array[0], (array * slopes).astype(np.float32))
 
 
-def test_geometry_of_each_frame_goes_before_the_shared_one(tmp_path: Path) -> None:
+def test_geometry_of_each_frame_precedes_the_shared_one(tmp_path: Path) -> None:
     def move_to_frames(header: Dataset) -> None:
         shared = header.SharedFunctionalGroupsSequence[0]
         for group in header.PerFrameFunctionalGroupsSequence:
@@ -98,7 +98,7 @@ def test_several_stacks_are_refused_by_name_and_can_be_selected(
 
 
 def add_one(header: Dataset) -> None:
-    """To the second half of the frames."""
+    """Change the second half of the frames."""
     pixels = np.frombuffer(header.PixelData, np.int16).copy()
     pixels[len(pixels) // 2 :] += 1
     header.PixelData = pixels.tobytes()
@@ -135,7 +135,7 @@ def test_stack_in_two_objects_is_refused(tmp_path: Path) -> None:
         load_series(str(tmp_path))
 
 
-def test_object_that_is_there_twice_is_read_once(tmp_path: Path) -> None:
+def test_duplicate_object_is_read_once(tmp_path: Path) -> None:
     for name in "ab":
         make_enhanced(tmp_path / name, volume(), oblique(), series_uid=UID)
     series = load_series(str(tmp_path))

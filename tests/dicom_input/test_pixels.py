@@ -1,4 +1,4 @@
-"""Stored values: types, unused bits, compressed transfer syntaxes, and what is refused before it is decoded."""
+"""Stored values: data types, unused bits, compressed transfer syntaxes, and refusals before decoding."""
 
 import locale
 import struct
@@ -49,7 +49,7 @@ def test_compressed_without_loss(tmp_path: Path, syntax: str, dtype: Any, low: i
 
 @pytest.fixture
 def own_locale() -> Iterator[None]:
-    """GDCM leaves the process in the locale C, in which Python takes all text for ASCII."""
+    """GDCM leaves the process in the locale C, in which Python decodes all text as ASCII."""
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
@@ -141,7 +141,7 @@ def test_compressed_file_cut_in_its_pixels_is_refused(tmp_path: Path, syntax: st
         load_series(str(folder))
 
 
-def test_fewer_frames_than_promised_are_refused(tmp_path: Path) -> None:
+def test_fewer_frames_than_declared_are_refused(tmp_path: Path) -> None:
     def cut(header: Dataset) -> None:
         header.PixelData = header.PixelData[: len(header.PixelData) // 2]
 

@@ -1,4 +1,4 @@
-"""Real series: what SimpleITK (GDCM) makes of them, and a slice that is missing."""
+"""Real series are read as by SimpleITK (GDCM); a missing slice is refused."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_missing_slice_is_refused(real_data: Path) -> None:
         load_series(str(real_data / "spoiled" / "dicom_missing_slice"))
 
 
-def test_one_case_a_study_by_rules(real_data: Path) -> None:
+def test_one_case_per_study_by_rules(real_data: Path) -> None:
     source = real_data / "dicom"
     cases = find_cases(source, {"image_type": "DERIVED"})
     assert [case["name"] for case in cases] == ["series_67ca2283", "series_bb62a595"]

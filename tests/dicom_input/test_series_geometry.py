@@ -1,4 +1,4 @@
-"""Slices onto a grid: any orientation, any order of files; what is no grid is refused by name."""
+"""Slices to a grid, in any orientation and any order of files; irregular slices are refused with the reason."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def test_array_and_affine(tmp_path: Path, affine: np.ndarray, reverse: bool) -> 
 
 
 def flip(depth: int) -> np.ndarray:
-    """Counts slices from the other end."""
+    """Number slices from the other end."""
     matrix = np.diag([1.0, 1.0, -1.0, 1.0])
     matrix[2, 3] = depth - 1
     return matrix
@@ -105,7 +105,7 @@ def test_tilted_gantry_is_refused_with_its_angle(tmp_path: Path, degrees: float)
     )
 
 
-def test_gap_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_gap_is_refused_with_its_position(tmp_path: Path) -> None:
     folder = make_series(
         tmp_path / "folder_g", volume(), oblique(), change=lambda header, index: index != 3
     )

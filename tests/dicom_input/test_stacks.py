@@ -1,4 +1,4 @@
-"""Several images at one position: doubles are dropped, stacks are told apart by a tag or refused."""
+"""Several images at one position: duplicates are dropped, stacks are selected by a tag or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def moved(slices: int) -> np.ndarray:
     return affine
 
 
-def test_same_pixels_with_another_slope_are_no_doubles(tmp_path: Path) -> None:
+def test_same_pixels_with_another_slope_are_not_duplicates(tmp_path: Path) -> None:
     array = volume()
     folder = make_series(tmp_path, array, straight(), series_uid=UID)
     make_series(folder, array, straight(), series_uid=UID, start=5, slopes=2.0)
@@ -122,7 +122,7 @@ def test_unknown_selection_lists_values(tmp_path: Path) -> None:
         load_series(f"{folder}::{UID}::EchoNumbers=3")
 
 
-def test_interleaved_acquisitions_can_be_parted(tmp_path: Path) -> None:
+def test_interleaved_acquisitions_can_be_split(tmp_path: Path) -> None:
     half = straight()
     half[2, 3] += 1.0
     make_series(tmp_path, volume(), straight(), series_uid=UID, tags={"AcquisitionNumber": 1})

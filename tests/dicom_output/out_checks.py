@@ -1,4 +1,4 @@
-"""What tests of DICOM output share: the algorithm, the validator, and reading an object as other programs do."""
+"""Common parts of the tests of DICOM output: the algorithm, the validator, and reading objects as other programs do."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def write(mask: np.ndarray, series: Any, path: Path, **changes: Any) -> Path:
 
 
 def require_valid(path: Path, *allowed: str) -> None:
-    """Fail where dciodvfy has anything to say but warnings that contain one of ``allowed``."""
+    """Fail if dciodvfy reports anything except warnings that contain one of ``allowed``."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
     said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
@@ -40,17 +40,17 @@ def require_valid(path: Path, *allowed: str) -> None:
 
 
 KINDS = ("Segmentation", "RTStructureSet", "ComprehensiveSR")
-"""A line of what dciodvfy says names the kind of object."""
+"""Lines of dciodvfy that name the kind of object."""
 
 NO_DICOMDIR = "needed to build DICOMDIR"
-"""Of attributes that may be empty, but not on a DICOM disc."""
+"""Warnings of attributes that may be empty, but not on a DICOM disc."""
 
 PRIVATE_CODE = "Unrecognized defined term <99DYNUNET>"
-"""dciodvfy knows no private coding schemes."""
+"""Warnings of private coding schemes, which dciodvfy does not know."""
 
 
 def masks_of_segments(path: Path, series: DicomSeries) -> dict[str, np.ndarray]:
-    """By name the voxels ``[X, Y, Z]`` of the series that each segment covers: highdicom says where it lies in mm."""
+    """Voxels ``[X, Y, Z]`` of the series in each segment, by name; highdicom gives the positions in mm."""
     dataset: Any = segread(path)
     to_voxels = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine)
     found = {}

@@ -1,4 +1,4 @@
-"""Made series for tests of DICOM output: headers, an array of zeros and the affine, as ``load_series`` gives them."""
+"""Synthetic series for tests of DICOM output: headers, an array of zeros and the affine, as from ``load_series``."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from dynunet_bundle.dicom_input.series import DicomSeries
 
 SHAPE = (13, 11, 7)
-"""No product of its sizes is a multiple of 8: bits of one frame and the next share a byte."""
+"""Shape in which the number of voxels per frame is not a multiple of 8, so frames of bits share bytes."""
 
 AXIAL = np.eye(3)
 OBLIQUE = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
@@ -75,7 +75,7 @@ def made_series(
 
 
 def made_mask() -> np.ndarray:
-    """Blocks of the values of ``LABELS``, mirrored by no axis into itself; the first slice is empty."""
+    """Blocks of the values of ``LABELS``, not symmetric along any axis; the first slice is empty."""
     mask = np.zeros(SHAPE, np.uint8)
     mask[1:7, 2:6, 1:4] = 1
     mask[3:5, 3:5, 2] = 2

@@ -1,4 +1,4 @@
-"""Codes of labels: the table agrees with pydicom's dictionaries, and names are taken apart rightly."""
+"""Codes of labels: the table agrees with pydicom's dictionaries, and names are split correctly."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def test_unknown_names_get_a_private_code() -> None:
     assert codes.type.meaning == ("Zweifelhaftes/" + "x" * 80)[:64]
     assert codes.type == one(name.upper()).type._replace(meaning=codes.type.meaning)
     assert codes.type.value != one("something else").type.value
-    # half a match is none: neither the organ nor the side alone is what the label means
+    # a partial match does not count: the label is more than the organ or the side alone
     assert one("liver something").type.scheme == PRIVATE_SCHEME
     assert one("Anterior").type.scheme == PRIVATE_SCHEME
 

@@ -1,4 +1,4 @@
-"""dicom-validator finds no fault in what is written, by the tables of the standard that ``standard_tables`` makes.
+"""dicom-validator finds no fault in written objects, by the tables of the standard from ``standard_tables``.
 
 Nothing that it says is filtered. What it cannot see is in docs/dicom_output.md.
 """
@@ -36,7 +36,7 @@ Faults = Callable[[Any], list[str]]
 
 @pytest.fixture(scope="module")
 def faults_of() -> Faults:
-    """What dicom-validator says of an object: ``"SegmentSequence.SegmentNumber TagMissing"``."""
+    """Findings of dicom-validator in an object: ``"SegmentSequence.SegmentNumber TagMissing"``."""
     info = standard_tables.dicom_info(set(KINDS.values()))
     from dicom_validator.validator import error_handler, iod_validator
 
@@ -174,7 +174,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def item_at(dataset: Dataset, path: str) -> tuple[Dataset, str]:
-    """Item and keyword of ``Sequence.Sequence.Keyword``: of the first items that have what comes next."""
+    """Item and keyword of ``Sequence.Sequence.Keyword``, in the first items that have the next part."""
     *sequences, keyword = path.split(".")
     for sequence, wanted in zip(sequences, [*sequences, keyword][1:], strict=True):
         items = dataset[sequence].value
@@ -195,7 +195,7 @@ TAKEN_OUT = [
     # type 2
     *[("seg", "ContentCreatorName"), ("seg", "PatientID"), ("report", "StudyDate")],
     *[("rtstruct", "RTROIObservationsSequence.RTROIInterpretedType")],
-    # type 1C and 2C: each is asked for by a value or by the presence of another attribute
+    # type 1C and 2C: required by a value or by the presence of another attribute
     *[("fractional", "SegmentationFractionalType"), ("fractional", "MaximumFractionalValue")],
     *[("seg", "SegmentSequence.SegmentAlgorithmName"), ("seg", f"{CODE}.CodingSchemeDesignator")],
     *[("report", f"{ITEM}.TextValue"), ("report", f"{ITEM}.ConceptCodeSequence")],
@@ -222,10 +222,10 @@ CHANGED = [
     ("report", "VerificationFlag", "MAYBE", "EnumValueNotAllowed"),
     ("rtstruct", "PatientSex", "W", "EnumValueNotAllowed"),
     ("report", f"{ITEM}.ValueType", "THING", "EnumValueNotAllowed"),
-    # empty where a value is needed
+    # empty although a value is required
     ("seg", "SegmentSequence.SegmentLabel", "", "TagEmpty"),
     ("rtstruct", "StructureSetLabel", "", "TagEmpty"),
-    # not what belongs there
+    # values that are not allowed there
     ("seg", "RTImageLabel", "x", "TagUnexpected"),
     ("rtstruct", "StructureSetROISequence.RTImageLabel", "x", "TagUnexpected"),
     ("report", f"{ITEM}.GraphicType", "POINT", "TagUnexpected"),

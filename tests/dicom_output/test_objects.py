@@ -1,4 +1,4 @@
-"""What holds for all written objects: UIDs that follow from the content, and silence about the patient."""
+"""Properties of all written objects: UIDs derived from the content, and no patient data in messages."""
 
 import logging
 import sys
@@ -84,7 +84,7 @@ def test_uids_follow_from_the_content(write: Write, tmp_path: Path) -> None:
 
 
 def leaking() -> list[Any]:
-    """Series whose headers make pydicom and highdicom talk."""
+    """Series whose headers cause warnings of pydicom and highdicom."""
     odd = made_series()
     for header in odd.headers:
         for keyword, kind, value in (
@@ -107,7 +107,7 @@ def leaking() -> list[Any]:
 
 @each
 @pytest.mark.parametrize("number", range(5))
-def test_nothing_says_who_the_patient_is(
+def test_no_message_identifies_the_patient(
     write: Write,
     number: int,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Outlines of masks enclose their voxels exactly, and structure sets carry them to patient coordinates and back."""
+"""Outlines of masks enclose their voxels exactly, and structure sets store them in patient coordinates."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -27,7 +27,7 @@ def area(polygon: np.ndarray) -> float:
 
 
 def windings(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How often a polygon goes around each point: the sum of the angles under which its edges are seen."""
+    """Winding number of a polygon around each point: the sum of the angles of its edges seen from the point."""
     seen = polygon[np.newaxis] - points[:, np.newaxis]
     angles = np.unwrap(np.arctan2(seen[..., 1], seen[..., 0]), axis=1)
     step = np.angle(np.exp(1j * (angles[:, 0] - angles[:, -1])))
@@ -69,7 +69,7 @@ def test_filling_takes_contours_of_any_program() -> None:
     mask[2:7, 2:7] = True
     mask[3:5, 3:5] = False
     np.testing.assert_array_equal(fill([square, hole], (8, 8)), mask)
-    # one that leaves the slice is cut at its border
+    # a contour that leaves the slice is clipped at its border
     np.testing.assert_array_equal(fill([square + 4], (8, 8))[6:, 6:], np.ones((2, 2)))
     assert fill([square + 4], (8, 8)).sum() == 4
     assert not fill([square + 9, square - 9], (8, 8)).any()
@@ -162,8 +162,8 @@ def test_contours_between_slices_are_refused(tmp_path: Path) -> None:
         read_rtstruct(path, made_series(shape=(13, 11, 3)))
 
 
-def test_contours_through_the_centres_of_voxels_are_read_as_they_stand(tmp_path: Path) -> None:
-    """Other programs draw them so, and without our description of the label's value."""
+def test_contours_through_the_centres_of_voxels_are_read_unchanged(tmp_path: Path) -> None:
+    """Other programs draw contours like this, and without our description of the label's value."""
     series = made_series(OBLIQUE)
     path = write(np.ones(SHAPE, np.uint8), series, tmp_path / "rt.dcm", labels=KNOWN)
     dataset = dcmread(path)
@@ -184,7 +184,7 @@ def test_contours_through_the_centres_of_voxels_are_read_as_they_stand(tmp_path:
     outer, inner = np.zeros((2, *SHAPE), bool)
     outer[2:7, 3:8, 1:3] = True
     inner[3:6, 4:7, 1:3] = True
-    # voxels whose centres lie on the line itself may fall to either side
+    # voxels whose centres are on the contour may be inside or outside
     assert not (found & ~outer).any() and not (inner & ~found).any()
 
 

@@ -28,7 +28,7 @@ from dynunet_bundle.errors import OutputError
 
 @pytest.mark.parametrize("enhanced", [False, True], ids=["slices", "enhanced"])
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_every_voxel_lies_where_it_lay(name: str, enhanced: bool, tmp_path: Path) -> None:
+def test_every_voxel_keeps_its_position(name: str, enhanced: bool, tmp_path: Path) -> None:
     series = made_series(DIRECTIONS[name], enhanced=enhanced)
     mask = made_mask()
     path = write(mask, series, tmp_path / "seg.dcm")
@@ -69,7 +69,7 @@ def test_frames_refer_to_the_image_below_them(enhanced: bool, tmp_path: Path) ->
 def test_one_stack_of_several_in_an_enhanced_object(tmp_path: Path) -> None:
     series = made_series(enhanced=True)
     frames = series.headers[0].PerFrameFunctionalGroupsSequence
-    # a second stack at the same places, behind the one that the series is
+    # a second stack at the same positions, after the one of the series
     series.headers[0].PerFrameFunctionalGroupsSequence = [*frames, *frames]
     series.headers[0].NumberOfFrames = 2 * len(frames)
     second = tuple(number + len(frames) for number in series.frame_numbers)
@@ -82,7 +82,7 @@ def test_one_stack_of_several_in_an_enhanced_object(tmp_path: Path) -> None:
         assert source.ReferencedFrameNumber > len(frames)
 
 
-def test_codes_of_a_side_stand_with_the_region_or_the_type(tmp_path: Path) -> None:
+def test_the_code_of_a_side_belongs_to_the_region_or_the_type(tmp_path: Path) -> None:
     labels = {"left kidney": 1, "tumor of the right kidney": 2, "odd thing": 5}
     dataset = dcmread(write(made_mask(), made_series(), tmp_path / "seg.dcm", labels=labels))
     kidney, tumor, odd = dataset.SegmentSequence
@@ -130,7 +130,7 @@ def test_classes_that_do_not_occur_are_left_out_and_values_stay(tmp_path: Path) 
     np.testing.assert_array_equal(read_seg(path, series, {"odd thing": 7}), mask // 300 * 7)
 
 
-def test_an_empty_mask_is_no_object_and_takes_the_old_one_away(
+def test_an_empty_mask_gives_no_object_and_removes_the_old_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "seg.dcm"
@@ -185,7 +185,7 @@ def test_probabilities_need_a_channel_for_each_label_and_something_in_them(tmp_p
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
-def test_what_is_no_probability_is_refused(value: float, tmp_path: Path) -> None:
+def test_values_that_are_not_probabilities_are_refused(value: float, tmp_path: Path) -> None:
     probability = np.full((4, *SHAPE), value, np.float32)
     with pytest.raises(OutputError, match="softmax"):
         write_probabilities(
@@ -219,7 +219,7 @@ def test_a_segmentation_of_another_grid_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 3, 6])
-def test_one_slice_tells_the_step_between_slices(place: int, tmp_path: Path) -> None:
+def test_a_single_slice_keeps_the_step_between_slices(place: int, tmp_path: Path) -> None:
     series = made_series(OBLIQUE)
     mask = np.zeros(SHAPE, np.uint8)
     mask[3:5, 3, place] = 1

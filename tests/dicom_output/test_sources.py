@@ -1,4 +1,4 @@
-"""DICOM Segmentation of series whose headers lack something, or have it otherwise."""
+"""DICOM Segmentation of series with missing or unusual attributes."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 
 
-def test_frames_that_each_say_how_they_lie(tmp_path: Path) -> None:
+def test_frames_that_each_have_their_geometry(tmp_path: Path) -> None:
     series = made_series(OBLIQUE, enhanced=True)
     shared = series.headers[0].SharedFunctionalGroupsSequence[0]
     for frame in series.headers[0].PerFrameFunctionalGroupsSequence:
@@ -78,7 +78,7 @@ def test_directions_that_differ_by_rounding(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_seg(path, series), mask)
 
 
-def test_lossy_sources_are_told_of(tmp_path: Path) -> None:
+def test_lossy_compression_of_the_source_is_noted(tmp_path: Path) -> None:
     series = made_series()
     assert dcmread(write(made_mask(), series, tmp_path / "a.dcm")).LossyImageCompression == "00"
     series.headers[0].file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"

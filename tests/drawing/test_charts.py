@@ -1,4 +1,4 @@
-"""Charts show the points that they are given; what cannot be shown is left out."""
+"""Charts show their points; points that cannot be drawn are left out."""
 
 import io
 import sys
@@ -32,7 +32,7 @@ def test_points_and_texts_are_those_of_the_chart() -> None:
     assert axes.get_legend() is not None
 
 
-def test_a_legend_has_every_name_as_it_is() -> None:
+def test_a_legend_has_every_name_unchanged() -> None:
     names = ["_liver", "$a_1$ and $b", ""]
     (axes,) = axes_of(Chart("chart", [Line([(1, 0.0), (2, 1.0)], RED, name) for name in names]))
     texts = axes.get_legend().get_texts()
@@ -52,7 +52,7 @@ def test_zero_is_visible_on_a_logarithmic_axis() -> None:
     (axes,) = axes_of(Chart("learning rate", [Line(points, RED)], is_log=True))
     places = axes.transData.transform(shown(axes))[:, 1]
     assert np.isfinite(places).all() and places[0] > places[1] > places[2]
-    # a factor of ten takes the same room at any height
+    # a factor of ten has the same height everywhere on the axis
     tenths = axes.transData.transform([(1, 1e-2), (1, 1e-3), (1, 1e-4)])[:, 1]
     assert tenths[0] - tenths[1] == pytest.approx(tenths[1] - tenths[2], rel=0.01)
 

@@ -1,4 +1,4 @@
-"""Pictures show what they should: grey values between their limits, and outlines on the borders of labels only."""
+"""Pictures show grey values between their limits, and outlines only on the borders of labels."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The box around what is set in a mask."""
+"""The bounding box of a mask."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from monai.transforms.utils import generate_spatial_bounding_box
 from dynunet_bundle.images.boxes import bounding_box
 
 
-def test_the_box_holds_all_that_is_set():
+def test_the_box_contains_all_set_voxels():
     mask = np.zeros((5, 6, 7), bool)
     assert bounding_box(mask) is None
     mask[0, 2, 6] = mask[3, 1, 6] = True

@@ -1,4 +1,4 @@
-"""Damaged files are refused; a file whose format has a checksum never gives other voxels without an error."""
+"""Damaged files are refused; a format with a checksum never gives wrong voxels without an error."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ def voxels(dtype: str = "int16") -> np.ndarray:
 
 
 def make(folder: Path, kind: str) -> tuple[Path, Path]:
-    """A sound file; the header, which is opened, and the file that holds the voxels."""
+    """An intact file: the header file, which is opened, and the file with the voxels."""
     path = folder / f"case.{kind.removeprefix('raw.')}"
     if kind.startswith("nii"):
         nib.save(nib.Nifti1Image(voxels(), np.diag([1.0, 2, 3, 1])), path)
@@ -48,7 +48,7 @@ def make(folder: Path, kind: str) -> tuple[Path, Path]:
 
 
 def place_of_voxels(kind: str, content: bytes) -> tuple[int, int]:
-    """First and last byte behind the header, which is not what is damaged here."""
+    """First and last byte after the header, which is not damaged here."""
     if kind == "tiff":
         with Image.open(io.BytesIO(content)) as picture:
             starts, sizes = picture.tag_v2[STRIP_OFFSETS], picture.tag_v2[STRIP_SIZES]
@@ -95,13 +95,13 @@ def test_many_flipped_bits_never_give_other_voxels(tmp_path: Path, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", WITHOUT)
-def test_formats_without_a_checksum_cannot_tell(tmp_path: Path, kind: str) -> None:
-    # SECURITY.md names them; were this to change, it should say so
+def test_formats_without_a_checksum_do_not_detect_damage(tmp_path: Path, kind: str) -> None:
+    # SECURITY.md lists these formats and must be updated if this changes
     assert "other voxels" in flips(tmp_path, kind, 25)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_files_that_are_cut_off_are_refused(tmp_path: Path, kind: str) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     path, stored = make(tmp_path, kind)
     sound, content = read_volume(path).array.copy(), stored.read_bytes()
     start, _ = place_of_voxels(kind, content)
@@ -117,7 +117,7 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "junk", [b"junk", b"\0" * 700 + b"x", bytes(512), gzip.compress(b"more", mtime=0)]
 )
-def test_data_behind_the_voxels_is_refused_and_padding_is_not(
+def test_data_after_the_voxels_is_refused_and_padding_is_not(
     tmp_path: Path, kind: str, junk: bytes
 ) -> None:
     path, stored = make(tmp_path, kind)

@@ -1,4 +1,4 @@
-"""One rule for the same grid: every place that takes files together accepts and refuses the same ones."""
+"""One rule for the same grid: all code that combines files accepts and refuses the same ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_corner_shift_is_in_voxels_of_the_first():
     assert corner_shift(affine, affine, (1, 1, 1)) == 0
 
 
-def test_places_are_not_compared_in_voxels_without_volume():
+def test_positions_are_not_compared_in_voxels_without_volume():
     flat = np.diag([1.0, 1, 0, 1])
     assert corner_shift(flat, np.eye(4), SHAPE) == 0
     assert same_grid(SHAPE, flat, SHAPE, np.eye(4))

@@ -1,4 +1,4 @@
-"""Every format gives the same voxels at the same place."""
+"""Every format gives the same voxels at the same position."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def numbered(*shape: int, dtype: Any = np.int16) -> np.ndarray:
 
 
 def oblique(seed: int) -> np.ndarray:
-    """An affine of any rotation, of either handedness."""
+    """An affine with any rotation and either handedness."""
     rng = np.random.default_rng(seed)
     axes = Rotation.random(random_state=seed).as_matrix() @ np.diag(rng.choice([-1, 1], 3))
     affine = np.eye(4)
@@ -33,7 +33,7 @@ def oblique(seed: int) -> np.ndarray:
 
 
 def placed(array: np.ndarray, affine: np.ndarray, channels: bool = False) -> sitk.Image:
-    """A SimpleITK image of ``[X, Y, Z]`` or, with channels, ``[C, X, Y, Z]`` at a place in RAS+."""
+    """A SimpleITK image of ``[X, Y, Z]`` or, with channels, ``[C, X, Y, Z]`` with an affine in RAS+."""
     image = sitk.GetImageFromArray(array.T, isVector=channels)
     place = LPS @ affine
     spacing = np.linalg.norm(place[:3, :3], axis=0)
@@ -78,12 +78,12 @@ def test_nifti_values_are_scaled_as_the_header_says(tmp_path: Path):
     )
 
 
-# --- one place in the world, whatever the format
+# --- the same position in every format
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])
-def test_an_oblique_volume_lies_where_nibabel_says(tmp_path: Path, suffix: str, seed: int):
+def test_an_oblique_volume_has_nibabels_affine(tmp_path: Path, suffix: str, seed: int):
     array = numbered(*SHAPE)
     image = placed(array, oblique(seed))
     path, reference = tmp_path / f"a{suffix}", tmp_path / "reference.nii.gz"
@@ -106,7 +106,7 @@ def test_components_of_a_voxel_are_channels(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_a_fourth_axis_holds_channels(tmp_path: Path, suffix: str):
+def test_a_fourth_axis_has_the_channels(tmp_path: Path, suffix: str):
     array = numbered(3, *SHAPE)
     image = sitk.JoinSeries([placed(channel, oblique(3)) for channel in array])
     assert image.GetDimension() == 4
@@ -117,7 +117,7 @@ def test_a_fourth_axis_holds_channels(tmp_path: Path, suffix: str):
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_a_flat_file_with_a_place_is_a_volume_of_one_slice(tmp_path: Path, suffix: str):
+def test_a_flat_file_with_an_affine_is_a_volume_of_one_slice(tmp_path: Path, suffix: str):
     image = sitk.GetImageFromArray(numbered(6, 7).reshape(6, 7))
     image.SetSpacing((0.5, 2.0))
     image.SetOrigin((10.0, -20.0))
@@ -165,7 +165,7 @@ def test_deep_pictures_keep_their_values(tmp_path: Path, suffix: str, dtype: Any
     np.testing.assert_array_equal(found[0, ..., 0], picture.T)
 
 
-def test_a_resolution_for_printing_is_no_spacing(tmp_path: Path):
+def test_a_resolution_for_printing_is_not_a_spacing(tmp_path: Path):
     picture = sitk.GetImageFromArray(numbered(6, 7, dtype=np.uint8))
     picture.SetSpacing((0.0847, 0.0847))  # 300 dots an inch
     sitk.WriteImage(picture, str(tmp_path / "a.tif"))
@@ -191,7 +191,7 @@ def test_a_bmp_with_a_table_of_colours(tmp_path: Path):
 
 
 def test_a_bmp_of_24_bits_has_three_channels_whatever_its_colours(tmp_path: Path):
-    # else a case of a set of colour images would lose channels where it happens to be grey
+    # otherwise a grey case of a set of colour images would lose channels
     grey = np.repeat(numbered(6, 7, 1, dtype=np.uint8), 3, axis=2)
     assert read_volume(save_picture(tmp_path / "a.bmp", grey))[0].shape == (3, 7, 6, 1)
 
@@ -207,7 +207,7 @@ def test_a_bmp_that_ends_too_early(tmp_path: Path, colours: int, missing: int):
         read_volume(path)
 
 
-# --- channels in files of their own
+# --- channels in separate files
 
 
 def channel_files(folder: Path, volumes: list[np.ndarray], affines: list[np.ndarray]) -> list[str]:
@@ -217,7 +217,7 @@ def channel_files(folder: Path, volumes: list[np.ndarray], affines: list[np.ndar
     ]
 
 
-def test_channels_in_files_of_their_own_come_in_the_order_of_the_list(tmp_path: Path):
+def test_channels_in_separate_files_are_in_the_order_of_the_list(tmp_path: Path):
     array = numbered(3, *SHAPE)
     files = channel_files(tmp_path, list(array), [oblique(4)] * 3)
     (found, affine), headers = read_channels(files[::-1])

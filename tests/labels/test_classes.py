@@ -27,7 +27,7 @@ def values_of(mask: torch.Tensor, values: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
-def test_gaps_close(dtype: torch.dtype):
+def test_gaps_between_values_are_closed(dtype: torch.dtype):
     label = torch.tensor([[[0, 128], [255, 0]]], dtype=dtype)
     found = classes_of(label, GAPS)
     assert found.dtype == torch.uint8
@@ -41,13 +41,13 @@ def test_large_values():
 
 def test_a_float_label_is_rounded():
     assert classes_of(torch.tensor([0.0, 127.9996, 255.0003]), GAPS).tolist() == [0, 1, 2]
-    # what a NIfTI with a scale makes of 1 and 2
+    # 1 and 2 in a scaled NIfTI
     assert classes_of(torch.tensor([0.0, 0.9999999, 2.0001]), [0, 1, 2]).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("values", [GAPS, LARGE, [0, 1, 2], [0, 2]])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
-def test_the_way_back(values: list[int], dtype: torch.dtype):
+def test_classes_become_values_again(values: list[int], dtype: torch.dtype):
     label = torch.tensor(np.random.default_rng(0).choice(values, (1, 6, 5, 4)), dtype=torch.int32)
     mask = classes_of(label, values).to(dtype)
     assert mask.max() == len(values) - 1
@@ -70,7 +70,7 @@ def test_a_table_without_gaps_changes_nothing():
 
 
 @pytest.mark.parametrize("values", [GAPS, [0, 1, 2]])
-def test_tensors_still_know_their_file_and_place(values: list[int]):
+def test_tensors_keep_their_file_and_affine(values: list[int]):
     affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
     label = MetaTensor(torch.tensor([[[[values[2]]]]]), affine=affine, meta=dict(META))
     mapped = classes_of(label, values)
@@ -104,7 +104,7 @@ def test_the_largest_table_leaves_the_ignored_class_free():
     assert classes_of(label, values, 509).tolist() == [*range(255), IGNORE_CLASS]
 
 
-# --- voxels that nobody labelled
+# --- unlabelled voxels
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_ignored_value_becomes_the_ignored_class(
     assert label.tolist() == [values[1], ignored, values[-1], ignored, 0]
 
 
-def test_an_ignoring_label_still_knows_its_file_and_place():
+def test_a_label_with_ignored_voxels_keeps_its_file_and_affine():
     affine = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0]))
     label = MetaTensor(torch.tensor([[[[1.0, 4.0]]]]), affine=affine, meta=dict(META))
     mapped = classes_of(label, [0, 1], 4)
@@ -131,8 +131,8 @@ def test_an_ignoring_label_still_knows_its_file_and_place():
     assert mapped.flatten().tolist() == [1, 255]
 
 
-def test_the_key_of_a_store_changes_only_where_there_is_an_ignored_value():
-    """Stores that were made before there was such a thing stay valid."""
+def test_the_key_of_a_store_changes_only_with_an_ignore_value():
+    """Stores of versions without ignore values stay valid."""
     plain = recipe_of(ValuesToClassesd("label", scheme([0, 1])))
     (settings,) = plain.values()
     assert "ignore_value" not in settings

@@ -20,10 +20,10 @@ def read(labels: Any, order: Any = None) -> LabelScheme:
     )
 
 
-def test_plain_labels_have_neither():
+def test_plain_labels_have_no_regions_and_no_ignore_value():
     table = read({"background": 0, "edema": 1, "core": 5})
     assert table == LabelScheme(("background", "edema", "core"), (0, 1, 5))
-    # nnU-Net writes the key for every data set, and one value is no region
+    # nnU-Net writes the key for every data set; one value is not a region
     assert read({"background": 0, "edema": [1], "core": 5}, [1, 5]) == table
 
 
@@ -57,7 +57,7 @@ def test_the_order_of_the_file_is_the_order_of_the_outputs():
         {"0": "background", "7": "ignore", "1": "edema"},
     ],
 )
-def test_the_ignored_value_is_no_class(labels: dict[str, Any]):
+def test_the_ignore_value_is_not_a_class(labels: dict[str, Any]):
     assert read(labels) == LabelScheme(("background", "edema"), (0, 1), 7)
 
 

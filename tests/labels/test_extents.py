@@ -1,4 +1,4 @@
-"""Volumes and pieces of classes."""
+"""Volumes and components of classes."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_volumes_follow_the_affine_and_pieces_touch_at_corners():
     assert found.components == [1, 0, 2]
 
 
-def test_classes_that_touch_are_pieces_of_their_own():
+def test_touching_classes_are_separate_components():
     mask = np.zeros((4, 4, 1), np.uint8)
     mask[0], mask[1], mask[2] = 1, 2, 1
     assert class_extents(mask, np.eye(4), [1, 2]).components == [2, 1]

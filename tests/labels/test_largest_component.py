@@ -1,4 +1,4 @@
-"""What is kept equals an independent implementation with scipy, voxel for voxel."""
+"""The result equals an independent implementation with scipy, voxel for voxel."""
 
 import json
 import tracemalloc
@@ -20,7 +20,7 @@ from dynunet_bundle.labels.largest_component import (
 
 
 def kept_by_scipy(mask: np.ndarray, rules: list[list[int]]) -> np.ndarray:
-    """The rules by scipy's components of 26 neighbours, on the whole volume."""
+    """The rules applied with scipy's components of 26 neighbours, on the whole volume."""
     mask = mask.copy()
     for values in rules:
         union = np.isin(mask, values)
@@ -56,8 +56,8 @@ def test_equals_an_independent_implementation(shape, rules, seed):
 
 
 @pytest.mark.parametrize("shape", [(11, 5, 1), (1, 20, 1), (3, 3, 3), (1, 1, 3), (21, 21, 21)])
-def test_as_many_components_as_there_can_be(shape):
-    """cc3d 4.1.1 fails here if it is given booleans."""
+def test_the_largest_possible_number_of_components(shape):
+    """cc3d 4.1.1 fails here for booleans."""
     mask = np.zeros(shape, np.uint8)
     mask[::2, ::2, ::2] = 1
     assert np.array_equal(apply(mask, [[1]]), mask)
@@ -90,7 +90,7 @@ def test_all_of_equally_large_components_are_kept():
 def test_a_union_is_one_and_its_steps_are_taken_in_order():
     mask = np.zeros((12, 1, 1), np.uint8)
     mask[:, 0, 0] = [1, 1, 2, 1, 0, 2, 2, 2, 0, 1, 1, 1]
-    # together the first four are the largest; alone label 2 has its largest part at 5 to 7
+    # the union's largest component is the first four; label 2 alone has its largest component at 5 to 7
     assert apply(mask, [[1, 2]]).ravel().tolist() == [1, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]
     assert apply(mask, [[2]]).ravel().tolist() == [1, 1, 0, 1, 0, 2, 2, 2, 0, 1, 1, 1]
     assert apply(mask, [[2], [1, 2]]).ravel().tolist() == [0, 0, 0, 0, 0, 2, 2, 2, 0, 1, 1, 1]
@@ -118,7 +118,7 @@ def test_nothing_to_do():
     assert KeepLargestd("pred", [[1]], allow_missing_keys=True)({"image": 1}) == {"image": 1}
 
 
-def test_how_many_voxels_went():
+def test_the_number_of_changed_voxels_is_returned():
     mask = scattered(5, (20, 20, 20), (1, 2))
     expected = kept_by_scipy(mask, [[1]])
     num_changed = (mask != expected).sum()
@@ -135,7 +135,7 @@ def test_other_rules_are_refused(rules):
         KeepLargestd("pred", rules)
 
 
-def test_a_value_of_no_class_is_named():
+def test_an_unknown_value_is_named():
     require_rules([[1, 128]], [0, 1, 128])
     with pytest.raises(
         ConfigError, match=r"the value 3, which is not a label value of this task: \[0, 1, 2\]"
@@ -158,8 +158,8 @@ def test_rules_of_overlays(tmp_path):
         rules_of([str(tmp_path / "none.json")], configs)
 
 
-def test_big_volumes_need_few_bytes_a_voxel():
-    """skimage's labels and the bins of their sizes take 16 and more."""
+def test_large_volumes_need_few_bytes_per_voxel():
+    """skimage's labels and the counts of their sizes need 16 and more."""
     mask = np.zeros((160, 160, 160), np.uint8)
     mask[5:150, 5:150, 5:150] = 1
     mask[159, 159, 159] = mask[0, 0, 0] = 1
@@ -174,7 +174,7 @@ def test_big_volumes_need_few_bytes_a_voxel():
 
 @pytest.mark.parametrize("order", ["C", "F", "view"])
 def test_any_layout_in_memory(order):
-    """cc3d 4.1.1 reads other voxels where it is given a view with gaps."""
+    """cc3d 4.1.1 reads the wrong voxels of a non-contiguous view."""
     mask = scattered(7, (9, 8, 1), (1, 2))
     expected = kept_by_scipy(mask, [[1, 2]])
     wide = np.zeros((9, 8, 3), np.uint8)

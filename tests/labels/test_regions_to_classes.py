@@ -1,4 +1,4 @@
-"""Regions become the values that nnU-Net would write, through inference.json as it is."""
+"""Regions become the values that nnU-Net would write, with the unchanged inference.json."""
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +20,7 @@ LABELS = LabelScheme(NAMES, VALUES, None, REGIONS, ORDER)
 
 
 def written_by_loop(found: np.ndarray) -> np.ndarray:
-    """What nnU-Net's documentation says, voxel by voxel: region after region, later ones win."""
+    """nnU-Net's documented rule, voxel by voxel: region after region, later ones overwrite earlier ones."""
     mask = np.zeros(found.shape[1:], int)
     for voxel in np.ndindex(mask.shape):
         for region, value in enumerate(ORDER):
@@ -48,14 +48,14 @@ def test_without_regions_nothing_happens():
     assert RegionsToClassesd("pred", LabelScheme(NAMES, VALUES))(data)["pred"] is data["pred"]
 
 
-def test_masks_keep_their_file_and_place():
+def test_masks_keep_their_file_and_affine():
     outputs = MetaTensor(torch.rand(3, 2, 2, 2), meta={"filename_or_obj": "a.nii.gz"})
     mask = RegionsToClassesd("pred", LABELS)({"pred": outputs})["pred"]
     assert mask.meta["filename_or_obj"] == "a.nii.gz"
 
 
 def test_a_mask_holds_what_the_network_found_and_zero_outside_the_crop(tmp_path):
-    """Known logits through the declared postprocessing, on a grid that is neither turned nor resampled."""
+    """Known logits through the declared postprocessing, on a grid that is not reoriented or resampled."""
     image = np.zeros((12, 10, 8), np.float32)
     box = (slice(2, 11), slice(1, 9), slice(1, 7))
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Regions that fit their classes, and every way in which they may not."""
+"""Regions that fit their classes, and every way in which they may not fit."""
 
 import copy
 import itertools
@@ -36,7 +36,7 @@ def test_classes_are_numbered_unless_the_files_are():
 
 
 def test_a_scheme_holds_what_it_was_given_and_no_more():
-    """Later changes of the plan do not reach it; lists and tuples are one."""
+    """Later changes of the plan do not change it; lists and tuples are equal."""
     regions: dict[str, list[int]] = {"whole": [1, 2, 3]}
     scheme = LabelScheme(NAMES, VALUES, 4, regions, [1])
     assert scheme == LabelScheme(tuple(NAMES), tuple(VALUES), 4, {"whole": (1, 2, 3)}, (1,))
@@ -55,7 +55,7 @@ def test_a_plan_and_a_scheme_say_the_same(regions: Any):
     assert LabelScheme.from_plan({"label_names": NAMES, "label_values": VALUES}).regions is None
 
 
-def test_the_store_describes_it_by_what_it_says():
+def test_the_store_describes_a_scheme_by_its_fields():
     plain = recipe_of(LabelScheme(NAMES, VALUES))
     assert plain == {"LabelScheme": {"names": NAMES, "values": VALUES}}
     full = recipe_of(LabelScheme(NAMES, VALUES, 4, TUMOUR, [1, 2, 3]))
@@ -121,7 +121,7 @@ def test_bad_regions_say_what_to_do(regions: Any, order: Any, words: tuple[str, 
 
 
 def test_what_passes_can_be_written_and_read_back():
-    """Of all regions of three values: exactly those pass that a mask can hold, each value found as it should be."""
+    """Of all regions of three values, exactly those pass that a mask can represent without loss."""
     subsets = [
         list(part) for size in (1, 2, 3) for part in itertools.combinations(VALUES[1:], size)
     ]

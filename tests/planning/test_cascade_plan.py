@@ -47,26 +47,26 @@ def test_it_is_the_full_resolution_with_masks(planner: str, tmp_path: Path) -> N
     )
 
 
-def test_other_configurations_are_no_cascade(tmp_path: Path) -> None:
+def test_other_configurations_are_not_cascades(tmp_path: Path) -> None:
     for configuration in ("2d", "3d_fullres", "3d_lowres"):
         plan, text = planned("liver", configuration, tmp_path)
         assert plan["cascade"] is False and "more channels" not in text
 
 
-def test_a_small_set_has_none(tmp_path: Path) -> None:
+def test_a_small_set_has_no_cascade(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"no 3d_cascade_fullres .* these fit: 2d, 3d_fullres\. "):
         planned("hippo", "3d_cascade_fullres", tmp_path)
     with pytest.raises(PlanError, match=r"no 3d_lowers .* 3d_lowres, 3d_cascade_fullres\. "):
         planned("liver", "3d_lowers", tmp_path)
 
 
-def test_the_seed_has_none(tmp_path: Path) -> None:
+def test_the_seed_has_no_cascade(tmp_path: Path) -> None:
     request = PlanRequest(tmp_path, "x", preset="seed", configuration="3d_cascade_fullres")
     with pytest.raises(ConfigError, match="2d and 3d_fullres for the plain network only"):
         plan_dataset(request)
 
 
-def test_an_overlay_of_before_is_no_cascade(tmp_path: Path) -> None:
+def test_an_overlay_of_an_earlier_version_is_not_a_cascade(tmp_path: Path) -> None:
     plan, _ = planned("liver", "3d_fullres", tmp_path)
     old = {name: value for name, value in plan.items() if name != "cascade"}
     assert plan_from(old) == plan_from(plan) == Plan(**plan)
@@ -85,7 +85,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_names_of_both_stages_overlays(phantom: Path, tmp_path: Path) -> None:
-    """In so little memory even small cases have a low resolution."""
+    """With this little memory, even small cases have a low-resolution configuration."""
     for configuration in ("3d_lowres", "3d_cascade_fullres"):
         request = PlanRequest(
             tmp_path, str(phantom), configuration=configuration, gpu_memory_gb=0.01, num_workers=1

@@ -105,7 +105,7 @@ def test_the_name_of_the_overlay_tells_the_dimension(
     assert json.loads(overlay.read_text())["spatial_dims"] == dims
 
 
-def test_an_own_place_for_the_overlay(volumes: Path, tmp_path: Path):
+def test_the_overlay_can_be_written_elsewhere(volumes: Path, tmp_path: Path):
     out = tmp_path / "deep" / "plan.json"
     plan_dataset(request_for(volumes, tmp_path, out=out))
     assert overlay_of(out.parent, "plan")["task_name"] == "Own"
@@ -132,7 +132,7 @@ def test_a_preset_needs_its_task(volumes: Path, tmp_path: Path):
     assert overlay_of(tmp_path / "tasks", "Task04_Own_2d")["patch_size"] == [56, 40]
 
 
-def test_too_few_cases_for_folds_have_none(pictures: Callable[..., Path], tmp_path: Path):
+def test_too_few_cases_get_no_folds_file(pictures: Callable[..., Path], tmp_path: Path):
     plan_dataset(request_for(pictures(4), tmp_path))
     assert not (tmp_path / "tasks" / "splits").exists()
     plan_dataset(request_for(pictures(5), tmp_path))
@@ -242,7 +242,7 @@ def test_saved_facts_give_the_same_plan(pictures: Callable[..., Path], tmp_path:
 
 
 @pytest.mark.parametrize("content", ["[1]", "{}", "{oops"])
-def test_facts_that_are_none(tmp_path: Path, content: str):
+def test_malformed_facts_are_refused(tmp_path: Path, content: str):
     facts = tmp_path / "facts.json"
     facts.write_text(content)
     request = PlanRequest(tmp_path / "tasks", fingerprint=str(facts), out=tmp_path / "plan.json")

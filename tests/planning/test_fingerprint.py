@@ -179,7 +179,7 @@ def test_one_case_without_foreground_adds_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 12, 3), (20, 30, 12, 1, 3), (20, 30, 1, 3)])
-def test_other_than_the_named_channels(tmp_path: Path, shape: tuple[int, ...]):
+def test_another_number_of_channels_than_named(tmp_path: Path, shape: tuple[int, ...]):
     good = save_case(tmp_path, noise(*SHAPE))
     bad = {
         "image": str(save_nifti(tmp_path / "bad.nii.gz", noise(*shape))),
@@ -203,7 +203,7 @@ def test_a_constant_image(tmp_path: Path):
         extract_fingerprint(dataset(case))
 
 
-def test_a_file_that_is_no_image(tmp_path: Path):
+def test_a_file_that_is_not_an_image(tmp_path: Path):
     case = save_case(tmp_path, noise(*SHAPE))
     path = tmp_path / "bad.nii.gz"
     path.write_bytes(b"oops")
@@ -221,7 +221,7 @@ def test_a_truncated_file_names_the_case(tmp_path: Path, key: str):
         extract_fingerprint(dataset(case))
 
 
-def test_a_label_that_is_another_cases(tmp_path: Path):
+def test_a_label_of_another_case(tmp_path: Path):
     case = save_case(tmp_path, noise(*SHAPE), np.ones((20, 30, 13), np.uint8))
     with pytest.raises(CaseError, match="case image_RAS: image and label have different shapes"):
         extract_fingerprint(dataset(case))

@@ -37,7 +37,7 @@ def planned(
 
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("name", ORACLE)
-def test_every_figure_is_nnunets(name, planner):
+def test_every_number_equals_nnunets(name, planner):
     expected = ORACLE[name]["expected"][planner]["configurations"]
     # the cascade inherits all from 3d_fullres
     expected = {key: value for key, value in expected.items() if "patch_size" in value}
@@ -87,7 +87,9 @@ def test_the_last_axis_is_not_pooled_alone_below_12_voxels():
     ("num_training", "gpu_memory_gb", "limit"),
     [(100_000, None, "memory"), (1000, None, "data"), (1, None, "minimum"), (1, 80, "minimum")],
 )
-def test_what_limits_the_batch_is_told(num_training: int, gpu_memory_gb: float | None, limit: str):
+def test_the_limit_of_the_batch_is_recorded(
+    num_training: int, gpu_memory_gb: float | None, limit: str
+):
     shape, spacing = np.array([40.0, 56, 40]), np.ones(3)
     configuration = plan_configurations(spacing, shape, num_training, 3, "plain", gpu_memory_gb)[
         "3d_fullres"

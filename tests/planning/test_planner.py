@@ -47,7 +47,7 @@ CT_FACTS = {"lower": -41.0, "upper": 176.0, "mean": 99.29, "std": 39.47}
 
 
 def facts(shapes: np.ndarray, spacings: np.ndarray, relative_size: float = 1.0) -> Fingerprint:
-    """What extract finds in cases of these shapes and spacings, given as right, anterior, superior."""
+    """The fingerprint of cases with these shapes and spacings, given as right, anterior, superior."""
     coarsest = int(np.argmax(np.median(spacings, axis=0)[[2, 1, 0]]))
     axcodes = ("SAR", "ASR", "RSA")[coarsest]
     order = ["RAS".index(code) for code in axcodes]
@@ -402,7 +402,7 @@ def test_more_gpu_memory_gives_a_larger_plan():
     assert voxels[1] > 2 * voxels[0]
 
 
-def test_without_facts_of_intensities_only_a_ct_lacks_something():
+def test_without_intensities_only_a_ct_lacks_statistics():
     found = replace(fingerprint((64, 64, 64), (1, 1, 1)), intensities=[])
     assert make_plan(dataset("Own"), found).intensity_statistics == [None]
 
@@ -462,7 +462,7 @@ def test_real_pictures_are_planned_in_2d(
 TUMOUR = {"whole": (1, 2), "core": (2,)}
 
 
-def test_a_plan_tells_regions_and_the_ignored_value_as_plain_json():
+def test_a_plan_has_regions_and_the_ignore_value_as_json():
     labels = LabelScheme(LABELS.names, LABELS.values, 3, TUMOUR, (1, 2))
     described = replace(dataset("Own"), labels=labels)
     overlay = make_plan(described, fingerprint((64, 64, 64), (1, 1, 1))).overlay()

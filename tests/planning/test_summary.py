@@ -109,7 +109,7 @@ def test_what_was_decided():
     assert value_of(rows, "Dice") == "over each patch"
 
 
-def test_a_residual_network_is_called_so():
+def test_a_residual_network_is_named():
     assert value_of(decided("resenc_m"), "network").startswith("residual encoder, ")
 
 
@@ -139,7 +139,7 @@ def test_a_large_set_has_a_cascade():
         ("resenc_m", [40, 56, 40], "at most 100% of all voxels per batch"),
     ],
 )
-def test_why_the_batch_is_what_it_is(planner: str, shape: list[int], rule: str):
+def test_which_rule_limits_the_batch(planner: str, shape: list[int], rule: str):
     rows = decided(planner, shapes_after_crop=np.array([shape] * 3))
     assert rule_of(rows, "batch") == rule
 

@@ -32,7 +32,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def stored(array: np.ndarray, axcodes: str = "RAS", affine: np.ndarray | None = None) -> Volume:
-    """The array with its axes permuted and flipped to ``axcodes``, at the same place in the world."""
+    """The array with its axes permuted and flipped to ``axcodes``, at the same position in space."""
     affine = np.diag([*SPACING, 1.0]) if affine is None else affine
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(axcodes))
     turned = [apply_orientation(channel, turn) for channel in array]
@@ -121,7 +121,7 @@ def test_the_box_of_a_volume_full_or_empty_is_the_volume():
     assert nonzero_box(np.zeros((1, 6, 5, 4))) == whole
 
 
-def test_what_is_ignored_is_no_foreground():
+def test_ignored_voxels_are_not_foreground():
     image, label = arrays()
     label[0, 3] = 1  # a whole plane of the image's box
     ignoring = label.copy()

@@ -105,7 +105,7 @@ def test_a_damaged_file_does_not_hide_the_others(spoilt, own_phantom):
     assert any(f.case == "phantom_001" for f in findings)
 
 
-def test_the_script_tells_people_and_machines(phantom, own_phantom):
+def test_the_script_prints_a_table_or_json(phantom, own_phantom):
     good = run_script("check_dataset", phantom)
     assert (good.returncode, good.stdout.strip()) == (0, "8 cases: 0 error(s), 0 warning(s)")
     spoil(own_phantom)
@@ -114,7 +114,7 @@ def test_the_script_tells_people_and_machines(phantom, own_phantom):
     assert {finding["case"] for finding in json.loads(bad.stdout)} >= {"phantom_000", "phantom_001"}
 
 
-def test_real_misfits(real_data):
+def test_real_files_that_do_not_match_are_errors(real_data):
     spoiled = real_data / "spoiled"
     cases = tuple(
         {
@@ -147,7 +147,7 @@ def test_a_constant_channel_is_a_warning(tmp_path: Path):
     assert finding.problem == "channel 1 of its image is constant (3)"
 
 
-def test_channels_in_files_of_their_own_are_named(tmp_path: Path):
+def test_channels_in_separate_files_are_named(tmp_path: Path):
     array = np.random.default_rng(0).random((6, 5, 4), np.float32)
     sheared = np.eye(4)
     sheared[0, 1] = 0.3
@@ -206,7 +206,7 @@ def test_a_photograph_in_the_place_of_a_mask(tmp_path: Path):
     assert errors == [("a", values), ("b", "its label has 3 channels"), ("b", values)]
 
 
-def test_duplicates_are_told_once_a_group():
+def test_duplicates_give_one_warning_per_group():
     digests = [("a", "1"), ("b", "2"), ("c", "1"), ("d", ""), ("e", ""), ("f", "1")]
     (finding,) = duplicate_findings(digests)
     assert finding.case == "a"

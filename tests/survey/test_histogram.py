@@ -1,4 +1,4 @@
-"""Histograms give the figures of all voxels at once, each case with the same weight."""
+"""Histograms give the statistics of all voxels, each case with the same weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def hounsfield(seed: int, size: int, mean: float = 0) -> np.ndarray:
 
 
 def expected(voxels: Sequence[np.ndarray]) -> dict[str, float]:
-    """From all voxels, each set of them with a weight of one in all."""
+    """Statistics of all voxels, each set of voxels with a total weight of one."""
     values = np.concatenate(voxels).astype(np.float64)
     weights = np.concatenate([np.full(len(one), 1 / len(one)) for one in voxels])
     mean = np.average(values, weights=weights)
@@ -52,7 +52,7 @@ def test_the_figures_of_one_case_are_numpys(size: int, dtype: Any):
     found = Histogram.of(voxels).statistics()
     assert found == pytest.approx(expected([voxels]), rel=1e-9)
     assert list(found) == ["mean", "std", "min", "max", *SHARES]
-    # nnU-Net's percentiles interpolate between the two neighbours that these are one of
+    # nnU-Net's percentiles interpolate between two neighbours; these are one of the two
     for name, share in SHARES.items():
         lower, higher = (np.percentile(voxels, share, method=way) for way in ("lower", "higher"))
         assert lower <= found[name] <= higher
@@ -61,7 +61,7 @@ def test_the_figures_of_one_case_are_numpys(size: int, dtype: Any):
 
 
 def test_percentiles_of_whole_numbers_are_exact():
-    # 0..1000: whole numbers fall on the very ranks
+    # 0..1000: percentiles fall exactly on ranks
     found = Histogram.of(np.arange(1001)).statistics()
     assert [found[name] for name in SHARES] == [5, 500, 995]
 
@@ -86,12 +86,12 @@ def test_cases_of_one_size_merge_to_their_concatenation():
         assert found.statistics()[name] == pytest.approx(value, rel=1e-9)
 
 
-def test_the_order_of_cases_does_not_show():
+def test_the_order_of_cases_does_not_matter():
     histograms = [Histogram.of(hounsfield(seed, 5000, 50 * seed)) for seed in range(4)]
     same(merged(histograms), merged(histograms[::-1]))
 
 
-def test_nothing():
+def test_no_voxels():
     empty = Histogram.of(np.zeros(0, np.float32))
     assert len(empty.values) == len(empty.weights) == 0
     assert (empty.lowest, empty.highest) == (np.inf, -np.inf)

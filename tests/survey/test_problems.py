@@ -1,4 +1,4 @@
-"""What is found wrong with a case, all of it; that preprocessing refuses it is tested with ``CheckCased``."""
+"""All problems of a case are found; the tests of ``CheckCased`` show that preprocessing refuses them."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def good_label() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 3, (1, *SHAPE)).astype(np.float32)
 
 
-def test_all_problems_of_a_case_are_told_at_once():
+def test_all_problems_of_a_case_are_listed_at_once():
     image, label = good_image(), good_label()
     image[0, 0, 0, 0] = np.nan
     label[0, 0, 0, 0] = 9
@@ -52,7 +52,7 @@ def test_arrays_of_any_type(dtype: type):
 
 
 def unnamed(label: np.ndarray) -> list[str]:
-    """Problems where nothing tells the channels and labels."""
+    """Problems of a label if channels and labels are unknown."""
     return problems_of(good_image(), label, None, None)
 
 

@@ -1,4 +1,4 @@
-"""One look at every case, remembered for as long as its files stay the same."""
+"""Surveys of every case, cached until its files change."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def dataset(tmp_path: Path) -> DatasetDescription:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Files that are read, as ``images/a`` and so on."""
+    """Files that are read, e.g. ``images/a``."""
     files: list[str] = []
     read = volumes._read_file
 
@@ -59,7 +59,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def as_data(surveys: list[CaseSurvey]) -> list[Any]:
-    """What two surveys must share."""
+    """The parts in which two surveys must agree."""
     return [
         (
             survey.name,
@@ -86,7 +86,7 @@ def cache_file(folder: Path, case: str) -> Path:
     return path
 
 
-def test_what_a_look_finds(dataset: DatasetDescription):
+def test_what_a_survey_finds(dataset: DatasetDescription):
     surveys = survey_dataset(dataset)
     assert [survey.name for survey in surveys] == ["a", "b", "c", "t"]
     assert all(survey.findings == () for survey in surveys)
@@ -101,14 +101,14 @@ def test_threads_change_nothing(dataset: DatasetDescription, num_workers: int):
     assert as_data(survey_dataset(dataset, num_workers)) == as_data(survey_dataset(dataset))
 
 
-def test_a_second_look_reads_nothing_but_the_test_cases(
+def test_a_second_survey_reads_only_the_test_cases(
     dataset: DatasetDescription, tmp_path: Path, reads: list[str]
 ):
     first = survey_dataset(dataset, 1, tmp_path / "cache")
     assert sorted(reads) == sorted([f"images/{n}" for n in "abct"] + [f"labels/{n}" for n in "abc"])
     reads.clear()
     second = survey_dataset(dataset, 1, tmp_path / "cache")
-    # of a test case there are no facts to keep
+    # a test case has no facts to cache
     assert reads == ["images/t"]
     assert as_data(second) == as_data(first)
     assert len(list((tmp_path / "cache").iterdir())) == NUM_TRAINING
@@ -162,7 +162,7 @@ def without_end(content: bytes) -> bytes:
 
 
 def flipped(content: bytes) -> bytes:
-    """One byte of the first compressed array is another."""
+    """Change one byte of the first compressed array."""
     middle = content.index(b"PK", 4) // 2
     return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 
@@ -193,7 +193,7 @@ def pickled(content: bytes) -> bytes:
     ],
     ids=["cut", "without end", "flipped", "foreign", "pickled", "empty", "text", "zeros"],
 )
-def test_a_damaged_cache_file_is_made_anew(
+def test_a_damaged_cache_file_is_rebuilt(
     dataset: DatasetDescription,
     tmp_path: Path,
     reads: list[str],
@@ -212,7 +212,7 @@ def test_a_damaged_cache_file_is_made_anew(
 
 
 @pytest.mark.parametrize("notes", [{}, {"identity": None}, [], None])
-def test_a_cache_file_without_its_notes_is_made_anew(
+def test_a_cache_file_without_its_notes_is_rebuilt(
     dataset: DatasetDescription, tmp_path: Path, reads: list[str], notes: Any
 ):
     cache = tmp_path / "cache"
@@ -251,7 +251,7 @@ def test_a_table_that_lacks_a_value_is_an_error_although_the_files_are_known(
 
 
 @pytest.mark.parametrize("fault", ["damaged", "bad value"])
-def test_errors_are_looked_at_again_every_time(
+def test_cases_with_errors_are_read_again_every_time(
     dataset: DatasetDescription, tmp_path: Path, reads: list[str], fault: str
 ):
     path = Path(dataset.training[1]["label"])
@@ -277,7 +277,7 @@ def test_warnings_are_remembered(dataset: DatasetDescription, tmp_path: Path, re
     assert reads == ["images/t"]
 
 
-def test_two_cases_of_one_name_are_remembered_apart(
+def test_two_cases_of_the_same_name_are_cached_separately(
     dataset: DatasetDescription, tmp_path: Path, reads: list[str]
 ):
     image = save_nifti(
@@ -310,7 +310,7 @@ def test_a_cache_that_cannot_be_written(dataset: DatasetDescription, tmp_path: P
         survey_dataset(dataset, 1, tmp_path / "file" / "cache")
 
 
-def test_a_data_set_without_names_takes_what_there_is(tmp_path: Path):
+def test_a_data_set_without_names_accepts_any_labels(tmp_path: Path):
     image = np.random.default_rng(0).random((*SHAPE, 2), np.float32)
     label = np.zeros(SHAPE, np.uint8)
     label[2], label[5] = 128, 255
@@ -324,7 +324,7 @@ def test_a_data_set_without_names_takes_what_there_is(tmp_path: Path):
     assert len(survey.facts.intensities) == 2
 
 
-def test_another_ignored_value_is_another_look(
+def test_another_ignore_value_means_another_survey(
     dataset: DatasetDescription, tmp_path: Path, reads: list[str]
 ):
     label = np.zeros(SHAPE, np.uint8)

@@ -18,7 +18,7 @@ Case = dict[str, Any]
 optional; ``name`` is set if it differs from the file name; ``previous`` is the mask of a cascade's previous stage."""
 
 FILES = {**list_of(FILE_PATH, minItems=1), **FILE_PATH, "type": ["string", "array"]}
-"""Shape of the files of an image in a list of cases: one, or one a channel."""
+"""Schema of the files of an image in a list of cases: one, or one per channel."""
 
 IMAGE, LABEL, PREDICTION = "image", "label", "pred"
 """Keys of a case in all dictionaries, by MONAI's convention."""

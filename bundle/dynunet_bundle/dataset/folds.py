@@ -23,7 +23,7 @@ FOLDS_SCHEMA = list_of(
     minItems=1,
     description=f'It is a list of folds, each {{"train": [names], "val": [names]}}. {REMEDY}',
 )
-"""Shape of a splits file."""
+"""Schema of a splits file."""
 
 MIN_FOLDS = 2
 NUM_FOLDS = 5

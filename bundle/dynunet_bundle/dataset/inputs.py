@@ -27,7 +27,7 @@ LIST_SCHEMA = {
     "else": {"required": ["testing"]},
     "description": 'Give a list of images: ["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"], {"image": "c.nii.gz"}].',
 }
-"""Shape of a list of images, or of a dataset.json with such a list; keywords for lists and objects ignore the other."""
+"""Schema of a list of images, or of a dataset.json with such a list; its keywords apply to lists or to objects only."""
 
 
 def find_inputs(

@@ -31,7 +31,7 @@ LAYOUTS = (
 )
 
 UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
-"""Characters of a folder name that MONAI's configs or terminals give a meaning."""
+"""Characters of a folder name that have a special meaning in MONAI's configs or in terminals."""
 
 CHANNELS = by_name({"type": ["string", "number"]}, minProperties=1)
 LABELLED = object_with({"image": FILES, "label": FILE_PATH}, ("image", "label"))
@@ -53,7 +53,7 @@ DATASET_SCHEMA = object_with(
         {
             "if": {"anyOf": [{"required": ["training"]}, {"required": ["modality"]}]},
             "then": {"required": ["training"]},
-            # nnU-Net's; a "dataset" that is not an object is something else of the user's
+            # nnU-Net's layout; a "dataset" that is not an object is the user's own key
             "else": {
                 "required": ["file_ending"],
                 "properties": {
@@ -67,7 +67,7 @@ DATASET_SCHEMA = object_with(
         '"labels" and "file_ending".'
     ),
 )
-"""Shape of a dataset.json; other keys are the user's."""
+"""Schema of a dataset.json; other keys are ignored."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class DatasetDescription:
     test: tuple[Case, ...]
 
     def __post_init__(self) -> None:
-        """Check the names of channels; ``LabelScheme`` has checked those of labels.
+        """Check the names of channels; ``LabelScheme`` checks those of labels.
 
         Raises:
             DatasetError: if a name cannot be part of a config.
@@ -112,7 +112,7 @@ class DatasetDescription:
 
 
 def task_name(root: Path) -> str:
-    """Name of a data set, the ``task_name`` of its plan: that of its folder, special characters as ``_``."""
+    """Name of a data set, the ``task_name`` of its plan: the folder's name with special characters as ``_``."""
     return UNSAFE.sub("_", root.name)
 
 

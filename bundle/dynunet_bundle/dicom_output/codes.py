@@ -45,7 +45,7 @@ TABLE_SCHEMA = object_with(
     },
     ("categories", "modifiers", "labels"),
 )
-"""Shape of the table."""
+"""Schema of ``codes.json``."""
 
 PRIVATE_SCHEME = "99DYNUNET"
 """Designator of our coding scheme; 99 is the prefix of private schemes (PS3.16 section 8.2)."""

@@ -18,7 +18,7 @@ LABELS_SCHEMA = by_name(
     },
     minProperties=1,
 )
-"""Shape of ``labels``: names by value as text, or values, one or several, by name."""
+"""Schema of ``labels``: names by value as text, or one or several values by name."""
 
 Entries = Sequence[tuple[str, list[int]]]
 

@@ -18,21 +18,21 @@ Regions = Mapping[str, Sequence[int]]
 
 
 def find_name_fault(name: object, what: str) -> str | None:
-    """Why a name cannot be part of a config, and what to do; None if it can.
+    """Fault of a name that cannot be part of a config, with its remedy, or None.
 
-    MONAI evaluates a text that begins with ``$``, resolves one that begins with ``@`` or ``%``, and splits ids at
+    MONAI evaluates strings that begin with ``$``, resolves those that begin with ``@`` or ``%``, and splits ids at
     ``#`` and ``::``.
 
     Args:
         name: name of a class, region or channel, from a file of the user.
-        what: what it names, e.g. ``"class"``.
+        what: kind of the name, e.g. ``"class"``.
     """
     if not isinstance(name, str) or not name.strip():
-        return f"the {what} name {name!r} is not a text. Give each {what} a name."
+        return f"the {what} name {name!r} is not a non-empty string. Give each {what} a name."
     if name[0] in "$@%" or "#" in name or "::" in name:
         return (
-            f'the {what} name "{name}" begins with $, @ or %, or contains # or ::. These have a meaning in MONAI\'s '
-            "configs. Rename it."
+            f'the {what} name "{name}" begins with $, @ or %, or contains # or ::, which MONAI\'s configs reserve. '
+            "Rename it."
         )
     if any(unicodedata.category(character)[0] == "C" for character in name):
         return f"the {what} name {name!r} contains control characters. Rename it."

@@ -66,7 +66,7 @@ FINGERPRINT_SCHEMA = object_with(
     ("spacings_mm", "shapes_after_crop", "median_relative_size_after_cropping"),
     description="Give the fingerprint that scripts/plan.py wrote, or nnU-Net's.",
 )
-"""Shape of a fingerprint file: ours, or nnU-Net's, which has no axcodes, intensities or names."""
+"""Schema of a fingerprint file: ours, or nnU-Net's, which has no axcodes, intensities or names."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Fingerprint:
         """Read saved facts. nnU-Net's fingerprints have no ``axcodes``; their axes are taken as (z, y, x).
 
         Args:
-            content: data of the shape ``FINGERPRINT_SCHEMA``.
+            content: JSON data that fits ``FINGERPRINT_SCHEMA``.
 
         Raises:
             PlanError: if the numbers of spacings and shapes differ.

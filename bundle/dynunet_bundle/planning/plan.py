@@ -76,10 +76,10 @@ class Plan:
 PLAN_IDS = tuple(item.name for item in fields(Plan))
 
 VALUE: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
-"""Value of a class in files of labels, which are read as int32."""
+"""Schema of the value of a class in label files, which are read as int32."""
 
 SIZES = list_of({"type": "integer", "minimum": 1, "maximum": 2**15 - 1}, minItems=2, maxItems=3)
-"""Voxels by axis; the prepared store has positions in int16."""
+"""Schema of voxels by axis; the prepared store has positions in int16."""
 
 LEVELS = list_of(
     {
@@ -91,7 +91,7 @@ LEVELS = list_of(
     minItems=1,
     maxItems=16,
 )
-"""Kernels or strides, one a level."""
+"""Schema of kernels or strides, one per level."""
 
 INTENSITIES = {
     **object_with(
@@ -128,8 +128,8 @@ PLAN_SCHEMA = object_with(
         "cascade": {"type": "boolean"},
     }
 )
-"""Shape of the plan ids; an overlay may have some of them, and so has a plan that was saved before others were known.
-Whether they fit each other is checked by what uses them."""
+"""Schema of the plan ids. Overlays and plans of earlier versions may have only some of them. Whether ids fit each other
+is checked by the code that uses them."""
 
 DEFAULTS = {
     item.name: item.default if item.default_factory is MISSING else item.default_factory()

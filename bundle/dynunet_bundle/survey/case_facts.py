@@ -23,7 +23,7 @@ from dynunet_bundle.survey.histogram import Histogram
 from dynunet_bundle.survey.value_counts import value_counts
 
 LIMIT = {"anyOf": [{"type": "number"}, {"enum": [math.inf, -math.inf]}]}
-"""The smallest or the largest value of voxels; infinite if there are no voxels."""
+"""Schema of the smallest or largest value of voxels; infinite if there are no voxels."""
 
 VOXELS = list_of({"type": "integer", "minimum": 1}, minItems=3, maxItems=3)
 FACTS_SCHEMA = object_with(
@@ -47,7 +47,7 @@ FACTS_SCHEMA = object_with(
     },
     ("facts", "notes"),
 )
-"""Shape of the JSON in an archive of facts."""
+"""Schema of the JSON in an archive of facts."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class CaseFacts:
         """Read the facts and the notes that ``save`` wrote.
 
         Raises:
-            OSError, ValueError, KeyError: if the file is absent, damaged, or of another kind; a ConfigError is one.
+            OSError, KeyError, ValueError (such as ConfigError): if the file is missing, damaged, or of another kind.
         """
         with np.load(path, allow_pickle=False) as archive:
             text = str(archive["json"]).encode()
