@@ -18,6 +18,10 @@ MAX_SHOWN = 5
 """Names that a message shows, the rest is counted."""
 
 
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "bad allocation")
+"""What the libraries write, in lower case, where memory runs out."""
+
+
 class BundleError(ValueError):
     """Base of all errors whose cause lies in the input; the text says what is wrong and what to do."""
 
@@ -98,13 +102,31 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
     Returns:
         The first BundleError in the chain of causes, or None where there is none.
     """
+    return next((one for one in _chain(error) if isinstance(one, BundleError)), None)
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, of a GPU or of the machine, for an exception or one behind it.
+
+    torch on a CPU, ONNX Runtime and SimpleITK say so only in the text of a RuntimeError.
+    """
+    return any(
+        isinstance(one, MemoryError)
+        or (
+            isinstance(one, (RuntimeError, OSError))
+            and any(text in str(one).lower() for text in OUT_OF_MEMORY)
+        )
+        for one in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what is behind it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, BundleError):
-            return error
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
 
 
 def first_line(error: BaseException) -> str:

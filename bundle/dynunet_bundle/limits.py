@@ -1,8 +1,10 @@
-"""How large an image may be, and how far away: checked by its header, before memory is taken."""
+"""How large an image may be, and how far away: checked before memory is taken."""
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +22,17 @@ MAX_AXIS = 32767
 
 RESAMPLED_FACTOR = 8
 """How many times larger an image may become at the spacing of the plan: a header may claim voxels of a metre."""
+
+
+GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", ""),
+    "memory": (
+        *("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        "total_",
+    ),
+}
+"""Control groups of version 2 and 1: their folder, the files of the limit and of what is taken, and what the names in
+``memory.stat`` begin with."""
 
 
 def max_image_bytes() -> int:
@@ -67,6 +80,76 @@ def require_room(
             f"{allowed / GIB:.3g} GiB are allowed",
             f"Set {MAX_GIB_VARIABLE} if it really is that large.",
         )
+
+
+def require_memory(num_bytes: int, what: str) -> None:
+    """Refuse to take more memory than there is; not where DYNUNET_MAX_IMAGE_GIB is set.
+
+    Linux promises any amount, and kills the process when it takes it.
+
+    Args:
+        num_bytes: what is to be taken.
+        what: for what, the subject of the message.
+
+    Raises:
+        MemoryError: with both sizes.
+    """
+    available = None if MAX_GIB_VARIABLE in os.environ else available_bytes()
+    if available is not None and num_bytes > available:
+        raise MemoryError(
+            f"{what} takes {num_bytes / GIB:.3g} GiB; {available / GIB:.3g} GiB are available"
+        )
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process may still take: of the machine, of its control groups, of its own limit.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+
+    Returns:
+        The smallest of them; None where the system tells none, as macOS.
+    """
+    found = [*_of_machine(root), *_of_groups(root), *_of_process(root)]
+    return max(min(found), 0) if found else None
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    with suppress(OSError, KeyError, ValueError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        kib = {name: int(value.split()[0]) for name, _, value in (x.partition(":") for x in lines)}
+        yield (kib["MemAvailable"] + kib["SwapFree"]) << 10
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What the control groups of this process leave; their caches of files count as free."""
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controller, name = line.split(":", 2)
+            if controller in GROUPS:
+                top = root / GROUPS[controller][0]
+                group = top / name.lstrip("/")
+                for folder in (group, *group.parents):
+                    if folder.is_relative_to(top):
+                        yield from _of_group(folder, *GROUPS[controller][1:])
+
+
+def _of_group(folder: Path, limit: str, taken: str, prefix: str) -> Iterator[int]:
+    with suppress(OSError, ValueError):  # "max" is not a number
+        left = int((folder / limit).read_text()) - int((folder / taken).read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+        stat = {name: int(value) for name, value in map(str.split, lines)}
+        yield left + sum(stat.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
+
+
+def _of_process(root: Path) -> Iterator[int]:
+    with suppress(ImportError, OSError):
+        import resource  # Unix only
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int((root / "proc/self/statm").read_text().split()[0])
+            yield limit - pages * resource.getpagesize()
 
 
 def require_axes(case: str, shape: Sequence[int]) -> None:

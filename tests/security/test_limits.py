@@ -9,15 +9,20 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import BUNDLE, save_nifti, save_picture
+from monai.data import MetaTensor
 from spoiled_files import extension_bomb, gzip_bomb, meta, nifti, nrrd, png
 
+import dynunet_bundle.preprocessing.resample as resample_module
+from dynunet_bundle import limits
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.cases import apply_to_case
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.images.nifti import load_nifti
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.limits import max_image_bytes, require_room
+from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 READ = """
 import resource, sys
@@ -245,3 +250,119 @@ def test_spacings_and_directions_that_are_none(tmp_path, preprocess, name, field
 def test_voxels_of_a_kilometre_do_not_take_all_memory(tmp_path, preprocess, spacing):
     with pytest.raises(CaseError, match="case a: "):
         preprocess(geometry(tmp_path / "a.nii", np.diag([spacing, spacing, spacing, 1])))
+
+
+# --- spacings that the plan cannot mean, and those that it can
+
+
+def resample(shape: tuple[int, ...], spacing: tuple[float, ...], plan: tuple[float, ...]) -> Any:
+    """Resample an image that takes no memory."""
+    voxels = torch.zeros(1, 1, 1, 1).expand(1, *shape)
+    image = MetaTensor(voxels, affine=torch.diag(torch.tensor([*spacing, 1.0])))
+    return ResampleToSpacingd("image", plan)({"image": image})
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((20, 20, 20), (300, 300, 0.001)),
+        ((20, 20, 20), (1000, 1000, 1000)),
+        ((40, 40, 40), (0.001, 0.001, 0.001)),
+        ((40, 40, 40), (1, 1, 0.001)),
+        ((512, 512, 1500), (20, 20, 20)),
+    ],
+)
+def test_voxels_that_do_not_fit_the_plan_are_refused_with_both_spacings(shape, spacing):
+    with pytest.raises(CaseError, match="mm do not fit the plan's spacing, 1 x 1 x 1 mm") as error:
+        resample(shape, spacing, (1, 1, 1))
+    assert " x ".join(f"{mm:g}" for mm in spacing) in str(error.value)
+    assert "Correct the spacing in its header" in str(error.value)
+
+
+class ResizedError(Exception):
+    """Raised where memory would be taken."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "plan"),
+    [
+        ((600, 600, 600), (0.3, 0.3, 0.3), (1, 1, 1)),
+        ((600, 600, 600), (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)),
+        ((1500, 512, 512), (1, 0.98, 0.98), (1.5, 1.5, 1.5)),
+        ((1500, 512, 512), (1, 0.98, 0.98), (0.5, 0.5, 0.5)),
+        ((30, 256, 256), (10, 1, 1), (0.3, 0.3, 0.3)),
+        ((400, 400, 400), (0.08, 0.08, 0.08), (10, 1, 1)),
+        ((1, 20_000, 20_000), (1, 1, 1), (1, 1)),
+        ((1, 512, 512), (0.001, 0.5, 0.5), (5, 0.5, 0.5)),
+        ((9, 300, 300), (7.5, 0.5, 0.5), (1, 1, 1)),
+        ((100, 2000, 2000), (5e-5, 5e-6, 5e-6), (5e-5, 5e-6, 5e-6)),
+    ],
+)
+def test_clinical_images_are_not_refused(monkeypatch, shape, spacing, plan):
+    def resized(*_: Any) -> None:
+        raise ResizedError
+
+    monkeypatch.setattr(resample_module, "resize", resized)
+    monkeypatch.setattr(limits, "available_bytes", lambda: 32 * limits.GIB)
+    with pytest.raises(ResizedError):
+        resample(shape, spacing, plan)
+
+
+# --- the memory that is there
+
+
+def test_what_is_resampled_fits_into_memory(monkeypatch):
+    monkeypatch.setattr(limits, "available_bytes", lambda: 2 * limits.GIB)
+    with pytest.raises(MemoryError, match=r"1000 x 1000 x 1000 .* 3\.73 GiB; 2 GiB are available"):
+        resample((500, 500, 500), (2, 2, 2), (1, 1, 1))
+
+
+def system(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+MEMINFO = "MemTotal: 64000 kB\nMemFree: 100 kB\nMemAvailable:   32000 kB\nSwapFree: 8000 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "kib"),
+    [
+        ({}, 40_000),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 40_000),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/memory.max": f"{30_000 << 10}\n",
+                "sys/fs/cgroup/a/memory.current": f"{20_000 << 10}\n",
+                "sys/fs/cgroup/a/memory.stat": f"anon 1\ninactive_file {5000 << 10}\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+            },
+            15_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:cpu:/x\n4:memory:/docker/c\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{30_000 << 10}\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{29_000 << 10}\n",
+                "sys/fs/cgroup/memory/memory.stat": f"total_active_file {100 << 10}\n",
+            },
+            1_100,
+        ),
+    ],
+    ids=["machine", "group without limit", "version 2", "version 1, in a container"],
+)
+def test_memory_is_that_of_the_machine_and_its_groups(tmp_path, files, kib):
+    root = system(tmp_path, {"proc/meminfo": MEMINFO, **files})
+    assert limits.available_bytes(root) == kib << 10
+
+
+def test_a_system_that_tells_nothing_limits_nothing(tmp_path, monkeypatch):
+    assert limits.available_bytes(tmp_path) is None
+    monkeypatch.setattr(limits, "available_bytes", lambda: None)
+    limits.require_memory(1 << 60, "it")
+    monkeypatch.setattr(limits, "available_bytes", lambda: 1)
+    monkeypatch.setenv("DYNUNET_MAX_IMAGE_GIB", "2")
+    limits.require_memory(1 << 60, "it")

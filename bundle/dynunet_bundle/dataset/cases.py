@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import BundleError, CaseError, DatasetError, first_line, some_of
+from dynunet_bundle.errors import (
+    BundleError,
+    CaseError,
+    DatasetError,
+    first_line,
+    ran_out_of_memory,
+    some_of,
+)
 from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
 from dynunet_bundle.shapes import FILE_PATH, list_of
 
@@ -172,7 +179,7 @@ def apply_to_case(
         The transformed dictionary.
 
     Raises:
-        CaseError: if a file is damaged.
+        CaseError: if a file is damaged, or memory runs out.
         BundleError: any error for users that a transform raised.
     """
     try:
@@ -183,7 +190,7 @@ def apply_to_case(
         cause = _first_cause(error)
         if isinstance(cause, BundleError):
             raise cause from None
-        if "LoadImaged" in str(error):
+        if "LoadImaged" in str(error) or ran_out_of_memory(error):
             raise unreadable(case, error) from error
         raise
 
@@ -200,10 +207,27 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
         # the name of a folder may be a patient's, and the message is written to run.json
         folder = f"{path.parent}{os.sep}"
         reason = reason.replace(folder, "").replace(repr(folder)[1:-1], "")
+    if ran_out_of_memory(error):
+        return too_large(name_of(case), reason)
     return CaseError(
         name_of(case),
         f"cannot read {', '.join(path.name for path in paths)} ({type(cause).__name__}: {reason})",
         "Replace the damaged file.",
+    )
+
+
+def too_large(name: str, reason: str, size: str = "it") -> CaseError:
+    """The error for a case that memory does not suffice for.
+
+    Args:
+        name: name of the case.
+        reason: what was raised.
+        size: what memory was for.
+    """
+    return CaseError(
+        name,
+        f"there is not enough memory for {size} ({reason})",
+        "Use a machine with more memory, a lower sw_batch_size, or a crop of the image.",
     )
 
 

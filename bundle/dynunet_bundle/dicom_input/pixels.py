@@ -12,7 +12,7 @@ from dynunet_bundle.dicom_input.frames import Frame, num_frames
 from dynunet_bundle.dicom_input.parse import INSTALL, convert_values, is_encapsulated, read_dicom
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.limits import require_room
+from dynunet_bundle.limits import require_memory, require_room
 
 RESEND = "Send the series again."
 
@@ -54,10 +54,12 @@ def require_stack_room(
 
     Raises:
         CaseError: with the sizes.
+        MemoryError: if there is less memory.
     """
     rows, columns = frames[0].shape
     itemsize = stack_type(frames, headers).itemsize
     require_room(case, (columns, rows, len(frames)), itemsize, max_bytes)
+    require_memory(rows * columns * len(frames) * itemsize, "reading it")
 
 
 def _require_bytes(case: str, present: int, header: Any) -> None:

@@ -17,7 +17,7 @@ from nibabel.openers import ImageOpener
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.streams import require_end, require_size
-from dynunet_bundle.limits import require_place, require_room
+from dynunet_bundle.limits import require_memory, require_place, require_room
 
 GZIP_SUFFIX = ".gz"
 GZIP_RATIO = 1032
@@ -67,8 +67,12 @@ def read_voxels(path: str | Path, image: nib.Nifti1Image) -> np.ndarray:
 
     Raises:
         OSError: if the stream is damaged or truncated, or contains more than the header declares.
+        MemoryError: if there is less memory than the voxels take.
     """
     proxy = image.dataobj
+    scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
+    itemsize = proxy.dtype.itemsize + (np.dtype(np.float64).itemsize if scaled else 0)
+    require_memory(math.prod(map(int, proxy.shape)) * itemsize, "reading it")
     if not str(path).lower().endswith(GZIP_SUFFIX):
         require_size(Path(path), proxy.offset, math.prod(proxy.shape) * proxy.dtype.itemsize)
         return np.asanyarray(proxy)

@@ -40,6 +40,7 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         CaseError: if it declares more voxels than are allowed or than it contains, or its affine is not finite.
         OSError: if SimpleITK or Pillow cannot read it; nibabel raises several kinds of errors for NIfTI.
+        MemoryError: if there is less memory than it takes.
     """
     return _read_file(path)[0]
 

@@ -27,7 +27,7 @@ from dynunet_bundle.images.header_checks import (
 )
 from dynunet_bundle.images.picture_checks import require_sound_picture
 from dynunet_bundle.images.streams import ENCODINGS, decompress, require_size
-from dynunet_bundle.limits import require_place, require_room
+from dynunet_bundle.limits import require_memory, require_place, require_room
 
 READERS = {
     **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),
@@ -105,6 +105,7 @@ def _read_with_sitk(path: str | Path) -> sitk.Image:
     try:
         reader.ReadImageInformation()
         _require_sound(path, reader)
+        require_memory(2 * _num_bytes(reader), "reading it")  # SimpleITK's image and a copy
         if stored is None or stored.encoding not in (*ENCODINGS, "raw"):
             if stored is not None:  # a number in text takes at least one byte
                 _require_listed_size(Path(path), stored, math.prod(stored.sizes))

@@ -1,5 +1,6 @@
 """An evaluator that continues after a bad case, and a log line for each case."""
 
+import gc
 import logging
 import signal
 import time
@@ -8,12 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import IMAGE, name_of, too_large
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
     MAX_SHOWN,
@@ -22,6 +22,7 @@ from dynunet_bundle.errors import (
     PredictionError,
     find_user_error,
     first_line,
+    ran_out_of_memory,
 )
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
 
@@ -76,14 +77,19 @@ class CaseEvaluator(SupervisedEvaluator):
                 raise batchdata[FAILURE]
             return super()._iteration(engine, batchdata)
         except Exception as error:
-            failure = _failure(error)
-            if failure is None or self.state.epoch_length == 1:
+            failure = _failure(error, batchdata)
+            alone = self.state.epoch_length == 1
+            if failure is None or (alone and find_user_error(error)):
                 raise
+            if alone:
+                raise failure from error
             name = _name(batchdata)
             logger.error("%s failed: %s", name, first_line(failure))
-            self.state.failures[name] = _message(name, failure)
+            self.state.failures[name] = str(failure)
             engine.state.batch, engine.state.output = [], []
-            return engine.state.output
+        # what the error refers to, such as the arrays of this case, goes before the next one needs the memory
+        gc.collect()
+        return engine.state.output
 
 
 class CaseProgress:
@@ -113,24 +119,15 @@ class CaseProgress:
         self._since = now
 
 
-def _failure(error: Exception) -> BaseException | None:
+def _failure(error: Exception, batchdata: Mapping[Any, Any]) -> BundleError | None:
     """The error if it concerns only this case; None if all other cases would fail as well."""
     user_error = find_user_error(error)
     if isinstance(user_error, OutputError):
         return None
-    if user_error is not None:
+    if user_error is not None or not ran_out_of_memory(error):
         return user_error
-    is_too_large = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return error if is_too_large else None
-
-
-def _message(name: str, failure: BaseException) -> str:
-    if isinstance(failure, BundleError):
-        return str(failure)
-    return (
-        f"case {name}: there is not enough memory ({first_line(failure)}). "
-        "Lower sw_batch_size, or predict it on a machine with more memory."
-    )
+    size = " x ".join(map(str, batchdata[IMAGE].shape[1:])) + " values at the spacing of the plan"
+    return too_large(_name(batchdata), first_line(error), size)
 
 
 def _name(batchdata: Mapping[Any, Any]) -> str:

@@ -4,6 +4,7 @@ Volumes are ``[B, C, *spatial]``.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import nn
 
 from dynunet_bundle.errors import ConfigError, PredictionError
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
+from dynunet_bundle.limits import require_memory
 from dynunet_bundle.networks.cpu.forward import fit_to_cpu
 from dynunet_bundle.networks.precision import compute_dtype, computing_in
 from dynunet_bundle.progress import progress
@@ -130,6 +132,7 @@ class PatchInferer(SlidingWindowInferer):
 
         Raises:
             PredictionError: if a value is NaN or infinite, unless ``require_finite`` is false.
+            MemoryError: if there is less memory than the result takes on a CPU.
         """
         if isinstance(network, nn.Module):
             # done here, so that servers that use only the bundle's bare network get the same masks
@@ -273,12 +276,16 @@ def _share(window: Window, rows: Sequence[torch.Tensor], device: torch.device) -
 
 def _zeros(shape: Sequence[int], device: torch.device) -> torch.Tensor:
     """Zeros on the device, or on the CPU if the device's memory is too small."""
+    need = math.prod(shape) * 4, f"the result for {' x '.join(map(str, shape))} values"
+    if device.type == "cpu":
+        require_memory(*need)
     try:
         return torch.zeros(*shape, device=device)
     except torch.OutOfMemoryError:
         logger.warning(
             "%s is too small for the result of this volume, which is collected on the CPU", device
         )
+        require_memory(*need)
         return torch.zeros(*shape)
 
 

@@ -1,5 +1,6 @@
 """Convert the network's outputs to a mask on the grid of the file."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -13,6 +14,7 @@ from monai.utils.enums import TraceKeys
 from dynunet_bundle.dataset.cases import IMAGE
 from dynunet_bundle.inference.planes import resized_planes
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.limits import require_memory
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 CLASS_TYPE = torch.uint8
@@ -70,6 +72,8 @@ class RestoreClassesd(MapTransform):
     ) -> tuple[MetaTensor, MetaTensor | None]:
         resample, *others = self._steps()
         shape, coarse_axis, trace, affine = _before(resample, image)
+        num_bytes = 1 + 2 * len(logits) * (self.probability_key is not None)
+        require_memory(math.prod(shape) * num_bytes, "its mask, with probabilities if wanted,")
         classes = torch.empty((1, *shape), dtype=CLASS_TYPE, device=logits.device)
         shares = None
         if self.probability_key is not None:

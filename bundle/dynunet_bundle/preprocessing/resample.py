@@ -7,6 +7,7 @@ An image is resized slab by slab, along all axes (``axis_matrix.py``): memory be
 slab. Labels are resized in ``resample_label.py``.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +20,13 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
 from dynunet_bundle.dataset.cases import name_of
-from dynunet_bundle.limits import RESAMPLED_FACTOR, max_image_bytes, require_room
+from dynunet_bundle.errors import CaseError
+from dynunet_bundle.limits import (
+    RESAMPLED_FACTOR,
+    max_image_bytes,
+    require_memory,
+    require_room,
+)
 from dynunet_bundle.preprocessing.axis_matrix import (
     LINEAR,
     axis_blocks,
@@ -35,6 +42,14 @@ ANISOTROPY_RATIO = 3
 SPACING_TOLERANCE = 1e-6
 """Relative difference below which spacings are equal: ten times the rounding of a float32 header, and a tenth of the
 1e-5 mm by which nnU-Net's planner deliberately makes one axis the coarsest."""
+
+MAX_GROWTH = 1000
+"""Times that an image may have more voxels at the plan's spacing. Slices of 10 mm with pixels of 1 mm have 370 times
+more at 0.3 mm; a header in micrometres for millimetres, 1e9 times."""
+
+MAX_FINENESS = 500
+"""Times that voxels may be shorter than the plan's: 0.08 mm of a dental CT, 125 times for slices of 10 mm; a header in
+metres for millimetres, 1000 times."""
 
 IMAGE_ORDER = 3
 """Spline order for images: cubic."""
@@ -58,7 +73,8 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        CaseError: if the result would be too large.
+        CaseError: if the voxels do not fit the spacing, or the result would be too large.
+        MemoryError: if there is less memory than it takes.
     """
 
     def __init__(
@@ -98,7 +114,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         old_shape = np.array(tensor.shape[1:])
         # nnU-Net's order of operations, which decides how a half is rounded
         new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1)
-        self._require_room(tensor, new_shape)
+        self._require_room(tensor, old_spacing, new_shape)
         new_shape = new_shape.astype(int)
         coarse_axis = find_coarse_axis(old_spacing, new_spacing)
         array = tensor.as_tensor().numpy()
@@ -119,15 +135,34 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         )
         return result
 
-    def _require_room(self, tensor: MetaTensor, shape: np.ndarray) -> None:
-        """Refuse a result that is too large, e.g. of an image whose header has metres instead of millimetres."""
+    def _require_room(
+        self, tensor: MetaTensor, old_spacing: np.ndarray, new_shape: np.ndarray
+    ) -> None:
+        """Refuse what the plan cannot mean, and what would be too large."""
+        case, plan = name_of({"image": tensor}), " x ".join(f"{mm:g}" for mm in self.spacing)
+        old, shape = tensor.shape[1:], tuple(map(int, new_shape))
+        factors = old_spacing[-len(self.spacing) :] / self.spacing
+        longer = [size > 1 for size in old[-len(self.spacing) :]]
+        growth = math.prod(shape) / math.prod(old)
+        if growth > MAX_GROWTH or (factors[longer] < 1 / MAX_FINENESS).any():
+            raise CaseError(
+                case,
+                f"its voxels of {' x '.join(f'{mm:g}' for mm in old_spacing)} mm do not fit the plan's spacing, "
+                f"{plan} mm: {' x '.join(map(str, old))} voxels would become {' x '.join(map(str, shape))}",
+                "Correct the spacing in its header (millimetres), or use a model for such images.",
+            )
         require_room(
-            name_of({"image": tensor}),
-            (len(tensor), *map(int, shape)),
+            case,
+            (len(tensor), *shape),
             np.dtype(np.float32).itemsize,
             RESAMPLED_FACTOR * max_image_bytes(),
-            f"at the spacing of the plan, {' x '.join(f'{mm:g}' for mm in self.spacing)} mm, it has",
+            f"at the spacing of the plan, {plan} mm, it has",
         )
+        if shape != tuple(old):
+            require_memory(
+                len(tensor) * math.prod(shape) * np.dtype(np.float32).itemsize,
+                f"resampling it to {' x '.join(map(str, shape))} voxels",
+            )
 
 
 def _like(tensor: MetaTensor, array: np.ndarray, affine: np.ndarray) -> MetaTensor:
