@@ -10,11 +10,14 @@ Labels of the test cases are in labelsTs.
 import argparse
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-from scipy import ndimage
+from dynunet_bundle.errors import user_errors_exit
 
-from dynunet_bundle.files import write_json
+with user_errors_exit():  # Ctrl-C during the imports
+    import nibabel as nib
+    import numpy as np
+    from scipy import ndimage
+
+    from dynunet_bundle.files import write_json
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 EXTENT_MM = np.array([40.0, 48.0, 36.0])
@@ -111,4 +114,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors_exit():
+        main()

@@ -2,14 +2,28 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NoReturn
+
+from dynunet_bundle.terminal import (
+    NO_ROOM,
+    ClosedStreamError,
+    flush_quietly,
+    printable,
+    protect_terminal,
+)
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 """Stopped by a signal and resumable; EX_TEMPFAIL of sysexits.h."""
+
+EXIT_INTERRUPTED = 130
+"""Ctrl-C where nothing can be resumed; 128 + SIGINT, as shells have it."""
+
+EXIT_CLOSED_PIPE = 141
+"""The reader of the output is gone, as in ``| head``; 128 + SIGPIPE, as shells have it."""
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 """They ask a training to save and stop; a system may lack some."""
@@ -27,17 +41,11 @@ class BundleError(ValueError):
 
     exit_code = EXIT_BAD_INPUT
     layout = ""
-    """Control characters that the messages of a class have."""
+    """Control characters that the messages of a class have; others come from a name."""
 
     def __str__(self) -> str:
         """The message; control characters in names from files are shown as escape sequences."""
-        text = super().__str__()
-        if text.isprintable():
-            return text
-        return "".join(
-            letter if letter.isprintable() or letter in self.layout else ascii(letter)[1:-1]
-            for letter in text
-        )
+        return printable(super().__str__(), self.layout)
 
 
 class DatasetError(BundleError):
@@ -87,7 +95,7 @@ class TrainingError(BundleError):
 
 
 class PredictionError(BundleError):
-    """Some cases of a prediction failed; the others are done."""
+    """Some cases of a prediction failed; the others are done. Each has a line."""
 
     exit_code = EXIT_FAILED
     layout = "\n"
@@ -100,9 +108,17 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
         error: any exception, or None.
 
     Returns:
-        The first BundleError in the chain of causes, or None where there is none.
+        The first BundleError in the chain of causes, an OutputError for a disk that is full, or None.
     """
-    return next((one for one in _chain(error) if isinstance(one, BundleError)), None)
+    for one in _chain(error):
+        if isinstance(one, BundleError):
+            return one
+        if isinstance(one, OSError) and one.errno in NO_ROOM:
+            return OutputError(
+                f"cannot write {one.filename or 'all output'}: {one.strerror}. "
+                "Free space and run the same command again."
+            )
+    return None
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
@@ -142,27 +158,51 @@ def some_of(names: Iterable[object], most: int = MAX_SHOWN) -> str:
         names: anything that can be shown as text.
         most: how many are shown.
     """
-    shown = list(map(str, names))
+    shown = list(map(printable, names))
     more = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _exit_with(error: BundleError) -> NoReturn:
-    sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    raise SystemExit(error.exit_code)
+def _exit_with(code: int, line: str) -> NoReturn:
+    flush_quietly()
+    if line:
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+    flush_quietly()
+    raise SystemExit(code)
+
+
+def _exit_for(error: BaseException | None) -> None:
+    """End the process with one line if a user can mend or wanted what has happened; else return.
+
+    Raises:
+        SystemExit: with the exit code.
+    """
+    if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+        # an import in C may turn it into an ImportError
+        _exit_with(EXIT_INTERRUPTED, "stopped by Ctrl-C")
+    user_error = find_user_error(error)
+    if user_error is not None:
+        _exit_with(user_error.exit_code, f"error: {user_error}")
+    if any(isinstance(one, ClosedStreamError) for one in _chain(error)):
+        _exit_with(EXIT_CLOSED_PIPE, "")
 
 
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turn a BundleError inside the block into one line on stderr and exit code 2, for scripts."""
+    """Run a script: a BundleError inside the block becomes one line on stderr and exit code 2.
+
+    Ctrl-C ends with code 130 and a closed pipe with 141, both without a traceback; output is printable.
+    """
+    protect_terminal()
     try:
-        yield
-    except Exception as error:
-        user_error = find_user_error(error)
-        if user_error is None:
-            raise
-        _exit_with(user_error)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        _exit_for(error)
+        raise
 
 
 def install_excepthook() -> None:
@@ -171,15 +211,13 @@ def install_excepthook() -> None:
     CPython takes the exit code from a SystemExit that the hook raises. All other exceptions go to the
     hook that was installed before.
     """
+    protect_terminal()
     previous = sys.excepthook
 
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        user_error = find_user_error(error)
-        if user_error is None:
-            previous(kind, error, traceback)
-        else:
-            _exit_with(user_error)
+        _exit_for(error)
+        previous(kind, error, traceback)
 
     sys.excepthook = hook

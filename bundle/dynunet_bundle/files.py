@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import BundleError, OutputError
-from dynunet_bundle.shapes import Schema, printable, require_shape
+from dynunet_bundle.shapes import Schema, excerpt, require_shape
+from dynunet_bundle.terminal import NO_ROOM
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -35,11 +36,17 @@ CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 TEMPORARY_SUFFIX = ".part"
 
+MAX_NAME_BYTES = 255
+"""Longest name of a file on all common file systems, NAME_MAX of Linux."""
+
+TEMPORARY_BYTES = 36
+"""What ``atomic_write`` adds to a name: two dots, machine and process, 8 random letters, and the suffix."""
+
+PROBE_BYTES = 4096
+"""A block of common file systems, written to find out whether a disk is full."""
+
 MAX_JSON_DEPTH = 100
 """Levels of a JSON file; the configs of this bundle have 9."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a full quota, a limit of the process."""
 
 
 logger = logging.getLogger(__name__)
@@ -64,7 +71,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.{_writer()}.", suffix=TEMPORARY_SUFFIX
+            dir=path.parent,
+            prefix=f".{fitting_name(path.name, TEMPORARY_BYTES)}.{_writer()}.",
+            suffix=TEMPORARY_SUFFIX,
         )
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -237,7 +246,7 @@ def parse_json(
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         # a number of too many digits is a ValueError, too much nesting a RecursionError
-        reason = printable(str(error))
+        reason = excerpt(str(error))
         raise error_type(f"{where} is not valid JSON: {reason}. Repair the file.") from error
     if _depth(content) > MAX_JSON_DEPTH:
         raise error_type(f"{where} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
@@ -297,6 +306,22 @@ def is_inside(name: str) -> bool:
     return not is_absolute and ".." not in windows.parts
 
 
+def fitting_name(name: str, reserve: int = 0) -> str:
+    """A file name that fits into a folder: ``name``, or where it is too long its start and a hash of it.
+
+    Args:
+        name: a file name or the start of one.
+        reserve: bytes that the caller will add to it.
+    """
+    encoded = os.fsencode(name)
+    most = MAX_NAME_BYTES - reserve
+    if len(encoded) <= most:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    start = encoded[: most - len(digest) - 1].decode(errors="ignore")
+    return f"{start}~{digest}"
+
+
 def case_name(path: str | os.PathLike[str]) -> str:
     """File name without folder and image suffix: ``a/b/hippocampus_003.nii.gz`` -> ``hippocampus_003``."""
     name = Path(path).name
@@ -315,8 +340,10 @@ def ensure_writable(folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=TEMPORARY_SUFFIX):
-            pass
+        with tempfile.NamedTemporaryFile(buffering=0, dir=folder, suffix=TEMPORARY_SUFFIX) as file:
+            # an empty file fits on a full disk
+            if file.write(bytes(PROBE_BYTES)) < PROBE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OutputError(
             f"cannot write to {folder}: {error.strerror or error}. "

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from dynunet_bundle.errors import BundleError
+from dynunet_bundle.terminal import printable
 
 Schema = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def require_shape(
         field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
         problem = fault.message if len(fault.message) <= MAX_PROBLEM else _short_problem(fault)
         remedy = schema.get("description", "Repair the file.")
-        raise error_type(f"{where}: {printable(field)}: {printable(problem)}. {remedy}")
+        raise error_type(f"{where}: {excerpt(field)}: {excerpt(problem)}. {remedy}")
 
 
 @cache
@@ -104,7 +105,7 @@ def _short_problem(fault: Any) -> str:
     return f"it is not as the schema's {fault.validator} {fault.validator_value} says"
 
 
-def printable(text: str) -> str:
+def excerpt(text: str) -> str:
     """Text from a file for a message: one line, cut to a length, without control characters."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: MAX_PROBLEM + 1])
+    line = printable(text[: MAX_PROBLEM + 1])
     return line if len(line) <= MAX_PROBLEM else f"{line[: MAX_PROBLEM - 3]}..."

@@ -1,5 +1,6 @@
 """Handlers that an overlay puts into a training; they do the damage, in the process where it happens."""
 
+import errno
 import io
 import os
 import resource
@@ -160,6 +161,25 @@ class LimitFiles:
         if engine.state.iteration == self.at:
             # CPython ignores SIGXFSZ, so that the call fails and the process lives
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
+
+
+class FullForTensorBoard:
+    """The disk has room for all but TensorBoard's file, which a thread writes, from an iteration on."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self.fill)
+
+    def fill(self, engine: Engine) -> None:
+        if engine.state.iteration == self.at:
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            def write(*_: Any) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            RecordWriter.write = RecordWriter.flush = write
 
 
 class FillDisk:

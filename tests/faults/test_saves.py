@@ -1,6 +1,7 @@
 """Whatever happens while a state is saved, a good one is left, and the same command goes on from it."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import BUNDLE, ROOT
 from fault_checks import LAST, PREVIOUS, Done, assert_error, assert_same_end, load, names
 from fault_runs import (  # noqa: F401 - the_runs is a fixture
     TIMEOUT_S,
@@ -75,6 +76,33 @@ def test_a_quota_that_is_used_up(runs: Runs, tmp_path: Path) -> None:
     assert "File too large" in training.status()["message"]
     training.finish()
     assert_same_end(training.models, runs.whole())
+
+
+def test_a_disk_that_is_full_before_the_start(runs: Runs, tmp_path: Path) -> None:
+    """Not a single byte can be written; the output goes to pipes, which have no such limit."""
+    training = runs.training(tmp_path)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    ended = subprocess.run(
+        training.command(),
+        cwd=BUNDLE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    done = Done(ended.returncode, ended.stdout, ended.stderr)
+    assert_error(done, 2, f"cannot write to {training.models}: File too large")
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_disk_that_is_full_for_a_thread_of_tensorboard(runs: Runs, tmp_path: Path) -> None:
+    training = runs.training(tmp_path)
+    done = training.run(probe("FullForTensorBoard", at=3))
+    assert_error(done, 2, f"cannot write {training.run_dir}: No space left", "Free space")
+    assert load(training.models / LAST)["epoch"] == 1
+    assert training.status()["state"] == "failed"
 
 
 @contextmanager

@@ -26,11 +26,11 @@ from dynunet_bundle.report.text import (
         ("'/a/b c/d.nii' and '/e/f.nii'", "'f.nii'"),
         ("3 ml / 5 ml, mm/voxel, 1/2", "3 ml / 5 ml, mm/voxel, 1/2"),
         ("/a/b\nplain", "b\nplain"),
-        ("a\x00\x1b\ud800b", "a\N{REPLACEMENT CHARACTER}" + "\N{REPLACEMENT CHARACTER}" * 2 + "b"),
+        ("a\x00\x1b\ud800b\u202e\r", r"a\x00\x1b\ud800b\u202e\r"),
         ("", ""),
     ],
 )
-def test_folders_and_control_characters_are_taken_out(text: str, expected: str):
+def test_folders_and_control_characters_are_not_shown(text: str, expected: str):
     assert clean(text) == expected
 
 

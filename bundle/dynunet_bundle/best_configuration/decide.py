@@ -32,6 +32,7 @@ from dynunet_bundle.files import ensure_writable, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.progress import progress
+from dynunet_bundle.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,8 @@ def format_best(content: Mapping[str, Any], out: Path) -> str:
     lines = [f"Dice in native space, out of fold, {content['num_cases']} cases"]
     lines += text_table(rows)
     lines += [
-        f"not in pairs: {name}: {reason}" for name, reason in content["left_out_of_pairs"].items()
+        printable(f"not in pairs: {name}: {reason}")
+        for name, reason in content["left_out_of_pairs"].items()
     ]
     lines += ["", format_rules(content["component_rules"]), "", "predict with it:"]
     return "\n".join([*lines, *_commands(content, out)])

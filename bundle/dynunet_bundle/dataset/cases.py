@@ -17,7 +17,14 @@ from dynunet_bundle.errors import (
     ran_out_of_memory,
     some_of,
 )
-from dynunet_bundle.files import CHANNEL_SUFFIX, IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_name
+from dynunet_bundle.files import (
+    CHANNEL_SUFFIX,
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    TEMPORARY_BYTES,
+    case_name,
+    fitting_name,
+)
 from dynunet_bundle.shapes import FILE_PATH, list_of
 
 Case = dict[str, Any]
@@ -34,6 +41,9 @@ META_FILE_NAME = "filename_or_obj"
 """Key of the file path in a MetaTensor's metadata, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 
 MASK_ROLES = ("label", "previous")
+
+STEM_RESERVE = TEMPORARY_BYTES + len("-01234567.positions.npy")
+"""Bytes that are added to the name of a case in the name of a prepared file."""
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
@@ -254,6 +264,10 @@ def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def unique_stem(case: Mapping[str, Any]) -> str:
-    """File name without suffix for results computed from a case: its name and a hash of its path."""
+    """File name without suffix for results computed from a case: its name and a hash of its path.
+
+    It leaves room for suffixes such as ``.positions.npy``, also in temporary names.
+    """
     path = os.path.abspath(image_files(case)[0])
-    return f"{name_of(case)}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return f"{fitting_name(name_of(case), STEM_RESERVE)}-{digest}"

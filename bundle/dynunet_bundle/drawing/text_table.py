@@ -2,19 +2,22 @@
 
 from collections.abc import Collection, Sequence
 
+from dynunet_bundle.terminal import printable
+
 GAP = "  "
 
 
 def text_table(
     rows: Sequence[Sequence[str]], left: Collection[int] = (0,), max_width: int | None = None
 ) -> list[str]:
-    """Rows as lines with aligned columns, two spaces apart, without trailing spaces.
+    """Rows as lines with aligned columns, two spaces apart, without trailing spaces; cells are made printable.
 
     Args:
         rows: rows with the same number of cells; a header is an ordinary row.
         left: indices of left-aligned columns, the first by default; the others are right-aligned.
         max_width: largest column width in characters, or None. A longer cell shifts the rest of its row.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if max_width is not None:
         widths = [min(width, max_width) for width in widths]

@@ -12,6 +12,7 @@ from dynunet_bundle.evaluation.statistics import MEASURES, SCORES_SCHEMA, bootst
 from dynunet_bundle.evaluation.text_tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
 from dynunet_bundle.report.text import counted
+from dynunet_bundle.terminal import printable
 
 NUM_CHANGED = 5
 DECIMALS = 9
@@ -139,7 +140,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         ]
         lines += ["", *columns_text((name, list(shown)), columns)]
         lines += [
-            f"Dice of {case['case']}: {case['a']:.4f} -> {case['b']:.4f}"
+            f"Dice of {printable(case['case'])}: {case['a']:.4f} -> {case['b']:.4f}"
             for case in rows["dice"]["changed_most"]
         ]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ from dynunet_bundle.evaluation.text_tables import format_measures
 from dynunet_bundle.files import write_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.report.text import counted
+from dynunet_bundle.terminal import printable
 
 Scores = Mapping[str, Sequence[float | None]]
 """Dice by foreground class or region, by case name."""
@@ -168,7 +169,8 @@ class ScoreHandler:
         summary = summarize_measures(measures, self.names, self.nsd_tolerance_mm)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
-        logger.info("%s\nsaved to %s", format_scores(summary), self.path)
+        # a table has line breaks, which no argument of a message may have
+        logger.info(f"{format_scores(summary)}\nsaved to {printable(self.path)}")
 
 
 def _of_all_ranks(measures: Mapping[str, list[Measures]]) -> dict[str, list[Measures]]:

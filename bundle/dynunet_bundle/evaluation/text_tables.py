@@ -8,8 +8,12 @@ from typing import Any
 from dynunet_bundle.drawing.text_table import GAP, text_table
 from dynunet_bundle.evaluation.statistics import MEASURES
 from dynunet_bundle.report.text import counted
+from dynunet_bundle.terminal import printable
 
 MAX_WIDTH = 100
+
+FORMULA_STARTS = ("=", "+", "-", "@")
+"""Characters by which spreadsheets tell a formula from a text."""
 
 
 def format_measures(summary: Mapping[str, Any]) -> str:
@@ -57,6 +61,8 @@ def columns_text(
 def measures_csv(summary: Mapping[str, Any]) -> bytes:
     """One row per case and class, one column per measure; undefined values are empty.
 
+    A name that a spreadsheet would take for a formula begins with an apostrophe; control characters are escaped.
+
     Args:
         summary: result of ``summarize_measures``.
     """
@@ -66,8 +72,15 @@ def measures_csv(summary: Mapping[str, Any]) -> bytes:
     for case, rows in summary["measures"].items():
         for name, row in rows.items():
             # csv writes None as an empty cell
-            writer.writerow([case, name, *(row[measure] for measure in MEASURES)])
+            writer.writerow(
+                [_text_cell(case), _text_cell(name), *(row[measure] for measure in MEASURES)]
+            )
     return text.getvalue().encode()
+
+
+def _text_cell(name: str) -> str:
+    shown = printable(name)
+    return f"'{shown}" if shown.startswith(FORMULA_STARTS) else shown
 
 
 def interval_text(mean: float | None, interval: Sequence[float] | None) -> str:
@@ -86,7 +99,7 @@ def _cell(statistics: Mapping[str, Any]) -> str:
 def _notes(statistics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     undefined = {name: rows["hd95_mm"]["num_undefined"] for name, rows in statistics.items()}
     return [
-        f"{name}: no distances in {count} of {counted(statistics[name]['dice']['num_cases'], 'case')}, "
+        f"{printable(name)}: no distances in {count} of {counted(statistics[name]['dice']['num_cases'], 'case')}, "
         "because only one of the masks has it"
         for name, count in undefined.items()
         if count

@@ -25,6 +25,7 @@ from dynunet_bundle.errors import (
     ran_out_of_memory,
 )
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
+from dynunet_bundle.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class CaseEvaluator(SupervisedEvaluator):
             super().run(global_epoch=global_epoch)
         failures: Mapping[str, str] = self.state.failures
         if failures:
-            shown = [f"  {message}" for message in list(failures.values())[:MAX_SHOWN]]
+            shown = [f"  {printable(message)}" for message in list(failures.values())[:MAX_SHOWN]]
             more = f"\n  and {len(failures) - MAX_SHOWN} more" * (len(failures) > MAX_SHOWN)
             others = ", the others are done" * (len(failures) < self.state.epoch_length)
             raise PredictionError(

@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.shapes import TEXT, Schema, by_name, list_of, object_with, printable
+from dynunet_bundle.shapes import TEXT, Schema, by_name, excerpt, list_of, object_with
 
 
 @dataclass(frozen=True)
@@ -182,4 +182,4 @@ def _ordered(value: Any) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    return None if value is MISSING else printable(str(value))
+    return None if value is MISSING else excerpt(str(value))

@@ -14,6 +14,7 @@ from dynunet_bundle.planning.planner import (
     MASK_BELOW_RELATIVE_SIZE,
     product_text,
 )
+from dynunet_bundle.terminal import printable
 
 PlanRow = tuple[str, str, str]
 """Subject, value, and the rule behind the value (may be empty)."""
@@ -115,7 +116,7 @@ def format_rows(heading: str, rows: Iterable[PlanRow]) -> str:
         else:
             cells.append((subject, value, rule))
     lines = text_table(cells, left=range(3), max_width=MAX_VALUE_WIDTH)
-    return "\n".join([heading, *(f"  {line}" for line in lines)])
+    return "\n".join([printable(heading), *(f"  {line}" for line in lines)])
 
 
 def _common_rows(plan: Plan) -> list[PlanRow]:

@@ -1,6 +1,7 @@
 """Voxel positions to centre patches on, drawn once when a case is prepared."""
 
 import hashlib
+import os
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def sample_labelled(label: np.ndarray, name: str) -> np.ndarray | None:
 
 
 def _generator(name: str) -> np.random.Generator:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    seed = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "little")
     return np.random.Generator(np.random.Philox(key=seed))
 
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dynunet_bundle.terminal import LAYOUT, printable
+
 DASH = "\N{EN DASH}"
 SECONDS_A_MINUTE = 60
 SHOWN_VALUE_CHARACTERS = 300
@@ -13,7 +15,6 @@ SHOWN_VALUE_CHARACTERS = 300
 _PATH_START = r"(?<![\w.)\]])(?:[A-Za-z]:[\\/]|\\\\|~?/)(?=[^\s/\\])"
 _FOLDERS = re.compile(rf"{_PATH_START}.*[\\/]")
 _ROOTED = re.compile(_PATH_START)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,13 @@ def counted(count: int, noun: str) -> str:
 
 
 def clean(text: Any) -> str:
-    """Text without folders and control characters, to be escaped by the template.
+    """Text without folders, its control characters escaped; the template escapes markup.
 
     An absolute path or one from the home folder reveals the machine and often a patient; only the part after its last
-    separator is kept. If spaces make the end of a path ambiguous, more text is removed rather than less.
+    separator is kept. If spaces make the end of a path ambiguous, more text is removed rather than less. Line breaks
+    stay; HTML shows them as spaces.
     """
-    lines = str(text).splitlines() or [""]
-    bare = (_ROOTED.sub("", _FOLDERS.sub("", line)) for line in lines)
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", "\n".join(bare))
+    return printable(_ROOTED.sub("", _FOLDERS.sub("", str(text))), LAYOUT)
 
 
 def shown_value(value: Any) -> str:

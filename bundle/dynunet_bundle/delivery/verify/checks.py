@@ -33,6 +33,7 @@ from dynunet_bundle.delivery.verify.files import (
 )
 from dynunet_bundle.delivery.verify.metadata import check_metadata
 from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
+from dynunet_bundle.terminal import printable
 
 CHECKS: dict[str, Callable[[BundleFolder], list[BundleProblem]]] = {
     "files": check_files,
@@ -135,6 +136,6 @@ def format_result(result: Result) -> str:
     if not result.problems:
         return f"passed   {result.check}"
     return "\n".join(
-        f"FAILED   {result.check}: {problem.message} {problem.remedy}".rstrip()
+        f"FAILED   {result.check}: {printable(f'{problem.message} {problem.remedy}'.rstrip())}"
         for problem in result.problems
     )

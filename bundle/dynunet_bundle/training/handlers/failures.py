@@ -14,7 +14,8 @@ from monai.engines.utils import IterationEvents
 
 from dynunet_bundle.errors import OutputError, TrainingError
 from dynunet_bundle.feed.loader import DaliLoader
-from dynunet_bundle.files import NO_ROOM, write_json
+from dynunet_bundle.files import write_json
+from dynunet_bundle.terminal import NO_ROOM
 from dynunet_bundle.training.watching.status_file import StatusFile
 
 BATCH_NAME = "bad_batch.json"

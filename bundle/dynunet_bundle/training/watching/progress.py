@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.files import atomic_write
+from dynunet_bundle.terminal import printable
 from dynunet_bundle.training.watching.status import DICE_BY_CLASS, LOG_NAME, MEAN_DICE, record_of
 from dynunet_bundle.training.watching.status_text import clock
 
@@ -206,4 +207,4 @@ def _line(record: Mapping[str, Any], num_epochs: int, eta_s: float | None) -> st
     if "gpu_memory_mib" in record:
         parts.append(f"{record['gpu_memory_mib']:.0f} MiB")
     parts.append(f"ETA {clock(eta_s)}")
-    return "  ".join(parts)
+    return printable("  ".join(parts))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dynunet_bundle.drawing.text_table import number_cell, text_table
+from dynunet_bundle.terminal import printable
 from dynunet_bundle.training.watching.status import RunStatus
 
 
@@ -34,7 +35,8 @@ def describe_run(status: RunStatus) -> str:
         facts["checkpoint"] = f"after epoch {status.checkpoint_epoch}{inside}"
     if status.model_epoch is not None:
         facts["model.pt"] = f"of epoch {status.model_epoch}"
-    return "\n".join([*lines, *(f"  {name:11}{text}" for name, text in facts.items())])
+    lines += [f"  {name:11}{text}" for name, text in facts.items()]
+    return "\n".join(map(printable, lines))
 
 
 def _dice_of(status: RunStatus) -> str:
