@@ -1,8 +1,11 @@
 """A closed feed leaves nothing behind, and its memory does not grow with the number of cases."""
 
+import ctypes
 import gc
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,26 +44,71 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return prepare(tmp_path_factory.mktemp("cases"), volumes, labels)
 
 
-@pytest.mark.parametrize(("num_workers", "times"), [(0, 20), (1, 1)])
-def test_a_loader_that_is_closed_leaves_nothing(
-    dataset: PreparedDataset, num_workers: int, times: int
-) -> None:
+GROUPS, GROUP = 6, 5
+"""Memory is read after each group of so many loaders."""
+
+ALLOWED = 1.25 * MEGABYTE
+"""Growth per loader, in bytes. A loader that stayed would hold more than 4 MB: two batches ahead, and its regions."""
+
+
+def growth(use: Callable[[], object], warm_up: int = 10) -> float:
+    """Bytes by which this process grows with each use, as the median over groups of uses.
+
+    A leak adds to each group; steps of the allocators, DALI's and Python's caches add to one or two.
+    """
+    for _ in range(warm_up):
+        use()
+    readings = [settled()]
+    for _ in range(GROUPS):
+        for _ in range(GROUP):
+            use()
+        readings.append(settled())
+    return float(np.median(np.diff(readings))) / GROUP
+
+
+def settled() -> int:
+    """Bytes of this process in memory, without what malloc keeps for later."""
+    gc.collect()
+    with suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident()
+
+
+@pytest.mark.parametrize("leak", [0, 2 * MEGABYTE])
+def test_a_leak_is_told_from_noise(leak: int) -> None:
+    rng = np.random.default_rng(0)
+    kept = []
+
+    def use() -> None:
+        kept.append(np.ones(leak, np.uint8))
+        # free memory of all sizes, and now and then a step that stays
+        for size in rng.integers(1, 4 * MEGABYTE, 20):
+            np.ones(size, np.uint8)
+        if len(kept) in (20, 31):
+            kept.append(np.ones(34 * MEGABYTE, np.uint8))
+
+    found = growth(use)
+    assert found < 0.2 * MEGABYTE if leak == 0 else found == pytest.approx(leak, rel=0.2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_that_is_closed_leaves_nothing(dataset: PreparedDataset, num_workers: int) -> None:
     def use() -> None:
         # a batch of 4 MB, and some more for each step
         loader = DaliLoader(dataset, (32, 32, 32), 4, 2, EVERYTHING, num_workers=num_workers)
         assert len(list(loader)) == 2
         loader.close()
 
-    # after the first runs, Python, DALI and malloc have set up their memory; 100 more need no more
-    for _ in range(20 if num_workers == 0 else 1):
+    use()
+    files, processes, memory = open_files(), children(), settled()
+    if num_workers == 0:
+        assert growth(use) < ALLOWED
+    else:
+        # it starts processes, which takes too long to do it often
         use()
-    files, processes, memory = open_files(), children(), resident()
-    for _ in range(times):
-        use()
+        assert settled() - memory < 30 * MEGABYTE
     assert open_files() <= files
     assert children() <= processes
-    # a single loader that is not freed would exceed this: its regions and two batches ahead
-    assert resident() - memory < 30 * MEGABYTE
 
 
 def test_one_loader_that_is_closed_again_and_again_goes_on(dataset: PreparedDataset) -> None:
