@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers.forked import ForkServer
 from monai.bundle import ConfigWorkflow
 
 from dynunet_bundle.configs.workflow import load_workflow
@@ -51,9 +52,15 @@ def tiny_plan(dims: int) -> dict[str, Any]:
     }
 
 
+fork_server = ForkServer()
+
+
 def run_script(name: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``scripts/NAME.py`` as a user does."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    """Run ``scripts/NAME.py`` as a user does; with settings of ``subprocess.run`` in a fresh process."""
+    script = ROOT / "scripts" / f"{name}.py"
+    if not kwargs:
+        return fork_server.run(script, [*map(str, arguments)])
+    command = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
 
 
