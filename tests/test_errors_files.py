@@ -283,7 +283,7 @@ SHAPE = {
         ({"cases": {}, "mean": float("nan")}, "mean: nan is not of type"),
         ({"cases": {}, "mean": 10**400}, "mean: it is not as the schema's type .* says"),
         ({"cases": {}, "mean": True}, "mean: True is not of type"),
-        ({"cases": {"a\nb": 1}}, r"cases\['a b'\]: 1 is not of type 'array'"),
+        ({"cases": {"a\nb": 1}}, r"cases\['a\\nb'\]: 1 is not of type 'array'"),
     ],
 )
 def test_json_of_another_shape_names_the_field(tmp_path: Path, content: Any, problem: str):

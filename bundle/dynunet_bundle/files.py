@@ -242,8 +242,8 @@ def parse_json(
         text = str(data, "utf-8-sig")
         content = json.loads(text)
         if "\\ud" in text.lower():
-            # half of a surrogate pair is a text that can be neither printed nor written
-            json.dumps(content, ensure_ascii=False).encode()
+            # half of a surrogate pair is not a text, unless it stands for a byte of a file name outside UTF-8
+            json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
     except (ValueError, RecursionError) as error:
         # a number of too many digits is a ValueError, too much nesting a RecursionError
         reason = excerpt(str(error))

@@ -29,7 +29,7 @@ MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
 DURATION: Schema = {"type": "number", "minimum": 0}
 SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 FILE_PATH: Schema = {"type": "string", "pattern": r"^[^\x00]{1,4096}$"}
-FILE_NAME: Schema = {"type": "string", "pattern": r"^[^/\\\x00-\x1f]{1,255}$"}
+FILE_NAME: Schema = {"type": "string", "pattern": r"^[^/\\\x00]{1,255}$"}
 OBJECT: Schema = {"type": "object"}
 
 
