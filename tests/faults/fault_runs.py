@@ -116,6 +116,8 @@ class Training:
             "prepared_dir": self.store,
             "ckpt_dir": self.models,
             "output_dir": self.run_dir,
+            # the probes are code of the tests
+            "trust": True if probes else None,
             **dict(self.overrides),
             **overrides,
         }
