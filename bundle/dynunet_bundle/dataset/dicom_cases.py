@@ -114,7 +114,7 @@ def _case(source: Path, series: tuple[Series, ...], sets: list[SeriesRules]) -> 
         select = {tag: as_text(value) for tag, value in rules.select.items()}
         names.append(SeriesName(source, one.uid, select))
     name = short_name(names[0].uid or "", names[0].select)
-    # a series that is not a selection of its stacks is shown with the name of its case
+    # a single, whole series is already shown with the name of its case
     alias = "" if len(names) == 1 and not names[0].select else f", as {name}"
     logger.info("chosen: %s%s", " and ".join(map(str, series)), alias)
     images = [str(one) for one in names]

@@ -25,8 +25,8 @@ FOLDS_SCHEMA = list_of(
 )
 """Schema of a splits file."""
 
-MIN_FOLDS = 2
-NUM_FOLDS = 5
+MIN_FOLDS = 2  # smallest number of folds
+NUM_FOLDS = 5  # default number of folds
 
 SPLIT_SEED = 12345
 """Random state of the five folds, as in the seed (NVIDIA's nnU-Net example) and in nnU-Net."""

@@ -15,7 +15,7 @@ from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20  # bytes read of a header; longer ones are refused
 MAX_HEADER_LINES = 5_000
 """Lines of a header. SimpleITK takes a minute and 400 MiB for 60 000; 1000 gradients or segments need about 5000."""
 

@@ -14,8 +14,8 @@ from dynunet_bundle.images.tiff_checks import DEFLATE_RATIO, check_tiff
 from dynunet_bundle.limits import require_axes, require_room
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CHUNK_HEAD = 8
-IHDR_BYTES = 13
+CHUNK_HEAD = 8  # bytes of a chunk's length and type
+IHDR_BYTES = 13  # length of the chunk IHDR
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Channels by PNG's colour type."""
 

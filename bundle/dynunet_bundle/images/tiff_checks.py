@@ -30,7 +30,7 @@ STEP = 1 << 20
 DEFLATE_RATIO = 1032
 """Largest compression ratio of deflate (zlib's technical details)."""
 
-WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANAR = 256, 257, 258, 259, 277, 284
+WIDTH, HEIGHT, BITS, COMPRESSION, SAMPLES, PLANAR = 256, 257, 258, 259, 277, 284  # numbers of tags
 STRIPS = (273, 279, WIDTH, 278)
 TILES = (324, 325, 322, 323)
 """Tags of the offsets and sizes of strips or tiles, and of the width and height of one strip or tile."""

@@ -16,16 +16,14 @@ BASE_FEATURES = 32  # channels of the top level
 MAX_FEATURES = {2: 512, 3: 320}  # channel limit of the lower levels, by dimension
 START_VOXELS = {2: 2048**2, 3: 256**3}  # voxels of the cube that is shrunk to a patch, by dimension
 REFERENCE_BATCH = {2: 12, 3: 2}  # batch size that Planner.reference belongs to, by dimension
-MIN_BATCH = 2
+MIN_BATCH = 2  # smallest batch size
 RESENC_BLOCKS = (1, 3, 4, 6, 6, 6)  # residual blocks of the encoder, by level
 ANISOTROPY = 3  # ratio of spacings, and of axis lengths in voxels, above which a set is anisotropic
-LOWRES_VOXEL_SHARE = (
-    0.25  # 3d_lowres exists if a full-resolution patch covers less of the median case
-)
+LOWRES_VOXEL_SHARE = 0.25  # share of the median case in a patch below which 3d_lowres is planned
 LOWRES_STEP = 1.03  # factor by which 3d_lowres coarsens the spacing per step
-LOWRES_MIN_REDUCTION = (
-    2  # smallest useful factor: in voxels of a case, and between two axes' spacings
-)
+LOWRES_MIN_REDUCTION = 2
+"""3d_lowres needs this many times fewer voxels; axes finer than the coarsest by more than this are coarsened first."""
+
 SPACING_EPSILON = 1e-5  # mm by which the coarse axis stays coarsest
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 1200, 460
+WIDTH, HEIGHT = 1200, 460  # pixels of the figure
 CASES, PLANNED = "#4477aa", "#cc3311"
 SLICE_PIXELS = 400
 """Length of the slice's longer side in pixels."""

@@ -25,8 +25,8 @@ CASCADE, CASCADE_BASIS = "3d_cascade_fullres", "3d_fullres"
 """nnU-Net's cascade, and the configuration whose network it takes; it also gets the mask of the low resolution."""
 
 CONFIGURATIONS = ("3d_fullres", "2d", PREVIOUS_STAGE, CASCADE)
-SPACING_DECIMALS = 6
-STATISTICS_DECIMALS = 4
+SPACING_DECIMALS = 6  # of the spacing in a plan, mm
+STATISTICS_DECIMALS = 4  # of CT statistics in a plan, Hounsfield units
 MASK_BELOW_RELATIVE_SIZE = 0.75
 """Median relative size below which z-score statistics are taken inside the nonzero mask, as in nnU-Net."""
 

@@ -8,7 +8,7 @@ import numpy as np
 MIN_SIZE_TO_POOL = 8  # voxels of an axis that may be halved
 MIN_SIZE_TO_POOL_ALONE = 12  # voxels of an axis that may be halved alone
 MAX_SPACING_RATIO = 2  # spacing over the finest, at which an axis is near the finest
-SEED_MAX_DOWNSAMPLINGS = 5
+SEED_MAX_DOWNSAMPLINGS = 5  # levels below the top, in the seed's rule
 
 
 @dataclass(frozen=True)
