@@ -164,10 +164,15 @@ def score_candidate(
     kept = _read_cache(path)
     cases = list(candidate.members[0].scores)
     keys = {case: _key(candidate, labels, case) for case in cases}
-    known = {case: kept[case] for case in cases if kept.get(case, {}).get("key") == keys[case]}
+    targets = labels.scheme.target_classes
+    known = {
+        case: kept[case]
+        for case in cases
+        if kept.get(case, {}).get("key") == keys[case] and len(kept[case]["dice"]) == len(targets)
+    }
     todo = [case for case in cases if case not in known]
     for case in progress(todo, f"score {candidate.name}", total=len(todo)):
-        dice = dice_by_target(*candidate.compare(case, labels), labels.scheme.target_classes)
+        dice = dice_by_target(*candidate.compare(case, labels), targets)
         known[case] = {"key": keys[case], "dice": dice}
         write_json(path, known)
     scores = {case: known[case]["dice"] for case in cases}

@@ -72,13 +72,20 @@ class ResultFolder:
         """Records of the folds scored so far, by their number.
 
         Raises:
-            ConfigError: if a file is malformed.
+            ConfigError: if a file is malformed, or not all folds and cases have the same classes.
         """
-        found = {}
+        found: dict[int, FoldRecord] = {}
         for file in self.path.glob("fold_*.json"):
             match = FOLD_FILE.fullmatch(file.name)
             if match:
                 found[int(match[1])] = read_json(file, ConfigError, FOLD_SCHEMA)
+        for fold, record in found.items():
+            names = next(iter(found.values()))["mean"].keys()
+            if any(row.keys() != names for row in (record["mean"], *record["cases"].values())):
+                raise ConfigError(
+                    f"{self.fold_file(fold)} has scores of other classes than {', '.join(names)}. "
+                    f"{FOLD_SCHEMA['description']}"
+                )
         return dict(sorted(found.items()))
 
 

@@ -33,7 +33,7 @@ LAYOUTS = (
 UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
 """Characters of a folder name that have a special meaning in MONAI's configs or in terminals."""
 
-CHANNELS = by_name({"type": ["string", "number"]}, minProperties=1)
+CHANNELS = by_name({"type": ["string", "number"]}, minProperties=1, propertyNames={"maxLength": 10})
 LABELLED = object_with({"image": FILES, "label": FILE_PATH}, ("image", "label"))
 UNLABELLED = {**LABELLED, "type": ["string", "object"], "required": ["image"]}
 LISTED = object_with({"images": FILES, "label": FILE_PATH}, ("images", "label"))

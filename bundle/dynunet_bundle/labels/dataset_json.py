@@ -11,12 +11,17 @@ from dynunet_bundle.shapes import by_name
 IGNORE_NAME = "ignore"
 """nnU-Net's name of the label of unlabelled voxels (``label_handling.py``)."""
 
+MAX_NAME = 200
+"""Largest number of characters in the name of a label."""
+
 LABELS_SCHEMA = by_name(
     {
         "type": ["integer", "string", "array"],
-        "items": {"type": ["integer", "string"]},
+        "items": {"type": ["integer", "string"], "maxLength": MAX_NAME},
+        "maxLength": MAX_NAME,
     },
     minProperties=1,
+    propertyNames={"maxLength": MAX_NAME},
 )
 """Schema of ``labels``: names by value as text, or one or several values by name."""
 

@@ -4,15 +4,17 @@ Stored on disk: the names of ``ARCHITECTURES``, in plans, packages and model.jso
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import PlanError, first_line
 from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
 from dynunet_bundle.networks.residual import INSTANCE_NORM, LayerName, ResidualEncoderUNet
 from dynunet_bundle.planning.plan import find_old_architecture
+
+Network = TypeVar("Network", bound=nn.Module)
 
 ARCHITECTURES: dict[str, type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]] = {
     "DynUNet": DeepSupervisedDynUNet,
@@ -31,10 +33,10 @@ def training_network(
         **plan_ids: see ``network_arguments``.
 
     Raises:
-        PlanError: for an unknown architecture.
+        PlanError: for an unknown architecture, or ids that do not fit each other.
     """
-    network = _class_of(architecture)
-    return network(**network_arguments(**plan_ids), deep_supervision=deep_supervision)
+    arguments = network_arguments(**plan_ids)
+    return _build(_class_of(architecture), **arguments, deep_supervision=deep_supervision)
 
 
 def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
@@ -47,12 +49,24 @@ def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
         **plan_ids: see ``network_arguments``.
 
     Raises:
-        PlanError: for an unknown architecture.
+        PlanError: for an unknown architecture, or ids that do not fit each other.
     """
     network, arguments = _class_of(architecture), network_arguments(**plan_ids)
     if network is ResidualEncoderUNet:
-        return network(**arguments, deep_supervision=False)
-    return DynUNet(**arguments, upsample_kernel_size=arguments["strides"][1:])
+        return _build(network, **arguments, deep_supervision=False)
+    return _build(DynUNet, **arguments, upsample_kernel_size=arguments["strides"][1:])
+
+
+def _build(network: type[Network], **arguments: Any) -> Network:
+    try:
+        return network(**arguments)
+    except (
+        Exception
+    ) as error:  # MONAI and torch raise many kinds for lists that do not fit each other
+        raise PlanError(
+            f"the plan gives no network ({first_line(error)}). Correct kernel_sizes, strides, filters or norm_name; "
+            "scripts/plan.py writes plans that fit."
+        ) from error
 
 
 def _class_of(architecture: str) -> type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]:
