@@ -43,7 +43,7 @@ META_FILE_NAME = "filename_or_obj"
 MASK_ROLES = ("label", "previous")
 
 STEM_RESERVE = TEMPORARY_BYTES + len("-01234567.positions.npy")
-"""Bytes that are added to the name of a case in the name of a prepared file."""
+"""Bytes added to the name of a case in the names of prepared files."""
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
@@ -227,12 +227,12 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
 
 
 def too_large(name: str, reason: str, size: str = "it") -> CaseError:
-    """The error for a case that memory does not suffice for.
+    """The error for a case that needs more memory than is available.
 
     Args:
         name: name of the case.
-        reason: what was raised.
-        size: what memory was for.
+        reason: text of the exception.
+        size: the object that did not fit into memory.
     """
     return CaseError(
         name,

@@ -145,7 +145,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 @contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder`` for unfinished files; removed at exit, and before that if a run was killed."""
+    """An empty folder beside ``folder`` for unfinished files; removed at exit, as is that of a killed run."""
     work = folder.with_name(f".{folder.name}.work")
     if work.exists():
         shutil.rmtree(work)

@@ -140,7 +140,9 @@ def read_layout(root: Path) -> DatasetDescription:
     else:
         dataset = _read_plain(root)
     if not dataset.training:
-        raise DatasetError(f"{source if source.is_file() else root} lists no training cases.")
+        raise DatasetError(
+            f"{source if source.is_file() else root} lists no training cases. Add labelled images."
+        )
     require_files(dataset.training + dataset.test)
     return dataset
 

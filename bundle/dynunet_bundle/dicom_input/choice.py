@@ -50,7 +50,7 @@ def parse_rules(rules: Mapping[str, Any]) -> SeriesRules:
     unknown = sorted(set(rules) - set(known))
     if unknown and unknown[0] in SOURCE_RULES:
         raise ConfigError(
-            f'the DICOM rule "{unknown[0]}" is not allowed inside "channels". Put it beside "channels".'
+            f'the DICOM rule "{unknown[0]}" is not allowed inside "channels". Move it out of "channels".'
         )
     if unknown:
         names = ", ".join((*known, *SOURCE_RULES))

@@ -138,7 +138,7 @@ def _require_sound(path: str | Path, reader: sitk.ImageFileReader) -> None:
         raise CaseError(
             case_name(path),
             f"its spacing is {reader.GetSpacing()} mm",
-            "Correct its header: spacings must be positive; flips belong into the directions.",
+            "Correct its header: spacings must be positive; flips belong in the directions.",
         )
     kind = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     bits = BITS.search(kind)

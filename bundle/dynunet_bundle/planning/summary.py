@@ -19,7 +19,7 @@ from dynunet_bundle.terminal import printable
 PlanRow = tuple[str, str, str]
 """Subject, value, and the rule behind the value (may be empty)."""
 
-MAX_VALUE_WIDTH = 48  # characters
+MAX_VALUE_WIDTH = 48  # characters of a value with its rule on the same line
 
 
 def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[PlanRow]:

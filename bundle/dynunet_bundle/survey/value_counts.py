@@ -1,4 +1,4 @@
-"""How often each value occurs."""
+"""Counts of distinct values."""
 
 import numpy as np
 
