@@ -25,7 +25,7 @@ from dynunet_bundle.shapes import MAYBE_NUMBER, TEXT, by_name, list_of, object_w
 CACHE_SCHEMA = by_name(
     object_with({"key": TEXT, "dice": list_of(MAYBE_NUMBER)}, ("key", "dice")), description=""
 )
-"""Shape of the scores that are kept of a candidate."""
+"""Schema of the cached scores of a candidate."""
 
 TOLERANCE = 1e-6
 """Largest accepted difference of a recorded Dice; JSON keeps floats exactly, so this only allows for rounded files."""

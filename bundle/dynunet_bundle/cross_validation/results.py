@@ -44,9 +44,9 @@ FOLD_SCHEMA = object_with(
         ),
     },
     ("cases", "mean", "mean_dice", "plan", "held_out", "basis"),
-    description="Take the file away, and run scripts/train.py --collect to score the fold again.",
+    description="Delete the file, and run scripts/train.py --collect to score the fold again.",
 )
-"""Shape of ``fold_K.json``."""
+"""Schema of ``fold_K.json``."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ SCORES_SCHEMA = object_with(
         "cases": by_name(
             {
                 **by_name(MAYBE_NUMBER),
-                # the summary of a cross-validation has the fold of a case beside its Dice
+                # the summary of a cross-validation also has the fold of each case
                 "properties": {
                     "dice": {
                         "type": ["number", "null", "object"],
@@ -51,9 +51,9 @@ SCORES_SCHEMA = object_with(
         "measures": by_name(by_name(by_name(MAYBE_NUMBER))),
     },
     ("cases",),
-    description="Give a scores.json of evaluate.py.",
+    description="Pass a scores.json written by evaluate.py.",
 )
-"""Shape of ``scores.json``, and of the summary of a cross-validation."""
+"""Schema of ``scores.json``, and of the summary of a cross-validation."""
 
 MEASURES = (
     "dice",

@@ -44,7 +44,7 @@ HEADER_SCHEMA = object_with(
     ("source", "shape", "affine", *CHANNEL_IDS),
     description=REMEDY,
 )
-"""Shape of the JSON beside an array of probabilities."""
+"""Schema of the JSON beside an array of probabilities."""
 
 
 @dataclass(frozen=True)

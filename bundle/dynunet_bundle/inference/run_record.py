@@ -89,9 +89,9 @@ RUN_SCHEMA = object_with(
         "label_values": {**list_of(VALUE), "type": ["array", "null"]},
         "cases": by_name(CASE_SCHEMA),
     },
-    description="Predict again, or move the file away: it is not what scripts/predict.py wrote.",
+    description="Predict again, or move the file away: scripts/predict.py did not write it.",
 )
-"""Shape of ``run.json``; a run that was stopped early lacks what was not known yet."""
+"""Schema of ``run.json``; after an early stop, values that were not known yet are missing."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Each check passes on a fresh package and fails on a package with the fault that it looks for."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -256,7 +257,8 @@ def test_weights_of_another_file_are_told(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         "dynunet_bundle.delivery.verify.bundle_folder.BundleFolder.probed", {"weights": ["x fails"]}
     )
-    rewrite(bundle, "models/model.json", '"sha256": "', '"sha256": "0')
+    digest = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
+    rewrite(bundle, "models/model.json", digest, "0" * 64)
     found = problems_of(bundle, "weights")
     assert "x fails" in found
     assert "not the file that model.json describes" in found

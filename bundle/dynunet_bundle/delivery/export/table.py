@@ -25,9 +25,9 @@ REPORT_SCHEMA = object_with(
         ),
     },
     ("models",),
-    description="Give the export.json that scripts/export.py wrote.",
+    description="Pass an export.json written by scripts/export.py.",
 )
-"""Shape of ``export.json``."""
+"""Schema of ``export.json``."""
 
 TITLES = (
     "format",

@@ -36,7 +36,7 @@ from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.shapes import Schema
 
 MEANS_SCHEMA = {**SCORES_SCHEMA, "required": ["cases", "mean", "mean_dice", "num_cases"]}
-"""Shape of the scores that a model card shows."""
+"""Schema of the scores of a model card."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}")
 """Package names, the Model Zoo's ``organ_modality_task``; MONAI Label infers from the name what a bundle does."""

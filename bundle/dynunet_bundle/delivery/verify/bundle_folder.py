@@ -19,7 +19,7 @@ from dynunet_bundle.shapes import TEXT, Schema, by_name, list_of
 
 PROBE = Path(__file__).with_name("probe.py")
 ANSWER_SCHEMA = by_name(list_of(TEXT))
-"""Shape of what the probe writes: faults by kind."""
+"""Schema of the probe's output: faults by kind."""
 
 TIMEOUT_S = 3600
 MAX_LINES = 3

@@ -30,7 +30,7 @@ WEIGHTS = "models/model.pt"
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
 LARGE_FILES_SCHEMA = object_with(
     {"large_files": list_of(object_with({"path": FILE_PATH, "hash_type": TEXT}))},
-    description="See MONAI's bundle specification.",
+    description="Correct the file; see MONAI's bundle specification.",
 )
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """Hash types that MONAI checks, and their length in hex digits."""
@@ -87,7 +87,7 @@ def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
         return []
     try:
         content = ConfigParser.load_config_file(str(path))
-    except Exception as error:  # yaml and json raise kinds of their own
+    except Exception as error:  # yaml and json raise different types
         raise ConfigError(f"{path.name} cannot be read: {first_line(error)}.") from error
     require_shape(content, LARGE_FILES_SCHEMA, path.name, ConfigError)
     return list(content.get("large_files", []))
