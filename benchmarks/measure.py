@@ -137,7 +137,9 @@ def choose_core(core: int | None) -> int:
     if core is None:
         return allowed[0]
     if core not in allowed:
-        raise ConfigError(f"--core is {core}, but this process may only use {allowed}.")
+        raise ConfigError(
+            f"--core is {core}, but this process may only use {allowed}. Pass another."
+        )
     return core
 
 

@@ -93,7 +93,9 @@ def _msd_copy(dataset_dir: Path, work_dir: Path) -> Path:
         content = json.loads(path.read_text(encoding="utf-8"))
         training = content["training"]
     except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{path} is not that of an MSD data set: {error}.") from error
+        raise DatasetError(
+            f"{path} is not that of an MSD data set: {error}. Pass an MSD data set."
+        ) from error
     name = dataset_dir.resolve().name
     copy = work_dir / (name if TASK_NAME.fullmatch(name) else f"Task{PEER_ID}_Data")
     for folder in ("imagesTr", "labelsTr", "imagesTs"):

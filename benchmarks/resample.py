@@ -40,7 +40,9 @@ def run(
         ConfigError: if a size is not positive.
     """
     if min(shape) < 1:
-        raise ConfigError(f"--shape is {list(shape)}, but sizes must be positive.")
+        raise ConfigError(
+            f"--shape is {list(shape)}, but sizes must be positive. Pass larger ones."
+        )
     new_shape = [
         max(round(old / new * size), 1)
         for old, new, size in zip(OLD_SPACING, NEW_SPACING, shape, strict=True)

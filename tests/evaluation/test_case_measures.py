@@ -302,5 +302,5 @@ def test_different_shapes_are_an_error():
 @pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
 def test_a_tolerance_is_a_distance(tolerance):
     require_tolerance(0)
-    with pytest.raises(ConfigError, match="nsd_tolerance_mm must be 0 or more"):
+    with pytest.raises(ConfigError, match=r"nsd_tolerance_mm is .*\. Pass 0 or more"):
         require_tolerance(tolerance)

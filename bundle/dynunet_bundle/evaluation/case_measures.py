@@ -71,7 +71,7 @@ def require_tolerance(tolerance_mm: float) -> None:
         ConfigError: naming the value.
     """
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise ConfigError(f"nsd_tolerance_mm must be 0 or more, not {tolerance_mm}.")
+        raise ConfigError(f"nsd_tolerance_mm is {tolerance_mm}. Pass 0 or more.")
 
 
 def measure_case(

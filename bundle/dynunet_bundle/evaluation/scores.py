@@ -169,7 +169,7 @@ class ScoreHandler:
         summary = summarize_measures(measures, self.names, self.nsd_tolerance_mm)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
-        # a table has line breaks, which no argument of a message may have
+        # a table has line breaks, which log arguments must not have
         logger.info(f"{format_scores(summary)}\nsaved to {printable(self.path)}")
 
 

@@ -88,7 +88,7 @@ class CaseEvaluator(SupervisedEvaluator):
             logger.error("%s failed: %s", name, first_line(failure))
             self.state.failures[name] = str(failure)
             engine.state.batch, engine.state.output = [], []
-        # what the error refers to, such as the arrays of this case, goes before the next one needs the memory
+        # free the arrays of this case, which the error refers to, before the next case needs the memory
         gc.collect()
         return engine.state.output
 

@@ -231,7 +231,7 @@ def test_imports_that_lead_nowhere_are_found() -> None:
     ("change", "told"),
     [
         (lambda s: {f"module.{key}": value for key, value in s.items()}, "start with module."),
-        (lambda s: {**s, "heads.0.weight": torch.zeros(1)}, "which the network lacks, heads.0"),
+        (lambda s: {**s, "heads.0.weight": torch.zeros(1)}, "that the network lacks: heads.0"),
         (lambda s: dict(list(s.items())[1:]), "model.pt lacks"),
         (lambda s: {key: value[:1] for key, value in s.items()}, "the shape of"),
     ],

@@ -158,7 +158,10 @@ def require_parity(rows: Sequence[ExportRow]) -> None:
     """
     failed = [f"{row.format} {row.precision}: {row.status}" for row in rows if row.has_failed]
     if failed:
-        raise ParityError(f"exported models differ from the weights: {'; '.join(failed)}.")
+        raise ParityError(
+            f"exported models differ from the weights: {'; '.join(failed)}. "
+            "Choose another --formats or --precision."
+        )
 
 
 def _reference(request: ExportRequest) -> Reference:

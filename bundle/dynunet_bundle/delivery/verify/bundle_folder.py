@@ -100,7 +100,9 @@ class BundleFolder:
         command = ["-c", PROBE.read_text(encoding="utf-8"), str(answer), str(self.dataset)]
         done = self.python(*command, str(self.scratch / "probe"))
         if done.returncode or not answer.is_file():
-            raise ConfigError(f"the bundle cannot be opened: {last_words(done)}")
+            raise ConfigError(
+                f"the bundle cannot be opened: {last_words(done)}. Correct its configs or its code."
+            )
         return dict(read_json(answer, ConfigError, ANSWER_SCHEMA))
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:

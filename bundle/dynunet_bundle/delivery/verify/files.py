@@ -88,7 +88,9 @@ def large_files(bundle: BundleFolder) -> list[dict[str, Any]]:
     try:
         content = ConfigParser.load_config_file(str(path))
     except Exception as error:  # yaml and json raise different types
-        raise ConfigError(f"{path.name} cannot be read: {first_line(error)}.") from error
+        raise ConfigError(
+            f"{path.name} cannot be read: {first_line(error)}. Correct the file."
+        ) from error
     require_shape(content, LARGE_FILES_SCHEMA, path.name, ConfigError)
     return list(content.get("large_files", []))
 
@@ -189,7 +191,9 @@ def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
         lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
         listed = {name: value for value, name in lines}
     except ValueError as error:
-        raise ConfigError(f'{SUMS_NAME} has lines that are not "HASH  NAME".') from error
+        raise ConfigError(
+            f'{SUMS_NAME} has lines that are not "HASH  NAME". Package the model again.'
+        ) from error
     found = {name.as_posix() for name in files_of(bundle.path)} - {SUMS_NAME}
     changed = {
         name for name in found & listed.keys() if sha256_of(bundle.path / name) != listed[name]

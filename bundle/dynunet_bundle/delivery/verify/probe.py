@@ -129,7 +129,7 @@ def wrong_weights() -> list[str]:
     ]
     for what, keys in (
         ("lacks", expected.keys() - state.keys()),
-        ("has, which the network lacks,", state.keys() - expected.keys()),
+        ("has keys that the network lacks:", state.keys() - expected.keys()),
     ):
         if keys:
             problems.append(f"model.pt {what} {', '.join(sorted(keys)[:MAX_SHOWN])} ({len(keys)})")
