@@ -2,7 +2,7 @@
 
 Each JSON file that is read has one schema (JSON Schema 2020-12), in the module that owns the file. ``integer`` means a
 whole number of 64 bits and ``number`` a finite one. The ``description`` of a whole schema ends the message about a
-wrong field: it says what the file is, and what to do.
+wrong field: it says what the file is, and what to do. The ``description`` of a pattern says what a text must be.
 """
 
 import math
@@ -22,14 +22,29 @@ MAX_INTEGER = 2**63
 MAX_PROBLEM = 200
 """Characters of a problem in a message."""
 
+MAX_VALUE = 80
+"""Characters of a wrong value in a message."""
+
 TEXT: Schema = {"type": "string"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
 DURATION: Schema = {"type": "number", "minimum": 0}
-SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-FILE_PATH: Schema = {"type": "string", "pattern": r"^[^\x00]{1,4096}$"}
-FILE_NAME: Schema = {"type": "string", "pattern": r"^[^/\\\x00]{1,255}$"}
+SHA256: Schema = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{64}$",
+    "description": "a SHA-256 in 64 hexadecimal digits",
+}
+FILE_PATH: Schema = {
+    "type": "string",
+    "pattern": r"^[^\x00]{1,4096}$",
+    "description": "a path of 1 to 4096 characters without null",
+}
+FILE_NAME: Schema = {
+    "type": "string",
+    "pattern": r"^[^/\\\x00]{1,255}$",
+    "description": "a file name of 1 to 255 characters",
+}
 OBJECT: Schema = {"type": "object"}
 
 
@@ -77,9 +92,8 @@ def require_shape(
     fault = best_match(_validator_type()(schema).iter_errors(content))
     if fault is not None:
         field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
-        problem = fault.message if len(fault.message) <= MAX_PROBLEM else _short_problem(fault)
         remedy = schema.get("description", "Repair the file.")
-        raise error_type(f"{where}: {excerpt(field)}: {excerpt(problem)}. {remedy}")
+        raise error_type(f"{where}: {excerpt(field)}: {excerpt(_problem_of(fault))}. {remedy}")
 
 
 @cache
@@ -100,12 +114,16 @@ def _validator_type() -> Any:
     return extend(Draft202012Validator, type_checker=types)
 
 
-def _short_problem(fault: Any) -> str:
-    """The problem without the offending value, which may be the whole file."""
+def _problem_of(fault: Any) -> str:
+    if fault.validator == "pattern" and "description" in fault.schema:
+        return f"{excerpt(repr(fault.instance), MAX_VALUE)} is not {fault.schema['description']}"
+    if len(fault.message) <= MAX_PROBLEM:
+        return str(fault.message)
+    # without the value, which may be the whole file
     return f"it is not as the schema's {fault.validator} {fault.validator_value} says"
 
 
-def excerpt(text: str) -> str:
+def excerpt(text: str, length: int = MAX_PROBLEM) -> str:
     """Text from a file for a message: one line, cut to a length, without control characters."""
-    line = printable(text[: MAX_PROBLEM + 1])
-    return line if len(line) <= MAX_PROBLEM else f"{line[: MAX_PROBLEM - 3]}..."
+    line = printable(text[: length + 1])
+    return line if len(line) <= length else f"{line[: length - 3]}..."

@@ -17,7 +17,17 @@ OTHERS: tuple[Any, ...] = (
 
 TEXTS = (
     *("$__import__('os').system('touch marker')", "$1", "@network", "%train.json#network", "#"),
-    *("../../etc/passwd", "/etc/passwd", "C:\\x", "a\0b", "a\nb", "\x1b[31m", "\u202e", "\ud800"),
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "C:\\x",
+        "a\0b",
+        "a\nb",
+        "\x1b[31m",
+        "\u202e",
+        "\ud800",
+        "\udcff",
+    ),
     *("x" * 300, "x" * 5000, "é" * 200, ".hidden", "CON", "2026-13-45T99:99:99", "9" * 30),
 )
 """Texts that are code for MONAI, paths, control characters, half a character, and too long."""

@@ -106,7 +106,11 @@ PLAN_SCHEMA = object_with(
     {
         "task_name": TEXT,
         "spatial_dims": {"enum": [2, 3]},
-        "axcodes": {"type": "string", "pattern": "^[RLAPSI]{3}$"},
+        "axcodes": {
+            "type": "string",
+            "pattern": "^[RLAPSI]{3}$",
+            "description": "the orientation of three axes, such as SAR",
+        },
         "channel_names": list_of(TEXT, minItems=1),
         "label_names": list_of(TEXT, minItems=1),
         "label_values": list_of(VALUE, minItems=1),
