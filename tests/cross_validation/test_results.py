@@ -175,7 +175,7 @@ def test_nothing_to_collect_and_a_damaged_file(folder: ResultFolder, tmp_path: P
     with pytest.raises(ConfigError, match="no scores of any fold"):
         collect(folder)
     folder.fold_file(0).write_text("[]")
-    with pytest.raises(ConfigError, match=r"fold_0\.json: .*not of type 'object'\. Take the"):
+    with pytest.raises(ConfigError, match=r"fold_0\.json: .*not of type 'object'\. Delete the"):
         collect(folder)
 
 
