@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,8 @@ fork_server = ForkServer()
 
 
 def run_script(name: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``scripts/NAME.py`` as a user does; with settings of ``subprocess.run`` in a fresh process."""
-    script = ROOT / "scripts" / f"{name}.py"
-    if not kwargs:
-        return fork_server.run(script, [*map(str, arguments)])
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+    """Run ``scripts/NAME.py`` as a user does, with the settings of ``ForkServer.run``."""
+    return fork_server.run([f"{ROOT}/scripts/{name}.py", *map(str, arguments)], **kwargs)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Scripts in forks of one process that has imported the large libraries, which takes each process 5 s of its own.
+"""Commands in forks of one process that has imported the large libraries, for which each process takes 5 s.
 
-A fork runs the script as ``python SCRIPT`` does, up to the interpreter's end: exit code, output, working folder and
-environment are its own. What Python or a library reads from the environment when it starts is that of the session.
+A fork runs ``python SCRIPT`` or ``python -m MODULE`` to its end. Its exit code, output, working folder and environment
+are its own; what a library reads from the environment when it is loaded is that of the session, with one thread.
 """
 
 import atexit
@@ -19,45 +19,47 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "torch",
-    "monai.bundle",
-    "monai.transforms",
-    "monai.inferers",
-    "monai.handlers",
-    "ignite",
+    *("torch", "monai.bundle", "monai.transforms", "monai.inferers", "monai.handlers", "ignite"),
+    *("nibabel", "scipy.ndimage", "scipy.stats", "jsonschema"),
 )
-LIBRARIES += ("nibabel", "scipy.ndimage", "scipy.stats", "jsonschema")
 
 
 class ForkServer:
-    """The process that forks; it starts with the first script, and ends with the session."""
+    """The process that forks; it starts with the first command, and ends with the session."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, script: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a script to its end.
+    def run(
+        self, command: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of Python to its end.
 
         Args:
-            script: path of the script.
-            arguments: its arguments.
+            command: path of a script, or ``-m`` and a module, and arguments.
+            cwd: its working folder; that of this process by default.
+            env: its environment; that of this process by default.
         """
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, __file__],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             atexit.register(self._process.stdin.close)
         with tempfile.TemporaryDirectory() as folder:
             files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-            request = [[str(script), *arguments], os.getcwd(), dict(os.environ), files]
+            request = [list(command), str(cwd or os.getcwd()), dict(env or os.environ), files]
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
             texts = [Path(file).read_text(encoding="utf-8") for file in files]
-        return subprocess.CompletedProcess(request[0], code, *texts)
+        return subprocess.CompletedProcess(command, code, *texts)
 
 
-def wait_for_script() -> Any:
+def wait_for_request() -> Any:
     """Fork for each request; return, in the fork alone, what it is to run."""
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -85,11 +87,23 @@ def take_streams(files: Sequence[str]) -> None:
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
 
 
-def exit_code_of(script: str) -> int:
-    """Run a script as the main program, and tell how it ends; a traceback goes to where it would."""
+def run_main(command: Sequence[str]) -> None:
+    """Run a script or a module as the main program."""
+    if command[0] == "-m":
+        sys.argv = list(command[1:])
+        sys.path[0] = os.getcwd()
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(command)
+        sys.path[0] = str(Path(command[0]).parent)
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def exit_code_of(command: Sequence[str]) -> int:
+    """Run a command, and tell how it ends; a traceback goes to where it would."""
     try:
         try:
-            runpy.run_path(script, run_name="__main__")
+            run_main(command)
         except Exception:
             sys.excepthook(*sys.exc_info())
             return 1
@@ -101,15 +115,13 @@ def exit_code_of(script: str) -> int:
 
 
 if __name__ == "__main__":
-    argv, folder, environment, output_files = wait_for_script()
-    os.chdir(folder)
+    wanted, working_folder, environment, output_files = wait_for_request()
+    os.chdir(working_folder)
     os.environ.clear()
     os.environ.update(environment)
     take_streams(output_files)
-    sys.argv = argv
-    sys.path[0] = str(Path(argv[0]).parent)
-    exit_code = exit_code_of(argv[0])
-    # as the interpreter ends, but for taking down thousands of modules
+    exit_code = exit_code_of(wanted)
+    # as the interpreter ends, except for the removal of thousands of modules
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, run_script, save_nifti
+from conftest import BUNDLE, fork_server, run_script, save_nifti
 
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import CaseError, WeightsError
@@ -277,7 +276,7 @@ def test_the_command_line_of_the_bundle(
     cascade: Path, data: Path, overlays: tuple[Path, Path], tmp_path: Path
 ) -> None:
     configs = [str(BUNDLE / "configs" / "inference.json"), str(overlays[1])]
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
+    command = ["-m", "monai.bundle", "run", "inference"]
     flags = {
         "config_file": json.dumps(configs),
         "dataset_dir": data,
@@ -288,7 +287,7 @@ def test_the_command_line_of_the_bundle(
         "previous_dir": data / "previous",
     }
     command += [text for key, value in flags.items() for text in (f"--{key}", str(value))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = predict(data, cascade, tmp_path / "again")
     for name, mask in expected.items():

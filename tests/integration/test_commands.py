@@ -1,9 +1,7 @@
 """Bundle commands as called by users and clients, in subprocesses."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, TINY, run_script
+from conftest import BUNDLE, TINY, fork_server, run_script
 
 CONFIGS = BUNDLE / "configs"
 
@@ -22,14 +20,7 @@ def run_bundle(
     """``python -m monai.bundle run ARGUMENTS`` with overrides."""
     settings = {"device": "cpu", **(TINY if tiny else {}), **overrides}
     flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments), *flags],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return fork_server.run(["-m", "monai.bundle", "run", *map(str, arguments), *flags], cwd)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +113,13 @@ def test_prediction_works_without_dali(trained, phantom, overlay, tmp_path):
         *(str(script), "--input", str(phantom / "imagesTs"), "--output", str(tmp_path / "out")),
         *("--weights", str(trained / "models" / "model.pt"), "--config_file", str(overlay)),
     ]
-    blocked = (
-        "import runpy, sys; sys.modules['nvidia'] = sys.modules['nvidia.dali'] = None; "
+    blocked = tmp_path / "blocked.py"
+    blocked.write_text(
+        "import runpy, sys; assert not any('dali' in name for name in sys.modules); "
+        "sys.modules['nvidia'] = sys.modules['nvidia.dali'] = None; "
         f"sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", blocked], capture_output=True, text=True, check=False
-    )
+    done = fork_server.run([str(blocked)])
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUNDLE, ROOT
+from conftest import BUNDLE, ROOT, fork_server
 from helpers.predictions import THRESHOLD_PLAN, save_cases, threshold_weights
 
 from dynunet_bundle.configs.code_check import require_safe
@@ -103,8 +103,8 @@ def test_own_code_runs_with_trust(tmp_path, marker):
 
 
 def run_bundle(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", *map(str, arguments)]
-    return subprocess.run(command, check=False, cwd=BUNDLE, capture_output=True, text=True)
+    command = ["-m", "monai.bundle", "run", "training", *map(str, arguments)]
+    return fork_server.run(command, cwd=BUNDLE)
 
 
 def test_the_bundle_command_checks_overlays_before_it_builds_anything(tmp_path, marker):

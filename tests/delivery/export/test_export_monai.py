@@ -1,10 +1,7 @@
 """MONAI's own export commands on a copy of the bundle, and its TensorRT overlay on a machine without TensorRT."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -15,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE
+from conftest import BUNDLE, fork_server
 from export_cases import PLANS, make_model, network_of_plan
 from monai.networks.nets import DynUNet
 
@@ -41,14 +38,7 @@ def bundle(tmp_path: Path) -> Path:
 def in_a_process(command: str, cwd: Path, name: str, **settings: Any) -> None:
     """``python -m monai.bundle COMMAND NAME --KEY VALUE ...``, as started by users."""
     flags = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", command, name, *flags],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fork_server.run(["-m", "monai.bundle", command, name, *flags], cwd)
     assert done.returncode == 0, done.stderr
 
 
