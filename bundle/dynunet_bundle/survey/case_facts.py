@@ -18,7 +18,7 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import parse_json
 from dynunet_bundle.images.boxes import bounding_box
 from dynunet_bundle.images.read import Volume
-from dynunet_bundle.shapes import COUNT, OBJECT, TEXT, by_name, list_of, object_with
+from dynunet_bundle.shapes import COUNT, OBJECT, by_name, list_of, object_with
 from dynunet_bundle.survey.histogram import Histogram
 from dynunet_bundle.survey.value_counts import value_counts
 
@@ -40,10 +40,7 @@ FACTS_SCHEMA = object_with(
             },
             ("shape", "shape_after_crop", "spacing_mm", "label_voxels", "limits"),
         ),
-        "notes": object_with(
-            {"identity": OBJECT, "digest": TEXT, "findings": list_of(by_name(TEXT))},
-            ("identity", "digest", "findings"),
-        ),
+        "notes": OBJECT,
     },
     ("facts", "notes"),
 )

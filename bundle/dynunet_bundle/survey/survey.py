@@ -26,16 +26,23 @@ from dynunet_bundle.dataset.cases import (
     unreadable,
 )
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.errors import BundleError, CaseError
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.files import atomic_write, ensure_writable
 from dynunet_bundle.images.read import Volume, read_channels
 from dynunet_bundle.progress import progress
+from dynunet_bundle.shapes import OBJECT, TEXT, by_name, list_of, object_with, require_shape
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.survey.findings import Finding, case_findings, duplicate_findings
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1  # of the cached files; files of another version are read again
+
+NOTES_SCHEMA = object_with(
+    {"identity": OBJECT, "digest": TEXT, "findings": list_of(by_name(TEXT))},
+    ("identity", "digest", "findings"),
+)
+"""Shape of the notes that are kept with the facts of a case."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) ->
 def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey | None:
     try:
         facts, notes = CaseFacts.load(path)
+        require_shape(notes, NOTES_SCHEMA, path, ConfigError)
         if notes["identity"] != identity:
             return None
         findings = tuple(Finding(**finding) for finding in notes["findings"])
