@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import ConfigError, user_errors_exit
+from dynunet_bundle.errors import BusyError, ConfigError, user_errors_exit
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -145,6 +145,9 @@ def main() -> None:
     before = content_of(run_file)
     try:
         workflow.run()
+    except BusyError:
+        # run.json is another process's
+        raise
     except BaseException:
         # a run that did not start leaves the run.json of an earlier one
         if content_of(run_file) != before:

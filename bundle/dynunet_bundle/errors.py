@@ -1,6 +1,8 @@
 """Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
 
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -72,6 +74,12 @@ class CaseError(DatasetError):
         return type(self), (self.case, self.problem, self.remedy)
 
 
+class FailedStepError(CaseError):
+    """An unexpected failure of a transform on a case. The text of the exception may name a patient and is left out."""
+
+    exit_code = EXIT_FAILED
+
+
 class PlanError(BundleError):
     """No plan can be made from the data, or plan and data do not belong together."""
 
@@ -86,6 +94,10 @@ class WeightsError(BundleError):
 
 class OutputError(BundleError):
     """Results cannot be written where they should go."""
+
+
+class BusyError(OutputError):
+    """Another process works in the folder."""
 
 
 class TrainingError(BundleError):
@@ -149,6 +161,15 @@ def first_line(error: BaseException) -> str:
     """What an exception says, cut to one line; its type where it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """Type of an exception, and where it was raised: what can be told of one whose text may name a patient."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
+    )
+    return f"{type(error).__name__}{where}"
 
 
 def some_of(names: Iterable[object], most: int = MAX_SHOWN) -> str:

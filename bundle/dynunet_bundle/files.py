@@ -1,11 +1,9 @@
-"""Files that are whole or absent: atomic writes, locks, JSON, hashes, case names."""
+"""Files that are whole or absent: atomic writes, JSON, hashes, case names."""
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
-import logging
 import os
 import platform
 import re
@@ -39,17 +37,14 @@ TEMPORARY_SUFFIX = ".part"
 MAX_NAME_BYTES = 255
 """Longest name of a file on all common file systems, NAME_MAX of Linux."""
 
-TEMPORARY_BYTES = 36
-"""What ``atomic_write`` adds to a name: two dots, machine and process, 8 random letters, and the suffix."""
+TEMPORARY_BYTES = 48
+"""Most bytes that ``atomic_write`` adds to a name: dots, machine, process and its start, 8 random letters, suffix."""
 
 PROBE_BYTES = 4096
 """A block of common file systems, written to find out whether a disk is full."""
 
 MAX_JSON_DEPTH = 100
 """Levels of a JSON file; the configs of this bundle have 9."""
-
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -72,7 +67,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         descriptor, temporary = tempfile.mkstemp(
             dir=path.parent,
-            prefix=f".{fitting_name(path.name, TEMPORARY_BYTES)}.{_writer()}.",
+            prefix=f".{fitting_name(path.name, TEMPORARY_BYTES)}.{writer()}.",
             suffix=TEMPORARY_SUFFIX,
         )
         with os.fdopen(descriptor, "wb") as file:
@@ -129,32 +124,60 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
     Those of other machines stay: whether a writer lives there cannot be known here.
     """
     for leftover in folder.glob(f".{glob.escape(prefix)}*{TEMPORARY_SUFFIX}"):
-        host, _, process = (
-            leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2].partition("-")
-        )
-        if host == _host() and process.isdigit() and not _is_alive(int(process)):
+        if is_gone(leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2]):
             with suppress(OSError):
                 leftover.unlink()
 
 
-def _writer() -> str:
-    """Who writes a temporary file, as part of its name: a number for the machine, and the process."""
-    return f"{_host()}-{os.getpid()}"
+def writer() -> str:
+    """This process in the name of a file: numbers for the machine, the process, and when it began."""
+    return f"{_host()}-{os.getpid()}-{_start_of(os.getpid()) or 0}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process has ended.
+
+    Args:
+        process: as ``writer`` named it. Of one of another machine it cannot be known here, so it is not gone.
+    """
+    host, _, numbers = process.partition("-")
+    number, _, start = numbers.partition("-")
+    if host != _host() or not number.isdigit():
+        return False
+    found = _start_of(int(number))
+    # a number is given again; another process has another start
+    return found is None or (bool(found) and start.isdigit() and int(start) not in (0, found))
+
+
+def is_of_this_machine(process: str) -> bool:
+    """Whether a process that ``writer`` named is one of this machine, and of this container on it."""
+    return process.partition("-")[0] == _host()
 
 
 def _host() -> str:
-    """A short hash of the host name: file names must not reveal the name itself."""
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """A short hash of the host name: file names must not reveal the name itself.
+
+    Containers may share the name of a host, but each counts its processes by itself.
+    """
+    name = platform.node()
+    with suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(name.encode()):08x}"
 
 
-def _is_alive(process: int) -> bool:
+def _start_of(process: int) -> int | None:
+    """When a process began, in ticks of Linux, 0 where the system does not tell; None where it has ended."""
+    with suppress(OSError, ValueError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        # a zombie has ended, and its parent has not asked yet
+        return None if fields[0] in "ZX" else int(fields[19])
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
+    except (ProcessLookupError, OverflowError):
+        return None
     except PermissionError:
-        return True
-    return True
+        return 0
+    return 0
 
 
 def _umask() -> int:
@@ -166,27 +189,6 @@ def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
-
-
-@contextmanager
-def exclusive(path: Path, purpose: str) -> Iterator[None]:
-    """Hold a lock between processes for the length of the block; wait while another one holds it.
-
-    The system releases it when a process dies. If the file system has no locks, the block runs without one.
-
-    Args:
-        path: the file to lock; it is created and stays, empty.
-        purpose: what another process is doing while this one waits, e.g. ``"prepares cases in DIR"``.
-    """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process %s; waiting for it", purpose)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s); going on without", path, error.strerror)
-        yield
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -166,10 +166,10 @@ def test_an_architecture_is_a_name_of_the_table(config, tmp_path):
 
 
 def targets(value: Any) -> Iterator[str]:
-    """All components that a config names."""
+    """All components that a config names, also by a nested id."""
     if isinstance(value, dict):
-        if isinstance(value.get("_target_"), str):
-            yield value["_target_"]
+        names = [name for key, name in value.items() if key.split("#")[-1] == "_target_"]
+        yield from (name for name in names if isinstance(name, str))
         value = list(value.values())
     if isinstance(value, list):
         for item in value:

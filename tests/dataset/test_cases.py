@@ -1,6 +1,7 @@
 """Cases and their names, the images of a folder, and errors that name the case."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dynunet_bundle.dataset.cases import (
     name_of,
     unique_stem,
 )
-from dynunet_bundle.errors import CaseError, DatasetError
+from dynunet_bundle.errors import BundleError, CaseError, DatasetError, FailedStepError
 from dynunet_bundle.preprocessing.raw_dataset import RawDataset
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 
@@ -244,8 +245,18 @@ def test_the_error_of_a_transform_is_passed_on():
 
 
 def test_a_bug_in_a_transform_stays_a_bug():
-    with pytest.raises(RuntimeError, match="EnsureChannelFirstd"):
+    transform = Compose([EnsureChannelFirstd("image")])
+    with pytest.raises(FailedStepError, match="case case_7: EnsureChannelFirstd failed") as info:
+        apply_to_case({"image": "case_7.nii.gz"}, transform)
+    assert info.value.exit_code == 1
+    assert re.search(r"\(\w+Error in \w+\.py, line \d+\)", str(info.value))
+
+
+def test_who_looks_for_a_bug_gets_all_that_it_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MONAI_DEBUG", "1")
+    with pytest.raises(Exception, match="Metadata not available") as info:
         apply_to_case({"image": "case_7.nii.gz"}, Compose([EnsureChannelFirstd("image")]))
+    assert not isinstance(info.value, BundleError)
 
 
 def test_raw_dataset_gives_the_transformed_case_or_names_the_bad_one(tmp_path: Path):

@@ -1,16 +1,20 @@
 """Zip archives are read like folders, leave no files behind, and are refused if unsafe."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import BUNDLE
 
+from dynunet_bundle.configs.preflight import preflight
 from dynunet_bundle.errors import DatasetError
 
 pytest.importorskip("pydicom")
@@ -19,7 +23,7 @@ from helpers.made_dicom import make_series, oblique, volume
 
 from dynunet_bundle.dataset.dicom_cases import find_cases
 from dynunet_bundle.dicom_input import archives
-from dynunet_bundle.dicom_input.archives import Limits, extracted
+from dynunet_bundle.dicom_input.archives import Limits, extracted, remove_dead_extractions
 from dynunet_bundle.dicom_input.series import load_series
 
 
@@ -84,6 +88,119 @@ def test_nothing_is_left_when_processes_end(archive: Path, tmp_path: Path, metho
     )
     assert "ends badly" in result.stderr and "Assertion" not in result.stderr, result.stderr
     assert not list(temporary.glob("dynunet-dicom-*"))
+
+
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+# a test run in the background may ignore them, and a process inherits that
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dynunet_bundle.dicom_input import archives
+write = archives._write
+def write_some(file, entries, folder, limits):
+    write(file, entries[:2], folder, limits)
+    wait()
+def wait():
+    print("waiting", flush=True)
+    time.sleep(240)
+if sys.argv[2] == "during":
+    archives._write = write_some
+archives.extracted(Path(sys.argv[1]))
+wait()
+"""
+
+
+@contextmanager
+def waiting(archive: Path, temporary: Path, when: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has extracted an archive, or a part of it, to a folder of its own, and waits."""
+    temporary.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(archive), when],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "waiting\n"
+        (folder,) = temporary.iterdir()
+        assert any(file.stat().st_size for file in folder.iterdir())
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_nothing_is_left_by_a_signal(archive: Path, tmp_path: Path, name: str, when: str) -> None:
+    temporary = tmp_path / "temporary"
+    number = getattr(signal, name)
+    with waiting(archive, temporary, when) as process:
+        process.send_signal(number)
+        # it ends as it would have without the folder
+        assert process.wait(60) == -number
+        assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_what_a_killed_process_left_goes_at_the_next_start(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    temporary = tmp_path / "temporary"
+    monkeypatch.setattr(archives.tempfile, "tempdir", str(temporary))
+    with waiting(archive, temporary, when) as process:
+        remove_dead_extractions()
+        (folder,) = temporary.iterdir()
+        process.kill()
+        process.wait()
+        assert any(folder.iterdir())
+        host, *others = folder.name.removeprefix(archives.PREFIX).split("-")
+        elsewhere = temporary / "-".join([f"{archives.PREFIX}00c0ffee", *others])
+        elsewhere.mkdir()
+        # what every run of a config does first
+        preflight(str(BUNDLE))
+        assert list(temporary.iterdir()) == [elsewhere]
+
+
+def test_the_next_archive_removes_it_too(archive: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    with waiting(archive, temporary, "after") as process:
+        process.kill()
+        process.wait()
+        (folder,) = temporary.iterdir()
+        code = "import sys, pathlib; from dynunet_bundle.dicom_input.archives import extracted; "
+        code += "extracted(pathlib.Path(sys.argv[1]))"
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        subprocess.run([sys.executable, "-c", code, str(archive)], env=environment, check=True)
+        assert not list(temporary.iterdir())
+
+
+def test_a_fork_leaves_the_folder_of_its_parent_alone(archive: Path) -> None:
+    folder = extracted(archive)
+    child = os.fork()
+    if child == 0:
+        archives.remove_extractions()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert any(folder.iterdir())
+
+
+def test_signals_that_somebody_catches_are_left_alone(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def catch(*_: object) -> None:
+        pass
+
+    before = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        extracted(archive)
+        assert all(signal.getsignal(number) is catch for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def link(archive: Path) -> None:

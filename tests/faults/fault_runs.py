@@ -180,7 +180,8 @@ def started(
         preexec_fn: what it does to itself first.
         env: environment variables.
     """
-    own = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **env}
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
     running = Running(command, log, env={**os.environ, **own}, preexec_fn=preexec_fn)
     try:
         yield running

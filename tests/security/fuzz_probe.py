@@ -24,6 +24,7 @@ from fuzz_inputs import Input, seeds, spoil
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.cases import apply_to_case
 from dynunet_bundle.dataset.inputs import find_inputs
+from dynunet_bundle.dicom_input.archives import remove_extractions
 from dynunet_bundle.errors import BundleError
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -98,6 +99,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             run_chunk(todo[start : start + CHUNK], folder, transform)
+            # os._exit runs no exit handlers
+            remove_extractions()
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         if status != 0:

@@ -20,11 +20,15 @@ HERE = Path(__file__).parent
 
 
 def probe(folder: Path, seed: int, count: int) -> list[dict[str, str]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # a process that is ended leaves what it has extracted
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     command = [sys.executable, str(HERE / "fuzz_probe.py"), str(seed), str(count), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "at").read_text().split()[0] == str(count - 1)
+    assert not list(temporary.glob("dynunet-dicom-*"))
     faults = folder / "faults"
     return [json.loads(line) for line in faults.read_text().splitlines()] if faults.exists() else []
 

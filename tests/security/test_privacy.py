@@ -127,7 +127,8 @@ def predict(home: Path, out: str, **variables: str) -> subprocess.CompletedProce
     command += ["--config_file", "overlay.json", "--report", f"{out}/report.html", "--json"]
     command += ["--save_probabilities", f"{out}/probabilities", "--precision", "float32"]
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
-    environment |= {"PYTHONPATH": str(home / "site"), "OMP_NUM_THREADS": "1", **variables}
+    paths = os.pathsep.join([str(home / "site"), os.environ.get("PYTHONPATH", "")])
+    environment |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(command, capture_output=True, check=False, cwd=home, env=environment)
 
 

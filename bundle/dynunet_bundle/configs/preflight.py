@@ -11,8 +11,10 @@ import torch
 import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overrides import check_overrides, config_files, is_trusted, known_ids
+from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
+from dynunet_bundle.locks import claim
 
 
 def check_command() -> None:
@@ -40,6 +42,8 @@ def preflight(
     world_size: int = 1,
     device: torch.device | str = "cpu",
     command: None = None,
+    claims: Sequence[str] = (),
+    kind: str = "training",
 ) -> None:
     """Check what would fail late or silently: ``preflight`` of train.json, evaluate.json and inference.json.
 
@@ -51,8 +55,11 @@ def preflight(
         world_size: number of processes that the config is made for.
         device: where the network is.
         command: result of ``check_command``, which MONAI builds first.
+        claims: those of the folders that one process may work in; of several processes of a run the first claims them.
+        kind: name of the work; claims of different kinds are independent.
 
     Raises:
+        BusyError: if another process works in one of the folders.
         ConfigError: for another copy of the package in this process, torchrun without the multi-GPU overlay, or a GPU
             that this machine lacks.
         OutputError: if a folder cannot be written to.
@@ -66,8 +73,13 @@ def preflight(
             "\"['configs/train.json','configs/multi_gpu_train.json']\"; else run it without torchrun."
         )
     require_device(device)
+    # a run that was killed may have left images of a patient
+    remove_dead_extractions()
     for folder in folders:
         ensure_writable(folder)
+    if int(os.environ.get("RANK", "0")) == 0:
+        for folder in claims:
+            claim(folder, kind)
 
 
 def require_device(device: torch.device | str) -> None:

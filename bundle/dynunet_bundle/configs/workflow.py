@@ -10,6 +10,7 @@ from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.errors import ConfigError, find_user_error
+from dynunet_bundle.locks import release_claims
 
 
 class BundleWorkflow(ConfigWorkflow):
@@ -28,6 +29,8 @@ class BundleWorkflow(ConfigWorkflow):
             if user_error is None:
                 raise
             raise user_error from error
+        finally:
+            release_claims()
 
 
 def load_workflow(

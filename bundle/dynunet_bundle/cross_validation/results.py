@@ -15,7 +15,8 @@ from typing import Any
 
 from dynunet_bundle.cross_validation.summary import FoldRecord, summarize_folds
 from dynunet_bundle.errors import ConfigError, some_of
-from dynunet_bundle.files import exclusive, read_json, write_json
+from dynunet_bundle.files import read_json, write_json
+from dynunet_bundle.locks import exclusive
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, plan_differences
 from dynunet_bundle.shapes import (
     COUNT,
@@ -177,7 +178,7 @@ def collect(folder: ResultFolder) -> dict[str, Any]:
         raise ConfigError(
             f"{folder.path} does not exist: no fold has been scored yet. Train a fold first."
         )
-    with exclusive(folder.path / ".lock", f"collects in {folder.path}"):
+    with exclusive(folder.path / ".lock", "collection of scores"):
         records = folder.records()
         if not records:
             raise ConfigError(f"{folder.path} holds no scores of any fold yet. Train a fold first.")

@@ -37,7 +37,6 @@ from dynunet_bundle.dataset.folds import Folds, default_folds, read_folds
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
-from dynunet_bundle.files import ensure_writable, exclusive
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.watching.status import STATUS_NAME
@@ -148,7 +147,7 @@ class FoldRuns:
         return self.runner.run(command, self._status_file(fold))
 
     def prepare(self, fold: int | str) -> None:
-        """Prepare the cases of a fold, under a lock because the jobs of other folds share the folder.
+        """Prepare the cases of a fold; jobs of other folds share the folder.
 
         Raises:
             BundleError: for a case that cannot be prepared.
@@ -157,11 +156,9 @@ class FoldRuns:
         names = {name for part in parts for name in (*part["train"], *part["val"])}
         if fold == ALL:
             names = set(self.cases)
-        folder = ensure_writable(self.settings["prepared_dir"])
         data = self._cases_of(names)
         dataset = self._parser({"train#dataset#data": data}).get_parsed_content("train#dataset")
-        with exclusive(folder / ".lock", f"prepares cases in {folder}"):
-            dataset.cases()
+        dataset.cases()
 
     def score(self, fold: int) -> int:
         """Predict and score the held-out cases of a fold, unless that is done with these weights.

@@ -5,15 +5,19 @@ Stored on disk: the roles of ``all_files``, in the sidecars of the prepared stor
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import (
     BundleError,
     CaseError,
     DatasetError,
+    FailedStepError,
     first_line,
+    place_of,
     ran_out_of_memory,
     some_of,
 )
@@ -34,7 +38,7 @@ optional; ``name`` is set if it differs from the file name; ``previous`` is the 
 FILES = {**list_of(FILE_PATH, minItems=1), **FILE_PATH, "type": ["string", "array"]}
 """Schema of the files of an image in a list of cases: one, or one per channel."""
 
-IMAGE, LABEL, PREDICTION = "image", "label", "pred"
+IMAGE, LABEL, PREDICTION, NAME = "image", "label", "pred", "name"
 """Keys of a case in all dictionaries, by MONAI's convention."""
 
 META_FILE_NAME = "filename_or_obj"
@@ -44,6 +48,12 @@ MASK_ROLES = ("label", "previous")
 
 STEM_RESERVE = TEMPORARY_BYTES + len("-01234567.positions.npy")
 """Bytes added to the name of a case in the names of prepared files."""
+
+APPLYING = re.compile(r"applying transform <?(?:function )?(?:[\w<>]+\.)*(\w+)")
+"""MONAI's message for a failed transform, with its class."""
+
+DEBUG_VARIABLE = "MONAI_DEBUG"
+"""Environment variable of MONAI. If it is set, errors of transforms are raised as they are."""
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
@@ -61,13 +71,30 @@ def all_files(case: Mapping[str, Any]) -> dict[str, str]:
 
 
 def name_of(case: Mapping[Any, Any]) -> str:
-    """Name of a case, before or after its files were loaded."""
-    if "name" in case:
-        return str(case["name"])
-    image = case["image"]
+    """Name of a case, before or after its files were loaded.
+
+    ``apply_to_case`` notes it under ``name`` before the first transform. Otherwise it is made from the file's name; for
+    a DICOM series, whose folder may have a patient's name, it is the hash of ``short_name``.
+    """
+    if NAME in case:
+        return str(case[NAME])
+    image = case[IMAGE]
     if hasattr(image, "meta"):
-        return case_name(str(image.meta.get(META_FILE_NAME, "unnamed")))
-    return case_name(image_files(case)[0])
+        return _name_of_file(str(image.meta.get(META_FILE_NAME, "unnamed")))
+    return _name_of_file(image_files(case)[0])
+
+
+def _name_of_file(file: str) -> str:
+    if not _is_dicom(file):
+        return case_name(file)
+    # pydicom is an extra
+    from dynunet_bundle.dicom_input.series import series_case_name
+
+    return series_case_name(file)
+
+
+def _is_dicom(file: str) -> bool:
+    return not file.lower().endswith(IMAGE_SUFFIXES) and is_series_name(file)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -179,7 +206,7 @@ def require_files(cases: Sequence[Case]) -> None:
 def apply_to_case(
     case: Mapping[str, Any], transform: Callable[[Mapping[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Run the preprocessing on one case; an unreadable file becomes an error that names the case.
+    """Run the preprocessing on one case. Each error names the case, and no metadata of the image.
 
     Args:
         case: paths of the raw files.
@@ -191,27 +218,40 @@ def apply_to_case(
     Raises:
         CaseError: if a file is damaged, or memory runs out.
         BundleError: any error for users that a transform raised.
+        FailedStepError: any other error of a transform; with MONAI_DEBUG=1 it is raised as it is.
     """
+    name = name_of(case)
     try:
-        return transform(case)
+        return transform({**case, NAME: name})
     except BundleError:
         raise
     except Exception as error:
         cause = _first_cause(error)
         if isinstance(cause, BundleError):
             raise cause from None
-        if "LoadImaged" in str(error) or ran_out_of_memory(error):
-            raise unreadable(case, error) from error
-        raise
+        if _failed_step(error) == "LoadImaged" or ran_out_of_memory(error):
+            raise unreadable(case, error) from None
+        if _is_debugging():
+            raise
+        raise failed_step_error(name, error) from None
 
 
 def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
     """The error for a case with an unreadable file, with the first cause as its reason and without folder names."""
     cause = _first_cause(error)
-    paths = [Path(path) for path in all_files(case).values()]
+    files = list(all_files(case).values())
+    series = [file for file in files if _is_dicom(file)]
+    paths = [Path(file) for file in files if file not in series]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         return CaseError(name_of(case), f"cannot find {', '.join(missing)}", "Correct its name.")
+    if series:
+        # the text of pydicom's errors may hold a value of the header
+        reason = place_of(cause)
+        if ran_out_of_memory(error):
+            return too_large(name_of(case), reason)
+        problem = f"cannot read its DICOM series ({reason})"
+        return CaseError(name_of(case), problem, "Send the series again.")
     reason = first_line(cause)
     for path in paths:
         # the name of a folder may be a patient's, and the message is written to run.json
@@ -241,6 +281,43 @@ def too_large(name: str, reason: str, size: str = "it") -> CaseError:
     )
 
 
+def failed_step_error(name: str, error: BaseException) -> FailedStepError:
+    """The error for a case on which a transform failed unexpectedly, without the text of the exception.
+
+    Args:
+        name: name of the case.
+        error: exception of the composed transforms.
+    """
+    step = _failed_step(error) or "a step"
+    return FailedStepError(
+        name,
+        f"{step} failed ({place_of(_first_cause(error))})",
+        f"Report this line. {DEBUG_VARIABLE}=1 shows the whole error, which may name the patient.",
+    )
+
+
+def is_failed_step(error: BaseException) -> bool:
+    """Whether composed transforms raised an error."""
+    return _failed_step(error) is not None
+
+
+def _failed_step(error: BaseException | None) -> str | None:
+    """Class of the innermost transform that MONAI says it was applying, or None."""
+    step = None
+    while error is not None:
+        found = APPLYING.match(str(error))
+        step = found[1] if found else step
+        error = error.__cause__
+    return step
+
+
+def _is_debugging() -> bool:
+    # MONAI is loaded already, since it ran the transforms
+    from monai.utils import MONAIEnvVars
+
+    return bool(MONAIEnvVars.debug())
+
+
 def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -251,10 +328,16 @@ def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Size and modification time of each file of a case, which decide whether cached results are still valid.
 
     Raises:
-        CaseError: if a file is missing.
+        CaseError: if a file is missing, or is a DICOM series.
     """
     identity = {}
     for role, path in all_files(case).items():
+        if _is_dicom(path):
+            raise CaseError(
+                name_of(case),
+                f"its {role} is a DICOM series, which can only be predicted or evaluated",
+                "Convert it to NIfTI.",
+            )
         try:
             status = os.stat(path)
         except OSError as error:

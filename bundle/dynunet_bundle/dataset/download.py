@@ -10,7 +10,6 @@ Files in the target folder, the last two temporary::
     .Task09_Spleen.lock           held by the command that works on this task
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -33,6 +32,7 @@ from monai.apps.utils import HashCheckError, download_url, extractall
 from monai.apps.utils import logger as monai_logger
 
 from dynunet_bundle.errors import ConfigError, DatasetError, OutputError, first_line
+from dynunet_bundle.locks import WAIT, exclusive
 
 LICENCE = (
     "The data is licensed CC BY-SA 4.0 by the Medical Segmentation Decathlon "
@@ -100,7 +100,8 @@ def download_task(
     with _output_errors(folder):
         if not _is_there(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(folder.with_name(f".{name}.lock")):
+            # two runs would corrupt each other's files
+            with exclusive(folder.with_name(f".{name}.lock"), "download", WAIT):
                 # another run may have completed it while it held the lock
                 if not _is_there(folder):
                     _make(folder, url, DecathlonDataset.md5[name], keep_archive)
@@ -123,24 +124,6 @@ def _output_errors(folder: Path) -> Iterator[None]:
             f"cannot write {error.filename or folder}: {error.strerror or error}. "
             "Free disk space, change permissions or choose another folder with --out. Then run the same command again."
         ) from error
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold ``lock``, since two runs would corrupt each other's files. The system releases the lock of a killed run."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another run holds {lock}. Wait until it has finished, or choose another folder with --out."
-            ) from error
-        except OSError:
-            logger.debug("%s: this file system does not support locks", lock)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import FILES, Case, find_images, name_of, require_unique
-from dynunet_bundle.dicom_input.names import is_dicom_input
+from dynunet_bundle.dicom_input.names import is_dicom_input, is_series_name
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.shapes import TEXT, list_of
@@ -92,6 +92,9 @@ def _case(item: Any, folder: Path, where: str) -> Case:
                 f"{where} has the name {name!r}. Give it a name that can be a file name: not a path, not hidden."
             )
         case["name"] = name
+    elif is_series_name(paths[0]):
+        # made from the headers of the series, so it is made once
+        case["name"] = name_of(case)
     return case
 
 

@@ -1,5 +1,7 @@
 """Zip archives from a portal, extracted into a private folder that is removed when the process ends.
 
+The folder is also removed when a signal ends the process. The next run removes the folder of a process that was killed.
+
 MONAI's ``extractall`` refuses names that lead out of the folder, but has no size limit and keeps file names, which
 often include the patient's name.
 """
@@ -7,19 +9,29 @@ often include the patient's name.
 import io
 import logging
 import lzma
+import os
 import shutil
+import signal
 import stat
 import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path, PurePosixPath
+from types import FrameType
 from typing import NamedTuple
 
 from dynunet_bundle.errors import DatasetError, OutputError
-from dynunet_bundle.files import is_inside
+from dynunet_bundle.files import is_gone, is_inside, writer
 from dynunet_bundle.limits import GIB
+
+PREFIX = "dynunet-dicom-"
+"""Start of the folders' names; the id of the process follows, see ``files.writer``."""
+
+ENDING_SIGNALS = ("SIGTERM", "SIGHUP")
+"""Signals that end a process without its exit handlers. SIGINT is an exception in Python."""
 
 CHUNK_BYTES = 1 << 20  # extracted at a time
 ENTRY_BYTES = 512
@@ -73,8 +85,8 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
     """Extract an archive once per process.
 
     The files are named by numbers, in a folder that only this user can read. It is removed when the process ends, also
-    in workers of a data loader. Only a killed process leaves it behind, as ``dynunet-dicom-*`` in the system's
-    temporary folder.
+    in workers of a data loader, and on SIGTERM, SIGHUP and SIGINT. Only a killed process leaves it behind, as
+    ``dynunet-dicom-*`` in the system's temporary folder, see ``remove_dead_extractions``.
 
     Args:
         archive: a zip file.
@@ -92,15 +104,53 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
     return _extract(archive.resolve(), status.st_size, status.st_mtime_ns, limits)
 
 
+def remove_dead_extractions() -> None:
+    """Remove the folders of processes of this machine that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if is_gone(folder.name.removeprefix(PREFIX).rpartition("-")[0]):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_extractions() -> None:
+    """Remove the folders of this process, before an end without exit handlers."""
+    while _removals:
+        # in a fork, those of the parent do nothing
+        _removals.pop()()
+
+
+_removals: list[Finalize] = []
+"""Functions that remove the folders of this process."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Remove the folders, then end the process by the same signal."""
+    remove_extractions()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _catch_signals() -> None:
+    """Catch the signals that are neither caught nor ignored yet."""
+    for name in ENDING_SIGNALS:
+        number = getattr(signal, name)
+        if signal.getsignal(number) is signal.SIG_DFL:
+            # only the main thread may
+            with suppress(ValueError):
+                signal.signal(number, _end)
+
+
 @cache
 def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
     try:
         with _Archive(archive, limits) as source, zipfile.ZipFile(source) as file:
             entries = [entry for entry in file.infolist() if not entry.is_dir()]
             _require_safe(entries, size, limits)
-            folder = Path(tempfile.mkdtemp(prefix="dynunet-dicom-"))
+            remove_dead_extractions()
+            _catch_signals()
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{writer()}-"))
             # unlike atexit, Finalize also runs in multiprocessing workers, and only in the process that registered it
             remove = Finalize(None, shutil.rmtree, (folder, True), exitpriority=10)
+            _removals.append(remove)
             try:
                 _write(file, entries, folder, limits)
             except BaseException:

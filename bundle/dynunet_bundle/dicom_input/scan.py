@@ -96,7 +96,13 @@ def scan(source: Path) -> Scan:
     if source.is_file() and source.name.lower().endswith(ARCHIVE_SUFFIX):
         source = extracted(source)
     files = _walk(source) if source.is_dir() else [source]
-    states = ((file, file.stat()) for file in files)
+    try:
+        states = [(file, file.stat()) for file in files]
+    except OSError as error:
+        # its text holds the name of a file
+        raise DatasetError(
+            f"a file of the DICOM input is gone ({type(error).__name__}). Run the same command again."
+        ) from None
     return _scan(tuple((file, state.st_size, state.st_mtime_ns) for file, state in states))
 
 

@@ -101,15 +101,37 @@ def series_identity(name: str) -> dict[str, Any]:
         does not depend on their names.
 
     Raises:
-        DatasetError: if there is no such series, or several.
+        DatasetError: if there is no such series, or several, or a file of it cannot be read any more.
     """
     series, case = _find(parse_name(name))
-    hashes = sorted(map(sha256_of, series.files))
+    try:
+        hashes = sorted(map(sha256_of, series.files))
+        num_bytes = sum(file.stat().st_size for file in series.files)
+    except OSError as error:
+        # its text holds the name of a file
+        raise DatasetError(
+            f"a file of {case} of the DICOM input is gone ({type(error).__name__}). Run the same command again."
+        ) from None
     return {
         "file": case,
-        "bytes": sum(file.stat().st_size for file in series.files),
+        "bytes": num_bytes,
         "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
     }
+
+
+def series_case_name(name: str) -> str:
+    """Name of a series' case, which names no patient; where the series cannot be told, a hash of where it should be.
+
+    Args:
+        name: as ``load_series`` takes it.
+    """
+    parsed = parse_name(name)
+    if parsed.uid is not None:
+        return short_name(parsed.uid, parsed.select)
+    try:
+        return _find(parsed)[1]
+    except (BundleError, OSError):
+        return short_name(name)
 
 
 def _find(parsed: SeriesName) -> tuple[Series, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from dynunet_bundle.dicom_input.parse import INSTALL, quiet_pydicom
 from dynunet_bundle.dicom_output.codes import PRIVATE_SCHEME, Code
 from dynunet_bundle.dicom_output.headers import derived_uid
-from dynunet_bundle.errors import BundleError, OutputError
+from dynunet_bundle.errors import BundleError, OutputError, place_of
 from dynunet_bundle.files import atomic_write
 
 MANUFACTURER = "dynunet-bundle"
@@ -77,20 +77,11 @@ def building(what: str) -> Iterator[None]:
     except Exception as error:
         # the text of the exception may hold a patient's name
         raise OutputError(
-            f"cannot create the {what} from the headers of this series ({type(error).__name__} {_place(error)}). "
+            f"cannot create the {what} from the headers of this series ({place_of(error)}). "
             "Check them with dciodvfy, or write NIfTI."
         ) from None
     finally:
         log.setLevel(level)
-
-
-def _place(error: BaseException) -> str:
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return ""
-    return f"in {Path(traceback.tb_frame.f_code.co_filename).name}, line {traceback.tb_lineno}"
 
 
 def coded(code: Code) -> Any:

@@ -36,6 +36,7 @@ from dynunet_bundle.inference.probabilities import (
 from dynunet_bundle.inference.save_mask import save_mask
 from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.locks import WAIT, exclusive
 from dynunet_bundle.progress import progress
 from dynunet_bundle.shapes import TEXT, list_of, object_with
 
@@ -86,7 +87,8 @@ def write_ensemble(request: EnsembleRequest) -> list[Path]:
         Paths of the masks that were written.
 
     Raises:
-        BundleError: if the members differ in cases, labels or grids, or images are missing.
+        BundleError: if the members differ in cases, labels or grids, images are missing, or another process writes to
+            the folder.
     """
     _require_weights(request.weights, len(request.members))
     members = [read_probabilities(folder) for folder in request.members]
@@ -94,6 +96,15 @@ def write_ensemble(request: EnsembleRequest) -> list[Path]:
     labels = next(iter(members[0].values())).labels
     require_rules(request.rules, labels.values)
     sources = _find_sources(members[0], request.images)
+    lock = ensure_writable(request.output) / ".prediction.lock"
+    with exclusive(lock, "prediction", WAIT):
+        return _write_masks(request, members, sources)
+
+
+def _write_masks(
+    request: EnsembleRequest, members: Members, sources: Mapping[str, Path]
+) -> list[Path]:
+    labels = next(iter(members[0].values())).labels
     done = _start(request)
     todo = [case for case in members[0] if case not in done]
     if done:
@@ -236,7 +247,7 @@ def _start(request: EnsembleRequest) -> set[str]:
     Raises:
         OutputError: if the folder holds masks of another request.
     """
-    folder = ensure_writable(request.output)
+    folder = request.output
     record = {
         "members": [str(member.resolve()) for member in request.members],
         "weights": request.weights and list(request.weights),

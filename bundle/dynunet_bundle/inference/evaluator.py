@@ -13,7 +13,13 @@ from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from dynunet_bundle.dataset.cases import IMAGE, name_of, too_large
+from dynunet_bundle.dataset.cases import (
+    IMAGE,
+    failed_step_error,
+    is_failed_step,
+    name_of,
+    too_large,
+)
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
     MAX_SHOWN,
@@ -30,8 +36,23 @@ from dynunet_bundle.terminal import printable
 logger = logging.getLogger(__name__)
 
 
-class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's SupervisedEvaluator, one case at a time, some of which may fail: ``evaluator`` of inference.json.
+class NamingEvaluator(SupervisedEvaluator):
+    """MONAI's SupervisedEvaluator whose errors name the case: ``validate#evaluator`` of evaluate.json.
+
+    The text of an unexpected error of a transform is left out, since it may hold metadata of the image.
+    """
+
+    def _iteration(self, engine: Engine, batchdata: Any) -> Any:
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            if not is_failed_step(error) or find_user_error(error) or ran_out_of_memory(error):
+                raise
+            raise failed_step_error(_name(batchdata), error) from None
+
+
+class CaseEvaluator(NamingEvaluator):
+    """An evaluator of one case at a time, some of which may fail: ``evaluator`` of inference.json.
 
     MONAI's evaluator stops at the first error. This one finishes the other cases, collects the messages by case name
     in ``state.failures``, and raises an error with all of them at the end. The error of a single case, or of results

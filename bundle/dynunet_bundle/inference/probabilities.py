@@ -18,6 +18,7 @@ from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
 from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
 from dynunet_bundle.images.grid import SPATIAL_AXES
@@ -54,7 +55,7 @@ class ProbabilityFile:
     Attributes:
         case: its name.
         path: the ``.npy``.
-        source: file name of the image.
+        source: file name of the image; for a DICOM series, the name of the case.
         shape: shape of the image in voxels, ``(X, Y, Z)``.
         affine: ``[4, 4]`` of the image, to RAS+ millimetres.
         labels: classes or regions of the channels.
@@ -116,8 +117,10 @@ class SaveProbabilitiesd(MapTransform):
         saved = dict(data)
         for key in self.key_iterator(saved):
             tensor = saved[key]
-            source = Path(str(tensor.meta[ImageMetaKey.FILENAME_OR_OBJ])).name
             case = name_of({**saved, "image": tensor})
+            file = str(tensor.meta[ImageMetaKey.FILENAME_OR_OBJ])
+            # the folder of a series may be called after a patient
+            source = case if is_series_name(file) else Path(file).name
             save_probabilities(
                 tensor.as_tensor(), tensor.affine, source, self.labels, self.output_dir, case
             )

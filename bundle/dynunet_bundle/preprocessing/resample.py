@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import IMAGE, name_of
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.limits import (
     RESAMPLED_FACTOR,
@@ -93,7 +93,8 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         """Resample one case."""
         resampled = dict(data)
         for key, is_label in self.key_iterator(resampled, self.is_label):
-            resampled[key] = self._forward(resampled[key], is_label)
+            case = name_of({**resampled, IMAGE: resampled[key]})
+            resampled[key] = self._forward(resampled[key], is_label, case)
         return resampled
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -106,7 +107,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
             restored[key] = _like(restored[key], array, np.array(info["affine"]))
         return restored
 
-    def _forward(self, tensor: MetaTensor, is_label: bool) -> MetaTensor:
+    def _forward(self, tensor: MetaTensor, is_label: bool, case: str) -> MetaTensor:
         affine = np.asarray(tensor.affine, dtype=np.float64)
         old_spacing = np.linalg.norm(affine[:3, :3], axis=0)
         new_spacing = old_spacing.copy()
@@ -114,7 +115,7 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         old_shape = np.array(tensor.shape[1:])
         # nnU-Net's order of operations, which decides how a half is rounded
         new_shape = np.maximum(np.round(old_spacing / new_spacing * old_shape), 1)
-        self._require_room(tensor, old_spacing, new_shape)
+        self._require_room(tensor, old_spacing, new_shape, case)
         new_shape = new_shape.astype(int)
         coarse_axis = find_coarse_axis(old_spacing, new_spacing)
         array = tensor.as_tensor().numpy()
@@ -136,10 +137,10 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         return result
 
     def _require_room(
-        self, tensor: MetaTensor, old_spacing: np.ndarray, new_shape: np.ndarray
+        self, tensor: MetaTensor, old_spacing: np.ndarray, new_shape: np.ndarray, case: str
     ) -> None:
         """Refuse what the plan cannot mean, and what would be too large."""
-        case, plan = name_of({"image": tensor}), " x ".join(f"{mm:g}" for mm in self.spacing)
+        plan = " x ".join(f"{mm:g}" for mm in self.spacing)
         old, shape = tensor.shape[1:], tuple(map(int, new_shape))
         factors = old_spacing[-len(self.spacing) :] / self.spacing
         longer = [size > 1 for size in old[-len(self.spacing) :]]

@@ -41,6 +41,7 @@ from dynunet_bundle.files import (
     write_json,
 )
 from dynunet_bundle.labels.extents import class_extents
+from dynunet_bundle.locks import exclusive
 from dynunet_bundle.planning.plan import SIZES
 from dynunet_bundle.preprocessing.append_previous import append_masks
 from dynunet_bundle.preprocessing.positions import (
@@ -73,6 +74,9 @@ SIDECAR_SCHEMA = object_with(
     ("name", "identity", "shape", "present", "bytes"),
 )
 """Shape of the JSON of a prepared case."""
+
+LOCK_NAME = ".lock"
+"""Lock file of a store. One process prepares cases at a time; the others wait, then find the prepared cases."""
 
 logger = logging.getLogger(__name__)
 
@@ -179,13 +183,21 @@ class PreparedDataset(Dataset):
 
     def _prepare(self) -> list[PreparedCase]:
         ensure_writable(self.store_dir)
-        found: list[PreparedCase | None] = [self._lookup(case) for case in self.data]
+        found = [self._lookup(case) for case in self.data]
+        if None in found:
+            with exclusive(self.store_dir / LOCK_NAME, "preparation"):
+                found = self._prepare_missing()
+        return [case for case in found if case is not None]
+
+    def _prepare_missing(self) -> list[PreparedCase | None]:
+        """Look again, since another process may have prepared some cases, and prepare the others."""
+        found = [self._lookup(case) for case in self.data]
         todo = [index for index, case in enumerate(found) if case is None]
         if todo:
             logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
             for index, case in zip(todo, self._build_all(todo), strict=True):
                 found[index] = case
-        return [case for case in found if case is not None]
+        return found
 
     def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase]:
         own = threading.local()

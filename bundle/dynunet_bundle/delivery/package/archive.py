@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynunet_bundle.errors import OutputError
 from dynunet_bundle.files import TEMPORARY_SUFFIX, atomic_write, ensure_writable, sha256_of
+from dynunet_bundle.locks import WAIT, exclusive
 
 SUMS_NAME = "SHA256SUMS"
 """File of checksums, in the format of ``sha256sum --check``."""
@@ -65,12 +66,16 @@ def staged(output: Path, name: str) -> Iterator[Path]:
         name: name of the folder.
 
     Raises:
+        BusyError: if another process makes a package of that name there.
         OutputError: if ``output`` cannot be written to.
     """
     ensure_writable(output)
-    with tempfile.TemporaryDirectory(
-        dir=output, prefix=f".{name}.", suffix=TEMPORARY_SUFFIX
-    ) as stage:
+    with (
+        exclusive(output / f".{name}.lock", "package", WAIT),
+        tempfile.TemporaryDirectory(
+            dir=output, prefix=f".{name}.", suffix=TEMPORARY_SUFFIX
+        ) as stage,
+    ):
         folder = Path(stage) / name
         folder.mkdir()
         yield folder

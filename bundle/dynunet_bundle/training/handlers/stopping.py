@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from ignite.engine import Engine, Events
 
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, STOP_SIGNALS
+from dynunet_bundle.locks import release_claims
 from dynunet_bundle.training.handlers.checkpoint import CheckpointHandler
 from dynunet_bundle.training.handlers.clipping import steps_now
 from dynunet_bundle.training.process.distributed import any_rank
@@ -144,6 +145,7 @@ class StopHandler:
         self._restore()
         if self.world_size > 1:
             # an orderly exit from the process group would wait for processes that may be gone
+            release_claims()
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
