@@ -10,7 +10,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-clients test-faults test-gpu test-slow lint format sbom template clean
+.PHONY: help install peers demo test test-attack test-clients test-faults test-gpu test-slow lint format sbom template clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-slow: $(BIN)/.installed ## run the slow tests
 
 test-faults: $(BIN)/.installed ## run the tests that kill processes, fill disks and damage files
 	$(BIN)/python -m pytest -m fault
+
+test-attack: $(BIN)/.installed ## attack the package with 5,000 hostile inputs; prints a table
+	OMP_NUM_THREADS=1 $(BIN)/python tests/security/attack.py --count 5000 --folder build/attack
 
 test-gpu: $(BIN)/.installed ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

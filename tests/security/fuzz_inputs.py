@@ -22,7 +22,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
-)  # fuzz_probe.py imports this file outside of pytest
+)  # attack.py imports this file outside of pytest
 
 from helpers import made_dicom  # noqa: E402
 
