@@ -76,6 +76,7 @@ def main() -> None:
     class_names = dict(zip(scheme.values, scheme.names, strict=True))
     written = write_outputs(summary, predictions, labels, outputs, class_names)
     print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
+    masks.require_all()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NoReturn
@@ -111,6 +111,20 @@ class PredictionError(BundleError):
 
     exit_code = EXIT_FAILED
     layout = "\n"
+
+
+def failed_cases(messages: Sequence[str], total: int) -> str:
+    """The message for a run of which some cases failed, a line a case.
+
+    Args:
+        messages: one for each failed case.
+        total: number of all cases.
+    """
+    shown = [f"  {printable(message)}" for message in messages[:MAX_SHOWN]]
+    if len(messages) > MAX_SHOWN:
+        shown.append(f"  and {len(messages) - MAX_SHOWN} more")
+    others = ", the others are done" * (len(messages) < total)
+    return "\n".join([f"{len(messages)} of {total} cases failed{others}:", *shown])
 
 
 def find_user_error(error: BaseException | None) -> BundleError | None:

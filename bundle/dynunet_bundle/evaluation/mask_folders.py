@@ -5,7 +5,7 @@ installed without nvImageCodec.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,16 @@ import numpy as np
 import torch
 
 from dynunet_bundle.configs.overrides import known_ids, read_overlay
-from dynunet_bundle.dataset.cases import find_images, image_files, unreadable
-from dynunet_bundle.errors import BundleError, CaseError, DatasetError, some_of
+from dynunet_bundle.dataset.cases import find_images, image_files, too_large, unreadable
+from dynunet_bundle.errors import (
+    BundleError,
+    CaseError,
+    DatasetError,
+    PredictionError,
+    failed_cases,
+    first_line,
+    some_of,
+)
 from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
     grid_of,
@@ -53,10 +61,22 @@ class MaskFolders:
     Attributes:
         files: paths of the prediction and of the reference, by case.
         labels: classes of the values of both.
+        failures: errors of the cases that cannot be scored, which are not in ``files``; measuring may add some.
     """
 
     files: Mapping[str, tuple[str, str]]
     labels: LabelScheme
+    failures: dict[str, BundleError] = field(default_factory=dict)
+
+    def require_all(self) -> None:
+        """Refuse to end as if all cases had been scored.
+
+        Raises:
+            PredictionError: naming those that were not.
+        """
+        if self.failures:
+            total = len(self.files.keys() | self.failures.keys())
+            raise PredictionError(failed_cases(list(map(str, self.failures.values())), total))
 
     def pairs(self) -> Iterator[tuple[str, Pair]]:
         """Name and masks of each case, as class numbers; ignored voxels of the reference are ``IGNORE_CLASS``."""
@@ -110,7 +130,7 @@ def find_masks(
     Raises:
         DatasetError: if a folder or a label is missing, or names and values do not match.
         PlanError: if the ignored value or the regions do not fit the classes.
-        CaseError: if a file cannot be read, the grids of a pair differ, or a mask has an unlisted value.
+        CaseError: if a mask has an unlisted value, or no pair can be scored: a file cannot be read, or grids differ.
     """
     found = _files_by_name(predictions, "--predictions")
     references = _files_by_name(labels, "--labels")
@@ -121,11 +141,11 @@ def find_masks(
             "Give each label the file name of its prediction."
         )
     files = {name: (path, references[name]) for name, path in found.items()}
-    occurring = _occurring_values(files, ignore_value)
+    occurring, failures = _occurring_values(files, ignore_value)
     values, names = _classes(occurring, label_names, label_values, regions)
-    return MaskFolders(
-        files, LabelScheme(names, values, ignore_value, regions, regions_class_order)
-    )
+    scheme = LabelScheme(names, values, ignore_value, regions, regions_class_order)
+    sound = {name: paths for name, paths in files.items() if name not in failures}
+    return MaskFolders(sound, scheme, failures)
 
 
 def measure_masks(
@@ -135,19 +155,26 @@ def measure_masks(
 
     Raises:
         ConfigError: if the tolerance is negative or not finite.
-        CaseError: if the voxel volume of a case is zero or not finite.
+        CaseError: if no case can be measured: its voxel volume is zero or not finite, or memory runs out.
     """
     require_tolerance(nsd_tolerance_mm)
-    return {
-        name: measure_case(
-            pair.prediction,
-            pair.reference,
-            masks.labels.target_classes,
-            grid_of(pair.affine, name),
-            nsd_tolerance_mm,
-        )
-        for name, pair in masks.pairs()
-    }
+    measures = {}
+    for name, pair in masks.pairs():
+        try:
+            measures[name] = measure_case(
+                pair.prediction,
+                pair.reference,
+                masks.labels.target_classes,
+                grid_of(pair.affine, name),
+                nsd_tolerance_mm,
+            )
+        except CaseError as error:
+            masks.failures[name] = error
+        except MemoryError as error:
+            masks.failures[name] = too_large(name, first_line(error))
+    if not measures:
+        raise next(iter(masks.failures.values()))
+    return measures
 
 
 def _classes(
@@ -212,20 +239,27 @@ def _files_by_name(folder: str, option: str) -> dict[str, str]:
 
 def _occurring_values(
     files: Mapping[str, tuple[str, str]], ignore_value: int | None
-) -> dict[int, tuple[str, str]]:
-    """All values of the masks, ascending, each with the first case and side that has it.
+) -> tuple[dict[int, tuple[str, str]], dict[str, BundleError]]:
+    """All values of the masks, ascending, each with the first case and side that has it; errors of other cases.
 
     The background is always included, the ignored value only if it was predicted.
     """
     found: dict[int, tuple[str, str]] = {0: ("", "")}
+    failures: dict[str, BundleError] = {}
     for name, paths in progress(files.items(), "check", total=len(files)):
-        pair = _load_pair(name, *paths)
+        try:
+            pair = _load_pair(name, *paths)
+        except BundleError as error:
+            failures[name] = error
+            continue
         for value in np.unique(pair.prediction).tolist():
             found.setdefault(value, (name, "prediction"))
         for value in np.unique(pair.reference).tolist():
             if value != ignore_value:
                 found.setdefault(value, (name, "reference"))
-    return dict(sorted(found.items()))
+    if len(failures) == len(files):
+        raise next(iter(failures.values()))
+    return dict(sorted(found.items())), failures
 
 
 def _load_pair(name: str, prediction: str, reference: str) -> Pair:

@@ -22,22 +22,21 @@ from dynunet_bundle.dataset.cases import (
 )
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
-    MAX_SHOWN,
     BundleError,
     OutputError,
     PredictionError,
+    failed_cases,
     find_user_error,
     first_line,
     ran_out_of_memory,
 )
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
-from dynunet_bundle.terminal import printable
 
 logger = logging.getLogger(__name__)
 
 
 class NamingEvaluator(SupervisedEvaluator):
-    """MONAI's SupervisedEvaluator whose errors name the case: ``validate#evaluator`` of evaluate.json.
+    """MONAI's SupervisedEvaluator whose errors name the case: ``evaluator`` of multi_gpu_evaluate.json.
 
     The text of an unexpected error of a transform is left out, since it may hold metadata of the image.
     """
@@ -52,11 +51,11 @@ class NamingEvaluator(SupervisedEvaluator):
 
 
 class CaseEvaluator(NamingEvaluator):
-    """An evaluator of one case at a time, some of which may fail: ``evaluator`` of inference.json.
+    """An evaluator of one case at a time: ``evaluator`` of inference.json and evaluate.json.
 
-    MONAI's evaluator stops at the first error. This one finishes the other cases, collects the messages by case name
-    in ``state.failures``, and raises an error with all of them at the end. The error of a single case, or of results
-    that cannot be written, is raised as it is.
+    MONAI's evaluator stops at the first case that fails. This one finishes the other cases, collects the messages by
+    case name in ``state.failures``, and raises an error with all of them at the end. The error of a single case, or of
+    results that cannot be written, is raised as it is.
 
     SIGTERM and SIGINT end the run between two Python instructions with exit code 75; all written files are complete.
 
@@ -80,18 +79,17 @@ class CaseEvaluator(NamingEvaluator):
         if not self.state.epoch_length:
             logger.info("there are no cases to predict")
             return
-        with _stoppable():
-            super().run(global_epoch=global_epoch)
-        failures: Mapping[str, str] = self.state.failures
+        failures: dict[str, str] = self.state.failures
+        try:
+            with _stoppable():
+                super().run(global_epoch=global_epoch)
+        except Exception:
+            # MONAI's metrics raise an error of their own if all cases failed
+            if len(failures) < self.state.epoch_length:
+                raise
         if failures:
-            shown = [f"  {printable(message)}" for message in list(failures.values())[:MAX_SHOWN]]
-            more = f"\n  and {len(failures) - MAX_SHOWN} more" * (len(failures) > MAX_SHOWN)
-            others = ", the others are done" * (len(failures) < self.state.epoch_length)
-            raise PredictionError(
-                f"{len(failures)} of {self.state.epoch_length} cases failed{others}:\n"
-                + "\n".join(shown)
-                + more
-            )
+            total = self.state.epoch_length
+            raise PredictionError(failed_cases(list(failures.values()), total)) from None
 
     def _iteration(self, engine: Engine, batchdata: Any) -> Any:
         try:
@@ -162,7 +160,7 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         logger.warning(
-            "stopped by %s; run again with --resume True to continue", signal.Signals(number).name
+            "stopped by %s; a prediction continues with --resume True", signal.Signals(number).name
         )
         raise SystemExit(EXIT_STOPPED)
 

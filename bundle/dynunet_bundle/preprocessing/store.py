@@ -28,9 +28,24 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-from dynunet_bundle.dataset.cases import Case, apply_to_case, file_identity, name_of, unique_stem
+from dynunet_bundle.dataset.cases import (
+    Case,
+    apply_to_case,
+    file_identity,
+    name_of,
+    too_large,
+    unique_stem,
+)
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
-from dynunet_bundle.errors import CaseError, ConfigError
+from dynunet_bundle.errors import (
+    BundleError,
+    CaseError,
+    ConfigError,
+    OutputError,
+    PredictionError,
+    failed_cases,
+    first_line,
+)
 from dynunet_bundle.files import (
     TEMPORARY_SUFFIX,
     atomic_write,
@@ -174,7 +189,7 @@ class PreparedDataset(Dataset):
         """All cases in the order of ``data``; missing and outdated ones are prepared.
 
         Raises:
-            CaseError: for the first case that cannot be prepared; those before it stay prepared.
+            BundleError: if cases cannot be prepared; all others are. A single one raises its own error.
             OutputError: if the store cannot be written.
         """
         if self._cases is None:
@@ -195,23 +210,38 @@ class PreparedDataset(Dataset):
         todo = [index for index, case in enumerate(found) if case is None]
         if todo:
             logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
+            failures = []
             for index, case in zip(todo, self._build_all(todo), strict=True):
-                found[index] = case
+                if isinstance(case, BundleError):
+                    failures.append(case)
+                else:
+                    found[index] = case
+            if len(failures) == 1:
+                raise failures[0]
+            if failures:
+                raise PredictionError(failed_cases(list(map(str, failures)), len(found)))
         return found
 
-    def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase]:
+    def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase | BundleError]:
         own = threading.local()
         # list the folder once, not per case: it may have thousands of files
         leftovers = [path.name for path in self.store_dir.glob(f".*{TEMPORARY_SUFFIX}")]
 
-        def build(index: int) -> PreparedCase:
+        def build(index: int) -> PreparedCase | BundleError:
             # each thread has its own transform, because MONAI's readers store the files that they read
             if not hasattr(own, "transform"):
                 own.transform = copy.deepcopy(self.transform)
             stem = self._stem(self.data[index]).name
             if any(name.startswith(f".{stem}.") for name in leftovers):
                 remove_leftovers(self.store_dir, f"{stem}.")
-            return self._build(self.data[index], own.transform)
+            try:
+                return self._build(self.data[index], own.transform)
+            except OutputError:
+                raise
+            except BundleError as error:
+                return copy.copy(error)  # without the frames that hold its arrays
+            except MemoryError as error:
+                return too_large(name_of(self.data[index]), first_line(error))
 
         pool = ThreadPoolExecutor(self.num_workers)
         try:
@@ -231,10 +261,11 @@ class PreparedDataset(Dataset):
         sidecar = stem.with_name(stem.name + ".json")
         try:
             facts = read_json(sidecar, ConfigError, SIDECAR_SCHEMA)
-        except ConfigError:  # missing, or not a file of this store
+            identity = self._identity(case)
+        except (ConfigError, CaseError):  # missing, or not a file of this store
             return None
         fits = max(facts["present"], default=0) < self.num_classes
-        if facts["identity"] != self._identity(case) or not fits:
+        if facts["identity"] != identity or not fits:
             return None
         for array, size in facts["bytes"].items():
             path = stem.with_name(f"{stem.name}.{array}.npy")

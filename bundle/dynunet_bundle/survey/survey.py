@@ -22,11 +22,12 @@ from dynunet_bundle.dataset.cases import (
     file_identity,
     image_files,
     name_of,
+    too_large,
     unique_stem,
     unreadable,
 )
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.errors import BundleError, CaseError, ConfigError
+from dynunet_bundle.errors import BundleError, CaseError, ConfigError, first_line
 from dynunet_bundle.files import atomic_write, ensure_writable
 from dynunet_bundle.images.read import Volume, read_channels
 from dynunet_bundle.progress import progress
@@ -144,9 +145,16 @@ def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey |
 
 def _look(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
     try:
-        image, label, headers = _read(case)
+        return _survey_content(name, case, dataset)
     except CaseError as error:
-        return CaseSurvey(name, (Finding(name, "error", error.problem, error.remedy),))
+        failure = error
+    except MemoryError as error:
+        failure = too_large(name, first_line(error))
+    return CaseSurvey(name, (Finding(name, "error", failure.problem, failure.remedy),))
+
+
+def _survey_content(name: str, case: Case, dataset: DatasetDescription) -> CaseSurvey:
+    image, label, headers = _read(case)
     findings = tuple(case_findings(name, image, label, headers, dataset))
     usable = all(finding.severity != "error" for finding in findings)
     facts = None
