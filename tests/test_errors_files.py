@@ -89,6 +89,16 @@ def test_other_errors_are_not_user_errors():
     assert find_user_error(None) is None
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a" * 300])
+def test_a_path_that_the_system_refuses_is_a_user_error(tmp_path: Path, name: str):
+    with pytest.raises(OSError, match="too long") as caught:
+        (tmp_path / name).is_dir()
+    error = find_user_error(caught.value)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith(f'cannot use the path "{tmp_path}')
+    assert "too long. Pass another path" in str(error)
+
+
 def test_case_error_says_what_and_survives_a_process_border():
     error = CaseError("case_7", "it is flat", "Blow it up.")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes

@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
 
+import errno
 import os
 import sys
 import traceback
@@ -26,6 +27,9 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CLOSED_PIPE = 141
 """The reader of the output is gone, as in ``| head``; 128 + SIGPIPE, as shells have it."""
+
+REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR)
+"""Reasons for which the system refuses a path: too long, a loop of links, no permission, a folder for a file."""
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 """They ask a training to save and stop; a system may lack some."""
@@ -134,7 +138,8 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
         error: any exception, or None.
 
     Returns:
-        The first BundleError in the chain of causes, an OutputError for a disk that is full, or None.
+        The first BundleError in the chain of causes, an OutputError for a full disk, a ConfigError for a path that the
+        system refuses, or None.
     """
     for one in _chain(error):
         if isinstance(one, BundleError):
@@ -143,6 +148,11 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
             return OutputError(
                 f"cannot write {one.filename or 'all output'}: {one.strerror}. "
                 "Free space and run the same command again."
+            )
+        if isinstance(one, OSError) and one.errno in REFUSED_PATHS and one.filename is not None:
+            return ConfigError(
+                f'cannot use the path "{printable(str(one.filename))}": {one.strerror}. Pass another path, or ask for '
+                "the permission."
             )
     return None
 

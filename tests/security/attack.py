@@ -28,7 +28,7 @@ sys.path[:0] = [str(folder) for folder in (HERE, HERE.parent, HERE.parent / "con
 from attack_kinds import Attempt, attempts  # noqa: E402 - lies in this folder
 
 from dynunet_bundle.dicom_input.archives import remove_extractions  # noqa: E402
-from dynunet_bundle.errors import BundleError  # noqa: E402
+from dynunet_bundle.errors import find_user_error  # noqa: E402
 
 CHUNK = 64
 """Attempts per process; a process that was killed costs its attempt alone."""
@@ -40,7 +40,7 @@ MAX_SECONDS = 20
 """Time limit of an attempt. The slowest takes 2 s on an idle core; the rest is for busy machines."""
 
 LIMIT_GIB = "0.125"
-MAX_MESSAGE = 4000  # characters; lists of several cases are long
+MAX_MESSAGE = 8000  # characters; lists of several cases are long
 
 RIGHT, REFUSED = "right", "refused in one line"
 BAD = ("traceback", "hang", "over memory", "wrong voxels", "code run")
@@ -52,14 +52,14 @@ def outcome_of(attempt: Attempt, folder: Path, marker: Path) -> tuple[str, str]:
     try:
         found = attempt.act(folder)
         outcome, detail = (RIGHT, "") if found is None else (found, attempt.kind)
-    except BundleError as error:
-        message = str(error)
-        is_line = message.isprintable() and len(message) <= MAX_MESSAGE
-        outcome, detail = (REFUSED, "") if is_line else ("traceback", f"message {message!r}")
     except MemoryError:
         outcome, detail = "over memory", traceback.format_exc()[-3000:]
-    except BaseException:
+    except BaseException as error:
         outcome, detail = "traceback", traceback.format_exc()[-3000:]
+        # what the scripts print
+        message = str(find_user_error(error) or "")
+        if message and message.isprintable() and len(message) <= MAX_MESSAGE:
+            outcome, detail = REFUSED, ""
     if marker.exists():
         marker.unlink()
         outcome, detail = "code run", attempt.kind
