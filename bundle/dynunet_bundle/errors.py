@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how they reach the terminal: one line, no traceback, exit code 2 or 1."""
+"""Errors that a user can correct, printed as one line without a traceback, with exit code 2 or 1."""
 
 import errno
 import os
@@ -32,22 +32,22 @@ REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, err
 """Reasons for which the system refuses a path: too long, a loop of links, no permission, a folder for a file."""
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-"""They ask a training to save and stop; a system may lack some."""
+"""Signals on which a training saves and stops; some systems lack some of them."""
 
 MAX_SHOWN = 5
-"""Names that a message shows, the rest is counted."""
+"""Names listed in a message; the rest is counted."""
 
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "bad allocation")
-"""What the libraries write, in lower case, where memory runs out."""
+"""Texts of errors, in lower case, that libraries raise when memory runs out."""
 
 
 class BundleError(ValueError):
-    """Base of all errors whose cause lies in the input; the text says what is wrong and what to do."""
+    """Base of all errors that a user can correct; the text says what is wrong and what to do."""
 
     exit_code = EXIT_BAD_INPUT
     layout = ""
-    """Control characters that the messages of a class have; others come from a name."""
+    """Control characters that are part of the layout of a class's messages; all others are escaped."""
 
     def __str__(self) -> str:
         """The message; control characters in names from files are shown as escape sequences."""
@@ -105,23 +105,23 @@ class BusyError(OutputError):
 
 
 class TrainingError(BundleError):
-    """A training cannot go on as it is set up, though its input is sound: the loss is NaN, the memory is too small."""
+    """A training cannot continue with its settings although its input is valid: a NaN loss, too little memory."""
 
     exit_code = EXIT_FAILED
 
 
 class PredictionError(BundleError):
-    """Some cases of a prediction failed; the others are done. Each has a line."""
+    """Some cases of a prediction failed; the others are done. The message has one line per failed case."""
 
     exit_code = EXIT_FAILED
     layout = "\n"
 
 
 def failed_cases(messages: Sequence[str], total: int) -> str:
-    """The message for a run of which some cases failed, a line a case.
+    """The message for a run in which some cases failed, one line per case.
 
     Args:
-        messages: one for each failed case.
+        messages: one per failed case.
         total: number of all cases.
     """
     shown = [f"  {printable(message)}" for message in messages[:MAX_SHOWN]]
@@ -173,7 +173,7 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what is behind it."""
+    """An exception and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
@@ -182,13 +182,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, cut to one line; its type where it says nothing."""
+    """First line of the text of an exception, or its type if it has no text."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def place_of(error: BaseException) -> str:
-    """Type of an exception, and where it was raised: what can be told of one whose text may name a patient."""
+    """Type of an exception and where it was raised, for exceptions whose text may name a patient."""
     frames = traceback.extract_tb(error.__traceback__)
     where = (
         f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
@@ -197,11 +197,11 @@ def place_of(error: BaseException) -> str:
 
 
 def some_of(names: Iterable[object], most: int = MAX_SHOWN) -> str:
-    """Names for a message: the first ones, and how many more there are.
+    """Names for a message: the first ones, and the number of the others.
 
     Args:
-        names: anything that can be shown as text.
-        most: how many are shown.
+        names: values that can be shown as text.
+        most: maximum number of names.
     """
     shown = list(map(printable, names))
     more = len(shown) - most
@@ -218,7 +218,7 @@ def _exit_with(code: int, line: str) -> NoReturn:
 
 
 def _exit_for(error: BaseException | None) -> None:
-    """End the process with one line if a user can mend or wanted what has happened; else return.
+    """End the process with one line if the user can correct or caused the end; else return.
 
     Raises:
         SystemExit: with the exit code.
@@ -251,7 +251,7 @@ def user_errors_exit() -> Iterator[None]:
 
 
 def install_excepthook() -> None:
-    """Do the same for a process whose main function is not ours (``python -m monai.bundle``).
+    """Do the same in a process with a foreign main function (``python -m monai.bundle``).
 
     CPython takes the exit code from a SystemExit that the hook raises. All other exceptions go to the
     hook that was installed before.

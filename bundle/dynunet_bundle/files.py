@@ -25,7 +25,7 @@ from dynunet_bundle.terminal import NO_ROOM
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-"""Without loss; JPEG would blur the borders of a label."""
+"""Lossless formats; JPEG would blur the borders of a label."""
 
 IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 
@@ -60,7 +60,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         A binary file open for writing.
 
     Raises:
-        OutputError: if the folder cannot be written to, or the disk is full; whatever torch makes of that.
+        OutputError: if the folder cannot be written to, or the disk is full, also if torch raises another error for it.
     """
     path = Path(path)
     temporary: str | None = None
@@ -88,7 +88,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _failed_write(error: Exception) -> OSError | None:
-    """The failure to write behind an error; torch.save raises a RuntimeError after it."""
+    """The write failure that caused an error; torch.save raises a RuntimeError after it."""
     if isinstance(error, OSError):
         return error
     before = error.__cause__ or error.__context__
@@ -119,9 +119,9 @@ def _mb(num_bytes: int) -> str:
 
 
 def remove_leftovers(folder: Path, prefix: str) -> None:
-    """Remove temporary files whose name starts with ``prefix`` and whose writer is gone, killed half-way.
+    """Remove temporary files whose name starts with ``prefix`` and whose writer was killed.
 
-    Those of other machines stay: whether a writer lives there cannot be known here.
+    Files of other machines stay: their processes cannot be seen from here.
     """
     for leftover in folder.glob(f".{glob.escape(prefix)}*{TEMPORARY_SUFFIX}"):
         if is_gone(leftover.name.removesuffix(TEMPORARY_SUFFIX).split(".")[-2]):
@@ -130,7 +130,7 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
 
 
 def writer() -> str:
-    """This process in the name of a file: numbers for the machine, the process, and when it began."""
+    """This process as part of a file name: numbers for the machine, the process and its start time."""
     return f"{_host()}-{os.getpid()}-{_start_of(os.getpid()) or 0}"
 
 
@@ -138,14 +138,14 @@ def is_gone(process: str) -> bool:
     """Whether a process has ended.
 
     Args:
-        process: as ``writer`` named it. Of one of another machine it cannot be known here, so it is not gone.
+        process: name by ``writer``. A process of another machine cannot be seen and counts as running.
     """
     host, _, numbers = process.partition("-")
     number, _, start = numbers.partition("-")
     if host != _host() or not number.isdigit():
         return False
     found = _start_of(int(number))
-    # a number is given again; another process has another start
+    # process numbers are reused; another process has another start time
     return found is None or (bool(found) and start.isdigit() and int(start) not in (0, found))
 
 
@@ -166,10 +166,10 @@ def _host() -> str:
 
 
 def _start_of(process: int) -> int | None:
-    """When a process began, in ticks of Linux, 0 where the system does not tell; None where it has ended."""
+    """Start time of a process in clock ticks, 0 if the system does not report it, None if it has ended."""
     with suppress(OSError, ValueError):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        # a zombie has ended, and its parent has not asked yet
+        # a zombie has ended, but its parent has not read the exit code
         return None if fields[0] in "ZX" else int(fields[19])
     try:
         os.kill(process, 0)
@@ -181,7 +181,7 @@ def _start_of(process: int) -> int | None:
 
 
 def _umask() -> int:
-    """The umask; Linux tells it, elsewhere it can only be read by setting it."""
+    """The umask. Linux reports it; elsewhere it can only be read by setting it."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("Umask:"):
@@ -198,7 +198,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def json_bytes(content: Any) -> bytes:
-    """The bytes that ``write_json`` writes: indented by four, as the Model Zoo's hooks want it."""
+    """The bytes that ``write_json`` writes: indented by four, as the Model Zoo's hooks require."""
     return (json.dumps(content, indent=4) + "\n").encode()
 
 
@@ -207,7 +207,7 @@ def read_json(path: str | os.PathLike[str], error_type: type[BundleError], schem
 
     Args:
         path: the file.
-        error_type: what to raise when it is missing or malformed.
+        error_type: error for a missing or malformed file.
         schema: the shape of its content, see ``parse_json``.
 
     Raises:
@@ -228,17 +228,17 @@ def parse_json(
     error_type: type[BundleError],
     schema: Schema,
 ) -> Any:
-    """Read JSON data, and refuse what has another shape than a schema says.
+    """Parse JSON data and check its shape.
 
     Args:
         data: the content of a file.
         where: the file, for messages.
-        error_type: what to raise.
+        error_type: error for malformed data.
         schema: the shape, see ``shapes.py``.
 
     Raises:
         BundleError: of type ``error_type``, in one line that names the file and, for malformed JSON, the line, for
-            content of another shape, the field.
+            data of the wrong shape, the field.
     """
     try:
         text = str(data, "utf-8-sig")
@@ -302,14 +302,14 @@ def _version_of(package: str) -> str:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a file name from outside stays in the folder that it is joined to, on POSIX and on Windows."""
+    """Whether a file name from outside stays in the folder it is joined to, on POSIX and on Windows."""
     windows = PureWindowsPath(name)
     is_absolute = PurePosixPath(name).is_absolute() or bool(windows.drive or windows.root)
     return not is_absolute and ".." not in windows.parts
 
 
 def fitting_name(name: str, reserve: int = 0) -> str:
-    """A file name that fits into a folder: ``name``, or where it is too long its start and a hash of it.
+    """A file name within the length limit: ``name``, or its start and a hash if it is too long.
 
     Args:
         name: a file name or the start of one.
@@ -334,7 +334,7 @@ def case_name(path: str | os.PathLike[str]) -> str:
 
 
 def ensure_writable(folder: str | os.PathLike[str]) -> Path:
-    """Create ``folder`` where it is missing and prove that a file can be written there.
+    """Create ``folder`` if it is missing and check that a file can be written there.
 
     Raises:
         OutputError: if it cannot be created or written to.

@@ -1,4 +1,4 @@
-"""How large an image may be, and how far away: checked before memory is taken."""
+"""Limits of image size and position, checked before memory is allocated."""
 
 import math
 import os
@@ -15,13 +15,13 @@ MAX_GIB = 2.0
 MAX_GIB_VARIABLE = "DYNUNET_MAX_IMAGE_GIB"
 
 MAX_MM = 1e12
-"""No voxel and no place is further than that, whatever unit a header takes for a millimetre."""
+"""Largest coordinate and voxel size in millimetres: beyond any unit that a header could have meant."""
 
 MAX_AXIS = 32767
-"""Most voxels along an axis: MONAI's crops count them in int16."""
+"""Maximum number of voxels along an axis: MONAI's crops count them in int16."""
 
 RESAMPLED_FACTOR = 8
-"""How many times larger an image may become at the spacing of the plan: a header may claim voxels of a metre."""
+"""Largest growth of an image by resampling: a header may claim voxels of a metre."""
 
 
 GROUPS = {
@@ -36,10 +36,10 @@ GROUPS = {
 
 
 def max_image_bytes() -> int:
-    """Largest image that is read: 2 GiB, or what DYNUNET_MAX_IMAGE_GIB says.
+    """Size of the largest image that is read: 2 GiB, or the value of DYNUNET_MAX_IMAGE_GIB.
 
     Raises:
-        ConfigError: if that is no positive number.
+        ConfigError: if the value is not a positive number.
     """
     text = os.environ.get(MAX_GIB_VARIABLE, str(MAX_GIB))
     try:
@@ -47,7 +47,7 @@ def max_image_bytes() -> int:
     except ValueError:
         limit = 0.0
     if not limit > 0:
-        raise ConfigError(f'{MAX_GIB_VARIABLE}="{text}" is no positive number of GiB.')
+        raise ConfigError(f'{MAX_GIB_VARIABLE} is "{text}". Set it to a positive number of GiB.')
     return int(min(limit, float(1 << 30)) * GIB)
 
 
@@ -62,10 +62,10 @@ def require_room(
 
     Args:
         case: name of the case.
-        shape: of the array, components of a voxel with it; of any signs.
-        itemsize: bytes of a number.
+        shape: of the array, with the components of a voxel; signs are ignored.
+        itemsize: bytes per number.
         max_bytes: the limit; by default ``max_image_bytes``.
-        promise: who says so.
+        promise: start of the message, which says where the size comes from.
 
     Raises:
         CaseError: with the sizes.
@@ -83,13 +83,13 @@ def require_room(
 
 
 def require_memory(num_bytes: int, what: str) -> None:
-    """Refuse to take more memory than there is; not where DYNUNET_MAX_IMAGE_GIB is set.
+    """Refuse to allocate more memory than is available, unless DYNUNET_MAX_IMAGE_GIB is set.
 
-    Linux promises any amount, and kills the process when it takes it.
+    Linux grants any amount, and kills the process when it uses it.
 
     Args:
-        num_bytes: what is to be taken.
-        what: for what, the subject of the message.
+        num_bytes: size of the allocation.
+        what: its purpose, the subject of the message.
 
     Raises:
         MemoryError: with both sizes.
@@ -102,13 +102,13 @@ def require_memory(num_bytes: int, what: str) -> None:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process may still take: of the machine, of its control groups, of its own limit.
+    """Memory that this process can still allocate, by the machine, its control groups and its own limit.
 
     Args:
-        root: where ``proc`` and ``sys`` are.
+        root: folder of ``proc`` and ``sys``.
 
     Returns:
-        The smallest of them; None where the system tells none, as macOS.
+        The smallest of the three in bytes; None if the system reports none of them, as macOS.
     """
     found = [*_of_machine(root), *_of_groups(root), *_of_process(root)]
     return max(min(found), 0) if found else None
@@ -122,7 +122,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What the control groups of this process leave; their caches of files count as free."""
+    """Free memory of the control groups of this process; their file caches count as free."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controller, name = line.split(":", 2)
@@ -153,11 +153,11 @@ def _of_process(root: Path) -> Iterator[int]:
 
 
 def require_axes(case: str, shape: Sequence[int]) -> None:
-    """Refuse an image that is too long.
+    """Refuse an image with too many voxels along an axis.
 
     Args:
         case: name of the case.
-        shape: voxels by axis.
+        shape: voxels per axis.
 
     Raises:
         CaseError: if an axis has more than ``MAX_AXIS`` voxels.
@@ -165,25 +165,25 @@ def require_axes(case: str, shape: Sequence[int]) -> None:
     if max(shape) > MAX_AXIS:
         raise CaseError(
             case,
-            f"it has {max(shape)} voxels along an axis; {MAX_AXIS} are possible",
+            f"it has {max(shape)} voxels along an axis; the maximum is {MAX_AXIS}",
             "Cut it into pieces.",
         )
 
 
 def require_place(case: str, affine: np.ndarray) -> None:
-    """Refuse a place that is none; whether its axes span a volume is for ``problems.py``.
+    """Refuse an affine with NaN, infinite or absurdly large numbers. ``problems.py`` checks for degenerate axes.
 
     Args:
         case: name of the case.
         affine: ``[4, 4]``, from voxel indices to millimetres.
 
     Raises:
-        CaseError: if a number is NaN, infinite or beyond ``MAX_MM``.
+        CaseError: if a number is NaN, infinite or larger than ``MAX_MM``.
     """
     # NaN compares as false
     if not (np.abs(affine) <= MAX_MM).all():
         raise CaseError(
             case,
-            f"its affine holds numbers that are no place: NaN, infinite or beyond {MAX_MM:g} mm",
+            f"its affine has numbers that are NaN, infinite or larger than {MAX_MM:g} mm",
             "Correct spacing, directions and origin in its header.",
         )

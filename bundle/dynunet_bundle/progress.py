@@ -1,4 +1,4 @@
-"""Progress that suits where it is shown: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import logging
 import sys
@@ -9,18 +9,18 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-LINE_INTERVAL_S = 10.0
+LINE_INTERVAL_S = 10.0  # seconds between two lines
 
 logger = logging.getLogger(__name__)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield ``items`` and show how far they are.
+    """Yield ``items`` and show the progress.
 
     Args:
         items: anything to iterate over.
-        what: a word or two for the job.
-        total: how many items there are.
+        what: short name of the job.
+        total: number of items.
     """
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, unit="case")

@@ -184,7 +184,7 @@ def test_size_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(CaseError, match="DYNUNET_MAX_IMAGE_GIB"):
         load_series(folder)
     monkeypatch.setenv("DYNUNET_MAX_IMAGE_GIB", "much")
-    with pytest.raises(ConfigError, match="no positive number"):
+    with pytest.raises(ConfigError, match="Set it to a positive number"):
         load_series(folder)
 
 

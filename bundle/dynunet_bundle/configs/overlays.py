@@ -1,4 +1,4 @@
-"""Configs of one task that need no overlay: those of the bundle with the values of the overlays in them."""
+"""The bundle's configs with the values of overlays written into them: configs of one task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from dynunet_bundle.labels.largest_component import RULES_ID, ComponentRules, re
 
 MERGED = ("train.json", "evaluate.json", "inference.json")
 COPIED = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "inference_trt.json", "logging.conf")
-"""These come last on a command line, after the task's overlay, and win over it."""
+"""Overlays that come last on a command line, after the task's overlay, and take precedence over it."""
 
 DATA_ROOT = "/workspace/data"
-"""Where the Model Zoo's configs look for data."""
+"""Data folder of the Model Zoo's configs."""
 
 
 def merged_configs(
@@ -22,8 +22,8 @@ def merged_configs(
 ) -> dict[str, dict[str, Any]]:
     """Content of the configs that an overlay changes.
 
-    MONAI merges when it runs a config; here the result is written down, so that a reader, MONAI Label (which opens
-    one file only) and ``verify_net_in_out`` find the task in each file.
+    MONAI merges when it runs a config. Here the result is written to files, because MONAI Label and
+    ``verify_net_in_out`` open one file only.
 
     Args:
         config_dir: the bundle's ``configs``.
@@ -55,7 +55,7 @@ def merged_configs(
 
 
 def set_id(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set an id of a config where the config has it, as a file after it on the command line would.
+    """Set an id if the config has it, as a later file on the command line would.
 
     Args:
         config: content of a config, changed in place. Its own keys may name parts (``validate#inferer``).
@@ -70,7 +70,7 @@ def set_id(config: dict[str, Any], key: str, value: Any) -> None:
     if owner is not None:
         _set_part(config, [owner, *key[len(owner) + 1 :].split("#")], key, value)
         return
-    # the section is replaced as a whole: what this config says of its parts no longer counts
+    # the section is replaced as a whole, with the parts that this config sets
     parts = [own for own in config if own.startswith(f"{key}#")]
     for own in parts:
         del config[own]
@@ -79,7 +79,7 @@ def set_id(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _starts(key: str) -> list[str]:
-    """The id itself and the sections that it is in, the longest first: ``a#b#c``, ``a#b``, ``a``."""
+    """The id itself and the sections that contain it, the longest first: ``a#b#c``, ``a#b``, ``a``."""
     names = key.split("#")
     return ["#".join(names[:count]) for count in range(len(names), 0, -1)]
 
@@ -101,7 +101,7 @@ def _set_part(config: dict[str, Any], path: Sequence[str], key: str, value: Any)
 
 
 def rules_of(overlays: Sequence[str], config_dir: Path) -> ComponentRules:
-    """The rules that overlays hold, later ones over earlier ones; empty if no overlay has any.
+    """Component rules of overlays; later overlays take precedence, empty if none has rules.
 
     Args:
         overlays: config files, such as ``scripts/find_best.py`` writes.

@@ -1,4 +1,4 @@
-"""Ids that a command line or an overlay sets: which there are, and whether the configs know them."""
+"""Ids set by a command line or an overlay, checked against those of the configs."""
 
 import ast
 import difflib
@@ -38,7 +38,7 @@ CODE = {
 
 
 def _or_code(schema: Schema) -> dict[str, Any]:
-    """The shape of a value that may be code, or have code in it; ``lint.py`` decides where code is allowed."""
+    """The shape of a value that may be or contain code; ``code_check.py`` decides where code is allowed."""
     parts: dict[str, Any] = {
         key: _or_code(schema[key]) for key in ("items", "additionalProperties") if key in schema
     }
@@ -61,7 +61,7 @@ def known_ids(config_dir: Path) -> set[str]:
 
 
 def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
-    """Content of an overlay whose ids the configs know.
+    """Read an overlay and check its ids.
 
     Args:
         path: a JSON config file.

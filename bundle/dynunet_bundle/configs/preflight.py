@@ -1,4 +1,4 @@
-"""What is checked before a config runs: overrides, folders, the right package, the number of processes."""
+"""Checks before a config runs: overlays, overrides, folders, the package, the number of processes."""
 
 import ast
 import os
@@ -45,17 +45,17 @@ def preflight(
     claims: Sequence[str] = (),
     kind: str = "training",
 ) -> None:
-    """Check what would fail late or silently: ``preflight`` of train.json, evaluate.json and inference.json.
+    """Find faults that would appear late or never: ``preflight`` of train.json, evaluate.json and inference.json.
 
     It is the first step of every ``run`` list.
 
     Args:
         bundle_root: the bundle folder.
-        folders: folders that results go to; they are created.
-        world_size: number of processes that the config is made for.
-        device: where the network is.
+        folders: folders for results; they are created.
+        world_size: number of processes that the config expects.
+        device: device of the network.
         command: result of ``check_command``, which MONAI builds first.
-        claims: those of the folders that one process may work in; of several processes of a run the first claims them.
+        claims: folders that only one run may use at a time; the first process of a run claims them.
         kind: name of the work; claims of different kinds are independent.
 
     Raises:
@@ -83,7 +83,7 @@ def preflight(
 
 
 def require_device(device: torch.device | str) -> None:
-    """Refuse a device that this machine lacks; torch does so with a page of its own calls.
+    """Refuse a device that this machine lacks; torch would print a page of calls.
 
     Raises:
         ConfigError: for a name that torch does not know, or a GPU that is not there.
@@ -115,7 +115,7 @@ def require_own_package(bundle_root: str) -> None:
     if version != dynunet_bundle.__version__:
         raise ConfigError(
             f"this process uses dynunet_bundle {dynunet_bundle.__version__} from {imported}, but the bundle "
-            f"brings {version} in {own}. Run them in processes of their own."
+            f"contains {version} in {own}. Run the two in separate processes."
         )
 
 
