@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUNDLE, TINY
+from conftest import BUNDLE, TINY, fork_server
 from fault_checks import Done
 
 LARGER = {"epochs": 3, "filters": [8, 16, 32]}
@@ -153,7 +153,10 @@ class Training:
             yield running
 
     def run(self, *probes: Probe, timeout: float = TIMEOUT_S, **settings: Any) -> Done:
-        """Start it and wait for its end."""
+        """Start it and wait for its end; in a fork, unless it needs settings of its own or starts processes."""
+        if self.processes == 1 and not {"before", "env"} & settings.keys():
+            ended = fork_server.run(self.command(*probes, **settings)[1:], BUNDLE, environment())
+            return Done(ended.returncode, ended.stdout, ended.stderr)
         with self.running(*probes, **settings) as running:
             return running.wait(timeout)
 
@@ -168,6 +171,12 @@ class Training:
         return json.loads((self.run_dir / "status.json").read_text())
 
 
+def environment(**env: str) -> dict[str, str]:
+    """The environment of a process that can import the probes."""
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
+
+
 @contextmanager
 def started(
     command: Sequence[str], log: Path, preexec_fn: Callable[[], None] | None = None, **env: str
@@ -180,9 +189,7 @@ def started(
         preexec_fn: what it does to itself first.
         env: environment variables.
     """
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
-    running = Running(command, log, env={**os.environ, **own}, preexec_fn=preexec_fn)
+    running = Running(command, log, env=environment(**env), preexec_fn=preexec_fn)
     try:
         yield running
     finally:

@@ -1,10 +1,11 @@
 """Commands in forks of one process that has imported the large libraries, for which each process takes 5 s.
 
-A fork runs ``python SCRIPT`` or ``python -m MODULE`` to its end. Its exit code, output, working folder and environment
-are its own; what a library reads from the environment when it is loaded is that of the session, with one thread.
+A fork runs ``python SCRIPT`` or ``python -m MODULE`` to its end. Its exit code, output, working folder, umask and
+environment are its own. A library that reads the environment when it is loaded sees that of the session, one thread.
 """
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import json
@@ -22,6 +23,9 @@ LIBRARIES = (
     *("torch", "monai.bundle", "monai.transforms", "monai.inferers", "monai.handlers", "ignite"),
     *("nibabel", "scipy.ndimage", "scipy.stats", "jsonschema"),
 )
+
+MAX_S = 900
+"""Far more than any of these takes; a fork that hangs is ended, and the test fails."""
 
 
 class ForkServer:
@@ -51,7 +55,9 @@ class ForkServer:
             atexit.register(self._process.stdin.close)
         with tempfile.TemporaryDirectory() as folder:
             files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-            request = [list(command), str(cwd or os.getcwd()), dict(env or os.environ), files]
+            os.umask(umask := os.umask(0))
+            place = str(cwd or os.getcwd())
+            request = [list(command), place, dict(env or os.environ), umask, files]
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             code = int(self._process.stdout.readline())
@@ -115,10 +121,13 @@ def exit_code_of(command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    wanted, working_folder, environment, output_files = wait_for_request()
+    wanted, working_folder, environment, file_mask, output_files = wait_for_request()
     os.chdir(working_folder)
+    os.umask(file_mask)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    faulthandler.dump_traceback_later(MAX_S, exit=True)
     take_streams(output_files)
     exit_code = exit_code_of(wanted)
     # as the interpreter ends, except for the removal of thousands of modules

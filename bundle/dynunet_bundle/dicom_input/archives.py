@@ -106,7 +106,11 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
 
 def remove_dead_extractions() -> None:
     """Remove the folders of processes of this machine that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # Python tries to write there: the disk is full
+        return
+    for folder in place.glob(f"{PREFIX}*"):
         if is_gone(folder.name.removeprefix(PREFIX).rpartition("-")[0]):
             shutil.rmtree(folder, ignore_errors=True)
 

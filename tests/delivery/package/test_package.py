@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -118,12 +117,10 @@ def test_the_same_inputs_give_the_same_bytes_from_another_folder_and_umask(
 ) -> None:
     weights, overlay = make_model(tmp_path / "else" / "where")
     made = make_package(request_for(tmp_path))
-    script = ROOT / "scripts" / "package.py"
-    command = [sys.executable, str(script), "--task_config", str(overlay)]
-    command += ["--weights", str(weights), "--name", NAME, "--out", "here"]
+    arguments = ["--task_config", overlay, "--weights", weights, "--name", NAME, "--out", "here"]
     before = os.umask(0o077)
     try:
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = run_script("package", *arguments, cwd=tmp_path)
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr
