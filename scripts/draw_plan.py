@@ -39,7 +39,8 @@ def main() -> None:
     import numpy as np
 
     from dynunet_bundle.configs.workflow import load_workflow
-    from dynunet_bundle.dataset.select import apply_to_case, load_dataset
+    from dynunet_bundle.dataset.case_errors import apply_to_case
+    from dynunet_bundle.dataset.select import load_dataset
     from dynunet_bundle.drawing.charts import save_figure
     from dynunet_bundle.planning.fingerprint import extract_fingerprint
     from dynunet_bundle.planning.picture import draw_plan

@@ -13,10 +13,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from monai.utils import ImageMetaKey
 
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.dataset.cases import (
     META_FILE_NAME,
     all_files,
-    apply_to_case,
     file_identity,
     find_images,
     group_channels,

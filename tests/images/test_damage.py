@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from monai.transforms import Compose, LoadImaged
 from PIL import Image
 
-from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.preprocessing.reader import ImageFileReader

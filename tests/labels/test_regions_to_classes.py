@@ -8,7 +8,7 @@ from conftest import BUNDLE, save_nifti
 from monai.data import MetaTensor
 
 from dynunet_bundle.configs.workflow import load_workflow
-from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.labels.regions_to_classes import RegionsToClassesd
 from dynunet_bundle.labels.scheme import LabelScheme
 

@@ -10,7 +10,7 @@ from conftest import save_nifti
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from dynunet_bundle.dataset.select import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.check import CheckCased

@@ -18,8 +18,9 @@ import pytest
 from conftest import save_nifti
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.dataset.select import apply_to_case, load_dataset
+from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.files import write_json
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint, extract_fingerprint
 from dynunet_bundle.planning.planner import make_plan

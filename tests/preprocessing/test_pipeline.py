@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from dynunet_bundle.dataset.select import Case, apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
+from dynunet_bundle.dataset.select import Case
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.labels.classes import ClassesToValuesd
 from dynunet_bundle.labels.scheme import LabelScheme

@@ -13,7 +13,8 @@ from conftest import save_nifti
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
+from dynunet_bundle.dataset.case_errors import apply_to_case
+from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.preprocessing.append_previous import AppendPreviousd
 from dynunet_bundle.preprocessing.recipe import recipe_of

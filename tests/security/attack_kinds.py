@@ -27,7 +27,7 @@ from test_json_mutations import KINDS
 
 from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.workflow import load_workflow
-from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.errors import BundleError
 from dynunet_bundle.networks.weights import load_weights, save_weights

@@ -17,7 +17,7 @@ from spoiled_files import extension_bomb, gzip_bomb, meta, nifti, nrrd, png
 import dynunet_bundle.preprocessing.resample as resample_module
 from dynunet_bundle import limits
 from dynunet_bundle.configs.workflow import load_workflow
-from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.images.nifti import load_nifti
 from dynunet_bundle.images.read import read_volume

@@ -25,7 +25,8 @@ from helpers import made_dicom
 from helpers.predictions import prediction, threshold_weights
 
 from dynunet_bundle.configs.workflow import BundleWorkflow
-from dynunet_bundle.dataset.cases import apply_to_case, name_of
+from dynunet_bundle.dataset.case_errors import apply_to_case
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dicom_input.names import short_name
 from dynunet_bundle.dicom_output import seg
 from dynunet_bundle.inference import probabilities, save_mask

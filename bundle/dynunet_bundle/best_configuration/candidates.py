@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dynunet_bundle.best_configuration.run_results import RunResults
-from dynunet_bundle.dataset.cases import unreadable
+from dynunet_bundle.dataset.case_errors import unreadable
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.files import ensure_writable, json_sha256, read_json, write_json

@@ -5,20 +5,14 @@ Stored on disk: the roles of ``all_files``, in the sidecars of the prepared stor
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import (
-    BundleError,
     CaseError,
     DatasetError,
-    FailedStepError,
-    first_line,
-    place_of,
-    ran_out_of_memory,
     some_of,
 )
 from dynunet_bundle.files import (
@@ -48,12 +42,6 @@ MASK_ROLES = ("label", "previous")
 
 STEM_RESERVE = TEMPORARY_BYTES + len("-01234567.positions.npy")
 """Bytes added to the name of a case in the names of prepared files."""
-
-APPLYING = re.compile(r"applying transform <?(?:function )?(?:[\w<>]+\.)*(\w+)")
-"""MONAI's message for a failed transform, with its class."""
-
-DEBUG_VARIABLE = "MONAI_DEBUG"
-"""Environment variable of MONAI. If it is set, errors of transforms are raised as they are."""
 
 
 def image_files(case: Mapping[Any, Any]) -> list[str]:
@@ -85,7 +73,7 @@ def name_of(case: Mapping[Any, Any]) -> str:
 
 
 def _name_of_file(file: str) -> str:
-    if not _is_dicom(file):
+    if not is_dicom_case_file(file):
         return case_name(file)
     # pydicom is an extra
     from dynunet_bundle.dicom_input.series import series_case_name
@@ -93,7 +81,8 @@ def _name_of_file(file: str) -> str:
     return series_case_name(file)
 
 
-def _is_dicom(file: str) -> bool:
+def is_dicom_case_file(file: str) -> bool:
+    """Whether a file of a case is a DICOM series, told without opening files of other formats."""
     return not file.lower().endswith(IMAGE_SUFFIXES) and is_series_name(file)
 
 
@@ -203,127 +192,6 @@ def require_files(cases: Sequence[Case]) -> None:
         )
 
 
-def apply_to_case(
-    case: Mapping[str, Any], transform: Callable[[Mapping[str, Any]], Any]
-) -> dict[str, Any]:
-    """Run the preprocessing on one case. Each error names the case, and no metadata of the image.
-
-    Args:
-        case: paths of the raw files.
-        transform: the composed preprocessing.
-
-    Returns:
-        The transformed dictionary.
-
-    Raises:
-        CaseError: if a file is damaged, or memory runs out.
-        BundleError: any error for users that a transform raised.
-        FailedStepError: any other error of a transform; with MONAI_DEBUG=1 it is raised as it is.
-    """
-    name = name_of(case)
-    try:
-        return transform({**case, NAME: name})
-    except BundleError:
-        raise
-    except Exception as error:
-        cause = _first_cause(error)
-        if isinstance(cause, BundleError):
-            raise cause from None
-        if _failed_step(error) == "LoadImaged" or ran_out_of_memory(error):
-            raise unreadable(case, error) from None
-        if _is_debugging():
-            raise
-        raise failed_step_error(name, error) from None
-
-
-def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
-    """The error for a case with an unreadable file, with the first cause as its reason and without folder names."""
-    cause = _first_cause(error)
-    files = list(all_files(case).values())
-    series = [file for file in files if _is_dicom(file)]
-    paths = [Path(file) for file in files if file not in series]
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
-        return CaseError(name_of(case), f"cannot find {', '.join(missing)}", "Correct its name.")
-    if series:
-        # the text of pydicom's errors may hold a value of the header
-        reason = place_of(cause)
-        if ran_out_of_memory(error):
-            return too_large(name_of(case), reason)
-        problem = f"cannot read its DICOM series ({reason})"
-        return CaseError(name_of(case), problem, "Send the series again.")
-    reason = first_line(cause)
-    for path in paths:
-        # the name of a folder may be a patient's, and the message is written to run.json
-        folder = f"{path.parent}{os.sep}"
-        reason = reason.replace(folder, "").replace(repr(folder)[1:-1], "")
-    if ran_out_of_memory(error):
-        return too_large(name_of(case), reason)
-    return CaseError(
-        name_of(case),
-        f"cannot read {', '.join(path.name for path in paths)} ({type(cause).__name__}: {reason})",
-        "Replace the damaged file.",
-    )
-
-
-def too_large(name: str, reason: str, size: str = "it") -> CaseError:
-    """The error for a case that needs more memory than is available.
-
-    Args:
-        name: name of the case.
-        reason: text of the exception.
-        size: the object that did not fit into memory.
-    """
-    return CaseError(
-        name,
-        f"there is not enough memory for {size} ({reason})",
-        "Use a machine with more memory, a lower sw_batch_size, or a crop of the image.",
-    )
-
-
-def failed_step_error(name: str, error: BaseException) -> FailedStepError:
-    """The error for a case on which a transform failed unexpectedly, without the text of the exception.
-
-    Args:
-        name: name of the case.
-        error: exception of the composed transforms.
-    """
-    step = _failed_step(error) or "a step"
-    return FailedStepError(
-        name,
-        f"{step} failed ({place_of(_first_cause(error))})",
-        f"Report this line. {DEBUG_VARIABLE}=1 shows the whole error, which may name the patient.",
-    )
-
-
-def is_failed_step(error: BaseException) -> bool:
-    """Whether composed transforms raised an error."""
-    return _failed_step(error) is not None
-
-
-def _failed_step(error: BaseException | None) -> str | None:
-    """Class of the innermost transform that MONAI says it was applying, or None."""
-    step = None
-    while error is not None:
-        found = APPLYING.match(str(error))
-        step = found[1] if found else step
-        error = error.__cause__
-    return step
-
-
-def _is_debugging() -> bool:
-    # MONAI is loaded already, since it ran the transforms
-    from monai.utils import MONAIEnvVars
-
-    return bool(MONAIEnvVars.debug())
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Size and modification time of each file of a case, which decide whether cached results are still valid.
 
@@ -332,7 +200,7 @@ def file_identity(case: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """
     identity = {}
     for role, path in all_files(case).items():
-        if _is_dicom(path):
+        if is_dicom_case_file(path):
             raise CaseError(
                 name_of(case),
                 f"its {role} is a DICOM series, which can only be predicted or evaluated",

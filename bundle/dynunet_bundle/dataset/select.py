@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import Case, apply_to_case, find_images, name_of
+from dynunet_bundle.dataset.cases import Case, find_images, name_of
 from dynunet_bundle.dataset.folds import SPLIT_SEED, default_folds, read_folds
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
@@ -20,7 +20,6 @@ __all__ = [
     "Case",
     "DatasetDescription",
     "FoldCases",
-    "apply_to_case",
     "find_images",
     "load_dataset",
     "names_for",

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from dynunet_bundle.configs.overrides import known_ids, read_overlay
-from dynunet_bundle.dataset.cases import find_images, image_files, too_large, unreadable
+from dynunet_bundle.dataset.case_errors import too_large, unreadable
+from dynunet_bundle.dataset.cases import find_images, image_files
 from dynunet_bundle.errors import (
     BundleError,
     CaseError,

@@ -13,13 +13,8 @@ from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
-from dynunet_bundle.dataset.cases import (
-    IMAGE,
-    failed_step_error,
-    is_failed_step,
-    name_of,
-    too_large,
-)
+from dynunet_bundle.dataset.case_errors import failed_step_error, is_failed_step, too_large
+from dynunet_bundle.dataset.cases import IMAGE, name_of
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
     BundleError,

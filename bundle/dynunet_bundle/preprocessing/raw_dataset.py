@@ -5,7 +5,8 @@ from typing import Any
 
 from monai.data import Dataset, list_data_collate
 
-from dynunet_bundle.dataset.cases import Case, apply_to_case, name_of
+from dynunet_bundle.dataset.case_errors import apply_to_case
+from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.errors import BundleError
 
 FAILURE = "failure"

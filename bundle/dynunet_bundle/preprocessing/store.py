@@ -28,14 +28,8 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-from dynunet_bundle.dataset.cases import (
-    Case,
-    apply_to_case,
-    file_identity,
-    name_of,
-    too_large,
-    unique_stem,
-)
+from dynunet_bundle.dataset.case_errors import apply_to_case, too_large
+from dynunet_bundle.dataset.cases import Case, file_identity, name_of, unique_stem
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import (
     BundleError,

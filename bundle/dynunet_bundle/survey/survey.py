@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from dynunet_bundle.dataset.case_errors import too_large, unreadable
 from dynunet_bundle.dataset.cases import (
     Case,
     all_files,
     file_identity,
     image_files,
     name_of,
-    too_large,
     unique_stem,
-    unreadable,
 )
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, first_line

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from monai.transforms import RandSpatialCropSamples, SpatialPad
 from torch import nn
 
-from dynunet_bundle.dataset.cases import apply_to_case
+from dynunet_bundle.dataset.case_errors import apply_to_case
 
 SEED = 12345
 SMALLEST_DICE = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.98}
