@@ -58,6 +58,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--device", help="device, e.g. cpu or cuda:0 (default: a GPU if there is one)"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
+    )
     return parser.parse_args()
 
 
@@ -81,6 +84,7 @@ def main() -> None:
         num_patches=arguments.num_patches,
         repeats=arguments.repeats,
         device=arguments.device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
+        trust=arguments.trust,
     )
     rows = export_models(request)
     print(f"{format_exports(rows)}\nfiles and export.json are in {request.output}")

@@ -46,7 +46,8 @@ def run_inference(image: Path, output: Path, tmp_path: Path, **overrides: Any) -
     workflow = load_workflow(
         BUNDLE,
         "inference.json",
-        overrides={
+        trust=True,
+        settings={
             "input": str(image),
             "output_dir": str(output),
             "weights_file": str(weights),

@@ -59,7 +59,7 @@ def plan_and_train(data: Path, folder: Path, fold: int | str = 0, **request: Any
     }
     load_workflow(BUNDLE, "train.json", [str(overlay)], overrides).run()
     evaluation = json.loads((BUNDLE / "configs" / "evaluate.json").read_text())
-    load_workflow(BUNDLE, "train.json", [str(overlay)], {**overrides, **evaluation}).run()
+    load_workflow(BUNDLE, "train.json", [str(overlay)], overrides, settings=evaluation).run()
     assert json.loads((folder / "run" / "scores.json").read_text())["cases"]
     return Trained(data, json.loads(overlay.read_text()), folder, overlay)
 

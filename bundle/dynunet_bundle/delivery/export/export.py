@@ -66,6 +66,7 @@ class ExportRequest:
         num_patches: number of patches on which results are compared.
         repeats: timed runs; the median is reported.
         device: device on which the exported models run.
+        trust: accept code in overlays from outside ``configs``.
     """
 
     bundle: Path
@@ -78,6 +79,7 @@ class ExportRequest:
     num_patches: int = 4
     repeats: int = 10
     device: str = "cpu"
+    trust: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers and the device.
@@ -166,7 +168,9 @@ def require_parity(rows: Sequence[ExportRow]) -> None:
 
 def _reference(request: ExportRequest) -> Reference:
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
-    workflow = load_workflow(request.bundle, "inference.json", request.overlays, overrides)
+    workflow = load_workflow(
+        request.bundle, "inference.json", request.overlays, overrides, trust=request.trust
+    )
     parsed = workflow.parser.get_parsed_content
     plan = parsed("plan")
     network = parsed("network_def").eval()

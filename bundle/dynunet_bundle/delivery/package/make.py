@@ -180,7 +180,9 @@ def _optional(path: Path | None, schema: Schema) -> Mapping[str, Any] | None:
 def _require_weights(request: PackageRequest) -> None:
     """Load the weights into the network of the overlays, strictly, which also checks the plan."""
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
-    workflow = load_workflow(request.bundle, "inference.json", request.overlays, overrides)
+    workflow = load_workflow(
+        request.bundle, "inference.json", request.overlays, overrides, trust=request.trust
+    )
     parsed = workflow.parser.get_parsed_content
     load_weights(parsed("network_def"), request.weights, parsed("plan"))
 
