@@ -115,7 +115,7 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
     """Print run.json and write the report, as far as they are wanted."""
     from dynunet_bundle.dataset.cases import name_of
-    from dynunet_bundle.inference.run_record import read_run_json
+    from dynunet_bundle.inference.run_json import read_run_json
 
     if arguments.json and run_file.is_file():
         print(run_file.read_text(encoding="utf-8"), end="")

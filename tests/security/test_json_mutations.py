@@ -58,7 +58,8 @@ from dynunet_bundle.evaluation.statistics import MEASURES
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
 from dynunet_bundle.inference.probabilities import read_probabilities
-from dynunet_bundle.inference.run_record import RunRecord, read_run_json
+from dynunet_bundle.inference.run_json import read_run_json
+from dynunet_bundle.inference.run_record import RunRecord
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.networks.exported import require_own_export, sidecar_of
 from dynunet_bundle.networks.weights import learnt_mirroring, read_weights, save_weights

@@ -15,7 +15,7 @@ from dynunet_bundle.shapes import TEXT, list_of, object_with
 Folds = list[dict[str, list[str]]]
 """Names of the ``train`` and ``val`` cases of each fold, as in nnU-Net's ``splits_final.json``."""
 
-NAMES = list_of(TEXT, minItems=1)
+NAMES = list_of({**TEXT, "maxLength": 255}, minItems=1)
 REMEDY = "Correct the file, or delete it and run scripts/plan.py again."
 
 FOLDS_SCHEMA = list_of(

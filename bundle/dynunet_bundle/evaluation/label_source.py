@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.evaluation.mask_folders import label_ids
-from dynunet_bundle.inference.run_record import RUN_NAME, read_run_json
+from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 
 BY_VALUE = "classes are named by their values"
 

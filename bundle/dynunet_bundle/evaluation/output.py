@@ -12,7 +12,7 @@ from dynunet_bundle.evaluation.label_source import with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
 from dynunet_bundle.evaluation.text_tables import measures_csv
 from dynunet_bundle.files import atomic_write, ensure_writable, write_json
-from dynunet_bundle.inference.run_record import RUN_NAME, read_run_json
+from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 
 
 class Outputs(NamedTuple):

@@ -14,7 +14,7 @@ from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
 from dynunet_bundle.networks.residual import INSTANCE_NORM, LayerName, ResidualEncoderUNet
 from dynunet_bundle.planning.plan import find_old_architecture
 
-Network = TypeVar("Network", bound=nn.Module)
+BuiltNetwork = TypeVar("BuiltNetwork", bound=nn.Module)
 
 ARCHITECTURES: dict[str, type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]] = {
     "DynUNet": DeepSupervisedDynUNet,
@@ -57,7 +57,7 @@ def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
     return _build(DynUNet, **arguments, upsample_kernel_size=arguments["strides"][1:])
 
 
-def _build(network: type[Network], **arguments: Any) -> Network:
+def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
     try:
         return network(**arguments)
     except (

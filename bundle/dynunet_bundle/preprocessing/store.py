@@ -69,7 +69,7 @@ SIDECAR_SCHEMA = object_with(
     {
         "name": TEXT,
         "identity": OBJECT,
-        "shape": SIZES,
+        "shape": {**SIZES, "minItems": 3},
         "present": list_of(COUNT),
         "sparse": {"type": "boolean"},
         "volumes_ml": list_of({"type": "number"}),
