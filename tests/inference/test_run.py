@@ -133,6 +133,13 @@ def test_too_little_memory_for_one_case_leaves_the_others(tmp_path, weights, mon
 def test_a_fault_of_ours_is_not_hidden(tmp_path, weights, monkeypatch):
     save_cases(tmp_path / "in", "a", "b")
     monkeypatch.setattr(SaveMaskd, "__call__", lambda self, data: data["nothing"])
+    # its text may name a patient, its type and place do not
+    with pytest.raises(PredictionError, match="2 of 2 .*") as told:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert "case a: SaveMaskd failed (KeyError in test_run.py, line " in str(told.value)
+    assert told.value.exit_code == 1
+    assert run_of(tmp_path / "out")["status"] == "failed"
+    monkeypatch.setenv("MONAI_DEBUG", "1")
     with pytest.raises(RuntimeError) as caught:
         prediction(tmp_path / "in", tmp_path / "out", weights).run()
     assert "KeyError: 'nothing'" in "".join(traceback.format_exception(caught.value))
