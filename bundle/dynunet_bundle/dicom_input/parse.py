@@ -17,6 +17,12 @@ INSTALL = (
 )
 """How to install the packages for DICOM, as in pyproject.toml; the project itself is not in a package index."""
 
+MAX_HEADER = 64 << 20
+"""Bytes of a file without a preamble that are read for its header; 20 000 frames take 60 MB of it."""
+
+MAX_OBJECT_BYTES = 1 << 31
+"""Bytes of a file without a preamble that are read for its pixels."""
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """Transfer syntax Deflated Explicit VR Little Endian."""
 
@@ -72,7 +78,7 @@ def read_dicom(path: Path, *, pixels: bool = False, tags: Sequence[Any] | None =
         start = start_of(path)
         source: Any = path
         if start is not None:
-            source = io.BytesIO(path.read_bytes()[start:])
+            source = io.BytesIO(_read_from(path, start, MAX_OBJECT_BYTES if pixels else MAX_HEADER))
         elif _is_deflated(path):
             raise DamagedError("it is deflated, which is not supported")
         header = dcmread(
@@ -97,6 +103,12 @@ def convert_values(header: Any, tags: Sequence[str]) -> None:
             header.get(tag)
     except Exception as error:
         raise DamagedError(f"a value cannot be read ({type(error).__name__})") from None
+
+
+def _read_from(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def _is_deflated(path: Path) -> bool:
