@@ -171,7 +171,7 @@ def test_what_is_done_is_not_done_again(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fold", "2"], "there is no fold 2: there are 2 folds"),
+        (["--fold", "2"], "there is no fold 2, only 2 folds"),
         (["--epocs", "3"], 'did you mean "epochs"'),
         (["--spacing", "[3.0, 3.0, 3.0]"], "is of another plan (spacing: [2.0, 2.0, 2.0]"),
         (["--num_folds", "3"], "is of another split: 2 folds against 3"),
