@@ -114,14 +114,15 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
 def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content that MONAI parses: files merged, ids split, macros resolved.
 
-    Ids that the first config lacks are left out, as ``load_workflow`` does.
+    Parts of sections that no file has are left out: MONAI refuses them, and ``load_workflow`` leaves them out.
     """
     first, *others = (read_json(file, ConfigError, CONFIG_SCHEMA) for file in configs)
     parser = ConfigParser(first)
     try:
         for ids in [*others, settings]:
             for key, value in ids.items():
-                if top_level(key) in parser.config:
+                is_part = "#" in key or "::" in key
+                if not is_part or top_level(key) in parser.config:
                     merge_kv(parser, key, value)
         parser.resolve_macro_and_relative_ids()
     except Exception as error:  # MONAI raises many kinds for ids that lead nowhere

@@ -65,11 +65,12 @@ def load_workflow(
     configs = Path(bundle_root).resolve() / "configs"
     known = known_ids(configs)
     own_ids = set(ConfigParser.load_config_file(str(configs / config)))
-    contents = [*(read_overlay(overlay, known) for overlay in overlays), settings or {}]
+    contents = [read_overlay(overlay, known) for overlay in overlays]
     require_safe([configs / config, *overlays], configs, settings, trust)
     content: dict[str, Any] = {}
     for ids in contents:
         content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
+    content |= settings or {}
     merged = next((key for key in content if key.startswith("+")), None)
     if merged:
         # MONAI merges into lists when it reads files, but an override replaces them
