@@ -70,5 +70,5 @@ def assert_error(done: Done, code: int, *words: str) -> str:
 
 
 def names(folder: Path) -> set[str]:
-    """Names of all files and folders in a folder, hidden ones, too."""
-    return {path.name for path in folder.iterdir()}
+    """Names of all files and folders in a folder, hidden ones included, except for the lock of a killed process."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}

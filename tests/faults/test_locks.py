@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BUNDLE, ROOT, TINY
-from fault_checks import Done, assert_error, assert_same_end, names
+from fault_checks import Done, assert_error, assert_same_end
 from fault_runs import (  # noqa: F401 - the_runs is a fixture
     TIMEOUT_S,
     Runs,
@@ -112,6 +112,11 @@ def use_of_flock(monkeypatch: pytest.MonkeyPatch) -> object:
 
     yield use
     release_claims()
+
+
+def names(folder: Path) -> set[str]:
+    """Names of all files in a folder, lock files included."""
+    return {path.name for path in folder.iterdir()}
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
