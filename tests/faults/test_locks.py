@@ -329,6 +329,7 @@ def test_a_second_prediction_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "predict.py"), "--weights", str(weights)]
     command += ["--input", str(tmp_path / "images"), "--output", str(out), "--device", "cpu"]
     command += ["--config_file", str(overlay), "--report", str(report), "--json"]
+    command += ["--trust"]
 
     def predict() -> Done:
         done = subprocess.run(
