@@ -49,6 +49,7 @@ def torchrun(
         "ckpt_dir": folder / "models",
         "output_dir": folder / "run",
         "prepared_dir": folder.parent / "prepared",
+        "trust": True,
         **overrides,
     }
     arguments = [
