@@ -33,7 +33,7 @@ from dynunet_bundle.files import (
     sha256_of,
     write_json,
 )
-from dynunet_bundle.progress import progress
+from dynunet_bundle.terminal import progress
 
 
 def raised(action) -> BaseException:
@@ -350,7 +350,7 @@ def test_ensure_writable_under_a_file(tmp_path: Path):
 
 
 def test_progress_passes_all_items_on_and_logs_the_last(caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO, logger="dynunet_bundle.progress")
+    caplog.set_level(logging.INFO, logger="dynunet_bundle.terminal")
     assert list(progress(iter("abc"), "prepare", total=3)) == ["a", "b", "c"]
     # nothing but the end: all of it took less than a line's interval
     assert [record.getMessage() for record in caplog.records] == ["prepare: 3 of 3"]

@@ -7,7 +7,7 @@ import pytest
 from conftest import BUNDLE
 
 PACKAGE = BUNDLE / "dynunet_bundle"
-LOOSE = {"__init__", "errors", "files", "locks", "progress", "limits", "shapes", "terminal"}
+LOOSE = {"__init__", "errors", "files", "locks", "limits", "shapes", "terminal"}
 """What every room needs; nothing else is loose at the root of the package."""
 
 ROOMS = (

@@ -104,7 +104,9 @@ def _explanation(path: Path, temporary: str | None, error: OSError) -> str:
             needed = max(file.stat().st_size for file in (Path(temporary), path) if file.exists())
             _remove(temporary)
             free = shutil.disk_usage(path.parent).free
-            sizes = f" It needs more than {_mb(needed)} MB, and this disk has {_mb(free)} MB free."
+            sizes = (
+                f" It needs more than {needed / 1e6:.1f} MB; the disk has {free / 1e6:.1f} MB free."
+            )
     return f"cannot write {path}: {reason}.{sizes} Free space or choose another folder."
 
 
@@ -112,10 +114,6 @@ def _remove(temporary: str | None) -> None:
     if temporary is not None:
         with suppress(OSError):
             os.unlink(temporary)
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f}"
 
 
 def remove_leftovers(folder: Path, prefix: str) -> None:

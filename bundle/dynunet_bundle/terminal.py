@@ -1,4 +1,4 @@
-"""Text that leaves the program: control characters are escaped, and closed or full streams cause no traceback."""
+"""Text that leaves the program: escaped control characters, quiet ends of streams, progress of long jobs."""
 
 import atexit
 import errno
@@ -7,9 +7,16 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LINE_INTERVAL_S = 10.0  # seconds between two lines of progress
 
 PACKAGE = __name__.partition(".")[0]
 LAYOUT = "\n\t"
@@ -143,3 +150,25 @@ def flush_quietly() -> None:
                 os.close(null)
             if isinstance(stream, PrintableStream):
                 stream.is_broken = False
+
+
+def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield ``items`` and show the progress: a bar on a terminal, a plain line every few seconds elsewhere.
+
+    Args:
+        items: anything to iterate over.
+        what: short name of the job.
+        total: number of items.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, unit="case")
+        return
+    last = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        now = time.monotonic()
+        if now - last >= LINE_INTERVAL_S or count == total:
+            logger.info("%s: %d of %d", what, count, total)
+            last = now
+        yield item

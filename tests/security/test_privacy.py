@@ -124,7 +124,14 @@ def predict(home: Path, out: str, **variables: str) -> subprocess.CompletedProce
     """``scripts/predict.py`` as a user runs it in that folder, without sockets and without HOME."""
     command = [sys.executable, str(ROOT / "scripts" / "predict.py")]
     command += ["--input", "images", "--output", out, "--weights", "model.pt", "--device", "cpu"]
-    command += ["--trust", "--config_file", "overlay.json", "--report", f"{out}/report.html", "--json"]
+    command += [
+        "--trust",
+        "--config_file",
+        "overlay.json",
+        "--report",
+        f"{out}/report.html",
+        "--json",
+    ]
     command += ["--save_probabilities", f"{out}/probabilities", "--precision", "float32"]
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     paths = os.pathsep.join([str(home / "site"), os.environ.get("PYTHONPATH", "")])

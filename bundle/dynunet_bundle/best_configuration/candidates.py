@@ -19,8 +19,8 @@ from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.progress import progress
 from dynunet_bundle.shapes import MAYBE_NUMBER, TEXT, by_name, list_of, object_with
+from dynunet_bundle.terminal import progress
 
 CACHE_SCHEMA = by_name(
     object_with({"key": TEXT, "dice": list_of(MAYBE_NUMBER)}, ("key", "dice")), description=""

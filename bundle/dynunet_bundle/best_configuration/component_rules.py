@@ -22,7 +22,7 @@ from dynunet_bundle.evaluation.scores import mean_of, summarize
 from dynunet_bundle.images.boxes import bounding_box
 from dynunet_bundle.labels.largest_component import keep_largest
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
-from dynunet_bundle.progress import progress
+from dynunet_bundle.terminal import progress
 
 ALL_FOREGROUND = "all foreground"
 

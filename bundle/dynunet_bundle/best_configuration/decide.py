@@ -31,8 +31,7 @@ from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import ensure_writable, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.plan import plan_from
-from dynunet_bundle.progress import progress
-from dynunet_bundle.terminal import printable
+from dynunet_bundle.terminal import printable, progress
 
 logger = logging.getLogger(__name__)
 

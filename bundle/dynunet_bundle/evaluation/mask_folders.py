@@ -36,7 +36,7 @@ from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import Volume, read_volume
 from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
-from dynunet_bundle.progress import progress
+from dynunet_bundle.terminal import progress
 
 MAX_CLASSES_SHOWN = 10
 

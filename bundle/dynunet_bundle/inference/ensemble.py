@@ -37,8 +37,8 @@ from dynunet_bundle.inference.save_mask import save_mask
 from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.locks import WAIT, exclusive
-from dynunet_bundle.progress import progress
 from dynunet_bundle.shapes import TEXT, list_of, object_with
+from dynunet_bundle.terminal import progress
 
 CHUNK_BYTES = 64 * 2**20
 """Size of one chunk of the means, float32. It bounds the memory, whatever the size of a case."""

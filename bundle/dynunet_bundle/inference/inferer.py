@@ -20,7 +20,7 @@ from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
 from dynunet_bundle.limits import require_memory
 from dynunet_bundle.networks.cpu.forward import fit_to_cpu
 from dynunet_bundle.networks.precision import compute_dtype, computing_in
-from dynunet_bundle.progress import progress
+from dynunet_bundle.terminal import progress
 
 EMPTY_LOGIT = 8.0
 """Background logit of a skipped empty window, against 0 for the other classes: a probability of 0.9997."""

@@ -29,10 +29,10 @@ from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, first_line
 from dynunet_bundle.files import atomic_write, ensure_writable
 from dynunet_bundle.images.read import Volume, read_channels
-from dynunet_bundle.progress import progress
 from dynunet_bundle.shapes import OBJECT, TEXT, by_name, list_of, object_with, require_shape
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.survey.findings import Finding, case_findings, duplicate_findings
+from dynunet_bundle.terminal import progress
 
 logger = logging.getLogger(__name__)
 
