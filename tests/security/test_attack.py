@@ -21,7 +21,7 @@ from attack_kinds import Attempt  # noqa: E402
 from fuzz_inputs import seeds, spoil  # noqa: E402
 from helpers.predictions import prediction, run_of, threshold_weights  # noqa: E402
 
-from dynunet_bundle.errors import BundleError, CaseError  # noqa: E402
+from dynunet_bundle.errors import BundleError, CaseError, PredictionError  # noqa: E402
 
 
 def run_attack(folder: Path, seed: int, count: int) -> subprocess.CompletedProcess[str]:
@@ -58,11 +58,11 @@ def test_long_attacks_find_nothing(tmp_path: Path, seed: int) -> None:
 
 
 def refuse(folder: Path) -> None:
-    raise CaseError("case a: it is damaged. Copy it again.")
+    raise CaseError("a", "it is damaged", "Copy it again.")
 
 
 def refuse_in_two_lines(folder: Path) -> None:
-    raise CaseError("case a:\nit is damaged.")
+    raise PredictionError("case a:\nit is damaged.")
 
 
 def use_a_wrong_type(folder: Path) -> None:

@@ -67,9 +67,10 @@ def name_of(case: Mapping[Any, Any]) -> str:
     if NAME in case:
         return str(case[NAME])
     image = case[IMAGE]
-    if hasattr(image, "meta"):
-        return _name_of_file(str(image.meta.get(META_FILE_NAME, "unnamed")))
-    return _name_of_file(image_files(case)[0])
+    if isinstance(image, (str, os.PathLike, list, tuple)):
+        return _name_of_file(image_files(case)[0])
+    meta = getattr(image, "meta", {})  # an array of a client has none
+    return _name_of_file(str(meta[META_FILE_NAME])) if meta.get(META_FILE_NAME) else "unnamed"
 
 
 def _name_of_file(file: str) -> str:
