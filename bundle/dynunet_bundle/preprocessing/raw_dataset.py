@@ -40,6 +40,6 @@ class RawDataset(Dataset):
 
 
 def collate_cases(batch: Sequence[Any]) -> Any:
-    """MONAI's collation, but failures pass unchanged: ``collate_fn`` of evaluate.json and inference.json."""
+    """MONAI's collation, but failures pass on: ``dataloader#collate_fn`` of inference.json and evaluate.json."""
     failures = [case for case in batch if FAILURE in case]
     return failures[0] if failures else list_data_collate(batch)
