@@ -139,7 +139,8 @@ class ProcessLock:
     def _busy(self, holder: dict[str, str], remedy: str) -> BusyError:
         process = holder.get("process", "")
         who = "another run"
-        if process.count("-"):
+        # with flock the file names a dead holder until the new one has written its name
+        if process.count("-") and not is_gone(process):
             host, number = process.split("-")[:2]
             where = "this machine" if is_of_this_machine(process) else f"another machine ({host})"
             who = f"process {number} of {where}, since {holder.get('since')}"
