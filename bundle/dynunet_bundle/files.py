@@ -34,8 +34,7 @@ CHANNEL_SUFFIX = re.compile(r"^(?P<name>.+)_(?P<channel>\d{4})$")
 
 TEMPORARY_SUFFIX = ".part"
 
-MAX_NAME_BYTES = 255
-"""Longest name of a file on all common file systems, NAME_MAX of Linux."""
+MAX_NAME_BYTES = 255  # longest file name on all common file systems, NAME_MAX of Linux
 
 TEMPORARY_BYTES = 48
 """Most bytes that ``atomic_write`` adds to a name: dots, machine, process and its start, 8 random letters, suffix."""
@@ -235,8 +234,7 @@ def parse_json(
         schema: the shape, see ``shapes.py``.
 
     Raises:
-        BundleError: of type ``error_type``, in one line that names the file and, for malformed JSON, the line, for
-            data of the wrong shape, the field.
+        BundleError: of type ``error_type``, in one line that names the file and the wrong line or field.
     """
     try:
         text = str(data, "utf-8-sig")
