@@ -39,8 +39,7 @@ MAX_NAME_BYTES = 255  # longest file name on all common file systems, NAME_MAX o
 TEMPORARY_BYTES = 48
 """Most bytes that ``atomic_write`` adds to a name: dots, machine, process and its start, 8 random letters, suffix."""
 
-PROBE_BYTES = 4096
-"""A block of common file systems, written to find out whether a disk is full."""
+PROBE_BYTES = 4096  # a block of common file systems, written to find out whether a disk is full
 
 MAX_JSON_DEPTH = 100
 """Levels of a JSON file; the configs of this bundle have 9."""
