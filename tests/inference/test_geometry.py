@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
 from conftest import BUNDLE, save_nifti, save_picture
+from helpers.predictions import THRESHOLD_PLAN
 from scipy import ndimage
 
 from dynunet_bundle.configs.workflow import load_workflow
@@ -51,16 +52,8 @@ def run_inference(image: Path, output: Path, tmp_path: Path, **overrides: Any) -
             "input": str(image),
             "output_dir": str(output),
             "weights_file": str(weights),
-            "device": "cpu",
-            "patch_size": [24, 24, 24],
-            "normalization": ["ct"],  # fixed limits, so that thresholds mean the same in every copy
-            "intensity_statistics": [{"lower": -1e9, "upper": 1e9, "mean": 0.0, "std": 1.0}],
-            "network_def": {
-                "_target_": "torch.nn.Conv3d",
-                "in_channels": 1,
-                "out_channels": 3,
-                "kernel_size": 1,
-            },
+            **THRESHOLD_PLAN,
+            "precision": "auto",  # as shipped
             **overrides,
         },
     )
