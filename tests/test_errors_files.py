@@ -43,6 +43,13 @@ def raised(action) -> BaseException:
     return info.value
 
 
+def test_a_message_with_a_whole_file_is_cut_and_says_what_to_do() -> None:
+    assert str(PlanError("x" * 4000)) == "x" * 4000
+    shown = str(ConfigError(f"the value is {'x' * 10**6}. Write a number."))
+    assert len(shown) < 4000 and shown.startswith("the value is x")
+    assert shown.endswith("x. Write a number.")
+
+
 def wrap_twice() -> None:
     """As MONAI's Compose and then Ignite do."""
     try:

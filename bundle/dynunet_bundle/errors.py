@@ -37,6 +37,8 @@ STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 MAX_SHOWN = 5
 """Names listed in a message; the rest is counted."""
 
+MAX_MESSAGE = 4000
+"""Characters of a message, of which a value from a file may be too many."""
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "bad allocation")
 """Texts of errors, in lower case, that libraries raise when memory runs out."""
@@ -50,8 +52,12 @@ class BundleError(ValueError):
     """Control characters that are part of the layout of a class's messages; all others are escaped."""
 
     def __str__(self) -> str:
-        """The message; control characters in names from files are shown as escape sequences."""
-        return printable(super().__str__(), self.layout)
+        """The message; control characters in names from files are escaped, and a text of a whole file is cut."""
+        message = printable(super().__str__(), self.layout)
+        if len(message) <= MAX_MESSAGE:
+            return message
+        # the end says what to do
+        return f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 4 :]}"
 
 
 class DatasetError(BundleError):

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from conftest import BUNDLE, ROOT, fork_server
 from helpers.predictions import THRESHOLD_PLAN, save_cases, threshold_weights
 
 from dynunet_bundle.configs.code_check import require_safe
-from dynunet_bundle.configs.overrides import is_trusted
+from dynunet_bundle.configs.command_line import read_command_line
+from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.cross_validation.commands import bundle_command
 from dynunet_bundle.errors import BundleError, ConfigError
@@ -93,6 +95,43 @@ def test_a_macro_brings_no_code(tmp_path):
         load_workflow(BUNDLE, "train.json", [first, second])
 
 
+@pytest.fixture
+def own_configs(tmp_path: Path) -> Path:
+    """Configs of a bundle, with an overlay of its author that is code."""
+    configs = tmp_path / "bundle" / "configs"
+    shutil.copytree(CONFIGS, configs)
+    ours = {"seed": "$hash('ours')", "mask_augmentation": {"removal": {"_target_": "os.getpid"}}}
+    overlay(configs, "ours.json", **ours, **{"loss#smooth": "%seed", "+train#handlers": ["$id(1)"]})
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("content", "is_safe"),
+    [
+        ({"epochs": 3}, True),
+        ({"learning_rate": "@seed"}, True),
+        ({"loss#focal_gamma": "@seed"}, True),
+        ({"+train#handlers": [{"_target_": "StatsHandler"}]}, True),
+        ({"mask_augmentation#removal#max_share": 1}, True),
+        ({"learning_rate": "%seed"}, False),
+        ({"loss#focal_gamma": "%loss#smooth"}, False),
+        ({"mask_augmentation": {"morphology": "%mask_augmentation#removal"}}, False),
+        ({"+lr_scheduler": "%train#handlers"}, False),
+        ({"lr_scheduler": ["%mask_augmentation"]}, False),
+    ],
+)
+def test_code_of_the_bundle_stays_at_its_id(tmp_path, own_configs, content, is_safe):
+    ours = [own_configs / "train.json", own_configs / "ours.json"]
+    require_safe(ours, own_configs)
+    files = [*ours, overlay(tmp_path, **content)]
+    if is_safe:
+        require_safe(files, own_configs)
+    else:
+        with pytest.raises(ConfigError, match="would run code together|cannot be merged"):
+            require_safe(files, own_configs)
+    require_safe(files, own_configs, trust=True)
+
+
 def test_own_code_runs_with_trust(tmp_path, marker):
     path = overlay(tmp_path, seed=code(marker))
     workflow = load_workflow(BUNDLE, "inference.json", [path], trust=True)
@@ -117,6 +156,56 @@ def test_the_bundle_command_checks_overlays_before_it_builds_anything(tmp_path, 
     assert marker.exists()
 
 
+@pytest.mark.parametrize("spelling", ["string", "list", "two files", "positional", "last wins"])
+def test_overlays_are_checked_however_they_are_named(tmp_path, marker, spelling):
+    train, clean = "configs/train.json", overlay(tmp_path, "clean.json", epochs=1)
+    path = overlay(tmp_path, bundle_root=code(marker), ckpt_dir=code(marker))
+    whole = json.loads((CONFIGS / "train.json").read_text()) | json.loads(Path(path).read_text())
+    first = overlay(tmp_path, "args.json", config_file=overlay(tmp_path, "whole.json", **whole))
+    second = overlay(tmp_path, "more_args.json", config_file=[train, path], epochs=1)
+    arguments = {
+        "string": ["--args_file", first],
+        "list": [f"--args_file={second}"],
+        "two files": ["--args_file", str([overlay(tmp_path, "a.json", epochs=1), second])],
+        "positional": ["initialize", "finalize", "configs/metadata.json", str([train, path])],
+        "last wins": ["--config_file", str([train, clean]), "--config-file", str([train, path])],
+    }[spelling]
+    files = read_command_line(["run", "training", *arguments]).config_files
+    assert files[-1] == (path if spelling != "string" else str(tmp_path / "whole.json"))
+    if spelling in ("list", "last wins"):
+        result = run_bundle(*arguments, "--output_dir", tmp_path / "out")
+        assert result.returncode == 2 and "would run code: bundle_root" in result.stderr
+        assert "Traceback" not in result.stderr and not marker.exists()
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_args_file_is_part_of_the_command_line(tmp_path):
+    train = str(CONFIGS / "train.json")
+    first = overlay(tmp_path, "a.json", config_file=train, epochs=1, trust=True)
+    second = overlay(tmp_path, "b.json", epochs=2, **{"optimizer#momentum": 0.5})
+    line = read_command_line(["run", "training", "--args_file", str([first, second]), "--seed=3"])
+    expected = {"epochs": 2, "optimizer#momentum": 0.5, "seed": 3}
+    assert expected.items() <= line.settings.items() and line.config_files == [train]
+    assert not line.is_trusted
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epocs": 1}, 'the command line sets "epocs".*did you mean "epochs"'),
+        ({"config_file": "OVERLAY"}, 'overlay.json sets "epocs"'),
+        ([], "args.json cannot be read"),
+        (None, "args.json cannot be read"),
+    ],
+)
+def test_ids_of_args_files_are_checked(tmp_path, content, message):
+    path = tmp_path / "args.json"
+    text = json.dumps(content).replace("OVERLAY", overlay(tmp_path, epocs=1))
+    path.write_text("{" if content is None else text)
+    with pytest.raises(ConfigError, match=message):
+        check_overrides(["run", "training", "--args_file", str(path)], known_ids(CONFIGS))
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -131,7 +220,7 @@ def test_the_bundle_command_checks_overlays_before_it_builds_anything(tmp_path, 
     ],
 )
 def test_trust_is_a_switch_of_the_command_line(arguments, expected):
-    assert is_trusted(arguments) is expected
+    assert read_command_line(arguments).is_trusted is expected
 
 
 def test_trust_is_not_an_id_of_overlays(tmp_path):

@@ -6,6 +6,7 @@ outside, such as a task overlay, brings values but no code. Overlays are also ch
 MONAI parses them: two files may spell out something that neither contains.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ MODES = ("default", "callable", "partial")
 
 NOT_CONFIGS = ("metadata.json",)
 CODE_STARTS = ("$", "%", "@")
+MAX_MACRO_LEVELS = 5  # a macro may lead to a macro, but not in a circle
+NUMBER = re.compile(r"(?<=#)\d+(?=#|$)")
+"""Number of an item of a list in an id."""
 
 REMEDY = (
     "An overlay from outside may hold values and the components of configs/targets.py. If you trust its author, pass "
@@ -55,14 +59,16 @@ def check_configs(config_dir: str | Path) -> list[str]:
 
 
 def config_faults(
-    content: Mapping[str, Any], ids: Mapping[str, Any], trusted: frozenset[str] = frozenset()
+    content: Mapping[str, Any],
+    ids: Mapping[str, Any],
+    trusted: frozenset[tuple[str, str]] = frozenset(),
 ) -> list[str]:
     """Faults of one config, each as ``"id: what is not allowed"``.
 
     Args:
         content: the config.
         ids: content of all configs that are read together with it; references may name their ids.
-        trusted: texts that are allowed as they are: those of the bundle's own configs.
+        trusted: places with the texts that are allowed there: those of the bundle's own configs.
     """
     return list(_Check({**ids, **content}, trusted).faults(content, ""))
 
@@ -99,7 +105,10 @@ def require_safe(
         if faults := [*_code_in_plan(content), *config_faults(content, ids)]:
             raise ConfigError(f"{name} would run code: {faults[0]}. {REMEDY}")
     merged = _merged(configs, settings or {})
-    trusted = frozenset(_texts(list(own.values())))
+    ours = [file for file in configs if Path(file) not in foreign]
+    # as they are written, and as MONAI parses them: a macro of ours copies texts to another place
+    written = [*own.values(), *([_merged(ours, {})] if ours else [])]
+    trusted = frozenset(pair for content in written for pair in _texts(content))
     if faults := config_faults(merged, {**ids, **merged}, trusted):
         raise ConfigError(
             f"{' and '.join(contents)} would run code together: {faults[0]}. {REMEDY}"
@@ -124,7 +133,7 @@ def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[
                 is_part = "#" in key or "::" in key
                 if not is_part or top_level(key) in parser.config:
                     merge_kv(parser, key, value)
-        parser.resolve_macro_and_relative_ids()
+        _resolve_macros(parser)
     except Exception as error:  # MONAI raises many kinds for ids that lead nowhere
         names = ", ".join(str(file) for file in configs)
         raise ConfigError(f"{names} cannot be merged: {error}") from error
@@ -132,16 +141,39 @@ def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[
     return content
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _resolve_macros(parser: ConfigParser) -> None:
+    """Resolve macros of macros too; MONAI resolves one level each time that it parses."""
+    for _ in range(MAX_MACRO_LEVELS):
+        parser.resolve_macro_and_relative_ids()
+        if not any(text.startswith("%") for _, text in _texts(parser.get())):
+            return
+    raise ValueError(f"macros lead to macros, more than {MAX_MACRO_LEVELS} times")
+
+
+def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a config, each with its place."""
     if isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
+        for key, item in value.items():
+            yield from _texts(item, _inside(where, str(key)))
     elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+        for index, item in enumerate(value):
+            yield from _texts(item, _inside(where, str(index)))
     elif isinstance(value, str):
         # MONAI writes ids with its new separator when it resolves macros
-        yield from (value, str(ReferenceResolver.normalize_id(value)))
+        yield from ((_place(where), text) for text in {value, _normal(value)})
+
+
+def _inside(where: str, key: str) -> str:
+    return f"{where}#{key}" if where else key
+
+
+def _place(where: str) -> str:
+    """An id without the numbers of items: an overlay that adds to a list moves the items that others add."""
+    return NUMBER.sub("*", "#".join(_parts(where)))
+
+
+def _normal(text: str) -> str:
+    return str(ReferenceResolver.normalize_id(text))
 
 
 def _code_in_plan(content: Mapping[str, Any]) -> Iterator[str]:
@@ -160,13 +192,13 @@ def _is_literal(value: Any) -> bool:
 
 def _parts(key: str) -> list[str]:
     """Parts of the id that a key stands for: ``+train#handlers`` -> ``train``, ``handlers``."""
-    return str(ReferenceResolver.normalize_id(key.lstrip("+~"))).split(ReferenceResolver.sep)
+    return _normal(key.lstrip("+~")).split(ReferenceResolver.sep)
 
 
 class _Check:
     """Walks through a config and yields its faults."""
 
-    def __init__(self, ids: Mapping[str, Any], trusted: frozenset[str]) -> None:
+    def __init__(self, ids: Mapping[str, Any], trusted: frozenset[tuple[str, str]]) -> None:
         self._ids = ids
         self._trusted = trusted
 
@@ -176,19 +208,22 @@ class _Check:
             if isinstance(value.get("_target_"), str) and (fault := reader_fault(value)):
                 yield f"{where}: {fault}"
             for key, item in value.items():
-                place = f"{where}#{key}" if where else str(key)
-                yield from (f"{place}: {fault}" for fault in self._key_faults(str(key), item))
+                place = _inside(where, str(key))
+                yield from (f"{place}: {fault}" for fault in self._key_faults(place, item))
                 yield from self.faults(item, place)
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                yield from self.faults(item, f"{where}#{index}")
-        elif isinstance(value, str) and value not in self._trusted:
+                yield from self.faults(item, _inside(where, str(index)))
+        elif isinstance(value, str) and not self._is_trusted(where, value):
             yield from (f"{where}: {fault}" for fault in self._text_faults(value))
 
-    def _key_faults(self, key: str, value: Any) -> Iterator[str]:
-        key = _parts(key)[-1]
+    def _is_trusted(self, where: str, text: str) -> bool:
+        return (_place(where), text) in self._trusted
+
+    def _key_faults(self, where: str, value: Any) -> Iterator[str]:
+        key = _parts(where)[-1]
         if key == "_target_":
-            fault = self._target_fault(value)
+            fault = self._target_fault(where, value)
             if fault:
                 yield fault
         elif key == "_mode_" and value not in MODES:
@@ -196,11 +231,11 @@ class _Check:
         elif key == "_debug_":
             yield "it would open a debugger"
 
-    def _target_fault(self, value: Any) -> str | None:
+    def _target_fault(self, where: str, value: Any) -> str | None:
         # a reference could lead to a name that another file sets
         if not isinstance(value, str) or value.startswith(CODE_STARTS):
             return f"{value!r} is not a component's name"
-        return None if value in self._trusted else target_fault(value)
+        return None if self._is_trusted(where, value) else target_fault(value)
 
     def _text_faults(self, text: str) -> list[str]:
         if text.startswith("$"):

@@ -1,11 +1,11 @@
 """Ids set by a command line or an overlay, checked against those of the configs."""
 
-import ast
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.configs.command_line import CommandLine, read_command_line
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
@@ -79,33 +79,29 @@ def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
     return content
 
 
-def check_overrides(arguments: Sequence[str], known: set[str]) -> None:
+def check_overrides(arguments: Sequence[str], known: set[str]) -> CommandLine:
     """Refuse ids that no config has; MONAI adds a misspelt one silently, and it changes nothing.
 
     Args:
         arguments: command line after the program name.
         known: top-level ids of the configs.
 
+    Returns:
+        The command line, as MONAI reads it.
+
     Raises:
         ConfigError: naming the nearest known id; or for a value of None, which MONAI silently ignores.
     """
-    _require_values(arguments)
-    flags = [argument for argument in arguments if argument.startswith("--")]
-    ids = [flag[2:].split("=", 1)[0].replace("-", "_") for flag in flags]
-    _require_known((name for name in ids if name not in RUN_ARGUMENTS), known, "the command line")
-    for file in config_files(arguments):
+    line = read_command_line(arguments)
+    for name, text in line.texts.items():
+        if name not in RUN_ARGUMENTS and text in ("None", "null"):
+            raise ConfigError(f"--{name} {text} would change nothing. Pass --{name} '$None'.")
+    ids = {name: value for name, value in line.settings.items() if name not in RUN_ARGUMENTS}
+    _require_known(ids, known, "the command line")
+    for file in line.config_files:
         if Path(file).is_file():
             read_overlay(file, known)
-
-
-def _require_values(arguments: Sequence[str]) -> None:
-    pairs = [argument.partition("=")[::2] for argument in arguments]
-    for (name, value), (following, _) in zip(pairs, [*pairs[1:], ("", "")], strict=False):
-        is_id = name.startswith("--") and name[2:] not in RUN_ARGUMENTS
-        if is_id and (value or following) in ("None", "null"):
-            raise ConfigError(
-                f"{name} {value or following} would change nothing. Pass {name} '$None'."
-            )
+    return line
 
 
 def _require_known(ids: Iterable[str], known: set[str], where: str) -> None:
@@ -119,36 +115,3 @@ def _require_known(ids: Iterable[str], known: set[str], where: str) -> None:
 def top_level(key: str) -> str:
     """The top-level id that a key of a config or an override belongs to: ``+train#handlers`` -> ``train``."""
     return key.lstrip("+").split("#")[0].split("::")[0]
-
-
-def config_files(arguments: Sequence[str]) -> list[str]:
-    """Files given by ``--config_file``: one path, a list literal, or paths separated by commas, as MONAI takes them.
-
-    Args:
-        arguments: command line after the program name.
-    """
-    for index, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in ("--config_file", "--config-file"):
-            text = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-            if text.startswith(("[", "(")):
-                return list(map(str, ast.literal_eval(text)))
-            return [text] if Path(text).is_file() else text.split(",")
-    return []
-
-
-def is_trusted(arguments: Sequence[str]) -> bool:
-    """Whether a command line of ``monai.bundle run`` has ``--trust``, ``--trust True`` or ``--trust=1``.
-
-    An overlay cannot set it: ``trust`` is not an id of the configs.
-
-    Args:
-        arguments: command line after the program name.
-    """
-    pairs = [argument.partition("=") for argument in arguments]
-    for index, (name, _, value) in enumerate(pairs):
-        if name == "--trust":
-            following = arguments[index + 1] if index + 1 < len(arguments) else ""
-            text = value or ("" if following.startswith("--") else following)
-            return text in ("", "1", "True", "true")
-    return False

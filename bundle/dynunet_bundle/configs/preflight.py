@@ -10,7 +10,7 @@ import torch
 
 import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
-from dynunet_bundle.configs.overrides import check_overrides, config_files, is_trusted, known_ids
+from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
@@ -18,7 +18,7 @@ from dynunet_bundle.locks import claim
 
 
 def check_command() -> None:
-    """Check the command line and the overlays: ``preflight#command`` of train.json, evaluate.json and inference.json.
+    """Check the command line, args files and overlays: ``preflight#command`` of train, evaluate and inference.json.
 
     It refers to no id, so that MONAI builds it before all other components of a ``run`` list. MONAI has evaluated the
     list ``initialize`` by then.
@@ -31,9 +31,8 @@ def check_command() -> None:
         return
     install_excepthook()
     configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
-    arguments = sys.argv[1:]
-    check_overrides(arguments, known_ids(configs))
-    require_safe(config_files(arguments), configs, trust=is_trusted(arguments))
+    line = check_overrides(sys.argv[1:], known_ids(configs))
+    require_safe(line.config_files, configs, trust=line.is_trusted)
 
 
 def preflight(
