@@ -43,7 +43,7 @@ demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs
 	    --config_file "['configs/train.json','configs/evaluate.json','$(TASK)','configs/quick.json']" \
 	    --dataset_dir ../$(DATA) $(RUN)
 	$(BIN)/python scripts/predict.py --input $(DATA)/imagesTs --output $(DEMO)/predictions \
-	    --weights $(DEMO)/models/model.pt --config_file bundle/$(TASK) bundle/configs/quick.json
+	    --weights $(DEMO)/models/model.pt
 	@echo "Test cases, not used in training:"
 	$(BIN)/python scripts/evaluate.py --predictions $(DEMO)/predictions --labels $(DATA)/labelsTs \
 	    --label_names background head tail

@@ -1,11 +1,11 @@
 r"""Export a trained model as TorchScript, ONNX or a TensorRT engine, compare each with the weights, and time it.
 
-    python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file bundle/configs/quick.json
-    python scripts/export.py --weights RUN/model.pt --output EXPORTED --config_file OVERLAY.json \
+    python scripts/export.py --weights RUN/model.pt --output EXPORTED
+    python scripts/export.py --weights RUN/model.pt --output EXPORTED \
         --formats torchscript onnx tensorrt --precision fp32 fp16 --images DATA/imagesTs
 
-Pass the overlays that the weights were trained with. A file whose masks differ from those of the weights is not
-written, and the exit code is 1.
+The plan of the network is read from the model.json beside the weights. A file whose masks differ from those of the
+weights is not written, and the exit code is 1.
 """
 
 import argparse
@@ -29,7 +29,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the exported files")
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays for inference.json"
+        "--config_file",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="overlays for inference.json: other settings, or the plan of weights without model.json",
     )
     parser.add_argument(
         "--formats",

@@ -1,12 +1,12 @@
 r"""Predict one mask per image, on the voxel grid of its file.
 
     python scripts/predict.py --input IMAGE_FOLDER_OR_LIST --output FOLDER
-    python scripts/predict.py --input IMAGES --output OUT --weights RUN/model.pt \
-        --config_file bundle/configs/quick.json
+    python scripts/predict.py --input IMAGES --output OUT --weights RUN/model.pt
     python scripts/predict.py --input IMAGES --output OUT --weights RUNS/fold_*/models/model.pt --tta
 
-Pass the overlays that the weights were trained with. Several weights of one plan form an ensemble. run.json in the
-output folder records inputs, settings and the status of each mask, and flags masks that a person should check.
+The plan of the network is read from the model.json beside the weights. Several weights of one plan form an ensemble.
+run.json in the output folder records inputs, settings and the status of each mask, and flags masks that a person should
+check.
 """
 
 import argparse
@@ -33,7 +33,11 @@ def parse() -> argparse.Namespace:
         "--weights", nargs="+", help="files of weights (default: bundle/models/model.pt)"
     )
     parser.add_argument(
-        "--config_file", action="extend", nargs="+", default=[], help="overlays for inference.json"
+        "--config_file",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="overlays for inference.json: other settings, or the plan of weights without model.json",
     )
     parser.add_argument(
         "--tta", action="store_true", help="average over mirrored versions (test-time augmentation)"
@@ -105,11 +109,24 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.weights and len(arguments.weights) == 1:
         overrides["weights_file"] = arguments.weights[0]
     if arguments.tta:
-        weights = Path((arguments.weights or [BUNDLE / "models" / "model.pt"])[0])
+        weights = first_weights(arguments)
         # also for a model without mirroring: the config then refuses it with a reason
         overrides["displayable_configs#mirroring"] = True
         overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights)) else {}
     return overrides
+
+
+def first_weights(arguments: argparse.Namespace) -> Path:
+    """The file of weights, of an ensemble the first: as given, else as the last overlay says, else the bundle's."""
+    from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
+    from dynunet_bundle.files import read_json
+
+    given = arguments.weights
+    for overlay in arguments.config_file if given is None else ():
+        given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
+    if given is None:
+        return BUNDLE / "models" / "model.pt"
+    return Path(given if isinstance(given, str) else given[0])
 
 
 def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
@@ -134,10 +151,15 @@ def main() -> None:
 
     from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.files import ensure_writable
+    from dynunet_bundle.networks.model_json import model_plan
 
-    overrides = overrides_of(arguments)
     workflow = load_workflow(
-        BUNDLE, "inference.json", arguments.config_file, overrides, trust=arguments.trust
+        BUNDLE,
+        "inference.json",
+        arguments.config_file,
+        overrides_of(arguments),
+        plan=model_plan(first_weights(arguments)),
+        trust=arguments.trust,
     )
     if arguments.report:
         ensure_writable(arguments.report.parent)

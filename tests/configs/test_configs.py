@@ -18,6 +18,7 @@ from dynunet_bundle.planning.plan import PLAN_IDS
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 OVERLAYS = (
+    "cpu.json",
     "evaluate.json",
     "multi_gpu_train.json",
     "quick.json",
@@ -282,17 +283,29 @@ def test_the_default_config_trains_for_an_iteration(real_data, tmp_path):
     assert (tmp_path / "models" / "model.pt").is_file()
 
 
-def test_quick_json_filters_serve_any_number_of_levels(train_workflow):
-    workflow = train_workflow(
-        str(BUNDLE / "configs" / "quick.json"), filters=content("quick.json")["filters"]
-    )
+@pytest.mark.parametrize("name", ["quick.json", "cpu.json"])
+def test_filters_for_a_cpu_serve_any_number_of_levels(name, train_workflow):
+    workflow = train_workflow(str(BUNDLE / "configs" / name), filters=content(name)["filters"])
     network = workflow.parser.get_parsed_content("network_def")
     assert len(network.filters) == len(TINY["strides"])
 
 
-def test_quick_json_has_filters_for_the_deepest_plan():
+@pytest.mark.parametrize("name", ["quick.json", "cpu.json"])
+def test_filters_for_a_cpu_suffice_for_the_deepest_plan(name):
     """nnU-Net plans up to eight levels (2D slices of 512 x 512)."""
-    assert len(content("quick.json")["filters"]) >= 8
+    assert len(content(name)["filters"]) >= 8
+
+
+def test_cpu_json_augments_as_train_json_but_does_not_mirror():
+    expected = content("train.json")["augmentation"]
+    assert expected.pop("mirror")
+    assert content("cpu.json")["augmentation"] == expected
+
+
+def test_cpu_json_has_the_optimizer_and_the_schedule_of_quick_json():
+    """One overlay is one whole recipe, so the two files repeat these components."""
+    for name in ("optimizer", "lr_scheduler"):
+        assert content("cpu.json")[name] == content("quick.json")[name]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -13,7 +13,7 @@ from conftest import BUNDLE
 CONFIGS = [
     path for path in sorted((BUNDLE / "configs").glob("*.json")) if path.name != "metadata.json"
 ]
-RECIPES = ("quick.json", "seed_recipe.json")
+RECIPES = ("cpu.json", "quick.json", "seed_recipe.json")
 """They give components of train.json other arguments."""
 
 OWN = "dynunet_bundle."

@@ -266,7 +266,7 @@ def test_nnunets_range_of_rotation(
     assert default_degrees(patch_size) == (-degrees, degrees)
 
 
-@pytest.mark.parametrize("name", ["train.json", "quick.json", "seed_augmentation.json"])
+@pytest.mark.parametrize("name", ["train.json", "quick.json", "cpu.json", "seed_augmentation.json"])
 def test_the_shipped_declarations_are_read(name: str) -> None:
     config = json.loads((BUNDLE / "configs" / name).read_text())["augmentation"]
     augmentation = Augmentation.from_config(config)

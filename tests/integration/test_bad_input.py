@@ -136,13 +136,10 @@ def test_real_misfits_are_refused(real_data, phantom, tmp_path):
 def test_predict_py_refuses_a_nan_and_keeps_what_was_done(own_phantom, tmp_path):
     train(own_phantom, tmp_path)
     replace_image(own_phantom / "imagesTs" / "phantom_007.nii.gz", set_nan)
-    plan = tmp_path / "plan.json"
-    model = json.loads((tmp_path / "models" / "model.json").read_text())
-    plan.write_text(json.dumps(model["plan"]))
     done = run_script(
         "predict",
         *("--input", own_phantom / "imagesTs", "--output", tmp_path / "out"),
-        *("--weights", tmp_path / "models" / "model.pt", "--config_file", plan),
+        *("--weights", tmp_path / "models" / "model.pt"),
     )
     # the other case is finished
     assert done.returncode == 1

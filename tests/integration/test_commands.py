@@ -1,6 +1,7 @@
 """Bundle commands as called by users and clients, in subprocesses."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def test_evaluating_from_another_folder(trained, phantom, tmp_path):
 
 
 def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, overlay, tmp_path):
+    """The bundle's command is given the plan; predict.py reads it from model.json."""
     plan = {name: TINY[name] for name in json.loads(overlay.read_text())}
     done = run_bundle(
         "--config_file",
@@ -93,7 +95,7 @@ def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, o
         output_dir=tmp_path / "ours",
     )
     assert done.returncode == 0, done.stderr
-    weights = ("--weights", trained / "models" / "model.pt", "--config_file", overlay)
+    weights = ("--weights", trained / "models" / "model.pt")
     done = run_script(
         "predict", "--input", phantom / "imagesTs", "--output", tmp_path / "theirs", *weights
     )
@@ -106,12 +108,40 @@ def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, o
         assert np.array_equal(ours.affine, source.affine)
 
 
-def test_prediction_works_without_dali(trained, phantom, overlay, tmp_path):
+def test_predict_py_refuses_an_overlay_of_another_plan(trained, phantom, overlay, tmp_path):
+    overlay.write_text(json.dumps({**json.loads(overlay.read_text()), "spacing": [3.0, 3.0, 3.0]}))
+    done = run_script(
+        "predict",
+        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
+        *("--weights", trained / "models" / "model.pt", "--config_file", overlay),
+    )
+    assert done.returncode == 2
+    assert "another plan" in done.stderr and "spacing" in done.stderr
+
+
+def test_a_plan_of_model_json_stays_text(trained, phantom, tmp_path):
+    """Names in model.json that MONAI's parser would read as code or references."""
+    folder, canary = tmp_path / "models", tmp_path / "canary"
+    shutil.copytree(trained / "models", folder)
+    facts = json.loads((folder / "model.json").read_text())
+    facts["plan"]["task_name"] = f"$__import__('os').mkdir({str(canary)!r})"
+    facts["plan"]["channel_names"] = ["@network_def"]
+    (folder / "model.json").write_text(json.dumps(facts))
+    done = run_script(
+        "predict",
+        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
+        *("--weights", folder / "model.pt"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert not canary.exists()
+
+
+def test_prediction_works_without_dali(trained, phantom, tmp_path):
     """Inference must run where DALI cannot be installed."""
     script = BUNDLE.parent / "scripts" / "predict.py"
     arguments = [
         *(str(script), "--input", str(phantom / "imagesTs"), "--output", str(tmp_path / "out")),
-        *("--weights", str(trained / "models" / "model.pt"), "--config_file", str(overlay)),
+        *("--weights", str(trained / "models" / "model.pt")),
     ]
     blocked = tmp_path / "blocked.py"
     blocked.write_text(
@@ -142,10 +172,12 @@ def test_every_script_explains_itself(script):
 
 
 def test_weights_of_another_plan_are_refused_in_one_line(trained, phantom, tmp_path):
-    done = run_script(
-        "predict",
-        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
-        *("--weights", trained / "models" / "model.pt"),
+    done = run_bundle(
+        *("inference", "--config_file", "configs/inference.json"),
+        tiny=False,
+        dataset_dir=phantom,
+        weights_file=trained / "models" / "model.pt",
+        output_dir=tmp_path / "out",
     )
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]

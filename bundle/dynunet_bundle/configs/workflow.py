@@ -39,6 +39,7 @@ def load_workflow(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     *,
+    plan: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     trust: bool = False,
 ) -> ConfigWorkflow:
@@ -52,6 +53,8 @@ def load_workflow(
         config: name of the config in ``configs``.
         overlays: further config files, later ones win.
         overrides: values by id. They win over all files and are literals: a path ``$(date)`` is a path.
+        plan: plan ids, such as those of model.json. They replace the defaults of the config, under the overlays, and
+            are literals.
         settings: ids as an overlay sets them, references and expressions included; over files, under ``overrides``.
         trust: accept code in overlays and settings from outside ``configs`` (SECURITY.md).
 
@@ -67,7 +70,7 @@ def load_workflow(
     own_ids = set(ConfigParser.load_config_file(str(configs / config)))
     contents = [read_overlay(overlay, known) for overlay in overlays]
     require_safe([configs / config, *overlays], configs, settings, trust)
-    content: dict[str, Any] = {}
+    content = {key: literal(value) for key, value in (plan or {}).items() if key in own_ids}
     for ids in contents:
         content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
     content |= settings or {}

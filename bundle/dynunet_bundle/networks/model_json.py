@@ -6,7 +6,7 @@ from typing import Any
 
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.files import read_json
-from dynunet_bundle.planning.plan import PLAN_SCHEMA
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
 from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, SHA256, by_name, list_of, object_with
 
 RANGES = by_name(list_of({"type": "number"}, minItems=2, maxItems=2))
@@ -46,3 +46,19 @@ def model_facts(weights: Path) -> Mapping[str, Any]:
     path = weights.with_suffix(".json")
     facts: Mapping[str, Any] = read_json(path, WeightsError, MODEL_SCHEMA) if path.is_file() else {}
     return facts
+
+
+def model_plan(weights: Path) -> Mapping[str, Any]:
+    """The plan ids that weights were trained with; empty if the JSON beside them is missing or lacks a plan.
+
+    Args:
+        weights: the ``.pt`` file.
+
+    Raises:
+        WeightsError: if the JSON is malformed, or names the network by an import path, as earlier versions did.
+    """
+    plan: Mapping[str, Any] = model_facts(weights).get("plan", {})
+    fault = find_old_architecture(plan)
+    if fault:
+        raise WeightsError(f"{weights.with_suffix('.json')}: {fault}")
+    return plan

@@ -18,10 +18,13 @@ from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
-from dynunet_bundle.networks.model_json import model_facts
-from dynunet_bundle.planning.plan import find_old_architecture, plan_differences
+from dynunet_bundle.networks.model_json import model_facts, model_plan
+from dynunet_bundle.planning.plan import plan_differences
 
-HINT = "Pass the overlays that it was trained with, e.g. --config_file configs/quick.json."
+HINT = (
+    "Pass the overlays of its training to --config_file; "
+    "scripts/predict.py needs none, it reads the plan beside the weights."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +110,7 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
             "Restore both, or delete the .json if you replaced the weights yourself."
         )
-    fault = find_old_architecture(facts.get("plan", {}))
-    if fault:
-        raise WeightsError(f"{sidecar}: {fault}")
+    model_plan(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

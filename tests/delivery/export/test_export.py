@@ -194,9 +194,16 @@ def test_a_network_that_sees_more_than_the_image(tmp_path, monkeypatch):
         export_models(replace(request, images="images"))
 
 
-def test_weights_of_another_plan_are_refused(tmp_path):
+def test_an_overlay_of_another_plan_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="filters"):
-        export_models(request_for(tmp_path, overlays=[]))
+        export_models(request_for(tmp_path, overlays=[str(BUNDLE / "configs" / "quick.json")]))
+
+
+def test_the_plan_beside_the_weights_needs_no_overlay(tmp_path):
+    request = request_for(tmp_path, overlays=[])
+    export_models(request)
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert report["plan"] == json.loads(request.weights.with_suffix(".json").read_text())["plan"]
 
 
 @pytest.mark.parametrize(

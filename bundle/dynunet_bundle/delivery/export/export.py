@@ -40,6 +40,7 @@ from dynunet_bundle.delivery.export.table import REPORT_NAME, ExportRow
 from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
 from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import BACKENDS, computes, sidecar_of
+from dynunet_bundle.networks.model_json import model_plan
 from dynunet_bundle.networks.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,12 @@ def require_parity(rows: Sequence[ExportRow]) -> None:
 def _reference(request: ExportRequest) -> Reference:
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
     workflow = load_workflow(
-        request.bundle, "inference.json", request.overlays, overrides, trust=request.trust
+        request.bundle,
+        "inference.json",
+        request.overlays,
+        overrides,
+        plan=model_plan(request.weights),
+        trust=request.trust,
     )
     parsed = workflow.parser.get_parsed_content
     plan = parsed("plan")
