@@ -19,6 +19,7 @@ import torch
 from conftest import BUNDLE, save_nifti
 from monai.transforms import Compose, Transform
 
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.select import Case
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.preprocessing.crop import is_nonzero
@@ -107,7 +108,7 @@ def test_a_case_as_the_network_sees_it(cases: list[Case], pipeline: Pipeline, tm
     for index, raw in enumerate(cases):
         expected = transform(raw)
         item = dataset[index]
-        assert item.keys() == {"image", "label"}
+        assert item.keys() == {"image", "label", "name"} and item["name"] == name_of(raw)
         assert item["image"].shape == item["label"].shape == (1, 6, 8, 7)
         assert item["image"].dtype == torch.float32
         assert item["label"].dtype == torch.uint8

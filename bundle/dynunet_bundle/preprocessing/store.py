@@ -29,7 +29,7 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from dynunet_bundle.dataset.case_errors import apply_to_case, too_large
-from dynunet_bundle.dataset.cases import Case, file_identity, name_of, unique_stem
+from dynunet_bundle.dataset.cases import NAME, Case, file_identity, name_of, unique_stem
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import (
     BundleError,
@@ -168,9 +168,19 @@ class PreparedDataset(Dataset):
         """Number of cases."""
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One prepared case, with float32 image and uint8 label."""
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One prepared case: its name, a float32 image and a uint8 label.
+
+        Raises:
+            CaseError: if the case does not fit into memory.
+        """
         case = self.cases()[index]
+        try:
+            return {**self._load(case), NAME: case.name}
+        except MemoryError as error:
+            raise too_large(case.name, first_line(error)) from error
+
+    def _load(self, case: PreparedCase) -> dict[str, torch.Tensor]:
         image = np.load(case.image, allow_pickle=False).astype(np.float32, copy=False)
         label = np.load(case.label, allow_pickle=False)
         item = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}

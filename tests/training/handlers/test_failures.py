@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
 from dynunet_bundle.dataset.cases import name_of
-from dynunet_bundle.errors import TrainingError, find_user_error
+from dynunet_bundle.errors import CaseError, TrainingError, find_user_error
 from dynunet_bundle.training.handlers.generations import LAST
 
 
@@ -119,4 +119,58 @@ def test_a_validation_without_memory_says_what_helps_there(start: Start) -> None
 
     part(workflow, "validate#evaluator").add_event_handler(Events.ITERATION_STARTED, fill)
     message = str(run_and_fail(workflow))
-    assert "--validate#inferer#device cpu" in message
+    assert "--validate#inferer#device cpu" in message and "\n" not in message
+    assert f"case {validated(workflow)}" in message
+
+
+def validated(workflow: ConfigWorkflow) -> str:
+    """Name of the first case of the validation."""
+    return name_of(part(workflow, "validate#dataset").data[0])
+
+
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+
+@pytest.mark.parametrize(
+    ("event", "failure"),
+    [
+        (Events.ITERATION_STARTED, MemoryError()),
+        # MONAI has taken the batch apart by then
+        (Events.ITERATION_COMPLETED, RuntimeError(NO_MEMORY)),
+    ],
+)
+def test_a_validation_without_main_memory_is_one_line_and_the_training_continues(
+    start: Start, tmp_path: Path, event: Any, failure: Exception
+) -> None:
+    workflow = start()
+    trainer = part(workflow, "train#trainer")
+
+    def fill(engine: Engine) -> None:
+        if trainer.state.epoch == 2:
+            raise failure
+
+    part(workflow, "validate#evaluator").add_event_handler(event, fill)
+    message = str(run_and_fail(workflow))
+    assert f"this machine has too little memory to validate case {validated(workflow)}" in message
+    assert "\n" not in message and "checkpoint is good" in message
+    status = json.loads((tmp_path / "models_run" / "status.json").read_text())
+    assert status["state"] == "failed" and status["message"] == message
+    assert load(tmp_path / "models" / LAST)["epoch"] == 1
+    again = start()
+    again.run()
+    assert load(tmp_path / "models" / LAST)["epoch"] == part(again, "epochs")
+
+
+def test_a_case_that_cannot_be_loaded_for_the_validation(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow = start()
+    dataset = part(workflow, "validate#dataset")
+
+    def fill(case: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(dataset, "_load", fill)
+    with pytest.raises(CaseError, match="there is not enough memory") as caught:
+        workflow.run()
+    assert caught.value.case == validated(workflow)

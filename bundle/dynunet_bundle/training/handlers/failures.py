@@ -12,7 +12,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from dynunet_bundle.errors import OutputError, TrainingError
+from dynunet_bundle.dataset.cases import NAME
+from dynunet_bundle.errors import (
+    BundleError,
+    OutputError,
+    TrainingError,
+    find_user_error,
+    ran_out_of_memory,
+)
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.files import write_json
 from dynunet_bundle.terminal import NO_ROOM
@@ -91,22 +98,46 @@ class FailureHandler:
     def _explain(self, engine: Engine, error: BaseException) -> NoReturn:
         if isinstance(error, SystemExit):  # stopped by a signal
             raise error
-        self.status.fail(engine, error)
-        if isinstance(error, torch.OutOfMemoryError) and self._validates:
-            raise TrainingError(
-                "the GPU has too little memory to validate a whole case. Pass --validate#inferer#device cpu, "
-                "which collects the windows in main memory, or --validate#inferer#sw_batch_size 1."
-            ) from error
-        if isinstance(error, torch.OutOfMemoryError):
-            raise TrainingError(
-                f"the GPU has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "
-                "Lower one of them (--batch_size, --patch_size), or plan again with scripts/plan.py "
-                "--gpu_memory_gb N."
-            ) from error
+        explained = self._explained(error)
+        self.status.fail(engine, explained or error)
+        if explained is None:
+            raise error
+        raise explained from error
+
+    def _explained(self, error: BaseException) -> BundleError | None:
+        """The error for the user if memory or disk is too small, else None."""
+        if find_user_error(error) is None and ran_out_of_memory(error):
+            return TrainingError(self._memory_advice(isinstance(error, torch.OutOfMemoryError)))
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             # from TensorBoard or a log; errors of atomic_write are already more specific
-            raise OutputError(
+            return OutputError(
                 f"cannot write {error.filename or self.path.parent}: {error.strerror}. The last checkpoint is good. "
                 "Free space and run the same command again."
-            ) from error
-        raise error
+            )
+        return None
+
+    def _memory_advice(self, is_gpu: bool) -> str:
+        place = "the GPU" if is_gpu else "this machine"
+        if self._validates:
+            name = self._validated_case()
+            remedy = (
+                "Pass --validate#inferer#device cpu, which collects the windows in main memory, or "
+                "--validate#inferer#sw_batch_size 1."
+                if is_gpu
+                else "Free memory or use a machine with more, or move the case out of the validation (splits_file)."
+            )
+            return (
+                f"{place} has too little memory to validate {name}. The last checkpoint is good, and the same command "
+                f"continues from it. {remedy}"
+            )
+        return (
+            f"{place} has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "
+            "Lower one of them (--batch_size, --patch_size), or plan again with scripts/plan.py "
+            "--gpu_memory_gb N."
+        )
+
+    def _validated_case(self) -> str:
+        batch = self.evaluator.state.batch
+        # MONAI takes a batch apart before the postprocessing
+        name = batch[0][NAME] if isinstance(batch, list) else batch[NAME][0]
+        return f"case {name}"
