@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import Contender, Measurement, Step, measure, peer_command
+from dynunet_bundle.dataset.cases import absolute
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import DatasetError
 
@@ -96,13 +97,13 @@ def _msd_copy(dataset_dir: Path, work_dir: Path) -> Path:
         raise DatasetError(
             f"{path} is not that of an MSD data set: {error}. Pass an MSD data set."
         ) from error
-    name = dataset_dir.resolve().name
+    name = absolute(dataset_dir).name
     copy = work_dir / (name if TASK_NAME.fullmatch(name) else f"Task{PEER_ID}_Data")
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (copy / folder).mkdir(parents=True)
     for case in training:
         for key, folder in (("image", "imagesTr"), ("label", "labelsTr")):
-            source = (dataset_dir / case[key]).resolve()
+            source = absolute(dataset_dir / case[key])
             (copy / folder / source.name).symlink_to(source)
     (copy / "dataset.json").write_text(
         json.dumps({**content, "numTraining": len(training)}), encoding="utf-8"

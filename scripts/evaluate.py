@@ -1,4 +1,4 @@
-"""Score predicted masks against labels in native space; files are paired by name.
+"""Score predicted masks against labels in native space; files are paired by name, or as dataset.json lists them.
 
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --label_names background anterior posterior
     python scripts/evaluate.py --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
@@ -22,7 +22,9 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--predictions", required=True, help="folder of predicted masks")
-    parser.add_argument("--labels", required=True, help="folder of reference masks")
+    parser.add_argument(
+        "--labels", required=True, help="folder of reference masks, or the data set"
+    )
     parser.add_argument(
         "--label_names",
         nargs="+",
@@ -45,7 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--csv", type=Path, help="CSV file to write, one row per case and class")
     parser.add_argument("--report", type=Path, help="HTML file to write")
-    parser.add_argument("--images", type=Path, help="folder of the images, for the report")
+    parser.add_argument(
+        "--images", type=Path, help="folder of the images, or the data set, for the report"
+    )
     arguments = parser.parse_args()
     if arguments.images and not arguments.report:
         parser.error("--images is for --report")
@@ -62,19 +66,20 @@ def main() -> None:
     from dynunet_bundle.evaluation.output import Outputs, write_outputs
     from dynunet_bundle.evaluation.scores import format_scores, summarize_measures
 
-    predictions, labels = Path(arguments.predictions), Path(arguments.labels)
+    predictions = Path(arguments.predictions)
     tolerance_mm = arguments.nsd_tolerance_mm
     require_tolerance(tolerance_mm)
     given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
     source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions)
-    masks = find_masks(str(predictions), str(labels), **source.ids)
+    masks = find_masks(str(predictions), arguments.labels, **source.ids)
     scheme = masks.labels
     summary = summarize_measures(
         measure_masks(masks, tolerance_mm), scheme.target_names, tolerance_mm
     )
     outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.images)
     class_names = dict(zip(scheme.values, scheme.names, strict=True))
-    written = write_outputs(summary, predictions, labels, outputs, class_names)
+    references = {name: reference for name, (_, reference) in masks.files.items()}
+    written = write_outputs(summary, predictions, references, outputs, class_names)
     print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
     masks.require_all()
 

@@ -79,6 +79,7 @@ def main() -> None:
     from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, known_ids
     from dynunet_bundle.cross_validation.request import parse_overrides
     from dynunet_bundle.cross_validation.slurm import OWN_IDS, SlurmJob, sbatch_script
+    from dynunet_bundle.dataset.cases import absolute
     from dynunet_bundle.errors import ConfigError
     from dynunet_bundle.files import ensure_writable, read_json
 
@@ -86,10 +87,10 @@ def main() -> None:
     for overlay in arguments.task_config:
         read_json(overlay, ConfigError, CONFIG_SCHEMA)
     values = vars(arguments)
-    paths = {name: values.pop(name).resolve() for name in ("dataset_dir", "out")}
+    paths = {name: absolute(values.pop(name)) for name in ("dataset_dir", "out")}
     job = SlurmJob(
         bundle=BUNDLE,
-        overlays=tuple(path.resolve() for path in values.pop("task_config")),
+        overlays=tuple(absolute(path) for path in values.pop("task_config")),
         directives=tuple(values.pop("sbatch")),
         overrides=tuple(overrides),
         **paths,

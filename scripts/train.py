@@ -81,6 +81,7 @@ def main() -> int:
     arguments, overrides = parse_arguments()
 
     from dynunet_bundle.cross_validation.runs import FoldsRequest, train_folds
+    from dynunet_bundle.dataset.cases import absolute
 
     settings = {
         "num_folds": arguments.num_folds,
@@ -90,15 +91,15 @@ def main() -> int:
     given = {name: value for name, value in settings.items() if value is not None}
     request = FoldsRequest(
         bundle=BUNDLE,
-        dataset_dir=arguments.dataset_dir.resolve(),
-        out=arguments.out.resolve(),
-        overlays=tuple(path.resolve() for path in arguments.task_config),
+        dataset_dir=absolute(arguments.dataset_dir),
+        out=absolute(arguments.out),
+        overlays=tuple(absolute(path) for path in arguments.task_config),
         folds=tuple(arguments.folds),
         fold=arguments.fold,
         num_processes=arguments.num_processes,
         numa_binding=arguments.numa_binding,
         settings={
-            name: str(value.resolve()) if isinstance(value, Path) else value
+            name: str(absolute(value)) if isinstance(value, Path) else value
             for name, value in given.items()
         },
         overrides=tuple(overrides),

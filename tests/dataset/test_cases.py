@@ -1,4 +1,4 @@
-"""Cases and their names, the images of a folder, and errors that name the case."""
+"""Cases and their names, links, and errors that name the case."""
 
 import os
 import re
@@ -18,12 +18,10 @@ from dynunet_bundle.dataset.cases import (
     META_FILE_NAME,
     all_files,
     file_identity,
-    find_images,
-    group_channels,
     name_of,
     unique_stem,
 )
-from dynunet_bundle.errors import BundleError, CaseError, DatasetError, FailedStepError
+from dynunet_bundle.errors import BundleError, CaseError, FailedStepError
 from dynunet_bundle.preprocessing.raw_dataset import RawDataset
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 
@@ -91,91 +89,6 @@ def test_results_of_two_cases_with_the_same_name_have_different_names():
     assert len(set(stems)) == 3
     assert all(stem.startswith("a-") for stem in stems)
     assert unique_stem({"image": "/one/a.png", "label": "/x.png"}) == stems[0]
-
-
-# --- find_images
-
-
-def test_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = touch(tmp_path, "a.nii.gz")
-    monkeypatch.chdir(tmp_path)
-    assert find_images("a.nii.gz") == [{"image": str(path)}]
-
-
-def test_all_images_of_a_folder_and_nothing_else(tmp_path: Path):
-    kinds = ("b.nii", "a.NII.GZ", "c.nii.gz", "d.nrrd", "e.nhdr", "f.mha", "g.mhd")
-    pictures = ("h.png", "i.bmp", "j.tif", "k.TIFF")
-    touch(tmp_path, *kinds, *pictures)
-    # macOS's resource fork of a.nii.gz, a killed write, the data of e.nhdr and g.mhd, other files, deeper folders
-    touch(tmp_path, "._a.nii.gz", ".d.nii.gz", "e.raw", "g.zraw", "l.txt", "x.dcm", "n.jpg")
-    touch(tmp_path, "deeper/e.nii.gz")
-    expected = [{"image": str(tmp_path / name)} for name in sorted((*kinds, *pictures))]
-    assert find_images(tmp_path) == expected
-
-
-def test_a_folder_named_like_an_image_is_not_an_image(tmp_path: Path):
-    touch(tmp_path, "a.nii.gz")
-    (tmp_path / "b.nii.gz").mkdir()  # what some unpackers make of b.nii.gz
-    assert find_images(tmp_path) == [{"image": str(tmp_path / "a.nii.gz")}]
-
-
-def test_no_images(tmp_path: Path):
-    with pytest.raises(DatasetError, match=r"nowhere does not exist.*--input"):
-        find_images(tmp_path / "nowhere")
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(DatasetError, match="contains no image"):
-        find_images(tmp_path)
-
-
-def test_an_input_that_is_not_an_image(tmp_path: Path):
-    with pytest.raises(CaseError, match=r"case scan: scan\.dcm is not an image file.*\.nrrd"):
-        find_images(touch(tmp_path, "scan.dcm"))
-
-
-def test_two_images_that_would_have_one_result(tmp_path: Path):
-    touch(tmp_path, "a.nii", "a.nii.gz", "b.nii")
-    with pytest.raises(DatasetError, match="has duplicate case names: a"):
-        find_images(tmp_path)
-
-
-def test_channels_of_a_case_belong_together_where_the_plan_has_as_many(tmp_path: Path):
-    files = [f"{case}_000{channel}.nii.gz" for case in ("a", "a_1", "b") for channel in (0, 1)]
-    touch(tmp_path, *files)
-    found = find_images(tmp_path, num_channels=2)
-    assert [name_of(case) for case in found] == ["a", "a_1", "b"]
-    assert found[1]["image"] == [str(tmp_path / file) for file in files[2:4]]
-    for other in (1, 3):
-        assert find_images(tmp_path, other) == [{"image": str(tmp_path / file)} for file in files]
-
-
-def test_one_channel_of_nnunet_loses_its_number(tmp_path: Path):
-    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
-    assert find_images(tmp_path, num_channels=1)[0] == {
-        "image": [str(tmp_path / "a_0000.nii.gz")],
-        "name": "a",
-    }
-    # four channels in one file are not a layout of nnU-Net
-    assert find_images(tmp_path, num_channels=4)[0] == {"image": str(tmp_path / "a_0000.nii.gz")}
-
-
-def test_a_picture_of_nnunet_holds_all_its_colours(tmp_path: Path):
-    touch(tmp_path, "a_0000.png", "b_0000.png")
-    found = find_images(tmp_path, num_channels=3)
-    assert found[1] == {"image": [str(tmp_path / "b_0000.png")], "name": "b"}
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        ["a_0000.png", "b.png"],
-        ["a_0000.png", "a_0002.png"],
-        ["a_0001.png", "a_0002.png"],
-        ["a_000.png", "a_001.png"],
-        ["_0000.png", "_0001.png"],
-    ],
-)
-def test_files_that_are_not_channels(files: list[str]):
-    assert group_channels([Path(file) for file in files]) == {}
 
 
 # --- apply_to_case

@@ -7,6 +7,8 @@ import pytest
 from conftest import touch
 
 from dynunet_bundle.dataset.inputs import find_inputs
+from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import DatasetError
 
 
@@ -52,6 +54,40 @@ def test_a_dataset_json_lists_its_test_images(tmp_path, key):
 def test_a_malformed_list_is_refused_by_its_item(tmp_path, content, message):
     with pytest.raises(DatasetError, match=message):
         find_inputs(listed(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[""], [["a.nii.gz", ""]], [{"image": ""}], {"test": [""]}, {"test": [{"image": ""}]}],
+)
+def test_an_empty_path_is_not_a_path(tmp_path, content, monkeypatch):
+    touch(tmp_path, "scan.dcm")
+    monkeypatch.chdir(tmp_path)
+    assert is_series_name(".")
+    with pytest.raises(DatasetError, match="'' is not a path"):
+        find_inputs(listed(tmp_path, content))
+    with pytest.raises(DatasetError, match="a path is empty"):
+        find_inputs("")
+    assert not is_series_name("")
+    with pytest.raises(DatasetError, match="a path is empty"):
+        load_dataset("")
+
+
+def test_a_dataset_json_of_one_folder_a_patient_and_of_nnunets_raw_form(tmp_path):
+    touch(tmp_path, "p1/t1.nii.gz", "p2/t1.nii.gz", "x_0000.nii.gz", "x_0001.nii.gz")
+    found = find_inputs(listed(tmp_path, {"test": ["p1/t1.nii.gz", "./p2/t1.nii.gz"]}))
+    assert [case["name"] for case in found] == ["p1", "p2"]
+    (case,) = find_inputs(listed(tmp_path, {"test": ["./x.nii.gz"]}), num_channels=2)
+    assert case["name"] == "x"
+    assert [Path(file).name for file in case["image"]] == ["x_0000.nii.gz", "x_0001.nii.gz"]
+
+
+def test_a_list_keeps_the_names_of_links(tmp_path):
+    for number in (1, 2):
+        touch(tmp_path, f"d{number}/t1.nii.gz")
+        (tmp_path / f"p{number}.nii.gz").symlink_to(f"d{number}/t1.nii.gz")
+    found = find_inputs(listed(tmp_path, ["p1.nii.gz", "p2.nii.gz"]))
+    assert found == [{"image": str(tmp_path / f"p{number}.nii.gz")} for number in (1, 2)]
 
 
 def test_a_file_and_a_folder_still_work(tmp_path):

@@ -10,6 +10,7 @@ from conftest import touch
 
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.reference_labels import labels_by_case
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import CaseError, DatasetError
 from dynunet_bundle.labels.scheme import LabelScheme
@@ -186,6 +187,85 @@ def test_a_missing_channel_is_listed(make_dataset: MakeDataset):
         load_dataset(root)
 
 
+def listed(root: Path, *pairs: tuple[Any, str], **names: str) -> Path:
+    """A data set of these images and labels, as empty files, with one channel; ``names`` by number of the entry."""
+    entries = [{"image": image, "label": label} for image, label in pairs]
+    for number, name in names.items():
+        entries[int(number.removeprefix("entry_"))]["name"] = name
+    for image, label in pairs:
+        touch(root, *(image if isinstance(image, list) else [image]), label)
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "a"}}
+    (root / "dataset.json").write_text(json.dumps(content | {"training": entries}))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([("i/img00.nii.gz", "l/label00.nii.gz")], ["img00"]),
+        ([("i/c_00_0000.nii.gz", "l/c_00.nii.gz")], ["c_00"]),
+        ([(["i/c_0000.nii.gz", "i/c_0001.nii.gz"], "l/c.nii.gz")], ["c"]),
+        ([("p1/t1.nii.gz", "p1/seg.nii.gz"), ("p2/t1.nii.gz", "p2/seg.nii.gz")], ["p1", "p2"]),
+        ([("p1/i/t.nii.gz", "p1/l/t.nii.gz"), ("p2/i/t.nii.gz", "p2/l/t.nii.gz")], ["p1", "p2"]),
+        (
+            [("a/p1/t.nii.gz", "a/p1/s.nii.gz"), ("b/p1/t.nii.gz", "b/p1/s.nii.gz")],
+            ["a_p1", "b_p1"],
+        ),
+        ([("p1/x.nii.gz", "p1/s.nii.gz"), ("p2/y.nii.gz", "p2/s.nii.gz")], ["x", "y"]),
+    ],
+)
+def test_pairs_of_different_names(tmp_path: Path, pairs: list[Any], expected: list[str]):
+    dataset = load_dataset(listed(tmp_path, *pairs))
+    assert names(dataset.training) == expected
+    labels = [str(tmp_path / label) for _, label in pairs]
+    assert [case["label"] for case in dataset.training] == labels
+    assert list(labels_by_case(tmp_path).items()) == list(zip(expected, labels, strict=True))
+
+
+def test_the_name_of_an_entry_is_honoured(tmp_path: Path):
+    pairs = [("p1/t1.nii.gz", "p1/seg.nii.gz"), ("p2/t1.nii.gz", "p2/seg.nii.gz")]
+    dataset = load_dataset(listed(tmp_path, *pairs, entry_0="first", entry_1="second"))
+    assert names(dataset.training) == ["first", "second"]
+    with pytest.raises(DatasetError, match=r"training\[1\] has the name '\.\./x'.*not a path"):
+        load_dataset(listed(tmp_path, *pairs, entry_1="../x"))
+    with pytest.raises(DatasetError, match="duplicate case names: x"):
+        load_dataset(listed(tmp_path, *pairs, entry_0="x", entry_1="x"))
+
+
+def test_nnunets_raw_form_is_read(make_dataset: MakeDataset):
+    root = make_dataset(num_cases=3)
+    for file in [*(root / "imagesTr").iterdir(), *(root / "imagesTs").iterdir()]:
+        for channel in (0, 1):
+            touch(file.parent, file.name.replace(".nii", f"_{channel:04d}.nii"))
+        file.unlink()
+    dataset = load_dataset(root)
+    assert names(dataset.training) == ["t_00", "t_01", "t_02"]
+    assert names(dataset.test) == ["t_90", "t_91"]
+    files = [root / f"imagesTr/t_01_000{channel}.nii.gz" for channel in (0, 1)]
+    assert dataset.training[1]["image"] == list(map(str, files))
+    files[1].unlink()
+    with pytest.raises(CaseError, match=r"case t_01: 1 file\(s\).*t_01_0001\.nii\.gz"):
+        load_dataset(root)
+
+
+def test_a_linked_data_set_has_the_name_of_the_link(make_dataset: MakeDataset, tmp_path: Path):
+    root = make_dataset()
+    root.rename(tmp_path / "a81b")
+    (tmp_path / "Task05_Own").symlink_to("a81b")
+    dataset = load_dataset(tmp_path / "Task05_Own")
+    assert dataset.name == "Task05_Own"
+    assert dataset.training[0]["image"].startswith(str(tmp_path / "Task05_Own"))
+
+
+def test_a_link_to_a_missing_file_says_fetch(make_dataset: MakeDataset):
+    root = make_dataset()
+    file = root / "imagesTr" / "t_01.nii.gz"
+    file.unlink()
+    file.symlink_to("../.dvc/cache/ab/cdef")
+    with pytest.raises(CaseError, match=r"case t_01: 1 file.*dvc pull"):
+        load_dataset(root)
+
+
 # --- nnU-Net's
 
 
@@ -259,8 +339,10 @@ def test_a_picture_holds_all_its_colours(nnunet: MakeDataset):
 def test_channels_with_gaps(nnunet: MakeDataset):
     root = nnunet(*TWO_CASES)
     (root / "imagesTr/b_10_0000.nii.gz").unlink()
-    with pytest.raises(DatasetError, match=r"imagesTr must be named CASE_0000\.nii\.gz.*gaps"):
+    with pytest.raises(DatasetError, match=r"imagesTr must be named CASE_0000\.nii\.gz.*gaps") as e:
         load_dataset(root)
+    assert "case b_10 has 1 image file(s)" in str(e.value)
+    assert "b_10_0000.nii.gz is missing" in str(e.value)
 
 
 def test_a_case_that_lacks_its_last_channel(nnunet: MakeDataset):
@@ -275,6 +357,11 @@ def test_a_case_that_lacks_its_label(nnunet: MakeDataset):
     (root / "labelsTr/b_10.nii.gz").unlink()
     with pytest.raises(CaseError, match=r"case b_10: 1 file.*labelsTr/b_10\.nii\.gz"):
         load_dataset(root)
+
+
+def test_a_stray_image_does_not_ungroup_the_others(nnunet: MakeDataset):
+    dataset = load_dataset(nnunet(*TWO_CASES, "imagesTr/notes.nii.gz"))
+    assert names(dataset.training) == ["a", "b_10"]
 
 
 def test_images_without_channel_numbers(nnunet: MakeDataset):
@@ -366,6 +453,14 @@ def test_plain_channels_in_separate_files(tmp_path: Path):
     (case,) = load_dataset(tmp_path).training
     assert [Path(file).name for file in case["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert case["name"] == "a"
+
+
+def test_a_plain_case_without_a_channel_is_named(tmp_path: Path):
+    files = ["a_0000", "a_0001", "b_0000", "c_0000", "c_0001"]
+    touch(tmp_path, *(f"images/{name}.nii.gz" for name in files))
+    touch(tmp_path, *(f"labels/{name}.nii.gz" for name in "abc"))
+    with pytest.raises(DatasetError, match=r"case b has no b_0001\.nii\.gz in .*has 2 channels"):
+        load_dataset(tmp_path)
 
 
 def test_plain_files_numbered_like_channels_are_cases(tmp_path: Path):

@@ -22,6 +22,7 @@ pytest.importorskip("pydicom")
 from helpers.made_dicom import make_series, oblique, volume
 
 from dynunet_bundle.dataset.dicom_cases import find_cases
+from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.dicom_input import archives
 from dynunet_bundle.dicom_input.archives import Limits, extracted, remove_dead_extractions
 from dynunet_bundle.dicom_input.series import load_series
@@ -49,6 +50,27 @@ def test_series_of_an_archive(archive: Path) -> None:
     folder = extracted(archive)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not any("Doe" in str(path) for path in folder.rglob("*"))
+
+
+def test_links_to_archives_folders_and_files(archive: Path, tmp_path: Path) -> None:
+    (expected,) = find_cases(archive)
+    store = archive.rename(tmp_path / "SHA256E-s10--abc")
+    archive.symlink_to(store.name)
+    (case,) = find_inputs(archive)
+    assert case["image"] == expected["image"]
+    np.testing.assert_array_equal(load_series(case["image"]).array[0], volume())
+    # a folder of links to folders, in one of which a link leads back
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "p1").symlink_to(tmp_path / "dicom")
+    (tmp_path / "dicom" / "loop").symlink_to(tmp_path / "in")
+    (case,) = find_inputs(tmp_path / "in")
+    assert case["image"].startswith(f"{tmp_path / 'in'}::")
+    np.testing.assert_array_equal(load_series(case["image"]).array[0], volume())
+    file = next(path for path in (tmp_path / "dicom").iterdir() if path.is_file())
+    file.unlink()
+    file.symlink_to("nowhere")
+    with pytest.raises(DatasetError, match="a link to a missing file.*git annex get"):
+        find_inputs(tmp_path / "in")
 
 
 CHILD = """
@@ -97,6 +119,7 @@ from pathlib import Path
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.dicom_input import archives
 write = archives._write
 def write_some(file, entries, folder, limits):

@@ -55,6 +55,50 @@ def test_a_prediction_without_label_is_an_error(folders):
         score(folders)
 
 
+def link_away(folder, *names):
+    """Replace files by links to files of one other name, as in a store of files by their hash."""
+    for number, name in enumerate(names):
+        target = folder.parent / "store" / f"{folder.name}{number}" / "SHA256E-s10"
+        target.parent.mkdir(parents=True)
+        (folder / name).rename(target)
+        (folder / name).symlink_to(target)
+
+
+def test_linked_masks_are_paired_by_the_names_of_the_links(folders):
+    save_nifti(folders / "predictions" / "y.nii.gz", np.zeros((5, 5, 5), np.uint8))
+    expected = score(folders, NAMES)
+    assert list(expected[0]) == ["x", "y"]
+    for folder in ("predictions", "labels"):
+        link_away(folders / folder, "x.nii.gz", "y.nii.gz")
+    assert score(folders, NAMES) == expected
+
+
+@pytest.mark.parametrize("name", ["", "labels", "dataset.json"])
+def test_a_data_set_names_the_label_of_each_case(folders, name):
+    labels = folders / "labels"
+    (labels / "x.nii.gz").rename(labels / "label1.nii.gz")
+    # a label with the name of another case is not taken for that case
+    save_nifti(labels / "x.nii.gz", np.zeros((5, 5, 5), np.uint8))
+    pairs = {"x": "label1", "other": "x"}
+    entries = [
+        {"image": f"./images/{image}.nii.gz", "label": f"./labels/{label}.nii.gz"}
+        for image, label in pairs.items()
+    ]
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "head", "2": "tail"}}
+    (folders / "dataset.json").write_text(json.dumps(content | {"training": entries}))
+    masks = find_masks(str(folders / "predictions"), str(folders / name), NAMES)
+    assert {case: files[1] for case, files in masks.files.items()} == {
+        "x": str(labels / "label1.nii.gz")
+    }
+    assert measure_masks(masks)["x"][0]["dice"] == 2 / 3
+
+
+def test_a_dataset_json_that_is_not_of_these_labels_is_left_out(folders, caplog):
+    (folders / "dataset.json").write_text("{}")
+    assert list(score(folders, NAMES)[0]) == ["x"]
+    assert "labels are paired by file name" in caplog.text
+
+
 @pytest.mark.parametrize("affine", [np.eye(4), np.diag([1, 1, 2, 1])], ids=["shape", "affine"])
 def test_different_grids_are_an_error(folders, affine):
     shape = (5, 5, 6) if np.array_equal(affine, np.eye(4)) else (5, 5, 5)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynunet_bundle.cross_validation.results import ResultFolder, require_same, split_difference
 from dynunet_bundle.cross_validation.summary import summarize_folds
-from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.dataset.cases import absolute, list_images
 from dynunet_bundle.errors import BundleError, ConfigError, some_of
 from dynunet_bundle.files import case_name
 from dynunet_bundle.inference.probabilities import (
@@ -107,8 +107,8 @@ def read_run(path: Path) -> RunResults:
         )
     probabilities, reason = _probabilities(folder.path / PROBABILITIES_DIR, first["plan"], scores)
     return RunResults(
-        name=path.resolve().name,
-        path=path.resolve(),
+        name=absolute(path).name,
+        path=absolute(path),
         plan=first["plan"],
         held_out=first["held_out"],
         scores=scores,

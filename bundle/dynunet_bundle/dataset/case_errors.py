@@ -5,11 +5,19 @@ The text of an unexpected exception may hold the name of a patient. So it is lef
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import NAME, all_files, is_dicom_case_file, name_of
+from dynunet_bundle.dataset.cases import (
+    FETCH,
+    NAME,
+    all_files,
+    image_files,
+    is_dead_link,
+    is_dicom_case_file,
+    name_of,
+)
 from dynunet_bundle.errors import (
     BundleError,
     CaseError,
@@ -65,9 +73,9 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
     files = list(all_files(case).values())
     series = [file for file in files if is_dicom_case_file(file)]
     paths = [Path(file) for file in files if file not in series]
-    missing = [path.name for path in paths if not path.exists()]
+    missing = [path for path in paths if not path.exists()]
     if missing:
-        return CaseError(name_of(case), f"cannot find {', '.join(missing)}", "Correct its name.")
+        return _missing(case, missing)
     if series:
         # the text of pydicom's errors may hold a value of the header
         reason = place_of(cause)
@@ -87,6 +95,18 @@ def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
         f"cannot read {', '.join(path.name for path in paths)} ({type(cause).__name__}: {reason})",
         "Replace the damaged file.",
     )
+
+
+def _missing(case: Mapping[str, Any], files: Sequence[Path]) -> CaseError:
+    """The error for a case that lacks files, with the numbers of its missing channels."""
+    images = image_files(case)
+    channels = [str(number) for number, file in enumerate(images) if Path(file) in files]
+    lacks = f"channel {', '.join(channels)} is missing: " if channels and len(images) > 1 else ""
+    problem = f"{lacks}cannot find {', '.join(file.name for file in files)}"
+    if any(map(is_dead_link, files)):
+        return CaseError(name_of(case), f"{problem}, the target of a link", FETCH.strip())
+    remedy = "Add the file, or move the case away." if lacks else "Correct its name."
+    return CaseError(name_of(case), problem, remedy)
 
 
 def too_large(name: str, reason: str, size: str = "it") -> CaseError:

@@ -16,9 +16,7 @@ from dynunet_bundle.errors import (
     some_of,
 )
 from dynunet_bundle.files import (
-    CHANNEL_SUFFIX,
     IMAGE_SUFFIXES,
-    PICTURE_SUFFIXES,
     TEMPORARY_BYTES,
     case_name,
     fitting_name,
@@ -39,6 +37,9 @@ META_FILE_NAME = "filename_or_obj"
 """Key of the file path in a MetaTensor's metadata, ``ImageMetaKey.FILENAME_OR_OBJ``."""
 
 MASK_ROLES = ("label", "previous")
+
+FETCH = "Fetch the files that the links lead to (git annex get, dvc pull), or correct the links. "
+"""Remedy for links whose target does not exist."""
 
 STEM_RESERVE = TEMPORARY_BYTES + len("-01234567.positions.npy")
 """Bytes added to the name of a case in the names of prepared files."""
@@ -87,76 +88,40 @@ def is_dicom_case_file(file: str) -> bool:
     return not file.lower().endswith(IMAGE_SUFFIXES) and is_series_name(file)
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path from the current folder, with its links kept: a case and a data set have the name that the user gave.
+
+    The target of a link may have a hash as its name, and no suffix (DVC, git-annex). Only what is before ``..`` is
+    resolved, as the system does.
+
+    Raises:
+        DatasetError: if the path is empty.
+    """
+    if not os.fspath(path):
+        raise DatasetError("a path is empty. Give the file or the folder.")
+    parts = Path(path).expanduser().parts
+    after = max((index + 1 for index, part in enumerate(parts) if part == ".."), default=0)
+    before = Path(*parts[:after])
+    return (before.resolve() if after else before.absolute()).joinpath(*parts[after:])
+
+
+def is_dead_link(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a link to a file that does not exist, as in a clone whose data were not fetched."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in a folder, sorted, without hidden files (temporary files, macOS resource forks)."""
+    """Image files directly in a folder, sorted, without hidden files (temporary files, macOS resource forks).
+
+    Links whose target does not exist are listed: they are cases that cannot be read.
+    """
     return sorted(
         file
         for file in folder.iterdir()
         if file.name.lower().endswith(IMAGE_SUFFIXES)
         and not file.name.startswith(".")
-        and file.is_file()
+        and (file.is_file() or is_dead_link(file))
     )
-
-
-def find_images(source: str | Path, num_channels: int = 1) -> list[Case]:
-    """Images to predict: one file, or all images directly in a folder.
-
-    Files are grouped into cases if all of them have nnU-Net's names (``case_0000``, ``case_0001``, ...), and each case
-    has either the plan's number of channels or one picture.
-
-    Args:
-        source: an image file or a folder of images.
-        num_channels: channels of the plan.
-
-    Returns:
-        Unlabelled cases, sorted by name.
-
-    Raises:
-        DatasetError: if there are no images, or a name occurs twice.
-        CaseError: if a file is not an image.
-    """
-    path = Path(source)
-    if path.is_file():
-        if not path.name.lower().endswith(IMAGE_SUFFIXES):
-            raise CaseError(
-                case_name(path),
-                f"{path.name} is not an image file",
-                f"Convert it to one of {', '.join(IMAGE_SUFFIXES)}.",
-            )
-        return [{"image": str(path.resolve())}]
-    if not path.is_dir():
-        raise DatasetError(f"{path} does not exist. Pass --input with an image or a folder.")
-    images = list_images(path)
-    if not images:
-        raise DatasetError(f"{path} contains no image ({', '.join(IMAGE_SUFFIXES)}).")
-    require_unique([case_name(file) for file in images], str(path))
-    grouped = group_channels(images)
-    sizes = {len(files) for files in grouped.values()}
-    pictures = all(file.name.lower().endswith(PICTURE_SUFFIXES) for file in images)
-    if sizes == {num_channels} or (pictures and sizes == {1}):
-        return [
-            {"image": [str(file.resolve()) for file in files], "name": name}
-            for name, files in grouped.items()
-        ]
-    return [{"image": str(file.resolve())} for file in images]
-
-
-def group_channels(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by case if all files are named ``case_0000``, ``case_0001``, ... without gaps; else empty.
-
-    Args:
-        files: image files, sorted.
-    """
-    groups: dict[str, list[Path]] = {}
-    for file in files:
-        match = CHANNEL_SUFFIX.match(case_name(file))
-        if match is None:
-            return {}
-        group = groups.setdefault(match["name"], [])
-        if int(match["channel"]) != len(group):
-            return {}
-        group.append(file)
-    return groups
 
 
 def require_unique(names: Sequence[str], where: str) -> None:
@@ -186,10 +151,11 @@ def require_files(cases: Sequence[Case]) -> None:
     ]
     if missing:
         shown = some_of(path for _, path in missing)
+        fetch = FETCH if any(is_dead_link(path) for _, path in missing) else ""
         raise CaseError(
             missing[0][0],
             f"{len(missing)} file(s) listed in dataset.json do not exist: {shown}",
-            "Restore the files, or remove the cases from dataset.json.",
+            f"{fetch}Restore the files, or remove the cases from dataset.json.",
         )
 
 

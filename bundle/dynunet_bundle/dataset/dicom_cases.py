@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import Case
+from dynunet_bundle.dataset.cases import Case, absolute
 from dynunet_bundle.dicom_input.choice import (
     SeriesRules,
     ambiguous,
@@ -54,7 +54,7 @@ def find_cases(source: str | Path, rules: Mapping[str, Any] | None = None) -> li
     sets = [parse_rules({**given, **one}) for one in channels]
     found = scan(parsed.source)
     _note(found.skipped)
-    location = parsed.source.expanduser().resolve()
+    location = absolute(parsed.source)
     if every:
         chosen: list[tuple[Series, ...]] = [
             (one,) for one in found.series if fits(one, sets[0]) and not one.problem

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import FILES, Case, find_images, name_of, require_unique
+from dynunet_bundle.dataset.cases import FILES, Case, absolute, name_of, require_unique
+from dynunet_bundle.dataset.entries import numbered_channels, valid_name, with_folder_names
+from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dicom_input.names import is_dicom_input, is_series_name
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import read_json
@@ -44,12 +46,12 @@ def find_inputs(
         Unlabelled cases.
 
     Raises:
-        DatasetError: if there are no images, a name occurs twice, or a list is malformed.
+        DatasetError: if the path is empty, there are no images, a name occurs twice, or a list is malformed.
         CaseError: if a file is not an image.
     """
-    path = Path(source)
+    path = absolute(source)
     if path.is_file() and path.suffix.lower() == ".json":
-        return read_list(path)
+        return read_list(path, num_channels)
     if is_dicom_input(path):
         # pydicom is an optional dependency
         from dynunet_bundle.dataset.dicom_cases import find_cases
@@ -58,7 +60,7 @@ def find_inputs(
     return find_images(path, num_channels)
 
 
-def read_list(path: Path) -> list[Case]:
+def read_list(path: Path, num_channels: int = 1) -> list[Case]:
     """Read a list of images: ``["a.nii.gz", ["b_t1.nii.gz", "b_t2.nii.gz"], {"image": ..., "name": ...}]``.
 
     An item is a file, a list of files with one channel each, or an object with such an ``image`` and optionally a
@@ -66,37 +68,35 @@ def read_list(path: Path) -> list[Case]:
 
     Args:
         path: the JSON file.
+        num_channels: channels of the plan.
 
     Raises:
         DatasetError: if it is malformed, or a name occurs twice.
     """
     content = read_json(path, DatasetError, LIST_SCHEMA)
-    if isinstance(content, dict):
+    is_dataset = isinstance(content, dict)
+    if is_dataset:
         content = next(content[key] for key in LIST_IDS if key in content)
+    folder = absolute(path).parent
     cases = [
-        _case(item, path.parent, f"item {index} of {path}") for index, item in enumerate(content)
+        _case(item, folder, num_channels, f"item {index} of {path}")
+        for index, item in enumerate(content)
     ]
+    if is_dataset:
+        cases = with_folder_names(cases, folder)
     require_unique([name_of(case) for case in cases], str(path))
     return cases
 
 
-def _case(item: Any, folder: Path, where: str) -> Case:
+def _case(item: Any, folder: Path, num_channels: int, where: str) -> Case:
     image = item["image"] if isinstance(item, dict) else item
     files: list[str] = image if isinstance(image, list) else [image]
-    paths = [str((folder / file).resolve()) for file in files]
+    paths = [str(absolute(folder / file)) for file in files]
     case: Case = {"image": paths if isinstance(image, list) else paths[0]}
+    case |= numbered_channels(case, num_channels)
     if isinstance(item, dict) and "name" in item:
-        name = item["name"]
-        if not _is_file_name(name):
-            raise DatasetError(
-                f"{where} has the name {name!r}. Give it a name that can be a file name: not a path, not hidden."
-            )
-        case["name"] = name
+        case["name"] = valid_name(item["name"], where)
     elif is_series_name(paths[0]):
         # made from the headers of the series, so it is made once
         case["name"] = name_of(case)
     return case
-
-
-def _is_file_name(name: str) -> bool:
-    return Path(name).name == name != "" and name.isprintable() and not name.startswith(".")

@@ -12,18 +12,19 @@ from typing import Any
 from dynunet_bundle.dataset.cases import (
     FILES,
     Case,
-    group_channels,
     list_images,
     name_of,
     require_files,
     require_unique,
 )
+from dynunet_bundle.dataset.entries import read_entries
+from dynunet_bundle.dataset.image_folder import group_channels, is_whole_picture, missing_channels
 from dynunet_bundle.errors import DatasetError
-from dynunet_bundle.files import PICTURE_SUFFIXES, case_name, read_json
+from dynunet_bundle.files import case_name, read_json
 from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
 from dynunet_bundle.labels.faults import find_name_fault
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.shapes import FILE_NAME, FILE_PATH, by_name, list_of, object_with
+from dynunet_bundle.shapes import FILE_NAME, FILE_PATH, TEXT, by_name, list_of, object_with
 
 LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
@@ -34,7 +35,7 @@ UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
 """Characters of a folder name that have a special meaning in MONAI's configs or in terminals."""
 
 CHANNELS = by_name({"type": ["string", "number"]}, minProperties=1, propertyNames={"maxLength": 10})
-LABELLED = object_with({"image": FILES, "label": FILE_PATH}, ("image", "label"))
+LABELLED = object_with({"image": FILES, "label": FILE_PATH, "name": TEXT}, ("image", "label"))
 UNLABELLED = {**LABELLED, "type": ["string", "object"], "required": ["image"]}
 LISTED = object_with({"images": FILES, "label": FILE_PATH}, ("images", "label"))
 
@@ -116,11 +117,12 @@ def task_name(root: Path) -> str:
     return UNSAFE.sub("_", root.name)
 
 
-def read_layout(root: Path) -> DatasetDescription:
+def read_layout(root: Path, complete: bool = True) -> DatasetDescription:
     """Detect the layout of a data set and read it.
 
     Args:
         root: absolute path of its folder.
+        complete: whether all listed files must exist.
 
     Raises:
         DatasetError: if the folder does not exist, its layout is unknown or malformed, or it has no training cases.
@@ -143,35 +145,31 @@ def read_layout(root: Path) -> DatasetDescription:
         raise DatasetError(
             f"{source if source.is_file() else root} lists no training cases. Add labelled images."
         )
-    require_files(dataset.training + dataset.test)
+    if complete:
+        require_files(dataset.training + dataset.test)
     return dataset
 
 
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``training`` has pairs of paths, ``test`` has paths; ``image`` may be a list with one file per channel."""
+    channel_names = _channel_names(content, source)
+    sections = {
+        name: read_entries(
+            content.get(name, []),
+            root,
+            len(channel_names),
+            f"{source}: {name}",
+            labelled=name == "training",
+        )
+        for name in ("training", "test")
+    }
     return DatasetDescription(
         task_name(root),
-        _channel_names(content, source),
+        channel_names,
         read_labels(content, source),
-        _msd_cases(content["training"], root, source, "training"),
-        _msd_cases(content.get("test", []), root, source, "test"),
+        _sorted(sections["training"], f'{source}: "training"'),
+        _sorted(sections["test"], f'{source}: "test"'),
     )
-
-
-def _msd_cases(entries: Sequence[Any], root: Path, source: Path, section: str) -> tuple[Case, ...]:
-    keys = ("image", "label") if section == "training" else ("image",)
-    cases: list[Case] = []
-    for entry in entries:
-        files = {"image": entry} if isinstance(entry, str) else entry
-        cases.append(
-            {
-                key: [str(root / path) for path in files[key]]
-                if isinstance(files[key], list)
-                else str(root / files[key])
-                for key in keys
-            }
-        )
-    return _sorted(cases, f'{source}: "{section}"')
 
 
 def _read_nnunet(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
@@ -210,18 +208,23 @@ def _nnunet_cases(folder: Path, ending: str, num_channels: int) -> list[Case]:
     if not folder.is_dir():
         return []
     files = [file for file in list_images(folder) if file.name.endswith(ending)]
-    groups = group_channels(files)
+    groups, _ = group_channels(files)
+    rule = f"must be named CASE_0000{ending}, CASE_0001{ending}, ... without gaps"
     if files and not groups:
-        raise DatasetError(
-            f"the images in {folder} must be named CASE_0000{ending}, CASE_0001{ending}, ... without gaps."
-        )
-    for name, group in groups.items():
-        # a picture has all colours: nnU-Net names R, G and B, but has only CASE_0000.png
-        if len(group) != num_channels and not (ending in PICTURE_SUFFIXES and len(group) == 1):
+        raise DatasetError(f"the images in {folder} {rule}; {files[0].name} is not.")
+    for name, channels in groups.items():
+        missing = missing_channels(channels, num_channels)
+        is_picture = list(channels) == [0] and is_whole_picture(channels[0])
+        if (missing or len(channels) > num_channels) and not is_picture:
+            lacks = f" {missing[0].name} is missing." if missing else ""
             raise DatasetError(
-                f"case {name} has {len(group)} image file(s) in {folder}, dataset.json has {num_channels} channel(s)."
+                f"case {name} has {len(channels)} image file(s) in {folder}, dataset.json has {num_channels} "
+                f"channel(s).{lacks} The images in {folder} {rule}."
             )
-    return [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
+    return [
+        {"image": list(map(str, channels.values())), "name": name}
+        for name, channels in groups.items()
+    ]
 
 
 def _read_plain(root: Path) -> DatasetDescription:
@@ -240,16 +243,30 @@ def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
     files, label_files = list_images(images), list_images(labels)
     require_unique([case_name(file) for file in label_files], str(labels))
     masks = {case_name(file): str(file) for file in label_files}
-    groups = group_channels(files)
-    cases: list[Case] = [{"image": str(file)} for file in files]
+    groups, others = group_channels(files)
     # frame_0000, frame_0001, ... are channels of one case only if there is a mask with the name frame
-    if not groups.keys().isdisjoint(masks):
-        cases = [{"image": list(map(str, group)), "name": name} for name, group in groups.items()]
+    joined = {name: channels for name, channels in groups.items() if name in masks}
+    others += [
+        file for name, channels in groups.items() if name not in masks for file in channels.values()
+    ]
+    num_channels = max((max(channels) + 1 for channels in joined.values()), default=0)
+    for name, channels in joined.items():
+        for file in missing_channels(channels, num_channels):
+            raise DatasetError(
+                f"case {name} has no {file.name} in {images}; another case has {num_channels} channels. "
+                "Add the missing file, or move the case away."
+            )
+    cases: list[Case] = [{"image": str(file)} for file in others]
+    cases += [
+        {"image": list(map(str, channels.values())), "name": name}
+        for name, channels in joined.items()
+    ]
     lacking = sorted({name_of(case) for case in cases} ^ set(masks))
     if lacking:
         raise DatasetError(
             f"{len(lacking)} file(s) in {images} and {labels} have no partner of the same name: "
-            f"{', '.join(lacking[:5])}. Add the missing files, or move these away."
+            f"{', '.join(lacking[:5])}. Files are paired by name; CASE_0000, CASE_0001, ... are the channels of the "
+            "label CASE. Add the missing files, move these away, or list the pairs in a dataset.json."
         )
     return _sorted([{**case, "label": masks[name_of(case)]} for case in cases], str(images))
 

@@ -8,7 +8,7 @@ that the first network was not trained on; otherwise the second network learns t
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynunet_bundle.dataset.cases import Case, list_images, name_of, require_unique
+from dynunet_bundle.dataset.cases import Case, absolute, list_images, name_of, require_unique
 from dynunet_bundle.errors import CaseError, ConfigError, some_of
 from dynunet_bundle.files import case_name
 
@@ -70,4 +70,4 @@ def _masks_in(folder: Path) -> dict[str, str]:
         raise ConfigError(f"previous_dir is {folder}, which is not a folder. {HOW_TO_MAKE}")
     files = list_images(folder)
     require_unique([case_name(file) for file in files], str(folder))
-    return {case_name(file): str(file.resolve()) for file in files}
+    return {case_name(file): str(absolute(file)) for file in files}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dataset.cases import Case, find_images, name_of
+from dynunet_bundle.dataset.cases import Case, absolute, name_of
 from dynunet_bundle.dataset.folds import SPLIT_SEED, default_folds, read_folds
+from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.errors import DatasetError, PlanError
@@ -40,7 +41,7 @@ def load_dataset(dataset_dir: str | os.PathLike[str]) -> DatasetDescription:
         DatasetError: if the layout is unknown or malformed.
         CaseError: if listed files are missing.
     """
-    return read_layout(Path(dataset_dir).resolve())
+    return read_layout(absolute(dataset_dir))
 
 
 def names_for(name: str, facts: Mapping[str, Any]) -> DatasetDescription:

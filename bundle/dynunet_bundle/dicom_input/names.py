@@ -12,7 +12,7 @@ Stored on disk: short names (``series_0123abcd``), in file names of masks and in
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,9 @@ def parse_name(name: str) -> SeriesName:
 
 def is_series_name(name: Any) -> bool:
     """Whether a name is that of a DICOM series: a folder, a zip archive or a DICOM file, with or without a UID."""
+    if str(name) == "":
+        # pathlib takes it for the current folder
+        return False
     parsed = parse_name(str(name))
     return parsed.uid is not None or is_dicom_source(parsed.source)
 
@@ -86,8 +89,22 @@ def is_dicom_input(path: Path) -> bool:
     if not path.is_dir():
         return is_series_name(path)
     return not any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(path)) and any(
-        is_dicom_source(Path(root) / name) for root, _, names in os.walk(path) for name in names
+        map(is_dicom_source, files_within(path))
     )
+
+
+def files_within(folder: Path) -> Iterator[Path]:
+    """All files in a folder, its subfolders and the folders that links in it lead to; each folder once.
+
+    Hidden folders are left out: that of git-annex has the targets of the links.
+    """
+    seen = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(root) / name for name in names)
+        visible = sorted(name for name in folders if not name.startswith("."))
+        targets = {name: os.path.realpath(Path(root) / name) for name in visible}
+        folders[:] = [name for name in visible if targets[name] not in seen]
+        seen |= set(targets.values())
 
 
 def short_name(uid: str, select: Mapping[str, str] | None = None) -> str:

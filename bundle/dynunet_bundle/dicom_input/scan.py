@@ -1,6 +1,5 @@
 """The DICOM series in a folder, an archive or a file, and the number of skipped files."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 
 from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.dicom_input.frames import num_frames
-from dynunet_bundle.dicom_input.names import ARCHIVE_SUFFIX, short_name
+from dynunet_bundle.dicom_input.names import ARCHIVE_SUFFIX, files_within, short_name
 from dynunet_bundle.dicom_input.parse import quiet_pydicom, read_dicom, require_pydicom
 from dynunet_bundle.dicom_input.refusals import image_type, refusal, skip_reason
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
@@ -101,17 +100,19 @@ def scan(source: Path) -> Scan:
     except OSError as error:
         # its text holds the name of a file
         raise DatasetError(
-            f"a file of the DICOM input is gone ({type(error).__name__}). Run the same command again."
+            f"a file of the DICOM input is gone, or is a link to a missing file ({type(error).__name__}). Run the same "
+            "command again, or fetch the files (git annex get, dvc pull)."
         ) from None
     return _scan(tuple((file, state.st_size, state.st_mtime_ns) for file, state in states))
 
 
 def _walk(folder: Path) -> list[Path]:
     return sorted(
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and name.upper() != "DICOMDIR" and (Path(root) / name).is_file()
+        file
+        for file in files_within(folder)
+        if not file.name.startswith(".")
+        and file.name.upper() != "DICOMDIR"
+        and (file.is_file() or file.is_symlink())
     )
 
 

@@ -14,7 +14,7 @@ import torch
 
 from dynunet_bundle.configs.overrides import known_ids, read_overlay
 from dynunet_bundle.dataset.case_errors import too_large, unreadable
-from dynunet_bundle.dataset.cases import find_images, image_files
+from dynunet_bundle.dataset.reference_labels import labels_by_case, masks_by_name
 from dynunet_bundle.errors import (
     BundleError,
     CaseError,
@@ -31,7 +31,6 @@ from dynunet_bundle.evaluation.case_measures import (
     require_tolerance,
 )
 from dynunet_bundle.evaluation.statistics import Measures
-from dynunet_bundle.files import case_name
 from dynunet_bundle.images.grid import grid_difference
 from dynunet_bundle.images.read import Volume, read_volume
 from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
@@ -117,11 +116,12 @@ def find_masks(
     regions: Regions | None = None,
     regions_class_order: Sequence[int] | None = None,
 ) -> MaskFolders:
-    """Pair every prediction with the label of the same name, and check all pairs before the first is scored.
+    """Pair every prediction with the label of its case, and check all pairs before the first is scored.
 
     Args:
         predictions: folder of masks.
-        labels: folder of reference masks; masks without a prediction are left out.
+        labels: folder of reference masks, or a data set, see ``labels_by_case``; those without a prediction are left
+            out.
         label_names: one name per class, the background first; if None, classes are named by their values.
         label_values: value of each class, ascending; if None, 0, 1, 2, ... for the names, or the values that occur.
         ignore_value: reference voxels with this value are left out; None if no value is ignored.
@@ -133,13 +133,13 @@ def find_masks(
         PlanError: if the ignored value or the regions do not fit the classes.
         CaseError: if a mask has an unlisted value, or no pair can be scored: a file cannot be read, or grids differ.
     """
-    found = _files_by_name(predictions, "--predictions")
-    references = _files_by_name(labels, "--labels")
+    found = masks_by_name(Path(predictions), "--predictions")
+    references = labels_by_case(Path(labels))
     lacking = sorted(set(found) - set(references))
     if lacking:
         raise DatasetError(
-            f"{labels} has no label for {', '.join(lacking)}. "
-            "Give each label the file name of its prediction."
+            f"{labels} has no label for {', '.join(lacking)}. Give each label the file name of its prediction, or "
+            "pass the data set as --labels: its dataset.json then names the label of each case."
         )
     files = {name: (path, references[name]) for name, path in found.items()}
     occurring, failures = _occurring_values(files, ignore_value)
@@ -229,13 +229,6 @@ def _classes(
 
 def _shown(items: Sequence[object]) -> str:
     return some_of(items, MAX_CLASSES_SHOWN)
-
-
-def _files_by_name(folder: str, option: str) -> dict[str, str]:
-    if not Path(folder).exists():
-        raise DatasetError(f"{folder} does not exist. Pass {option} with a folder of masks.")
-    files = [file for case in find_images(folder) for file in image_files(case)]
-    return {case_name(file): file for file in files}
 
 
 def _occurring_values(

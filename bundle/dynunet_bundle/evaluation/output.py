@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dynunet_bundle.dataset.reference_labels import cases_by_name, dataset_root
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.label_source import with_names
 from dynunet_bundle.evaluation.statistics import SCORES_NAME
@@ -34,7 +35,7 @@ class Outputs(NamedTuple):
 def write_outputs(
     summary: Mapping[str, Any],
     predictions: Path,
-    labels: Path,
+    labels: Path | Mapping[str, str],
     outputs: Outputs,
     class_names: Mapping[int, str] | None = None,
 ) -> list[Path]:
@@ -43,7 +44,7 @@ def write_outputs(
     Args:
         summary: result of ``summarize_measures``.
         predictions: folder of the masks.
-        labels: folder of the references.
+        labels: folder of the references, or their paths by case.
         outputs: files to write.
         class_names: name of each label value in the scores; the page uses these names for the run, too.
 
@@ -70,16 +71,18 @@ def write_outputs(
 def _write_page(
     summary: Mapping[str, Any],
     predictions: Path,
-    labels: Path,
+    labels: Path | Mapping[str, str],
     outputs: Outputs,
     class_names: Mapping[int, str],
 ) -> None:
     # importing jinja2 and the drawing takes longer than a small evaluation
     from dynunet_bundle.report.page import write_report
 
-    images = outputs.images
+    images: Any = outputs.images
     if images and not images.is_dir():
         raise ConfigError(f"{images} is not a folder. Pass the folder of the images as --images.")
+    if images and (root := dataset_root(images)):
+        images = {name: case["image"] for name, case in cases_by_name(root).items()}
     run = predictions / RUN_NAME
     write_report(
         outputs.report or Path(),
