@@ -56,7 +56,7 @@ def test_gaussian_weights_give_the_weighted_mean_of_all_windows():
     image = made(1, 1, 19, 31, 25)
     weights = torch.ones(())
     for size in PATCH:
-        place = torch.arange(size) - (size - 1) / 2
+        place = torch.arange(size) - size // 2
         weights = weights.unsqueeze(-1) * torch.exp(-(place**2) / (2 * (size / 8) ** 2)).double()
     total, weight = torch.zeros(2, 19, 31, 25, dtype=torch.float64), torch.zeros(19, 31, 25)
     # evenly spread: 3.67, 4.75 and 5 voxels apart, rounded

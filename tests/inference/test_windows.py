@@ -1,8 +1,10 @@
 """Windows cover an axis evenly, and their shares sum to 1."""
 
+import numpy as np
 import pytest
 import torch
 from monai.data.utils import compute_importance_map
+from scipy.ndimage import gaussian_filter
 
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
 
@@ -40,9 +42,19 @@ def test_a_single_window_has_all_of_it():
     assert torch.equal(shares(32, [0], axis_weights(32, "gaussian")), torch.ones(1, 32))
 
 
-def test_the_gaussian_is_that_of_monai():
-    ours = axis_weights(24, "gaussian").float()
-    theirs = compute_importance_map((24,), mode="gaussian", sigma_scale=0.125)
+@pytest.mark.parametrize("window", [24, 25])
+def test_the_gaussian_is_that_of_nnunet(window):
+    """A delta in voxel ``window // 2``, filtered with a sigma of an eighth of the window."""
+    delta = np.zeros(window)
+    delta[window // 2] = 1
+    theirs = gaussian_filter(delta, window / 8, mode="constant", truncate=6)
+    ours = axis_weights(window, "gaussian").numpy()
+    np.testing.assert_allclose(ours, theirs / theirs.max(), rtol=1e-6)
+
+
+def test_for_odd_windows_the_gaussian_is_also_that_of_monai():
+    ours = axis_weights(25, "gaussian").float()
+    theirs = compute_importance_map((25,), mode="gaussian", sigma_scale=0.125)
     torch.testing.assert_close(ours.clamp_min(float(theirs.min())), theirs, rtol=1e-5, atol=1e-6)
 
 

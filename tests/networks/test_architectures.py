@@ -18,7 +18,12 @@ from dynunet_bundle.networks.architectures import (
     plain_network,
     training_network,
 )
-from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet, inference_state_dict
+from dynunet_bundle.networks.dynunet import (
+    DeepSupervisedDynUNet,
+    DeepSupervisedPlainConvUNet,
+    PlainConvUNet,
+    inference_state_dict,
+)
 from dynunet_bundle.networks.residual import ResidualEncoderUNet
 from dynunet_bundle.networks.weights import read_weights, save_weights
 from dynunet_bundle.planning import planner
@@ -39,20 +44,20 @@ LINE = 'Change the line to "architecture": "ResidualEncoderUNet"'
 
 
 def test_the_names_are_those_that_the_planner_writes() -> None:
-    assert set(ARCHITECTURES) == set(planner.ARCHITECTURES.values())
+    assert set(ARCHITECTURES) == {planner.DYNUNET, planner.PLAIN_CONV_UNET, planner.RESIDUAL}
 
 
 @pytest.mark.parametrize(
-    ("residual", "trained", "plain"),
+    ("architecture", "trained", "plain"),
     [
-        (False, DeepSupervisedDynUNet, DynUNet),
-        (True, ResidualEncoderUNet, ResidualEncoderUNet),
+        ("DynUNet", DeepSupervisedDynUNet, DynUNet),
+        ("PlainConvUNet", DeepSupervisedPlainConvUNet, PlainConvUNet),
+        ("ResidualEncoderUNet", ResidualEncoderUNet, ResidualEncoderUNet),
     ],
 )
 def test_both_forms_of_a_planned_network(
-    residual: bool, trained: type[nn.Module], plain: type[nn.Module]
+    architecture: str, trained: type[nn.Module], plain: type[nn.Module]
 ) -> None:
-    architecture = planner.ARCHITECTURES[residual]
     network = training_network(architecture, **IDS)
     assert type(network) is trained
     levels = network.train()(torch.randn(1, 2, 16, 16, 16))
@@ -64,6 +69,37 @@ def test_both_forms_of_a_planned_network(
     inference.load_state_dict(inference_state_dict(network), strict=True)
     output = inference.eval()(torch.randn(1, 2, 16, 16, 16))
     assert output.shape == (1, 3, 16, 16, 16)
+
+
+# kernels, strides and filters that nnU-Net plans for ACDC, 3d_fullres, plain
+ACDC: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 4,
+    "kernel_sizes": [[1, 3, 3]] * 2 + [[3, 3, 3]] * 4,
+    "strides": [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]],
+    "filters": [32, 64, 128, 256, 320, 320],
+}
+
+
+def test_kernels_of_the_decoder_are_those_of_nnunets_levels() -> None:
+    """30,005,956: parameters of nnU-Net's network without lower heads and convolution biases before norms."""
+    sizes = {
+        name: sum(part.numel() for part in plain_network(name, **ACDC).parameters())
+        for name in ("DynUNet", "PlainConvUNet")
+    }
+    assert sizes == {"DynUNet": 30_227_140, "PlainConvUNet": 30_005_956}
+    network = plain_network("PlainConvUNet", **ACDC)
+    kernels = [block.conv_block.conv1.conv.kernel_size for block in network.upsamples]
+    assert kernels == [(3, 3, 3)] * 3 + [(1, 3, 3)] * 2
+
+
+def test_with_one_kernel_both_networks_are_the_same() -> None:
+    ours, theirs = (plain_network(name, **IDS).eval() for name in ("PlainConvUNet", "DynUNet"))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(1, 2, 16, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("make", [training_network, plain_network])

@@ -12,6 +12,7 @@ from dynunet_bundle.networks.cpu import forward as cpu_forward
 from dynunet_bundle.networks.cpu import norm as cpu_norm
 from dynunet_bundle.networks.cpu.forward import LeanDynUNet, fit_to_cpu
 from dynunet_bundle.networks.cpu.norm import channels_last
+from dynunet_bundle.networks.dynunet import PlainConvUNet
 
 WIDE = {
     "spatial_dims": 3,
@@ -19,18 +20,19 @@ WIDE = {
     "strides": [[1, 1, 1], [3, 2, 2], [2, 1, 2]],
 }
 PLANS = {
-    "2D": (FLAT, (16, 16)),
-    "3D": (SOLID, (8, 16, 16)),
-    "odd kernels and strides": (WIDE, (18, 8, 8)),
+    "2D": (DynUNet, FLAT, (16, 16)),
+    "3D": (DynUNet, SOLID, (8, 16, 16)),
+    "odd kernels and strides": (DynUNet, WIDE, (18, 8, 8)),
+    "decoder kernels of nnU-Net": (PlainConvUNet, WIDE, (18, 8, 8)),
 }
 
 
 @pytest.fixture(params=PLANS)
 def networks(request):
     """MONAI's network and the lean one with the same weights, and an image."""
-    plan, size = PLANS[request.param]
+    network, plan, size = PLANS[request.param]
     torch.manual_seed(0)
-    plain = DynUNet(
+    plain = network(
         **{**COMMON, **plan}, upsample_kernel_size=plan["strides"][1:], deep_supervision=False
     ).eval()
     for module in plain.modules():
@@ -88,7 +90,8 @@ def test_no_slab_is_larger_than_it_may_be(networks, monkeypatch):
         lean(x)
     finest = [depth for depth, _ in sizes]
     # one row of the level below gives as many rows as the stride, plus a margin on both sides
-    stride, kernel = lean.strides[1][0], lean.kernel_size[1][0]
+    stride = lean.strides[1][0]
+    kernel = lean.upsamples[-1].conv_block.conv1.conv.kernel_size[0]
     assert finest[-1] == stride + kernel - 1
     assert sizes.count((finest[-1], 1)) >= images.shape[2] // stride
 

@@ -17,7 +17,6 @@ from dynunet_bundle.planning.fingerprint import Fingerprint, extract_fingerprint
 from dynunet_bundle.planning.nnunet_rules import PLANNERS
 from dynunet_bundle.planning.plan import PLAN_IDS, Plan, plan_differences, plan_from
 from dynunet_bundle.planning.planner import (
-    ARCHITECTURES,
     make_plan,
     normalization_of,
     planned_configurations,
@@ -417,11 +416,19 @@ def test_a_residual_planner_plans_the_residual_network(planner: str):
     found = fingerprint((64, 64, 64), (1, 1, 1))
     plan = make_plan(dataset("Own"), found, planner=planner)
     residual = planner != "plain"
-    assert plan.architecture == ARCHITECTURES[residual]
     assert plan.architecture == ("ResidualEncoderUNet" if residual else "DynUNet")
     configuration = planned_configurations(found, 3, planner=planner)["3d_fullres"]
     assert plan.patch_size == configuration.topology.patch_size
     assert plan.batch_size == configuration.batch_size
+
+
+@pytest.mark.parametrize(
+    ("spacing", "architecture"), [((1, 1, 1), "DynUNet"), ((8, 1, 1), "PlainConvUNet")]
+)
+def test_kernels_that_differ_by_level_need_the_decoder_of_nnunet(spacing, architecture):
+    plan = make_plan(dataset("Own"), fingerprint((16, 128, 128), spacing))
+    assert (len({str(kernel) for kernel in plan.kernel_sizes}) > 1) == (architecture != "DynUNet")
+    assert plan.architecture == architecture
 
 
 def test_a_seed_plan_is_for_the_plain_network():

@@ -36,7 +36,9 @@ def axis_weights(window: int, mode: str) -> torch.Tensor:
 
     Args:
         window: voxels.
-        mode: ``"gaussian"``, centred, as in MONAI's importance map and nnU-Net, or ``"constant"``.
+        mode: ``"constant"``, or ``"gaussian"``: centred on voxel ``window // 2`` as in nnU-Net
+            (``compute_gaussian`` of nnunetv2 2.8.1). MONAI's importance map is centred half a voxel lower for even
+            sizes, which moves a few voxels at class borders in masks of nnU-Net's models.
 
     Returns:
         ``[window]`` float64.
@@ -48,7 +50,7 @@ def axis_weights(window: int, mode: str) -> torch.Tensor:
         return torch.ones(window, dtype=torch.float64)
     if mode != "gaussian":
         raise ValueError(f'mode must be "gaussian" or "constant", not "{mode}".')
-    place = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
+    place = torch.arange(window, dtype=torch.float64) - window // 2
     return torch.exp(place.square() / (-2 * (SIGMA_SCALE * window) ** 2))
 
 

@@ -10,21 +10,32 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle.errors import PlanError, first_line
-from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet
+from dynunet_bundle.networks.dynunet import (
+    DeepSupervisedDynUNet,
+    DeepSupervisedPlainConvUNet,
+    PlainConvUNet,
+)
 from dynunet_bundle.networks.residual import INSTANCE_NORM, LayerName, ResidualEncoderUNet
 from dynunet_bundle.planning.plan import find_old_architecture
 
 BuiltNetwork = TypeVar("BuiltNetwork", bound=nn.Module)
 
-ARCHITECTURES: dict[str, type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]] = {
+TrainingNetwork = DeepSupervisedDynUNet | ResidualEncoderUNet
+
+ARCHITECTURES: dict[str, type[TrainingNetwork]] = {
     "DynUNet": DeepSupervisedDynUNet,
+    "PlainConvUNet": DeepSupervisedPlainConvUNet,
     "ResidualEncoderUNet": ResidualEncoderUNet,
 }
+"""Classes for training by their names in plans."""
+
+PLAIN: dict[str, type[DynUNet]] = {"DynUNet": DynUNet, "PlainConvUNet": PlainConvUNet}
+"""Classes for prediction where they differ from those for training."""
 
 
 def training_network(
     architecture: str, deep_supervision: bool = True, **plan_ids: Any
-) -> DeepSupervisedDynUNet | ResidualEncoderUNet:
+) -> TrainingNetwork:
     """The network for training, with deep supervision heads: ``network_def`` of train.json.
 
     Args:
@@ -52,9 +63,10 @@ def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
         PlanError: for an unknown architecture, or ids that do not fit each other.
     """
     network, arguments = _class_of(architecture), network_arguments(**plan_ids)
-    if network is ResidualEncoderUNet:
+    if architecture not in PLAIN:
         return _build(network, **arguments, deep_supervision=False)
-    return _build(DynUNet, **arguments, upsample_kernel_size=arguments["strides"][1:])
+    strides = arguments["strides"]
+    return _build(PLAIN[architecture], **arguments, upsample_kernel_size=strides[1:])
 
 
 def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
@@ -69,7 +81,7 @@ def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
         ) from error
 
 
-def _class_of(architecture: str) -> type[DeepSupervisedDynUNet] | type[ResidualEncoderUNet]:
+def _class_of(architecture: str) -> type[TrainingNetwork]:
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     fault = find_old_architecture({"architecture": architecture})

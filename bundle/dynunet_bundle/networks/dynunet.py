@@ -1,4 +1,4 @@
-"""MONAI's DynUNet with deep supervision at native resolutions.
+"""MONAI's DynUNet with deep supervision at native resolutions, and its form with nnU-Net's decoder kernels.
 
 Tensors are ``[B, C, *spatial]``. MONAI's own deep supervision upsamples every head to full resolution (five times
 the logits at 128^3), also computes the heads in evaluation, and cannot be deep-copied after a training step.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from monai.networks.blocks.dynunet_block import UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import nn
 
@@ -86,6 +87,31 @@ class DeepSupervisedDynUNet(DynUNet):
             levels.append(features)
         heads = [self.output_block, *self.supervision_heads]
         return [head(level) for head, level in zip(heads, reversed(levels), strict=False)]
+
+
+class PlainConvUNet(DynUNet):
+    """nnU-Net's network of this name (dynamic_network_architectures 0.4.4) for plans whose kernels differ by level.
+
+    A decoder block has the kernel of its own level; MONAI's DynUNet gives it that of the level below. With one kernel
+    for all levels, both are the same network.
+    """
+
+    def get_upsamples(self) -> nn.ModuleList:
+        """Decoder blocks, from the lowest level up."""
+        blocks: nn.ModuleList = self.get_module_list(
+            self.filters[1:][::-1],
+            self.filters[:-1][::-1],
+            self.kernel_size[:-1][::-1],
+            self.strides[1:][::-1],
+            UnetUpBlock,
+            self.upsample_kernel_size[::-1],
+            trans_bias=self.trans_bias,
+        )
+        return blocks
+
+
+class DeepSupervisedPlainConvUNet(PlainConvUNet, DeepSupervisedDynUNet):
+    """``PlainConvUNet`` with the arguments and the training output of ``DeepSupervisedDynUNet``."""
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

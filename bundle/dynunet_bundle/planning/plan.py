@@ -30,7 +30,8 @@ class Plan:
         patch_size: voxels of a patch, ``spatial_dims`` values.
         batch_size: patches per training step and device.
         batch_dice: whether Dice is computed over the batch instead of each patch.
-        architecture: name of the network, ``DynUNet`` or ``ResidualEncoderUNet``; both take the ids below.
+        architecture: name of the network, ``DynUNet``, ``PlainConvUNet`` (the same with nnU-Net's decoder for kernels
+            that differ by level) or ``ResidualEncoderUNet``; all take the ids below.
         kernel_sizes: convolution kernel of each level, top to bottom.
         strides: stride into each level; the first is all ones.
         filters: channels of each level.

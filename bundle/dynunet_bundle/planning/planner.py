@@ -10,6 +10,7 @@ from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
     PlannedConfiguration,
+    Planner,
     features_of,
     plan_configurations,
     resampled_shapes,
@@ -39,8 +40,8 @@ SCHEME_BY_CHANNEL = {
 }
 """Normalization by lower-case channel name, as in nnU-Net (``map_channel_name_to_normalization.py``)."""
 
-ARCHITECTURES = {False: "DynUNet", True: "ResidualEncoderUNet"}
-"""Name of the network by ``Planner.residual``; ``networks/architectures.py`` has the classes."""
+DYNUNET, PLAIN_CONV_UNET, RESIDUAL = "DynUNet", "PlainConvUNet", "ResidualEncoderUNet"
+"""Names of the networks; ``networks/architectures.py`` has the classes."""
 
 
 def make_plan(
@@ -82,9 +83,17 @@ def make_plan(
         batch_dice=chosen.batch_dice,
         normalization=normalization_of(dataset.channel_names, fingerprint.median_relative_size),
         statistics=statistics,
-        architecture=ARCHITECTURES[PLANNERS[planner].residual],
+        architecture=architecture_of(PLANNERS[planner], chosen.topology),
         cascade=configuration == CASCADE,
     )
+
+
+def architecture_of(planner: Planner, topology: Topology) -> str:
+    """The network that equals nnU-Net's: MONAI's DynUNet, unless the kernels of the levels differ."""
+    if planner.residual:
+        return RESIDUAL
+    first = topology.kernel_sizes[0]
+    return DYNUNET if all(kernel == first for kernel in topology.kernel_sizes) else PLAIN_CONV_UNET
 
 
 def configuration_of(
@@ -207,7 +216,7 @@ def _plan(
     batch_dice: bool,
     normalization: list[str],
     statistics: list[dict[str, float] | None],
-    architecture: str = ARCHITECTURES[False],
+    architecture: str = DYNUNET,
     cascade: bool = False,
 ) -> Plan:
     if len(topology.strides) < MIN_LEVELS:

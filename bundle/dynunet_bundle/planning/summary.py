@@ -10,8 +10,8 @@ from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, PlannedConfiguration
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
-    ARCHITECTURES,
     MASK_BELOW_RELATIVE_SIZE,
+    RESIDUAL,
     product_text,
 )
 from dynunet_bundle.terminal import printable
@@ -162,7 +162,7 @@ def _cascade_rows(plan: Plan) -> list[PlanRow]:
 
 
 def _network_text(plan: Plan) -> str:
-    kind = "residual encoder" if plan.architecture == ARCHITECTURES[True] else "plain"
+    kind = "residual encoder" if plan.architecture == RESIDUAL else "plain"
     return f"{kind}, {len(plan.strides)} levels {'-'.join(map(str, plan.filters))}"
 
 

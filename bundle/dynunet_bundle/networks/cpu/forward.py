@@ -18,6 +18,7 @@ from torch import nn
 
 from dynunet_bundle.networks.cpu.layers import UpConv2d, UpConv3d, convolve, use_cpu_layers
 from dynunet_bundle.networks.cpu.norm import channels_last, is_plain_cpu
+from dynunet_bundle.networks.dynunet import PlainConvUNet
 
 SLAB = 2**24
 """Largest number of upsampled values that exist at once; 32 MiB in bfloat16."""
@@ -59,7 +60,10 @@ def fit_to_cpu(network: nn.Module) -> None:
     # a server may have several threads: no thread may use half-converted layers
     with _FITTING:
         for part in network.modules():
-            if type(part) is DynUNet and next(part.parameters()).device.type == "cpu":
+            if (
+                type(part) in (DynUNet, PlainConvUNet)
+                and next(part.parameters()).device.type == "cpu"
+            ):
                 _fit(part)
 
 
