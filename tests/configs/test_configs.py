@@ -248,7 +248,9 @@ def test_the_task04_defaults_are_the_seeds_table(real_data, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     train = content("train.json")
-    assert json.loads(overlay.read_text()) == {name: train[name] for name in PLAN_IDS}
+    plan = {name: train[name] for name in PLAN_IDS}
+    splits = str(tmp_path / "splits" / "Task04_Hippocampus.json")
+    assert json.loads(overlay.read_text()) == {**plan, "splits_file": splits}
 
 
 def test_handlers_are_a_literal_list_that_clients_can_extend():

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import touch
 
-from dynunet_bundle.dataset.cases import Case
+from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.dataset.select import FoldCases, load_dataset, names_for
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
@@ -110,11 +111,39 @@ def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
         cases_of(root, "training", fold=1, **part)
 
 
-def test_without_the_file_of_folds_they_are_drawn(make_dataset: MakeDataset, tmp_path: Path):
+def test_without_the_file_of_folds_they_are_drawn(
+    make_dataset: MakeDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     root = str(make_dataset(num_cases=10))
     absent = str(tmp_path / "none.json")
     drawn = cases_of(root, "validation", **PLANNED)
     assert cases_of(root, "validation", splits_file=absent, **PLANNED) == drawn
+    assert "none.json does not exist: 5 folds drawn with seed 12345" in caplog.text
+
+
+def test_the_folds_of_a_bundle_that_was_moved(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = str(make_dataset(num_cases=6))
+    own = touch(tmp_path / "new", "Task.json")
+    own.write_text(json.dumps([{"train": ["t_03"], "val": ["t_05"]}]))
+    monkeypatch.setattr("dynunet_bundle.dataset.folds.OWN_SPLITS", own.parent)
+    labels = LabelScheme.from_plan(PLANNED)
+    cases = FoldCases(
+        root, PLANNED["channel_names"], labels, splits_file="/old/configs/tasks/splits/Task.json"
+    )
+    assert [name_of(case) for case in cases.validation] == ["t_05"]
+    assert cases.source == str(own)
+    elsewhere = replace(cases, splits_file="/old/splits/Task.json")
+    assert elsewhere.source == "5 folds drawn with seed 12345"
+    assert replace(cases, fold="all").source == "all cases"
+
+
+def test_one_case_cannot_be_split(make_dataset: MakeDataset):
+    root = str(make_dataset(num_cases=1))
+    with pytest.raises(DatasetError, match=r"1 case\(s\) cannot be split into 5.*--fold all"):
+        cases_of(root, "training", **PLANNED)
+    assert len(cases_of(root, "training", fold="all", **PLANNED)) == 1
 
 
 def test_a_file_of_folds_of_other_cases(make_dataset: MakeDataset, tmp_path: Path):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_nifti, save_picture
+from conftest import BUNDLE, save_nifti, save_picture
 
+from dynunet_bundle.configs.workflow import load_workflow
+from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.folds import default_folds
 from dynunet_bundle.dataset.select import FoldCases
 from dynunet_bundle.errors import ConfigError, DatasetError, PlanError
@@ -79,7 +81,8 @@ def test_volumes_get_a_3d_plan_facts_and_folds(volumes: Path, tmp_path: Path):
     text = plan_dataset(request_for(volumes, tmp_path))
     tasks = tmp_path / "tasks"
     plan = overlay_of(tasks, "Own_3d")
-    assert tuple(plan) == PLAN_IDS
+    assert tuple(plan) == (*PLAN_IDS, "splits_file")
+    assert plan["splits_file"] == str(tasks / "splits" / "Own.json")
     assert (plan["task_name"], plan["spatial_dims"]) == ("Own", 3)
     assert (plan["channel_names"], plan["label_names"]) == (["MRI"], ["background", "organ"])
     assert (plan["label_values"], plan["architecture"]) == ([0, 1], "DynUNet")
@@ -111,6 +114,38 @@ def test_the_overlay_can_be_written_elsewhere(volumes: Path, tmp_path: Path):
     assert overlay_of(out.parent, "plan")["task_name"] == "Own"
     assert (out.parent / "fingerprints" / "Own.json").is_file()
     assert not (tmp_path / "tasks").exists()
+    assert overlay_of(out.parent, "plan")["splits_file"] == str(out.parent / "splits" / "Own.json")
+
+
+def test_the_announced_folds_are_read(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = plan_dataset(request_for(volumes, tmp_path, out=Path("deep/plan.json")))
+    splits = tmp_path / "deep" / "splits" / "Own.json"
+    assert str(splits) in text
+    own = [{"train": ["c0", "c1", "c2"], "val": ["c5"]}]
+    splits.write_text(json.dumps(own))
+    monkeypatch.chdir(volumes)
+    overlay = tmp_path / "deep" / "plan.json"
+    overrides = {"dataset_dir": str(volumes), "output_dir": str(tmp_path / "run")}
+    workflow = load_workflow(BUNDLE, "train.json", [str(overlay)], overrides)
+    cases = workflow.parser.get_parsed_content("cases")
+    assert [name_of(case) for case in cases.training] == ["c0", "c1", "c2"]
+    assert [name_of(case) for case in cases.validation] == ["c5"]
+    assert cases.source == str(splits)
+
+
+@pytest.mark.parametrize(
+    ("num_cases", "advice"),
+    [(1, "1 case(s). Train on the only case with --fold all"), (3, "a --num_folds from 2 to the")],
+)
+def test_the_plan_of_few_cases_says_how_to_train(
+    pictures: Callable[..., Path], tmp_path: Path, num_cases: int, advice: str
+):
+    text = plan_dataset(request_for(pictures(num_cases), tmp_path))
+    assert advice in text
+    assert "splits_file" not in overlay_of(tmp_path / "tasks", "Cells_2d")
 
 
 @pytest.mark.parametrize("planner", ["resenc_m", "resenc_l", "resenc_xl"])
@@ -235,7 +270,10 @@ def test_saved_facts_give_the_same_plan(pictures: Callable[..., Path], tmp_path:
     again = tmp_path / "again" / "plan.json"
     request = PlanRequest(tmp_path / "tasks", fingerprint=str(facts), out=again)
     text = plan_dataset(request)
-    assert overlay_of(again.parent, "plan") == overlay_of(tmp_path / "tasks", "Cells_2d")
+    plan = overlay_of(tmp_path / "tasks", "Cells_2d")
+    # without cases there are no folds
+    del plan["splits_file"]
+    assert overlay_of(again.parent, "plan") == plan
     assert "nucleus" in text
     # without cases there is nothing to write beside it
     assert [path.name for path in again.parent.iterdir()] == ["plan.json"]

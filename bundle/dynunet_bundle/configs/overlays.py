@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, known_ids, read_overlay, top_level
+from dynunet_bundle.dataset.folds import SPLITS_ID
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.labels.largest_component import RULES_ID, ComponentRules, require_rules
@@ -30,7 +31,8 @@ def merged_configs(
         overlays: config files, later ones win.
 
     Returns:
-        The content by file name. An id goes to every config that has it; an id that none has is refused.
+        The content by file name. An id goes to every config that has it; an id that none has is refused. The file of
+        folds is left out.
 
     Raises:
         ConfigError: if an overlay is missing or malformed, names an id that no config has, or merges into a list.
@@ -45,6 +47,9 @@ def merged_configs(
                 raise ConfigError(
                     f'{overlay} sets "{key}", which only "python -m monai.bundle run" can merge. Write the whole value.'
                 )
+            if key == SPLITS_ID:
+                # case names and a folder of this machine, which a package must not have
+                continue
             for config in configs.values():
                 set_id(config, key, value)
     for config in configs.values():

@@ -33,7 +33,7 @@ from dynunet_bundle.cross_validation.results import (
 )
 from dynunet_bundle.cross_validation.summary import format_folds
 from dynunet_bundle.dataset.cases import Case, name_of
-from dynunet_bundle.dataset.folds import Folds, default_folds, read_folds
+from dynunet_bundle.dataset.folds import Folds, find_folds, folds_source
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
@@ -96,9 +96,7 @@ class FoldRuns:
         cases = load_dataset(request.dataset_dir).training
         self.cases: dict[str, Case] = {name_of(case): case for case in cases}
         self.previous_dir: str | None = parser.get_parsed_content("previous_dir")
-        splits_file = parser.get_parsed_content("splits_file")
-        num_folds = parser.get_parsed_content("num_folds")
-        self.folds = _find_folds(splits_file, list(self.cases), num_folds)
+        self.folds = self._find_folds(parser)
         self.held_out = [fold["val"] for fold in self.folds]
         self.results = ResultFolder(request.out / "cross_validation")
         if request.fold != ALL:
@@ -134,7 +132,7 @@ class FoldRuns:
             logger.info("fold %s: the training has finished", fold)
             return 0
         self.prepare(fold)
-        logger.info("fold %s of %d: training", fold, len(self.folds))
+        logger.info("fold %s: training", fold)
         processes, binding = self.request.num_processes, self.request.numa_binding
         options = ["--standalone", f"--nproc_per_node={processes}", *numa_options(binding)]
         command = training_command(
@@ -152,10 +150,10 @@ class FoldRuns:
         Raises:
             BundleError: for a case that cannot be prepared.
         """
-        parts = self.folds if fold == ALL else [self.folds[int(fold)]]
-        names = {name for part in parts for name in (*part["train"], *part["val"])}
-        if fold == ALL:
-            names = set(self.cases)
+        names = set(self.cases)
+        if fold != ALL:
+            part = self.folds[int(fold)]
+            names = {*part["train"], *part["val"]}
         data = self._cases_of(names)
         dataset = self._parser({"train#dataset#data": data}).get_parsed_content("train#dataset")
         dataset.cases()
@@ -183,6 +181,14 @@ class FoldRuns:
 
         run_dir = self._fold_dir(fold) / "run"
         return score_fold(self.results, fold, basis, self.plan, self.held_out, evaluate, run_dir)
+
+    def _find_folds(self, parser: Any) -> Folds:
+        """The folds that ``FoldCases`` finds; none if every case is trained on."""
+        if self.request.fold == ALL:
+            return []
+        splits_file, num_folds = map(parser.get_parsed_content, ("splits_file", "num_folds"))
+        logger.info("folds: %s", folds_source(splits_file, num_folds))
+        return find_folds(list(self.cases), splits_file, num_folds)
 
     def _cases_of(self, names: Iterable[str]) -> list[Case]:
         """Cases by name; in a cascade, each with the mask of the previous stage."""
@@ -225,10 +231,3 @@ class FoldRuns:
 
     def _status_file(self, fold: int | str) -> Path:
         return self._fold_dir(fold) / "run" / STATUS_NAME
-
-
-def _find_folds(splits_file: str | None, names: list[str], num_folds: int) -> Folds:
-    """The same folds that ``FoldCases`` finds."""
-    if splits_file and Path(splits_file).is_file():
-        return read_folds(Path(splits_file), names)
-    return default_folds(names, num_folds)

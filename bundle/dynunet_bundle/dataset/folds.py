@@ -3,14 +3,18 @@
 Stored on disk: ``train`` and ``val``, the keys of a fold, in ``configs/tasks/splits/*.json``.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+import dynunet_bundle
 from dynunet_bundle.errors import DatasetError, some_of
 from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.shapes import TEXT, list_of, object_with
+
+logger = logging.getLogger(__name__)
 
 Folds = list[dict[str, list[str]]]
 """Names of the ``train`` and ``val`` cases of each fold, as in nnU-Net's ``splits_final.json``."""
@@ -25,8 +29,16 @@ FOLDS_SCHEMA = list_of(
 )
 """Schema of a splits file."""
 
+SPLITS_ID = "splits_file"
+"""Id of train.json: the file of folds that a training reads."""
+
 MIN_FOLDS = 2  # smallest number of folds
 NUM_FOLDS = 5  # default number of folds
+
+SPLITS_PLACE = ("configs", "tasks", "splits")
+"""Folder of the splits files in a bundle; only tasks with enough cases have one."""
+
+OWN_SPLITS = Path(dynunet_bundle.__file__).absolute().parents[1].joinpath(*SPLITS_PLACE)
 
 SPLIT_SEED = 12345
 """Random state of the five folds, as in the seed (NVIDIA's nnU-Net example) and in nnU-Net."""
@@ -51,12 +63,18 @@ def split_folds(num_cases: int, num_folds: int, seed: int = SPLIT_SEED) -> list[
     """
     if num_folds < MIN_FOLDS or num_cases < num_folds:
         raise DatasetError(
-            f"{num_cases} case(s) cannot be split into {num_folds} folds. "
-            "Pass a --num_folds from 2 to the number of cases."
+            f"{num_cases} case(s) cannot be split into {num_folds} folds. {fewer_folds(num_cases)}"
         )
     order = np.arange(num_cases)
     np.random.RandomState(seed).shuffle(order)
     return [np.sort(part) for part in np.array_split(order, num_folds)]
+
+
+def fewer_folds(num_cases: int) -> str:
+    """What to do with too few cases for the folds."""
+    if num_cases == 1:
+        return "Train on the only case with --fold all; --num_folds needs two."
+    return f"Pass a --num_folds from {MIN_FOLDS} to the number of cases, or --fold all."
 
 
 def default_folds(names: Sequence[str], num_folds: int, seed: int = SPLIT_SEED) -> Folds:
@@ -88,6 +106,57 @@ def write_folds(path: Path, names: Sequence[str], num_folds: int = NUM_FOLDS) ->
         return read_folds(path, names)
     folds = default_folds(names, num_folds)
     write_json(path, folds)
+    return folds
+
+
+def find_splits(splits_file: str | None) -> Path | None:
+    """The file that gives the folds; None if they are drawn.
+
+    Args:
+        splits_file: path of the file. If it was in the ``configs`` of a bundle that was moved since, the file in the
+            same place of this bundle is meant.
+    """
+    if not splits_file:
+        return None
+    path = Path(splits_file)
+    own = OWN_SPLITS / path.name
+    if path.parts[-len(SPLITS_PLACE) - 1 : -1] == SPLITS_PLACE and not path.is_file():
+        path = own
+    return path if path.is_file() else None
+
+
+def folds_source(splits_file: str | None, num_folds: int, seed: int = SPLIT_SEED) -> str:
+    """Where the folds come from, as text for logs and ``status.json``."""
+    path = find_splits(splits_file)
+    return f"{num_folds} folds drawn with seed {seed}" if path is None else str(path)
+
+
+def find_folds(
+    names: Sequence[str], splits_file: str | None, num_folds: int, seed: int = SPLIT_SEED
+) -> Folds:
+    """The folds in the splits file; if it does not exist, drawn ones.
+
+    Args:
+        names: names of the labelled cases.
+        splits_file: path of the file, or None.
+        num_folds: number of folds to draw.
+        seed: seed of the draw.
+
+    Raises:
+        DatasetError: if the file does not belong to these cases, or there are fewer cases than folds.
+    """
+    path = find_splits(splits_file)
+    if path is None:
+        if splits_file and Path(splits_file).parts[-len(SPLITS_PLACE) - 1 : -1] != SPLITS_PLACE:
+            logger.warning(
+                "splits_file %s does not exist: %s",
+                splits_file,
+                folds_source(None, num_folds, seed),
+            )
+        return default_folds(names, num_folds, seed)
+    folds = read_folds(path, names)
+    if len(folds) != num_folds:
+        logger.warning("%s has %d folds; num_folds is ignored", path, len(folds))
     return folds
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import Case, absolute, name_of
-from dynunet_bundle.dataset.folds import SPLIT_SEED, default_folds, read_folds
+from dynunet_bundle.dataset.folds import SPLIT_SEED, find_folds, find_splits, folds_source
 from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
@@ -118,28 +118,35 @@ class FoldCases:
         """Cases to validate on, in the form of ``training`` and with the same errors."""
         return self._part("val")
 
+    @property
+    def source(self) -> str:
+        """Where the folds come from: the path of the file, the draw, or every case."""
+        if self.fold == "all":
+            return "all cases"
+        return folds_source(self.splits_file, self.num_folds, self.seed)
+
     def _part(self, part: str) -> list[Case]:
         dataset = load_dataset(self.dataset_dir)
         self._require_own_plan(dataset)
-        return with_previous(self._cases(dataset, part), self.previous_dir, self.cascade)
+        cases = self._cases(dataset, part)
+        logger.info("fold %s, %s: %d cases; folds: %s", self.fold, part, len(cases), self.source)
+        return with_previous(cases, self.previous_dir, self.cascade)
 
     def _cases(self, dataset: DatasetDescription, part: str) -> list[Case]:
         if self.fold == "all":
             return list(dataset.training)
         by_name = {name_of(case): case for case in dataset.training}
-        if self.splits_file and Path(self.splits_file).is_file():
-            folds = read_folds(Path(self.splits_file), list(by_name))
-            if len(folds) != self.num_folds:
-                logger.warning(
-                    "%s has %d folds; num_folds is ignored", self.splits_file, len(folds)
-                )
-            source = f"{self.splits_file} has {len(folds)} fold(s)"
-        else:
-            folds = default_folds(list(by_name), self.num_folds, self.seed)
-            source = f"there are {self.num_folds} folds"
+        folds = find_folds(list(by_name), self.splits_file, self.num_folds, self.seed)
         if not isinstance(self.fold, int) or not 0 <= self.fold < len(folds):
+            path = find_splits(self.splits_file)
+            found = (
+                f"there are {len(folds)} folds"
+                if path is None
+                else f"{path} has {len(folds)} fold(s)"
+            )
             raise DatasetError(
-                f"there is no fold {self.fold}: {source}. Pass a --fold from 0 to {len(folds) - 1}, or all."
+                f"there is no fold {self.fold}: {found}. "
+                f"Pass a --fold from 0 to {len(folds) - 1}, or all."
             )
         return [by_name[name] for name in sorted(folds[self.fold][part])]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynunet_bundle.dataset.cases import name_of
-from dynunet_bundle.dataset.folds import NUM_FOLDS, write_folds
+from dynunet_bundle.dataset.cases import absolute, name_of
+from dynunet_bundle.dataset.folds import NUM_FOLDS, SPLITS_ID, fewer_folds, write_folds
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError
@@ -26,6 +26,7 @@ from dynunet_bundle.planning.planner import (
     seed_plan,
 )
 from dynunet_bundle.planning.summary import (
+    PlanRow,
     decided_rows,
     format_rows,
     found_rows,
@@ -151,25 +152,31 @@ def _decide(
 
 def _write(
     out: Path, plan: Plan, dataset: DatasetDescription, fingerprint: Fingerprint
-) -> list[tuple[str, str, str]]:
+) -> list[PlanRow]:
     ensure_writable(out.parent)
+    content = plan.overlay()
+    beside: list[PlanRow] = []
     # the overlay is written last: if it exists, so do the other files
-    beside = _write_beside(out.parent, dataset, fingerprint) if dataset.training else []
-    write_json(out, plan.overlay())
+    if dataset.training:
+        splits, beside = _write_beside(out.parent, dataset, fingerprint)
+        if splits is not None:
+            content[SPLITS_ID] = str(splits)
+    write_json(out, content)
     return [("overlay", str(out), ""), *beside]
 
 
 def _write_beside(
     folder: Path, dataset: DatasetDescription, fingerprint: Fingerprint
-) -> list[tuple[str, str, str]]:
-    """Write the facts and the folds; existing folds are checked and kept."""
-    rows = []
+) -> tuple[Path | None, list[PlanRow]]:
+    """Write the facts and the folds; existing folds are checked and kept. The path of the folds comes first."""
+    splits = None
     case_names = [name_of(case) for case in dataset.training]
+    row = ("folds", "not written", f"{len(case_names)} case(s). {fewer_folds(len(case_names))}")
     if len(case_names) >= NUM_FOLDS:
-        splits = ensure_writable(folder / "splits") / f"{dataset.name}.json"
+        splits = absolute(ensure_writable(folder / "splits")) / f"{dataset.name}.json"
         write_folds(splits, case_names)
-        rows.append(("folds", str(splits), ""))
+        row = ("folds", str(splits), "")
     facts = ensure_writable(folder / "fingerprints") / f"{dataset.name}.json"
     names = {"channel_names": list(dataset.channel_names), **dataset.labels.ids()}
     write_json(facts, {**fingerprint.to_json(), **names})
-    return [("fingerprint", str(facts), ""), *rows]
+    return splits, [("fingerprint", str(facts), ""), row]

@@ -45,6 +45,7 @@ STATUS_SCHEMA = object_with(
     {
         "state": TEXT,
         "task_name": MAYBE_TEXT,
+        "folds": MAYBE_TEXT,
         "epoch": COUNT,
         "epochs": COUNT,
         "iteration": COUNT,
@@ -86,6 +87,7 @@ class RunStatus:
         state: ``running``, ``finished``, ``stopped`` by a signal, ``failed``, or ``unknown`` without a status.json.
         message: one line of details.
         task_name: name of the data set.
+        folds: where the folds come from.
         epoch: completed epochs.
         epochs: total number of epochs.
         iteration: completed iterations.
@@ -113,6 +115,7 @@ class RunStatus:
     state: str
     message: str | None
     task_name: str | None
+    folds: str | None
     epoch: int
     epochs: int | None
     iteration: int | None
@@ -195,6 +198,7 @@ def read_status(folder: Path, now: float, ckpt_dir: Path | None = None) -> RunSt
         state=state,
         message=written.get("message"),
         task_name=written.get("task_name"),
+        folds=written.get("folds"),
         epoch=epoch,
         epochs=written.get("epochs"),
         iteration=written.get("iteration"),

@@ -36,11 +36,20 @@ class StatusFile:
         task_name: name of the data set.
         rank: index of this process; only the first writes.
         world_size: number of processes.
+        folds: where the folds come from, see ``FoldCases.source``.
     """
 
-    def __init__(self, output_dir: str, task_name: str, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        task_name: str,
+        rank: int = 0,
+        world_size: int = 1,
+        folds: str | None = None,
+    ) -> None:
         self.path = Path(output_dir) / STATUS_NAME
         self.task_name = task_name
+        self.folds = folds
         self.rank = rank
         self.is_main = rank == 0
         self.world_size = world_size
@@ -101,6 +110,7 @@ class StatusFile:
         content: dict[str, Any] = {
             "state": state,
             "task_name": self.task_name,
+            "folds": self.folds,
             "epoch": engine.state.iteration // length,
             "epochs": engine.state.max_epochs,
             "iteration": engine.state.iteration,

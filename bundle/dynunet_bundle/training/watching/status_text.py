@@ -29,6 +29,8 @@ def describe_run(status: RunStatus) -> str:
         "time": _pace_of(status),
         "last sign": f"{ago(status.idle_s)} ({status.updated})",
     }
+    if status.folds is not None:
+        facts["folds"] = status.folds
     if status.checkpoint_epoch is not None:
         steps = status.checkpoint_iteration
         inside = "" if steps is None else f", iteration {steps}"
