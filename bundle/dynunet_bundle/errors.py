@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from types import TracebackType
 from typing import NoReturn
 
@@ -263,12 +263,14 @@ def install_excepthook() -> None:
     hook that was installed before.
     """
     protect_terminal()
-    previous = sys.excepthook
+    previous, stream = sys.excepthook, sys.stderr
 
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        _exit_for(error)
+        # torch.distributed (2.10) has a hook around this one that collects stderr, and drops it at a SystemExit
+        with redirect_stderr(stream):
+            _exit_for(error)
         previous(kind, error, traceback)
 
     sys.excepthook = hook

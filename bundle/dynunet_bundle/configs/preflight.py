@@ -18,7 +18,7 @@ from dynunet_bundle.locks import claim
 
 
 def check_command() -> None:
-    """Check the command line, args files and overlays: ``preflight#command`` of train, evaluate and inference.json.
+    """Check the command line and the overlays: ``preflight#command`` of train.json, evaluate.json and inference.json.
 
     It refers to no id, so that MONAI builds it before all other components of a ``run`` list. MONAI has evaluated the
     list ``initialize`` by then.

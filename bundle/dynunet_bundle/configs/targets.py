@@ -27,7 +27,7 @@ OWN_COMPONENTS = frozenset(
         *("dataset.select.FoldCases", "dicom_output.save_objects.SaveDicomObjectsd"),
         *("evaluation.scores.ScoreHandler", "feed.loader.DaliLoader"),
         *("inference.evaluator.CaseEvaluator", "inference.evaluator.CaseProgress"),
-        *("inference.evaluator.NamingEvaluator", "locks.release_claims"),
+        "locks.release_claims",
         *("inference.inferer.PatchInferer", "inference.probabilities.SaveProbabilitiesd"),
         *("inference.quality.NoteQualityd", "inference.restore.RestoreClassesd"),
         *("inference.run_record.RunRecord", "inference.save_mask.SaveMaskd"),

@@ -3,7 +3,6 @@
 Stored on disk: the keys of ``summarize_measures`` in ``scores.json``.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
-from monai.utils import string_list_all_gather
 
 from dynunet_bundle.dataset.cases import LABEL, PREDICTION, name_of
 from dynunet_bundle.drawing.text_table import number_cell, text_table
@@ -29,6 +27,7 @@ from dynunet_bundle.files import write_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.report.text import counted
 from dynunet_bundle.terminal import printable
+from dynunet_bundle.training.process.distributed import of_all_ranks
 
 Scores = Mapping[str, Sequence[float | None]]
 """Dice by foreground class or region, by case name."""
@@ -150,8 +149,8 @@ class ScoreHandler:
         self._measures = {}
 
     def _score(self, engine: Engine) -> None:
-        # MONAI keeps the other entries of a case, such as its name, in the batch
-        for case, outputs in zip(engine.state.batch, engine.state.output, strict=True):
+        # MONAI keeps the other entries of a case, such as its name, in the batch; a case that failed has none
+        for case, outputs in zip(engine.state.batch, engine.state.output, strict=False):
             prediction = outputs[PREDICTION]
             name = name_of({**case, **outputs, "image": prediction})
             self._measures[name] = measure_case(
@@ -163,23 +162,14 @@ class ScoreHandler:
             )
 
     def _report(self) -> None:
-        measures = _of_all_ranks(self._measures)
-        if idist.get_rank() > 0:
+        measures = of_all_ranks(self._measures)
+        if idist.get_rank() > 0 or not measures:
             return
         summary = summarize_measures(measures, self.names, self.nsd_tolerance_mm)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         # a table has line breaks, which log arguments must not have
         logger.info(f"{format_scores(summary)}\nsaved to {printable(self.path)}")
-
-
-def _of_all_ranks(measures: Mapping[str, list[Measures]]) -> dict[str, list[Measures]]:
-    """The cases of all processes, sorted by name; a case that two of them scored appears once."""
-    if idist.get_world_size() == 1:
-        return dict(measures)
-    # MONAI separates the texts by tabs, which JSON escapes
-    texts = string_list_all_gather([json.dumps(item) for item in measures.items()])
-    return dict(sorted(map(json.loads, filter(None, texts))))
 
 
 def _class_numbers(mask: torch.Tensor) -> np.ndarray:

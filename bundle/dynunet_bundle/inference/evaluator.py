@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
+from ignite import distributed as idist
 from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
 
 from dynunet_bundle.dataset.case_errors import failed_step_error, is_failed_step, too_large
-from dynunet_bundle.dataset.cases import IMAGE, name_of
+from dynunet_bundle.dataset.cases import IMAGE, LABEL, PREDICTION, name_of
 from dynunet_bundle.errors import (
     EXIT_STOPPED,
     BundleError,
@@ -26,31 +28,23 @@ from dynunet_bundle.errors import (
     ran_out_of_memory,
 )
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
+from dynunet_bundle.training.process.distributed import of_all_ranks
+
+NOTHING = {key: torch.zeros(1, 1, 1, 1) for key in (PREDICTION, LABEL)}
+"""Output of a case that failed, for metrics over several processes: Dice skips classes that are absent from a label."""
 
 logger = logging.getLogger(__name__)
 
 
-class NamingEvaluator(SupervisedEvaluator):
-    """MONAI's SupervisedEvaluator whose errors name the case: ``evaluator`` of multi_gpu_evaluate.json.
-
-    The text of an unexpected error of a transform is left out, since it may hold metadata of the image.
-    """
-
-    def _iteration(self, engine: Engine, batchdata: Any) -> Any:
-        try:
-            return super()._iteration(engine, batchdata)
-        except Exception as error:
-            if not is_failed_step(error) or find_user_error(error) or ran_out_of_memory(error):
-                raise
-            raise failed_step_error(_name(batchdata), error) from None
-
-
-class CaseEvaluator(NamingEvaluator):
+class CaseEvaluator(SupervisedEvaluator):
     """An evaluator of one case at a time: ``evaluator`` of inference.json and evaluate.json.
 
     MONAI's evaluator stops at the first case that fails. This one finishes the other cases, collects the messages by
     case name in ``state.failures``, and raises an error with all of them at the end. The error of a single case, or of
-    results that cannot be written, is raised as it is.
+    results that cannot be written, is raised as it is. If several processes each evaluate a part of the cases, the end
+    is after the last process, and each raises the error for the cases of all.
+
+    The text of an unexpected error of a transform is left out, since it may hold metadata of the image.
 
     SIGTERM and SIGINT end the run between two Python instructions with exit code 75; all written files are complete.
 
@@ -62,6 +56,7 @@ class CaseEvaluator(NamingEvaluator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.state.failures = {}
+        self._messages: dict[str, str | None] = {}
 
     def run(self, global_epoch: int = 1) -> None:
         """Predict all cases.
@@ -71,6 +66,7 @@ class CaseEvaluator(NamingEvaluator):
             BundleError: the error of the only case.
         """
         self.state.failures = {}
+        self._messages = {}
         if not self.state.epoch_length:
             logger.info("there are no cases to predict")
             return
@@ -82,29 +78,48 @@ class CaseEvaluator(NamingEvaluator):
             # MONAI's metrics raise an error of their own if all cases failed
             if len(failures) < self.state.epoch_length:
                 raise
-        if failures:
-            total = self.state.epoch_length
-            raise PredictionError(failed_cases(list(failures.values()), total)) from None
+        messages, total = list(failures.values()), self.state.epoch_length
+        if self._is_shared:
+            found = of_all_ranks(self._messages)
+            messages, total = list(filter(None, found.values())), len(found)
+        if messages:
+            raise PredictionError(failed_cases(messages, total)) from None
 
     def _iteration(self, engine: Engine, batchdata: Any) -> Any:
+        if self._is_shared:
+            self._messages[_name(batchdata)] = None
         try:
-            if FAILURE in batchdata:
-                raise batchdata[FAILURE]
-            return super()._iteration(engine, batchdata)
+            return self._predict(engine, batchdata)
         except Exception as error:
             failure = _failure(error, batchdata)
-            alone = self.state.epoch_length == 1
+            alone = self.state.epoch_length == 1 and not self._is_shared
             if failure is None or (alone and find_user_error(error)):
                 raise
             if alone:
                 raise failure from error
             name = _name(batchdata)
             logger.error("%s failed: %s", name, first_line(failure))
-            self.state.failures[name] = str(failure)
-            engine.state.batch, engine.state.output = [], []
+            self.state.failures[name] = self._messages[name] = str(failure)
+            # a process without outputs would leave the others waiting in MONAI's metrics
+            engine.state.batch, engine.state.output = [], [NOTHING] if self._is_shared else []
         # free the arrays of this case, which the error refers to, before the next case needs the memory
         gc.collect()
         return engine.state.output
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether other processes evaluate other cases."""
+        return idist.get_world_size() > 1
+
+    def _predict(self, engine: Engine, batchdata: Any) -> Any:
+        if FAILURE in batchdata:
+            raise batchdata[FAILURE]
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            if not is_failed_step(error) or find_user_error(error) or ran_out_of_memory(error):
+                raise
+            raise failed_step_error(_name(batchdata), error) from None
 
 
 class CaseProgress:

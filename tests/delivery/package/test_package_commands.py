@@ -14,7 +14,7 @@ from conftest import ROOT
 from helpers.package_cases import request_for
 
 from dynunet_bundle.delivery.package.make import make_package
-from dynunet_bundle.evaluation import scores
+from dynunet_bundle.training.process import distributed
 
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
@@ -111,9 +111,11 @@ def test_the_cases_of_all_processes_are_reported_once_and_in_order(
     rows = {"dice": 0.1 + 0.2, "hd95_mm": None}
     ranks = [{"b\tc": [rows], "a": [rows]}, {"a": [rows]}, {"ä": []}]
     texts = [json.dumps(item) for rank in ranks for item in rank.items()]
-    monkeypatch.setattr(scores.idist, "get_world_size", lambda: 3)
-    monkeypatch.setattr(scores, "string_list_all_gather", lambda own: "\t".join(texts).split("\t"))
-    gathered = scores._of_all_ranks(ranks[0])
+    monkeypatch.setattr(distributed.idist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(
+        distributed, "string_list_all_gather", lambda own: "\t".join(texts).split("\t")
+    )
+    gathered = distributed.of_all_ranks(ranks[0])
     assert list(gathered.items()) == [("a", [rows]), ("b\tc", [rows]), ("ä", [])]
     assert all("\t" not in text for text in texts)
 

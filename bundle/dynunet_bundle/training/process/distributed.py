@@ -3,16 +3,19 @@
 ``multi_gpu_train.json`` uses these parts; nothing else in the bundle starts a process group.
 """
 
+import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from ignite import distributed as idist
+from monai.utils import string_list_all_gather
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
@@ -152,6 +155,19 @@ def equal_in_all_ranks(number: int) -> bool:
     return int(bounds[0]) == -int(bounds[1])
 
 
+def of_all_ranks(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Items of all processes by name, sorted if there are several; all must call this at the same point.
+
+    Args:
+        items: JSON data by name. If two processes have an item of the same name, one of the two is kept.
+    """
+    if idist.get_world_size() == 1:
+        return dict(items)
+    # MONAI separates the texts by tabs, which JSON escapes
+    texts = string_list_all_gather([json.dumps(item) for item in items.items()])
+    return dict(sorted(map(json.loads, filter(None, texts)), key=lambda item: str(item[0])))
+
+
 def distributed_network(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Wrap a network with DDP: ``network`` of multi_gpu_train.json.
 
@@ -208,4 +224,5 @@ class Shard(Dataset):
         if not self.is_empty:
             return self.dataset[self.indices[index]]
         case = dict(self.dataset[0])
-        return {**case, "label": torch.zeros_like(case["label"])}
+        # a case that could not be read has no label
+        return case | ({"label": torch.zeros_like(case["label"])} if "label" in case else {})
