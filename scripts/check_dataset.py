@@ -28,11 +28,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from dynunet_bundle.dataset.select import load_dataset
-    from dynunet_bundle.survey.findings import format_findings
+    from dynunet_bundle.survey.findings import dataset_findings, format_findings
     from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
-    surveys = survey_dataset(load_dataset(arguments.dataset_dir), arguments.num_workers)
-    findings = all_findings(surveys)
+    dataset = load_dataset(arguments.dataset_dir)
+    surveys = survey_dataset(dataset, arguments.num_workers)
+    findings = all_findings(surveys) + dataset_findings(dataset)
     if arguments.json:
         print(json.dumps([finding.to_json() for finding in findings], indent=4))
     else:

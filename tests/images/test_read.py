@@ -1,5 +1,6 @@
 """Every format gives the same voxels at the same position."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from conftest import save_nifti, save_picture
 from scipy.spatial.transform import Rotation
 
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.images.read import read_channels, read_volume
+from dynunet_bundle.inference.save_mask import save_mask
 
 SHAPE = (7, 6, 5)
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -76,6 +79,49 @@ def test_nifti_values_are_scaled_as_the_header_says(tmp_path: Path):
     np.testing.assert_allclose(
         read_volume(tmp_path / "a.nii")[0][0], nib.load(tmp_path / "a.nii").get_fdata()
     )
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("micron", 1e-3), ("meter", 1e3), ("mm", 1), ("unknown", 1)]
+)
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
+def test_the_unit_of_a_header_is_honoured(tmp_path: Path, unit: str, factor: float, suffix: str):
+    affine = oblique(3)
+    image = nib.Nifti1Image(numbered(*SHAPE), affine)
+    image.header.set_xyzt_units(unit, "sec")
+    source = tmp_path / f"x.{suffix}"
+    nib.save(image, source)
+    found = read_volume(source).affine
+    np.testing.assert_allclose(found[:3], factor * affine[:3], rtol=1e-5)
+    # a mask has the unit of its image, and so its place
+    mask = save_mask(torch.zeros(SHAPE, dtype=torch.uint8), source, tmp_path / "masks", "x")
+    assert nib.load(mask).header.get_xyzt_units()[0] == unit
+    np.testing.assert_allclose(read_volume(mask).affine, found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
+@pytest.mark.parametrize("colours", ["RGB", "RGBA"])
+def test_colours_are_channels(tmp_path: Path, suffix: str, colours: str):
+    array = numbered(*SHAPE, len(colours), dtype=np.uint8)
+    voxels = array.view([(colour, "u1") for colour in colours])[..., 0]
+    path = tmp_path / f"x.{suffix}"
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    for slope in (1, 2):
+        if suffix == "nii":
+            raw = bytearray(path.read_bytes())
+            raw[112:116] = struct.pack("<f", slope)  # NIfTI does not scale colours
+            path.write_bytes(raw)
+        found = read_volume(path).array
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, np.moveaxis(array, -1, 0))
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_complex_voxels_are_refused(tmp_path: Path, suffix: str, dtype: str):
+    path = save_nifti(tmp_path / f"x.{suffix}", numbered(*SHAPE, dtype=dtype))
+    with pytest.raises(CaseError, match=rf"case x: its voxels are complex numbers \({dtype}\)"):
+        read_volume(path)
 
 
 # --- the same position in every format

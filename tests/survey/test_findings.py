@@ -1,6 +1,8 @@
 """All problems of a data set at once, in one table."""
 
+import gzip
 import json
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -11,8 +13,14 @@ from conftest import run_script, save_nifti, save_picture
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset
+from dynunet_bundle.images.read import Volume
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.survey.findings import Finding, duplicate_findings, format_findings
+from dynunet_bundle.survey.findings import (
+    Finding,
+    case_findings,
+    duplicate_findings,
+    format_findings,
+)
 from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
 
@@ -95,6 +103,69 @@ def test_forms_that_disagree_are_a_warning(own_phantom):
     (finding,) = findings_of(load_dataset(own_phantom))
     assert finding.severity == "warning"
     assert "sform and qform differ" in finding.problem
+
+
+def edit_header(path: Path, edit) -> None:
+    """Change bytes of an uncompressed header, as nibabel would not write it."""
+    image = nib.load(path)
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    edit(raw, image)
+    path.write_bytes(gzip.compress(raw))
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 0), (1, 0, 1), None])
+@pytest.mark.parametrize("form", [False, True])
+def test_missing_forms_and_sizes_are_warnings(own_phantom, sizes, form):
+    def edit(raw: bytearray, image) -> None:
+        if not form:
+            raw[252:256] = bytes(4)  # qform_code and sform_code
+        if sizes is not None:
+            raw[80:92] = struct.pack("<3f", *sizes)
+
+    for folder in ("imagesTr", "labelsTr"):
+        edit_header(own_phantom / folder / "phantom_000.nii.gz", edit)
+    findings = findings_of(load_dataset(own_phantom))
+    assert {finding.severity for finding in findings} <= {"warning"}
+    text = " ".join(finding.problem for finding in findings)
+    assert text.count("qform_code and sform_code are 0") == 2 * (not form)
+    how = "the sform gives it" if form else "it is taken for 1 mm"
+    assert text.count(f"(pixdim) is 0; {how}") == 2 * (sizes is not None)
+
+
+@pytest.mark.parametrize("kind", ["beside", "inside", "ignored"])
+def test_a_label_off_its_image_is_a_warning(own_phantom, kind):
+    dataset = load_dataset(own_phantom)
+    image = np.zeros((8, 8, 8), np.int16)
+    image[:4] = np.arange(1, 257).reshape(4, 8, 8)
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[5:] = 1
+    ignore = 2 if kind == "ignored" else None
+    if kind == "inside":
+        label[3, 7, 7] = 1
+    if kind == "ignored":
+        label[:2] = 2
+        dataset = dataset.named(["MRI"], LabelScheme(["background", "a"], [0, 1], ignore))
+    volumes = Volume(image[None], np.eye(4)), Volume(label[None], np.eye(4))
+    found = case_findings("x", *volumes, {}, dataset)
+    outside = [finding for finding in found if "wholly outside the nonzero part" in finding.problem]
+    assert len(outside) == (kind != "inside")
+    assert all(finding.severity == "warning" for finding in found)
+
+
+def test_what_dataset_json_does_not_list_is_a_warning(own_phantom):
+    assert load_dataset(own_phantom).notes == ()
+    content = json.loads((own_phantom / "dataset.json").read_text())
+    content["training"] = content["training"][1:4]
+    (own_phantom / "dataset.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    result = run_script("check_dataset", own_phantom)
+    assert result.returncode == 0, result.stderr
+    for text in (
+        '"numTraining" is 6, but there are 3 training cases',
+        "imagesTr has 3 image(s) that are not listed: phantom_000.nii.gz, phantom_004.nii.gz",
+        "labelsTr has 3 label(s) without a listed image: phantom_000.nii.gz",
+        "5 cases: 0 error(s), 3 warning(s)",
+    ):
+        assert text in result.stdout
 
 
 def test_a_damaged_file_does_not_hide_the_others(spoilt, own_phantom):

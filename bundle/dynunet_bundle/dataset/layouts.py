@@ -19,6 +19,7 @@ from dynunet_bundle.dataset.cases import (
 )
 from dynunet_bundle.dataset.entries import read_entries
 from dynunet_bundle.dataset.image_folder import group_channels, is_whole_picture, missing_channels
+from dynunet_bundle.dataset.unlisted import dataset_notes
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import case_name, read_json
 from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
@@ -30,6 +31,8 @@ LAYOUTS = (
     "dataset.json with imagesTr and labelsTr (Medical Segmentation Decathlon or nnU-Net), "
     "or two folders images and labels with files of the same names"
 )
+
+DATASET_NAME = "dataset.json"
 
 UNSAFE = re.compile(r"[$@%#:\x00-\x1f\x7f]")
 """Characters of a folder name that have a special meaning in MONAI's configs or in terminals."""
@@ -81,6 +84,7 @@ class DatasetDescription:
         labels: meaning of the values in label files; without classes if unknown.
         training: labelled cases, sorted by name.
         test: unlabelled cases, sorted by name.
+        notes: what is wrong with the list of cases without making it unusable: problems and remedies.
     """
 
     name: str
@@ -88,6 +92,7 @@ class DatasetDescription:
     labels: LabelScheme
     training: tuple[Case, ...]
     test: tuple[Case, ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the names of channels; ``LabelScheme`` checks those of labels.
@@ -134,11 +139,13 @@ def read_layout(root: Path, complete: bool = True) -> DatasetDescription:
             f"{root} {what}. Pass --dataset_dir with a folder that has {LAYOUTS}; a relative path starts at the "
             "current working directory."
         )
-    source = root / "dataset.json"
+    source = root / DATASET_NAME
     if source.is_file():
         content = read_json(source, DatasetError, DATASET_SCHEMA)
         reader = _read_msd if "training" in content or "modality" in content else _read_nnunet
         dataset = reader(root, source, content)
+        notes = dataset_notes(root, content, dataset.training, dataset.test)
+        dataset = replace(dataset, notes=notes)
     else:
         dataset = _read_plain(root)
     if not dataset.training:

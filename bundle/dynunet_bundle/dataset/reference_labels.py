@@ -4,11 +4,9 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.dataset.cases import Case, absolute, list_images, name_of, require_unique
-from dynunet_bundle.dataset.layouts import read_layout
+from dynunet_bundle.dataset.layouts import DATASET_NAME, read_layout
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import case_name
-
-DATASET_NAME = "dataset.json"
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
+from numpy.lib.recfunctions import structured_to_unstructured
 
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import case_name
+from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.streams import require_end, require_size
 from dynunet_bundle.limits import require_memory, require_place, require_room
 
@@ -25,6 +28,12 @@ GZIP_RATIO = 1032
 
 MAX_OFFSET = 1 << 28
 """Largest offset of the voxels in bytes, after the extensions; a compressed file is read up to the offset."""
+
+UNIT_MM = {"meter": 1000.0, "micron": 0.001}
+"""Length in millimetres of the units of NIfTI other than the millimetre; an unknown unit is taken for it."""
+
+ZERO_PIXDIM = "zero_pixdim"
+"""Key in ``extra`` of a loaded image: whether a voxel size in its header is 0, which nibabel takes for 1."""
 
 SCALED_ITEMSIZE = np.dtype(np.float32).itemsize
 IMAGE_TYPES = (nib.Nifti1Image, nib.Nifti2Image)
@@ -52,12 +61,30 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
     for kind in IMAGE_TYPES:
         size = kind.header_class.template_dtype.itemsize
         if kind.header_class.may_contain_header(head[:size]):
-            return _open(Path(path), kind, kind.header_class(head[:size]))
+            image = _open(Path(path), kind, kind.header_class(head[:size]))
+            stored = kind.header_class(head[:size], check=False)
+            used = stored["pixdim"][1 : 1 + min(stored["dim"][0], SPATIAL_AXES)]
+            image.extra[ZERO_PIXDIM] = bool((used == 0).any())
+            return image
     raise OSError("it has no NIfTI header")
+
+
+def affine_mm(image: nib.Nifti1Image) -> np.ndarray:
+    """Affine ``[4, 4]`` float64 from voxel indices to RAS+ millimetres, whatever the unit in the header."""
+    affine = np.array(image.affine, dtype=float)
+    affine[:SPATIAL_AXES] *= unit_mm(image.header)
+    return affine
+
+
+def unit_mm(header: nib.Nifti1Header) -> float:
+    """Length of the header's spatial unit in millimetres."""
+    return UNIT_MM.get(header.get_xyzt_units()[0], 1.0)
 
 
 def read_voxels(path: str | Path, image: nib.Nifti1Image) -> np.ndarray:
     """Voxels of an image that ``load_nifti`` opened, in the file's data type, or float64 if scaled.
+
+    The colours of RGB and RGBA voxels are a last axis.
 
     The file is read to its end, where a compressed file has its checksum; nibabel alone does not read that far.
 
@@ -66,24 +93,38 @@ def read_voxels(path: str | Path, image: nib.Nifti1Image) -> np.ndarray:
         image: the image of ``load_nifti``.
 
     Raises:
+        CaseError: if the voxels are complex numbers.
         OSError: if the stream is damaged or truncated, or contains more than the header declares.
         MemoryError: if there is less memory than the voxels take.
     """
     proxy = image.dataobj
+    if proxy.dtype.kind == "c":
+        raise CaseError(
+            case_name(path),
+            f"its voxels are complex numbers ({proxy.dtype.name})",
+            "Save the magnitude, or real and imaginary part as two channels.",
+        )
     scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
     itemsize = proxy.dtype.itemsize + (np.dtype(np.float64).itemsize if scaled else 0)
     require_memory(math.prod(map(int, proxy.shape)) * itemsize, "reading it")
     if not str(path).lower().endswith(GZIP_SUFFIX):
         require_size(Path(path), proxy.offset, math.prod(proxy.shape) * proxy.dtype.itemsize)
-        return np.asanyarray(proxy)
+        return _array_of(proxy)
     layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
     with gzip.open(path, "rb") as file:
         try:
-            voxels = np.asanyarray(image.ImageArrayProxy(file, layout))
+            voxels = _array_of(image.ImageArrayProxy(file, layout))
             require_end(file)
         except (zlib.error, EOFError) as error:
             raise OSError(f"its compressed voxels are damaged ({error})") from None
     return voxels
+
+
+def _array_of(proxy: ArrayProxy) -> np.ndarray:
+    """Voxels of a file; colours, which NIfTI does not scale, as a last axis."""
+    if proxy.dtype.names is None:
+        return np.asanyarray(proxy)
+    return structured_to_unstructured(proxy.get_unscaled())
 
 
 def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> nib.Nifti1Image:
@@ -91,9 +132,9 @@ def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> 
     _forget_unknown_codes(header)
     files = kind.filespec_to_file_map(str(path))
     voxels = kind.ImageArrayProxy(files["image"].filename, header.copy())
-    affine = header.get_best_affine()
-    require_place(case_name(path), affine)
-    return kind(voxels, affine, header, file_map=files)
+    image = kind(voxels, header.get_best_affine(), header, file_map=files)
+    require_place(case_name(path), affine_mm(image))
+    return image
 
 
 def _forget_unknown_codes(header: nib.Nifti1Header) -> None:

@@ -15,7 +15,7 @@ from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
 from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
-from dynunet_bundle.images.nifti import load_nifti, read_voxels
+from dynunet_bundle.images.nifti import affine_mm, load_nifti, read_voxels
 from dynunet_bundle.limits import require_axes
 
 
@@ -70,7 +70,7 @@ def _read_file(path: str | Path) -> tuple[Volume, Any]:
     if str(path).lower().endswith(NIFTI_SUFFIXES):
         image = load_nifti(path)
         array = _channels_first(read_voxels(path, image))
-        return _volume(case_name(path), array, np.array(image.affine, dtype=float)), image
+        return _volume(case_name(path), array, affine_mm(image)), image
     if is_series_name(path):
         # pydicom is an optional dependency
         from dynunet_bundle.dicom_input.series import load_series

@@ -26,7 +26,7 @@ from dynunet_bundle.files import (
     write_json,
 )
 from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
-from dynunet_bundle.images.nifti import load_nifti
+from dynunet_bundle.images.nifti import affine_mm, load_nifti
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.probabilities import (
     ProbabilityFile,
@@ -217,7 +217,7 @@ def _require_same_grid(file: ProbabilityFile, other: ProbabilityFile, where: str
 def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
     if image.name.lower().endswith(NIFTI_SUFFIXES):
         header = load_nifti(image)
-        shape, affine = (*header.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], header.affine
+        shape, affine = (*header.shape[:SPATIAL_AXES], 1, 1)[:SPATIAL_AXES], affine_mm(header)
     else:
         volume = read_volume(image)
         shape, affine = volume.array.shape[1:], volume.affine

@@ -17,7 +17,7 @@ from dynunet_bundle.files import versions
 from dynunet_bundle.planning.plan import PLAN_SCHEMA
 from dynunet_bundle.shapes import COUNT, TEXT, by_name, list_of, object_with
 from dynunet_bundle.survey.case_facts import CaseFacts
-from dynunet_bundle.survey.findings import require_usable
+from dynunet_bundle.survey.findings import dataset_findings, require_usable
 from dynunet_bundle.survey.histogram import merged
 from dynunet_bundle.survey.survey import all_findings, survey_dataset
 
@@ -170,7 +170,7 @@ def extract_fingerprint(
         DatasetError: if cases differ in their number of channels, or no case has foreground.
     """
     surveys = survey_dataset(dataset, num_workers, cache_dir)
-    require_usable(all_findings(surveys), len(surveys))
+    require_usable(all_findings(surveys) + dataset_findings(dataset), len(surveys))
     return Fingerprint.of([survey.facts for survey in surveys if survey.facts is not None])
 
 

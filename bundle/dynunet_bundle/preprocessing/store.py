@@ -62,7 +62,7 @@ from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.shapes import COUNT, OBJECT, TEXT, list_of, object_with
 from dynunet_bundle.terminal import progress
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the store's files, part of the key: a new version makes every case be prepared again."""
 
 SIDECAR_SCHEMA = object_with(

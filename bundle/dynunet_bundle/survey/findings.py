@@ -1,7 +1,7 @@
 """All problems of a data set at once: errors make a case unusable, warnings should be checked.
 
-Errors are what preprocessing would refuse, found by the same code. Warnings are ambiguous headers, empty labels,
-constant channels and duplicate images.
+Errors are what preprocessing would refuse, found by the same code. Warnings are ambiguous headers, labels that are
+empty or off the image, constant channels, duplicate images, and files that dataset.json does not list.
 """
 
 import logging
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.layouts import DATASET_NAME, DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.errors import CaseError
+from dynunet_bundle.images.nifti import ZERO_PIXDIM, unit_mm
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.problems import Problem, find_problems
 
@@ -83,12 +84,25 @@ def _content_warnings(
             yield "all voxels of its label are ignored", "Leave the case out, or label some voxels."
         elif not (labelled > 0).any():
             yield "its label is empty", "Check that this is intended."
+        elif not _touches(label.array[0], image.array, ignore_value):
+            yield (
+                "its label is wholly outside the nonzero part of its image",
+                "Check that they belong together, and that neither is flipped.",
+            )
     for index, channel in enumerate(image.array):
         if channel.max() == channel.min():
             yield (
                 f"channel {index} of its image is constant ({float(channel.max()):g})",
                 "Check that it is empty on purpose.",
             )
+
+
+def _touches(label: np.ndarray, image: np.ndarray, ignore_value: int | None) -> bool:
+    """Whether a labelled voxel is nonzero in a channel of the image."""
+    inside = label > 0
+    if ignore_value is not None:
+        inside &= label != ignore_value
+    return any(bool(channel[inside].any()) for channel in image)
 
 
 def _header_warnings(headers: Mapping[str, Any]) -> Iterator[Problem]:
@@ -104,8 +118,22 @@ def _nifti_warnings(image: Any) -> Iterator[Problem]:
         yield "the axes of its affine are not orthogonal", "Resample it to an orthogonal grid."
     qform, qform_code = image.header.get_qform(coded=True)
     sform, sform_code = image.header.get_sform(coded=True)
-    if qform_code and sform_code and not np.allclose(qform, sform, atol=MAX_FORM_DIFFERENCE_MM):
+    tolerance = MAX_FORM_DIFFERENCE_MM / unit_mm(image.header)
+    if qform_code and sform_code and not np.allclose(qform, sform, atol=tolerance):
         yield "its sform and qform differ; the sform is used", "Set the qform to the sform."
+    if not qform_code and not sform_code:
+        yield (
+            "it has no orientation (qform_code and sform_code are 0); its axes are taken as left, anterior, superior",
+            "Check left and right, and write a qform or an sform.",
+        )
+    if image.extra.get(ZERO_PIXDIM):
+        taken = "the sform gives it" if sform_code else "it is taken for 1 mm"
+        yield f"a voxel size in its header (pixdim) is 0; {taken}", "Write the sizes to the header."
+
+
+def dataset_findings(dataset: DatasetDescription) -> list[Finding]:
+    """Warnings about the list of cases, not about a single case."""
+    return [Finding(DATASET_NAME, "warning", *note) for note in dataset.notes]
 
 
 def duplicate_findings(digests: Sequence[tuple[str, str]]) -> list[Finding]:

@@ -17,7 +17,9 @@ from dynunet_bundle.survey.value_counts import value_counts
 MAX_LABEL_ROUNDING = 1e-3  # accepted distance of a label value from a whole number
 MAX_UNNAMED_LABELS = 64  # distinct values of a label map if dataset.json does not list them
 MAX_SHOWN_VALUES = 10  # values listed in a message
-MIN_VOXEL_MM3 = 1e-9  # voxel volume below which an affine is degenerate
+MIN_VOXEL_MM3 = 1e-18
+"""Voxel volume below which an affine is degenerate: a cube of 1 nm. Voxels of electron microscopes are a bit larger."""
+
 
 Problem = tuple[str, str]
 """Problem of a case, and its remedy."""

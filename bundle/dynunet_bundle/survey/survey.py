@@ -36,7 +36,7 @@ from dynunet_bundle.terminal import progress
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # of the cached files; files of another version are read again
+FORMAT_VERSION = 2  # of the cached files; files of another version are read again
 
 NOTES_SCHEMA = object_with(
     {"identity": OBJECT, "digest": TEXT, "findings": list_of(by_name(TEXT))},
