@@ -76,16 +76,18 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     arguments, overrides = parse_arguments()
 
-    from dynunet_bundle.configs.overrides import CONFIG_SCHEMA, known_ids
+    from dynunet_bundle.configs.command import check_overlays
+    from dynunet_bundle.configs.overrides import known_ids
     from dynunet_bundle.cross_validation.request import parse_overrides
     from dynunet_bundle.cross_validation.slurm import OWN_IDS, SlurmJob, sbatch_script
     from dynunet_bundle.dataset.cases import absolute
-    from dynunet_bundle.errors import ConfigError
-    from dynunet_bundle.files import ensure_writable, read_json
+    from dynunet_bundle.files import ensure_writable
 
-    parse_overrides(overrides, known_ids(BUNDLE / "configs"), OWN_IDS)
-    for overlay in arguments.task_config:
-        read_json(overlay, ConfigError, CONFIG_SCHEMA)
+    configs = BUNDLE / "configs"
+    known = known_ids(configs)
+    files = [str(configs / "train.json"), *map(str, arguments.task_config)]
+    usage = check_overlays(files, known, ["training"])
+    parse_overrides(overrides, known, OWN_IDS, [usage])
     values = vars(arguments)
     paths = {name: absolute(values.pop(name)) for name in ("dataset_dir", "out")}
     job = SlurmJob(

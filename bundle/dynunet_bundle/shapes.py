@@ -96,6 +96,11 @@ def require_shape(
         raise error_type(f"{where}: {excerpt(field)}: {excerpt(_problem_of(fault))}. {remedy}")
 
 
+def has_shape(content: Any, schema: Schema) -> bool:
+    """Whether JSON data has the shape that a schema says."""
+    return bool(_validator_type()(schema).is_valid(content))
+
+
 @cache
 def _validator_type() -> Any:
     """The validator; its own ``integer`` and ``number`` would accept 1e308, NaN and 400 digits."""

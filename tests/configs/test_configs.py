@@ -25,7 +25,10 @@ OVERLAYS = (
     "seed_augmentation.json",
     "seed_recipe.json",
 )
-PREDICTION_IDS = {"keep_largest", "mirror_axes", "overlap", "precision", "probabilities_dir"}
+PREDICTION_IDS = {
+    *("keep_largest", "mirror_axes", "overlap", "precision", "probabilities_dir"),
+    *("backend", "backend_file"),
+}
 """What decides masks, in evaluate.json as in inference.json."""
 
 FROZEN_TRAIN_IDS = {
@@ -158,9 +161,7 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
     evaluate, inference = content("evaluate.json"), content("inference.json")
     assert evaluate["network_def"] == inference["network_def"]
     assert type(ConfigParser(inference).get_parsed_content("network_def")) is DynUNet
-    exported = ("backend", "backend_file")
-    own = {key: value for key, value in inference["network"].items() if key not in exported}
-    assert evaluate["network"] == own
+    assert evaluate["network"] == inference["network"]
     decides = ("_target_", "roi_size", "mode", "overlap", "mirror_axes", "precision")
     for key in decides:
         assert evaluate["validate#inferer"][key] == inference["inferer"][key]

@@ -184,7 +184,7 @@ def test_the_recipes_ids(train_workflow: Load) -> None:
     assert {name: recipe[name] for name in expected} == expected
     plan = part(train_workflow(*RECIPE), "plan")
     assert (plan["batch_size"], plan["batch_dice"]) == (2, True)
-    assert part(train_workflow(*RECIPE, spatial_dims=2), "batch_size") == 64
+    assert part(train_workflow(*RECIPE, **tiny_plan(2)), "batch_size") == 64
 
 
 def test_the_recipes_schedule_is_the_seeds(train_workflow: Load) -> None:

@@ -55,6 +55,25 @@ def test_training_leaves_model_checkpoints_logs_and_store(trained, phantom):
     assert torch.load(trained / "models" / "model.pt", weights_only=True)
 
 
+@pytest.mark.parametrize("word", ["false", "no"])
+def test_restart_false_leaves_a_finished_training(trained: Path, phantom: Path, word: str) -> None:
+    """MONAI takes both words for texts, and a text is true."""
+    weights = (trained / "models" / "model.pt").read_bytes()
+    done = run_bundle(
+        "training",
+        "--config_file",
+        "configs/train.json",
+        dataset_dir=phantom,
+        ckpt_dir=trained / "models",
+        output_dir=trained / "run",
+        restart=word,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/2" not in done.stdout
+    assert not (trained / "models" / "earlier_run_1").exists()
+    assert (trained / "models" / "model.pt").read_bytes() == weights
+
+
 @pytest.fixture
 def overlay(tmp_path: Path) -> Path:
     """The tiny plan as a task overlay."""
@@ -80,6 +99,38 @@ def test_evaluating_from_another_folder(trained, phantom, tmp_path):
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
     assert len(scores["cases"]) == 2
     assert "mean of 2 cases" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["torchscript", "onnx"])
+def test_evaluating_an_exported_model(
+    trained: Path, phantom: Path, tmp_path: Path, backend: str
+) -> None:
+    """What ``--exec-mode export --load_sm True --validate True`` of NVIDIA's example does."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    weights = trained / "models" / "model.pt"
+    done = run_script(
+        "export", "--weights", weights, "--output", tmp_path / "out", "--formats", backend
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = (path for path in (tmp_path / "out").iterdir() if path.suffix in (".ts", ".onnx"))
+    scores = {}
+    for name, exported in (("torch", {}), (backend, {"backend_file": file})):
+        done = run_bundle(
+            "evaluating",
+            "--config_file",
+            "['configs/train.json','configs/evaluate.json']",
+            dataset_dir=phantom,
+            ckpt_dir=trained / "models",
+            output_dir=tmp_path / name,
+            precision="float32",
+            backend=name,
+            **exported,
+        )
+        assert done.returncode == 0, done.stderr
+        scores[name] = json.loads((tmp_path / name / "scores.json").read_text())
+    assert scores[backend]["cases"].keys() == scores["torch"]["cases"].keys()
+    assert scores[backend]["mean_dice"] == pytest.approx(scores["torch"]["mean_dice"], abs=1e-3)
 
 
 def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, overlay, tmp_path):

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.configs.command_line import CommandLine, read_command_line
+from dynunet_bundle.configs.values import or_code
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
-from dynunet_bundle.shapes import Schema, object_with
+from dynunet_bundle.shapes import object_with
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -24,30 +25,16 @@ RUN_ARGUMENTS = (
     "run_name",
     "save_execute_config",
     "args_file",
+    "workflow_name",
+    "workflow_type",
+    "properties_path",
     "trust",
 )
-"""Arguments of ``monai.bundle run`` itself, the ids that its tracking adds, and ``trust`` of ``check_command``."""
-
-CODE = {
-    "anyOf": [
-        {"type": "string", "pattern": "^[$@%]"},
-        {"type": "object", "required": ["_target_"]},
-    ]
-}
-"""Shape of an expression, a reference or a component."""
-
-
-def _or_code(schema: Schema) -> dict[str, Any]:
-    """The shape of a value that may be or contain code; ``code_check.py`` decides where code is allowed."""
-    parts: dict[str, Any] = {
-        key: _or_code(schema[key]) for key in ("items", "additionalProperties") if key in schema
-    }
-    named = {name: _or_code(part) for name, part in schema.get("properties", {}).items()}
-    return {"if": CODE, "else": {**schema, **parts, "properties": named}}
-
+"""Arguments of ``monai.bundle run`` and ``run_workflow``, the ids that their tracking adds, and ``trust`` of
+``check_command``."""
 
 CONFIG_SCHEMA = object_with(
-    {name: _or_code(schema) for name, schema in PLAN_SCHEMA["properties"].items()},
+    {name: or_code(schema) for name, schema in PLAN_SCHEMA["properties"].items()},
     propertyNames={"maxLength": 200},
     description="Write ids and values as in bundle/configs; scripts/plan.py writes a whole overlay.",
 )
@@ -97,6 +84,12 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> CommandLine:
         if name not in RUN_ARGUMENTS and text in ("None", "null"):
             raise ConfigError(f"--{name} {text} would change nothing. Pass --{name} '$None'.")
     ids = {name: value for name, value in line.settings.items() if name not in RUN_ARGUMENTS}
+    merging = next((name for name in line.texts if name.startswith("+")), None)
+    if merging:
+        raise ConfigError(
+            f"--{merging} would replace and not merge; only a config file can merge. Pass the whole value as "
+            f"--{merging.lstrip('+')}, or an overlay."
+        )
     _require_known(ids, known, "the command line")
     for file in line.config_files:
         if Path(file).is_file():

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
+from dynunet_bundle.configs.command import corrected_texts
 from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
@@ -20,19 +22,29 @@ from dynunet_bundle.locks import claim
 def check_command() -> None:
     """Check the command line and the overlays: ``preflight#command`` of train.json, evaluate.json and inference.json.
 
-    It refers to no id, so that MONAI builds it before all other components of a ``run`` list. MONAI has evaluated the
-    list ``initialize`` by then.
+    It refers to no id, and is the first item of the list ``initialize``, so that MONAI builds it before all other
+    components.
+
+    A value that MONAI has read as a text, such as ``--restart false``, is read as what the id holds. The command then
+    runs again with it, in this process.
 
     Raises:
-        ConfigError: for an override of an unknown id, or an overlay with code of its own (``code_check.py``) without
-            ``--trust``.
+        ConfigError: for an override of an unknown id or one that this run does not use, a value of a wrong type or out
+            of range, or an overlay with code of its own (``code_check.py``) without ``--trust``.
     """
     if not _runs_as_command(sys.argv):
         return
     install_excepthook()
     configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
-    line = check_overrides(sys.argv[1:], known_ids(configs))
+    known = known_ids(configs)
+    line = check_overrides(sys.argv[1:], known)
     require_safe(line.config_files, configs, trust=line.is_trusted)
+    texts = corrected_texts(line, known)
+    if texts:
+        # of two equal options, the last one counts
+        sys.argv += [f"--{name}={text}" for name, text in texts.items()]
+        runpy.run_module("monai.bundle", run_name="__main__")
+        raise SystemExit(0)
 
 
 def preflight(

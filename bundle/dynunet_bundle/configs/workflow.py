@@ -7,8 +7,10 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from dynunet_bundle.configs.code_check import require_safe
+from dynunet_bundle.configs.command import require_plan
 from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
+from dynunet_bundle.configs.values import COMMAND_LINE, require_values
 from dynunet_bundle.errors import ConfigError, find_user_error
 from dynunet_bundle.locks import release_claims
 
@@ -62,17 +64,17 @@ def load_workflow(
         The initialized workflow; call its ``run``.
 
     Raises:
-        ConfigError: if an overlay is missing or malformed, names an id that no config has, or is outside ``configs``
-            and contains code of its own.
+        ConfigError: if an overlay is missing or malformed, has an unknown id, or is outside ``configs`` and contains
+            code; for a value of a wrong type or out of range, or a plan whose ids do not fit each other.
     """
     configs = Path(bundle_root).resolve() / "configs"
     known = known_ids(configs)
-    own_ids = set(ConfigParser.load_config_file(str(configs / config)))
+    own = ConfigParser.load_config_file(str(configs / config))
     contents = [read_overlay(overlay, known) for overlay in overlays]
     require_safe([configs / config, *overlays], configs, settings, trust)
-    content = {key: literal(value) for key, value in (plan or {}).items() if key in own_ids}
+    content = {key: literal(value) for key, value in (plan or {}).items() if key in own}
     for ids in contents:
-        content |= {key: value for key, value in ids.items() if top_level(key) in own_ids}
+        content |= {key: value for key, value in ids.items() if top_level(key) in own}
     content |= settings or {}
     merged = next((key for key in content if key.startswith("+")), None)
     if merged:
@@ -80,11 +82,16 @@ def load_workflow(
         raise ConfigError(
             f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.'
         )
-    values = {"bundle_root": str(configs.parent), **(overrides or {})}
+    literals = {key: literal(value) for key, value in (overrides or {}).items()}
+    literals.setdefault("bundle_root", literal(configs.parent))
+    places = (*map(str, overlays), COMMAND_LINE, COMMAND_LINE)
+    for where, ids in zip(places, [*contents, dict(settings or {}), literals], strict=True):
+        require_values(ids, where, own)
+    require_plan(own, {**content, **literals})
     workflow = BundleWorkflow(
         config_file=str(configs / config),
-        workflow_type="train" if "train" in own_ids else "infer",
-        **{**content, **{key: literal(value) for key, value in values.items()}},
+        workflow_type="train" if "train" in own else "infer",
+        **{**content, **literals},
     )
     workflow.initialize()
     return workflow

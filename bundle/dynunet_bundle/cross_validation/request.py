@@ -1,12 +1,13 @@
 """The request of a scripts/train.py command line, checked before anything runs."""
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.configs.command import read_texts, require_plan
 from dynunet_bundle.configs.overrides import check_overrides
+from dynunet_bundle.configs.usage import Usage
 from dynunet_bundle.errors import ConfigError
 
 ALL = "all"
@@ -82,41 +83,34 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
 
 
 def parse_overrides(
-    arguments: Sequence[str], known: set[str], own: Mapping[str, str] = FOLD_IDS
+    words: Sequence[str],
+    known: set[str],
+    own: Mapping[str, str] = FOLD_IDS,
+    usages: Sequence[Usage] = (),
 ) -> dict[str, Any]:
     """Parse ``--id value`` pairs as MONAI's command line does.
 
     Args:
-        arguments: ``["--epochs", "3", "--amp=False", ...]``.
+        words: ``["--epochs", "3", "--amp=False", ...]``.
         known: top-level ids of the configs.
         own: ids that must not be given, each with the option that sets it.
+        usages: the runs that get them; each id is for one of these at least.
 
     Returns:
-        Values by id; a value that is not a Python literal is text.
+        Values by id, each of the type that the id holds.
 
     Raises:
-        ConfigError: for an unknown id, one of ``own``, or a value without an id.
+        ConfigError: for an unknown id, one of ``own``, one that no run uses, a value without an id, one of a wrong type
+            or out of range, or a plan whose ids do not fit each other.
     """
-    check_overrides(arguments, known)
-    values: dict[str, Any] = {}
-    name = None
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, has_value, value = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            if name in own:
-                raise ConfigError(f"{name} is set by {own[name]}. Leave out --{name}.")
-            values[name] = _literal(value) if has_value else True
-            name = None if has_value else name
-        elif name is None:
-            raise ConfigError(f'"{argument}" does not follow an option. Pass ids as --id value.')
-        else:
-            values[name], name = _literal(argument), None
+    line = check_overrides(["run", *words], known)
+    if "run_id" in line.texts:
+        raise ConfigError(
+            f'"{line.texts["run_id"]}" does not follow an option. Pass ids as --id value.'
+        )
+    for name in line.texts:
+        if name in own:
+            raise ConfigError(f"{name} is set by {own[name]}. Leave out --{name}.")
+    values = read_texts(line.texts, usages)
+    require_plan(usages[0].config if usages else {}, values)
     return values
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

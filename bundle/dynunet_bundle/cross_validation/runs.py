@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.configs.command import check_overlays
+from dynunet_bundle.configs.command_line import read_command_line
 from dynunet_bundle.configs.overrides import known_ids
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.cross_validation.commands import (
@@ -40,6 +42,9 @@ from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.watching.status import STATUS_NAME
+
+CONFIGS = {"training": ("train.json",), "evaluating": ("train.json", "evaluate.json")}
+"""Configs of the commands that a fold takes, by the id of their run list."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +88,15 @@ class FoldRuns:
     def __init__(self, request: FoldsRequest, runner: ProcessRunner) -> None:
         self.request = request
         self.runner = runner
-        self._given = parse_overrides(request.overrides, known_ids(request.bundle / "configs"))
-        self._arguments = [*request.overrides, *(("--trust", "True") if request.trust else ())]
+        configs = request.bundle / "configs"
+        known = known_ids(configs)
+        overlays = list(map(str, request.overlays))
+        self._usages = {
+            run: check_overlays([*(str(configs / name) for name in names), *overlays], known, [run])
+            for run, names in CONFIGS.items()
+        }
+        usages = list(self._usages.values())
+        self._given = parse_overrides(request.overrides, known, usages=usages)
         self.settings = {
             "dataset_dir": str(request.dataset_dir),
             "prepared_dir": str(request.out / "prepared"),
@@ -139,7 +151,7 @@ class FoldRuns:
             self.request.bundle,
             self.request.overlays,
             self._fold_settings(fold),
-            self._arguments,
+            self._arguments("training"),
             options if processes > 1 or binding else None,
         )
         return self.runner.run(command, self._status_file(fold))
@@ -173,10 +185,15 @@ class FoldRuns:
 
         def evaluate(masks_dir: Path) -> int:
             settings = {**self._fold_settings(fold), "masks_dir": masks_dir}
-            configs: list[str | Path] = ["train.json", "evaluate.json", *self.request.overlays]
-            bundle = self.request.bundle
+            used = {
+                name: value
+                for name, value in settings.items()
+                if self._usages["evaluating"].uses(name)
+            }
+            configs: list[str | Path] = [*CONFIGS["evaluating"], *self.request.overlays]
+            arguments = self._arguments("evaluating")
             return self.runner.run(
-                bundle_command("evaluating", bundle, configs, settings, self._arguments)
+                bundle_command("evaluating", self.request.bundle, configs, used, arguments)
             )
 
         run_dir = self._fold_dir(fold) / "run"
@@ -189,6 +206,13 @@ class FoldRuns:
         splits_file, num_folds = map(parser.get_parsed_content, ("splits_file", "num_folds"))
         logger.info("folds: %s", folds_source(splits_file, num_folds))
         return find_folds(list(self.cases), splits_file, num_folds)
+
+    def _arguments(self, run: str) -> list[str]:
+        """The overrides that a run uses, in command-line form."""
+        texts = read_command_line(["run", *self.request.overrides]).texts
+        usage = self._usages[run]
+        used = [f"--{name}={text}" for name, text in texts.items() if usage.uses(name)]
+        return [*used, *(("--trust", "True") if self.request.trust else ())]
 
     def _cases_of(self, names: Iterable[str]) -> list[Case]:
         """Cases by name; in a cascade, each with the mask of the previous stage."""

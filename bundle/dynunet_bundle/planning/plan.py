@@ -91,6 +91,7 @@ LEVELS = list_of(
     },
     minItems=1,
     maxItems=16,
+    description="a list with one entry per level: whole numbers by axis, or one for all axes",
 )
 """Schema of kernels or strides, one per level."""
 
