@@ -47,7 +47,7 @@ def test_a_model_is_scored_as_its_masks_are(plan, train_workflow, phantom, tmp_p
     train_workflow(**plan, epochs=1, iterations_per_epoch=4).run()
     held_out = load_dataset(phantom).training[:2]
     override = {"validate#dataset#data": [dict(case) for case in held_out]}
-    evaluation = load_workflow_with(train_workflow, plan, override)
+    evaluation = load_workflow_with(train_workflow, plan, {**override, "allow_trained_cases": True})
     evaluation.run()
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["cases"]
     images = tmp_path / "images"

@@ -28,6 +28,7 @@ OWN_COMPONENTS = frozenset(
         *("evaluation.scores.ScoreHandler", "feed.loader.DaliLoader"),
         *("inference.evaluator.CaseEvaluator", "inference.evaluator.CaseProgress"),
         "locks.release_claims",
+        "inference.model_use.ModelUse",
         *("inference.inferer.PatchInferer", "inference.probabilities.SaveProbabilitiesd"),
         *("inference.quality.NoteQualityd", "inference.restore.RestoreClassesd"),
         *("inference.run_record.RunRecord", "inference.save_mask.SaveMaskd"),

@@ -161,11 +161,14 @@ class ScoreHandler:
                 self.nsd_tolerance_mm,
             )
 
-    def _report(self) -> None:
+    def _report(self, engine: Engine) -> None:
         measures = of_all_ranks(self._measures)
         if idist.get_rank() > 0 or not measures:
             return
         summary = summarize_measures(measures, self.names, self.nsd_tolerance_mm)
+        trained = getattr(engine.state, "trained_cases", [])  # of ``ModelUse``
+        if trained:
+            summary["trained_cases"] = trained
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, summary)
         # a table has line breaks, which log arguments must not have

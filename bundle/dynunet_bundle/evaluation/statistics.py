@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, by_name, list_of, object_with
+from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, TEXT, by_name, list_of, object_with
 
 SCORES_NAME = "scores.json"
 
@@ -49,6 +49,7 @@ SCORES_SCHEMA = object_with(
         "nsd_tolerance_mm": {"type": ["number", "null"], "exclusiveMinimum": 0},
         "statistics": by_name(CLASS_STATISTICS),
         "measures": by_name(by_name(by_name(MAYBE_NUMBER))),
+        "trained_cases": list_of(TEXT),
     },
     ("cases",),
     description="Pass a scores.json written by evaluate.py.",

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
-from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, SHA256, by_name, list_of, object_with
+from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, OBJECT, SHA256, by_name, list_of, object_with
 
 RANGES = by_name(list_of({"type": "number"}, minItems=2, maxItems=2))
 """The smallest and the largest value of each class in the training cases."""
@@ -28,6 +29,15 @@ MODEL_SCHEMA = object_with(
             **object_with({"num_cases": COUNT, "volumes_ml": RANGES, "components": RANGES}),
             "type": ["object", "null"],
         },
+        "learnt_from": object_with(
+            {
+                "fold": {"type": ["integer", "string", "null"]},
+                "trained": MARKS_SCHEMA,
+                "held_out": MARKS_SCHEMA,
+                "preprocessing": list_of(by_name(OBJECT)),
+            },
+            ("fold", "trained", "held_out", "preprocessing"),
+        ),
     },
     ("sha256",),
     description="Restore the file that was saved with the weights.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Transform
+from monai.transforms import Compose, Transform
 
 STATE_OF_USE = ("_tracing", "filenames")
 """Attributes that MONAI changes when a transform runs; they are not settings."""
@@ -40,6 +40,21 @@ def recipe_of(thing: Any) -> Any:
     if callable(thing) and hasattr(thing, "__qualname__"):
         return thing.__qualname__
     return _describe_object(thing)
+
+
+def image_recipe(transform: Compose) -> list[dict[str, Any]]:
+    """What a preprocessing does with an image that is loaded: the description of each step, by its class.
+
+    Args:
+        transform: the declared preprocessing. Its ``LoadImaged`` is left out: MONAI's list of readers depends on the
+            packages that are installed, and all of our configs name the same reader.
+    """
+    steps = [recipe_of(step) for step in transform.flatten().transforms]
+    return [
+        step if isinstance(step, dict) else {str(step): {}}
+        for step in steps
+        if not (isinstance(step, dict) and "LoadImaged" in step)
+    ]
 
 
 def _describe_values(values: Any) -> Any:

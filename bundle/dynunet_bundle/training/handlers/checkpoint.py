@@ -35,6 +35,7 @@ from dynunet_bundle.training.handlers.generations import (
 from dynunet_bundle.training.handlers.identity import (
     case_differences,
     case_facts,
+    learnt_from,
     optimizer_kind,
     starts_from_given_weights,
     state_checksum,
@@ -74,6 +75,8 @@ class CheckpointHandler:
         rank: index of this process; only the first writes.
         world_size: number of processes.
         run_files: other files of the run that are moved aside with it, such as its log.
+        fold: the fold, noted in model.json.
+        pretrained: weights that the training starts from; model.json notes what these have learnt from.
 
     Raises:
         ConfigError: for an unknown strategy; at the start of a run, if the folder holds a training with another plan
@@ -95,6 +98,8 @@ class CheckpointHandler:
         rank: int = 0,
         world_size: int = 1,
         run_files: Sequence[str] = (),
+        fold: int | str | None = None,
+        pretrained: str | None = None,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ConfigError(f'checkpoint is "{strategy}". Choose one of {", ".join(STRATEGIES)}.')
@@ -112,6 +117,9 @@ class CheckpointHandler:
         self.is_main = rank == 0
         self.world_size = world_size
         self.run_files = [Path(file) for file in run_files]
+        self.fold = fold
+        self.pretrained = pretrained
+        self._learnt_from: dict[str, Any] | None = None
         self._has_trained = False
         self._random: dict[str, Any] | None = None
 
@@ -342,9 +350,13 @@ class CheckpointHandler:
     def _save_model(self, engine: Engine, score: float | None) -> None:
         if not self.is_main:
             return
+        if self._learnt_from is None:
+            validation = self.evaluator.data_loader.dataset
+            self._learnt_from = learnt_from(self.loader, validation, self.fold, self.pretrained)
         facts = {
             "epoch": engine.state.epoch,
             "val_mean_dice": None if score is None else float(score),
             **training_facts(engine, self.loader, self.plan["label_names"]),
+            "learnt_from": self._learnt_from,
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)

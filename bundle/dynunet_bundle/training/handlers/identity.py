@@ -14,8 +14,11 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 from torch.optim import Optimizer
 
+from dynunet_bundle.dataset.case_marks import case_marks
 from dynunet_bundle.errors import some_of
 from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.networks.model_json import model_facts
+from dynunet_bundle.preprocessing.recipe import image_recipe
 
 
 def optimizer_kind(optimizer: Optimizer) -> str:
@@ -59,6 +62,31 @@ def training_facts(
         "iterations_per_epoch": engine.state.epoch_length,
         "mirror_axes": list(kinds["mirror"]["axes"]) if "mirror" in kinds else [],
         "training": training_ranges(loader, label_names),
+    }
+
+
+def learnt_from(
+    loader: DaliLoader, validation: Any, fold: int | str | None, pretrained: str | None
+) -> dict[str, Any]:
+    """What weights have learnt from, for the checks of ``inference/model_use.py``.
+
+    Args:
+        loader: the feed.
+        validation: data set of the validation, or a ``Shard`` of it.
+        fold: the fold.
+        pretrained: weights that the training starts from; what these have learnt from counts, too.
+
+    Returns:
+        ``fold``; ``trained`` and ``held_out``, see ``case_marks``; and the ``preprocessing``, see ``image_recipe``.
+    """
+    earlier = model_facts(Path(pretrained)).get("learnt_from") if pretrained else None
+    held_out = case_marks(getattr(validation, "dataset", validation).data)
+    trained = {**(earlier["trained"] if earlier else {}), **case_marks(loader.dataset.data)}
+    return {
+        "fold": fold,
+        "trained": trained,
+        "held_out": {name: mark for name, mark in held_out.items() if name not in trained},
+        "preprocessing": image_recipe(loader.dataset.transform),
     }
 
 

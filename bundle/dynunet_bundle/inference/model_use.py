@@ -1,0 +1,136 @@
+"""A model is used as it was trained: with its preprocessing, and scored on cases that it has not seen.
+
+``learnt_from`` of model.json says what a training used. Weights of earlier versions lack it, which gives a notice.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from dynunet_bundle.dataset.case_marks import image_mark, name_mark
+from dynunet_bundle.dataset.cases import Case, name_of
+from dynunet_bundle.errors import ConfigError, WeightsError, some_of
+from dynunet_bundle.networks.model_json import model_facts
+from dynunet_bundle.networks.weights import weight_files
+from dynunet_bundle.preprocessing.recipe import image_recipe
+from dynunet_bundle.shapes import MAX_VALUE, excerpt
+
+logger = logging.getLogger(__name__)
+
+
+class ModelUse:
+    """Compare a run with the training of its weights: ``handlers`` of inference.json and evaluate.json.
+
+    ``state.trained_cases`` of the engine has the names of the cases that the model was trained on.
+
+    Args:
+        weights_file: the ``.pt`` file, or a list of them for an ensemble.
+        preprocessing: the declared preprocessing.
+        cases: cases that will be scored; empty if nothing is.
+        allow_trained_cases: whether cases that the model was trained on may be scored.
+    """
+
+    def __init__(
+        self,
+        weights_file: str | Sequence[str],
+        preprocessing: Any,
+        cases: Sequence[Case] = (),
+        allow_trained_cases: bool = False,
+    ) -> None:
+        self.weights = weight_files(weights_file)
+        self.preprocessing = preprocessing
+        self.cases = cases
+        self.allow_trained_cases = allow_trained_cases
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Check the use.
+
+        Raises:
+            WeightsError: if the training had another preprocessing.
+            ConfigError: if the weights were trained on cases that would be scored.
+        """
+        engine.state.trained_cases = []
+        for path in self.weights:
+            facts = model_facts(path)
+            learnt = facts.get("learnt_from")
+            if learnt is not None:
+                self._require_preprocessing(path, learnt["preprocessing"])
+                names = self._trained(path, learnt["trained"])
+                engine.state.trained_cases += set(names) - set(engine.state.trained_cases)
+                if names and not self.allow_trained_cases:
+                    raise ConfigError(self._explanation(path, learnt["fold"], names))
+            elif facts:
+                logger.warning(
+                    "%s does not say on which cases and with which preprocessing the model was trained, as files of "
+                    "earlier versions: neither can be checked.",
+                    path.with_suffix(".json").name,
+                )
+        if engine.state.trained_cases:
+            logger.warning("scores of cases that the model was trained on are too good")
+
+    def _require_preprocessing(self, path: Path, then: Sequence[Mapping[str, Any]]) -> None:
+        difference = preprocessing_difference(then, image_recipe(self.preprocessing))
+        if difference:
+            raise WeightsError(
+                f"{path} was trained with another preprocessing than this config: {difference}. Pass the overlays that "
+                "it was trained with."
+            )
+
+    def _trained(self, path: Path, marks: Mapping[str, str | None]) -> list[str]:
+        trained, same_name = [], []
+        images = set(marks.values()) - {None}
+        for case in self.cases:
+            mark, name = image_mark(case), name_mark(name_of(case))
+            if mark in images or (name in marks and None in (mark, marks[name])):
+                trained.append(name_of(case))
+            elif name in marks:
+                same_name.append(name_of(case))
+        if same_name:
+            logger.warning(
+                "%s was trained on cases of the same names as %s, but with other images",
+                path.name,
+                some_of(same_name),
+            )
+        return trained
+
+    def _explanation(self, path: Path, fold: Any, names: Sequence[str]) -> str:
+        return (
+            f"{path} is the model of fold {fold} and was trained on {len(names)} of the {len(self.cases)} cases "
+            f"({some_of(names)}), so that their scores would be too good. Pass its fold and its splits_file, or "
+            "--allow_trained_cases True, which marks the scores."
+        )
+
+
+def preprocessing_difference(
+    then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """The first difference between two results of ``image_recipe``, or None.
+
+    Settings that only one of the two has do not count: another version of MONAI may have more.
+    """
+    names = [[name for step in steps for name in step] for steps in (then, now)]
+    if names[0] != names[1]:
+        return f"{excerpt(', '.join(names[0]))} against {excerpt(', '.join(names[1]))}"
+    for step, other in zip(then, now, strict=True):
+        for difference in _differences(step, other, ""):
+            return excerpt(difference)
+    return None
+
+
+def _differences(one: Any, other: Any, where: str) -> Iterator[str]:
+    both = isinstance(one, Mapping) and isinstance(other, Mapping)
+    # an object is described by its class
+    if both and (len(one) > 1 or len(other) > 1 or one.keys() == other.keys()):
+        for key in one:
+            if key in other:
+                yield from _differences(one[key], other[key], f"{where} {key}")
+    elif one != other:
+        shown = (excerpt(repr(value), MAX_VALUE) for value in (one, other))
+        yield f"{where.strip()} {' against '.join(shown)}"
