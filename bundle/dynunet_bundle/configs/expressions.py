@@ -30,7 +30,7 @@ BUILTINS = frozenset(
 ATTRIBUTES = frozenset(
     (
         *("num_outputs", "sigmoid", "target_names"),
-        *("training", "type", "validation"),
+        *("source", "training", "type", "validation"),
     )
 )
 """Attributes of components that the configs declare, and ``type`` of a device. The first line has those of

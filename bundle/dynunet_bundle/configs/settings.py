@@ -172,6 +172,7 @@ PREDICTION: dict[str, Schema] = {
     "backend": {"enum": ["torch", "torchscript", "onnx"]},
     "backend_file": or_null(PATH),
     RULES_ID: list_of(list_of({**VALUE, "minimum": 1}, minItems=1)),
+    "allow_trained_cases": FLAG,
     "dicom_objects": list_of({"enum": ["seg", "fractional", "rtstruct", "report"]}),
     "label_codes": or_null(OBJECT),
     "resume": FLAG,
