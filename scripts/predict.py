@@ -1,7 +1,7 @@
 r"""Predict one mask per image, on the voxel grid of its file.
 
     python scripts/predict.py --input IMAGE_FOLDER_OR_LIST --output FOLDER
-    python scripts/predict.py --input IMAGES --output OUT --weights RUN/model.pt
+    python scripts/predict.py --input IMAGES --output OUT --model PACKAGE_OR_RUN
     python scripts/predict.py --input IMAGES --output OUT --weights RUNS/fold_*/models/model.pt --tta
 
 The plan of the network is read from the model.json beside the weights. Several weights of one plan form an ensemble.
@@ -29,9 +29,19 @@ def parse() -> argparse.Namespace:
         help="image, folder, JSON list, or DICOM folder or zip",
     )
     parser.add_argument("--output", required=True, help="folder for the masks")
-    parser.add_argument(
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--model", type=Path, help="package, folder of a training, or file of weights"
+    )
+    model.add_argument(
         "--weights", nargs="+", help="files of weights (default: bundle/models/model.pt)"
     )
+    add_options(parser)
+    return parser.parse_args()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of how to predict, and what to write."""
     parser.add_argument(
         "--config_file",
         action="extend",
@@ -75,7 +85,6 @@ def parse() -> argparse.Namespace:
         "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
     )
     parser.add_argument("--json", action="store_true", help="print run.json")
-    return parser.parse_args()
 
 
 def series_rules(text: str | None) -> dict[str, Any] | None:
@@ -151,14 +160,16 @@ def main() -> None:
 
     from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.files import ensure_writable
-    from dynunet_bundle.networks.model_json import model_plan
+    from dynunet_bundle.networks.model_json import model_files, model_settings
 
+    if arguments.model:
+        arguments.weights = [str(file) for file in model_files(arguments.model)]
     workflow = load_workflow(
         BUNDLE,
         "inference.json",
         arguments.config_file,
         overrides_of(arguments),
-        plan=model_plan(first_weights(arguments)),
+        plan=model_settings(first_weights(arguments)),
         trust=arguments.trust,
     )
     if arguments.report:

@@ -30,6 +30,7 @@ ROOMS = (
     "cross_validation",
     "best_configuration",
     "delivery",
+    "nnunet",
 )
 """From the lowest to the highest. CONTRIBUTING.md says what belongs where."""
 

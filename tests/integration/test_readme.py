@@ -31,7 +31,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "eval", "*.pt", "Task*", "*.egg-info")
+            ignore = shutil.ignore_patterns("__pycache__", "eval", "Task*", "*.egg-info")
             shutil.copytree(source, target / name, ignore=ignore)
         else:
             shutil.copy(source, target / name)
@@ -102,7 +102,8 @@ def test_every_other_command_runs(checkout, data, environment):
     assert done.stdout.splitlines()[-1] == str(checkout)
     masks = sorted(path.name for path in (checkout / "MASKS").glob("*.nii.gz"))
     assert masks == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
-    assert sorted(path.name for path in (checkout / "OUT").glob("*.nii.gz")) == masks
+    for folder in ("FIRST", "OUT"):
+        assert sorted(path.name for path in (checkout / folder).glob("*.nii.gz")) == masks
     assert (checkout / "MASKS" / "report.html").read_text().count("data:image/png") >= 3
     # all six training cases out of fold, two cases of one fold
     for scores, num_cases in (("RUNS/cross_validation/predictions", 6), ("QUICK", 2)):
@@ -111,7 +112,7 @@ def test_every_other_command_runs(checkout, data, environment):
     assert (checkout / "RUNS" / "scores.csv").is_file()
     (package,) = (checkout / "dist").glob("*.zip")
     assert package.name.startswith("hippocampus_mr_segmentation_v")
-    assert (checkout / "bundle" / "models" / "model.pt").is_file()
+    assert (checkout / "SPLEEN" / "model.pt").is_file()
     require_ignored(checkout)
 
 

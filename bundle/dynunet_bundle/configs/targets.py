@@ -8,7 +8,7 @@ overlays of users replace most often. A test keeps the first two groups equal to
 MONAI_COMPONENTS = frozenset(
     (
         *("AsDiscreted", "Compose", "CopyItemsd", "CropForegroundd", "DataLoader", "DeleteItemsd"),
-        *("EnsureChannelFirstd", "LoadImaged", "LrScheduleHandler", "MeanDice", "Orientationd"),
+        *("EnsureChannelFirstd", "LoadImaged", "LrScheduleHandler", "MeanDice"),
         *("SupervisedEvaluator", "SupervisedTrainer", "TensorBoardStatsHandler"),
         *("monai.networks.trt_compile", "torch.utils.tensorboard.SummaryWriter"),
     )
@@ -39,6 +39,7 @@ OWN_COMPONENTS = frozenset(
         *("networks.fold_ensemble.inference_network", "networks.precision.AutocastInferer"),
         *("networks.precision.training_precision", "networks.weights.WeightsLoader"),
         *("preprocessing.append_previous.AppendPreviousd", "preprocessing.check.CheckCased"),
+        "preprocessing.axes.ArrayAxesd",
         *("preprocessing.crop.is_nonzero", "preprocessing.normalize.NormalizeChannelsd"),
         *("preprocessing.raw_dataset.RawDataset", "preprocessing.raw_dataset.collate_cases"),
         *("preprocessing.resample.ResampleToSpacingd", "preprocessing.store.PreparedDataset"),

@@ -10,25 +10,21 @@ from torch.func import functional_call
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.networks.exported import network_of
 
-SMALLEST_PROBABILITY = 1e-7
-"""Smallest mean probability, so that its logarithm is finite."""
-
 
 class FoldEnsemble(nn.Module):
-    """Several trainings of one plan, averaged in probability.
+    """Several trainings of one plan, whose logits are averaged.
 
-    The output is the logits of the mean probability, so it can replace a single network. Only the weights are held
-    several times; the members process a window one after the other.
+    That is nnU-Net's rule for folds (``predict_logits_from_preprocessed_data`` of nnunetv2 2.8.1). Different plans are
+    averaged in probability, by ``scripts/ensemble.py``, which is nnU-Net's rule too. Only the weights are held several
+    times; the members process a window one after the other.
 
     Args:
         network: a network of the plan; its own weights are not used.
-        regions: whether the outputs are regions, with a sigmoid each.
     """
 
-    def __init__(self, network: nn.Module, regions: bool = False) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.regions = regions
         self.members: list[Mapping[str, torch.Tensor]] = []
 
     def load_members(self, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -45,7 +41,7 @@ class FoldEnsemble(nn.Module):
         self.members = members
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, outputs, *spatial]`` float32 of the members' mean probability.
+        """Mean logits ``[B, outputs, *spatial]`` float32 of the members.
 
         Raises:
             ConfigError: without members.
@@ -53,21 +49,18 @@ class FoldEnsemble(nn.Module):
         total: torch.Tensor | None = None
         for member in self.members:
             logits = functional_call(self.network, dict(member), (x,)).float()
-            shares = logits.sigmoid() if self.regions else logits.softmax(1)
-            total = shares if total is None else total.add_(shares)
+            total = logits if total is None else total.add_(logits)
         if total is None:
             raise ConfigError(
                 "the ensemble has no weights. Pass --weights_file with a list of files."
             )
-        mean = total.div_(len(self.members)).clamp_(min=SMALLEST_PROBABILITY)
-        return mean.clamp_(max=1 - SMALLEST_PROBABILITY).logit_() if self.regions else mean.log_()
+        return total.div_(len(self.members))
 
 
 def inference_network(
     network_def: nn.Module,
     device: torch.device | str,
     weights_file: str | Sequence[str] = "",
-    regions: bool = False,
     plan: Mapping[str, Any] | None = None,
     backend: str = "torch",
     backend_file: str | None = None,
@@ -78,7 +71,6 @@ def inference_network(
         network_def: a plain network of the plan.
         device: device of the network.
         weights_file: path of the weights; a list gives an ensemble.
-        regions: whether the outputs are regions.
         plan: the plan ids, which an exported model must match.
         backend: ``"torch"``, or the runtime of an exported model, see ``exported.network_of``.
         backend_file: the exported model.
@@ -92,7 +84,7 @@ def inference_network(
     network = network_def.to(device).eval()
     if isinstance(weights_file, str):
         return network
-    return FoldEnsemble(network, regions)
+    return FoldEnsemble(network)
 
 
 def load_states(network: nn.Module, states: Sequence[Mapping[str, Any]]) -> None:

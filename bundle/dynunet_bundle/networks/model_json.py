@@ -8,7 +8,16 @@ from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
-from dynunet_bundle.shapes import COUNT, MAYBE_NUMBER, OBJECT, SHA256, by_name, list_of, object_with
+from dynunet_bundle.shapes import (
+    COUNT,
+    FILE_NAME,
+    MAYBE_NUMBER,
+    OBJECT,
+    SHA256,
+    by_name,
+    list_of,
+    object_with,
+)
 
 RANGES = by_name(list_of({"type": "number"}, minItems=2, maxItems=2))
 """The smallest and the largest value of each class in the training cases."""
@@ -21,6 +30,8 @@ MODEL_SCHEMA = object_with(
         "epochs": {**COUNT, "type": ["integer", "null"]},
         "iterations_per_epoch": {**COUNT, "type": ["integer", "null"]},
         "val_mean_dice": MAYBE_NUMBER,
+        "members": list_of(FILE_NAME),
+        "keep_largest": list_of(list_of(COUNT, minItems=1)),
         "mirror_axes": {
             **list_of({"type": "integer", "minimum": 0, "maximum": 2}, uniqueItems=True),
             "type": ["array", "null"],
@@ -72,3 +83,37 @@ def model_plan(weights: Path) -> Mapping[str, Any]:
     if fault:
         raise WeightsError(f"{weights.with_suffix('.json')}: {fault}")
     return plan
+
+
+def model_files(model: Path) -> list[Path]:
+    """Weights of a model: of an ensemble all members.
+
+    Args:
+        model: a ``.pt`` file, or a folder with ``model.pt`` in it or in its ``models``: a package, a run.
+
+    Raises:
+        WeightsError: if there are no weights, or the JSON beside them is malformed.
+    """
+    if model.is_dir():
+        places = (model / "models" / "model.pt", model / "model.pt")
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise WeightsError(
+                f"{model} has neither models/model.pt nor model.pt. Pass a package, the folder of a training, or a "
+                "file of weights."
+            )
+        model = found
+    return [model, *(model.with_name(name) for name in model_facts(model).get("members", ()))]
+
+
+def model_settings(weights: Path) -> dict[str, Any]:
+    """The ids that a prediction takes from model.json: the plan, and the rules for largest components.
+
+    Args:
+        weights: the ``.pt`` file.
+
+    Raises:
+        WeightsError: as ``model_plan``.
+    """
+    rules = model_facts(weights).get("keep_largest")
+    return {**model_plan(weights), **({} if rules is None else {"keep_largest": rules})}

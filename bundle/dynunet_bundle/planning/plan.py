@@ -22,7 +22,7 @@ class Plan:
     Attributes:
         task_name: name of the data set, e.g. ``Task04_Hippocampus``.
         spatial_dims: 3, or 2 for a network that works slice by slice along the first array axis.
-        axcodes: orientation of the array axes, for ``Orientationd``.
+        axcodes: orientation of the array axes, for ``ArrayAxesd``; lower-case letters are axes as the file stores them.
         channel_names: one name per channel.
         label_names: one name per class; index 0 is the background.
         label_values: value of each class in label files, ascending from 0.
@@ -110,8 +110,8 @@ PLAN_SCHEMA = object_with(
         "spatial_dims": {"enum": [2, 3]},
         "axcodes": {
             "type": "string",
-            "pattern": "^[RLAPSI]{3}$",
-            "description": "the orientation of three axes, such as SAR",
+            "pattern": "^([RLAPSI]{3}|[xyz]{3})$",
+            "description": "the orientation of three axes, such as SAR, or stored axes, such as zyx",
         },
         "channel_names": list_of(TEXT, minItems=1),
         "label_names": list_of(TEXT, minItems=1),

@@ -131,7 +131,8 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
             extra_info={
                 "shape": old_shape.tolist(),
                 "affine": affine.tolist(),
-                "coarse_axis": coarse_axis,
+                # on the way back nnU-Net decides anew: the plan's axis, if the plan has a coarse one
+                "coarse_axis": find_coarse_axis(new_spacing, old_spacing),
             },
         )
         return result

@@ -218,6 +218,20 @@ def test_restart_starts_over(start: Start, tmp_path: Path) -> None:
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
+def test_weights_that_came_with_the_bundle_are_kept(start: Start, tmp_path: Path) -> None:
+    start("ours").run()
+    folder = tmp_path / "ours"
+    for name in (LAST, PREVIOUS_NAME):
+        (folder / name).unlink()
+    shipped = content(folder)
+    start("ours", learning_rate=0.05).run()
+    assert content(folder / "earlier_run_1") == shipped
+    assert (folder / "model.pt").read_bytes() != shipped["model.pt"]
+    start("ours", learning_rate=0.05, epochs=EPOCHS + 1).run()
+    # a resumed training has nothing to keep
+    assert not (folder / "earlier_run_2").exists()
+
+
 @pytest.mark.parametrize("iteration", [3, None])
 def test_another_plan_in_the_folder_is_refused(
     start: Start, tmp_path: Path, iteration: int | None

@@ -7,7 +7,7 @@ Builds are reproducible: equal inputs give equal bytes (no times, no paths, fixe
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ large_files:
     hash_type: "sha256"
 """
 
+MODEL, MEMBER = "model.pt", "model_{}.pt"
+"""Names of the weights; the members of an ensemble are numbered from 2."""
+
 ABBREVIATIONS = {"mr", "ct", "pet", "us", "mri"}
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class PackageRequest:
         curves: ``progress.png`` of the training, or None.
         weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.
+        members: weights of further folds of the same plan; a prediction averages all.
     """
 
     bundle: Path
@@ -87,6 +91,7 @@ class PackageRequest:
     curves: Path | None = None
     weights_url: str | None = None
     trust: bool = False
+    members: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -144,6 +149,10 @@ def make_package(request: PackageRequest) -> Package:
         plan, content.facts, display_name(request.name), changelog, version, content.scores
     )
     archive = request.output / f"{request.name}_v{version}.zip"
+    if request.members:
+        names = [MODEL, *(MEMBER.format(number) for number, _ in _numbered(request.members))]
+        paths = [f"$@bundle_root + '/models/{name}'" for name in names]
+        configs["inference.json"]["weights_file"] = paths
     with staged(request.output, request.name) as folder:
         _copy_code(request.bundle, folder)
         for name, config in {**configs, "metadata.json": metadata}.items():
@@ -184,7 +193,8 @@ def _require_weights(request: PackageRequest) -> None:
         request.bundle, "inference.json", request.overlays, overrides, trust=request.trust
     )
     parsed = workflow.parser.get_parsed_content
-    load_weights(parsed("network_def"), request.weights, parsed("plan"))
+    for weights in (request.weights, *request.members):
+        load_weights(parsed("network_def"), weights, parsed("plan"))
 
 
 def _copy_code(bundle: Path, folder: Path) -> None:
@@ -206,12 +216,22 @@ def _copy_code(bundle: Path, folder: Path) -> None:
             shutil.copyfile(source, target)
 
 
+def _numbered(members: Sequence[Path]) -> Iterator[tuple[int, Path]]:
+    return enumerate(members, start=2)
+
+
 def _add_weights(
     request: PackageRequest, folder: Path, model: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> None:
     """Add the weights and their JSON, or the address of weights that are too large for the Model Zoo."""
     sha256 = sha256_of(request.weights)
     facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
+    for number, member in _numbered(request.members):
+        target = folder / "models" / MEMBER.format(number)
+        shutil.copyfile(member, target)
+        own = read_weights(member)[1] or {"plan": dict(plan), "sha256": sha256_of(member)}
+        write_json(target.with_suffix(".json"), dict(own))
+        facts.setdefault("members", []).append(target.name)
     write_json(folder / "models" / "model.json", facts)
     too_large = request.weights.stat().st_size > MAX_FILE_BYTES
     if too_large and request.weights_url:

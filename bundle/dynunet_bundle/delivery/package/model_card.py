@@ -33,6 +33,7 @@ class CardContent:
         scores: content of ``scores.json``, or None.
         exports: content of ``export.json``, or None.
         curves: whether ``docs/progress.png`` exists.
+        weights_card: page in the bundle that describes weights of another plan, or None.
     """
 
     plan: Mapping[str, Any]
@@ -43,6 +44,7 @@ class CardContent:
     scores: Mapping[str, Any] | None = None
     exports: Mapping[str, Any] | None = None
     curves: bool = False
+    weights_card: str | None = None
 
 
 def model_card(content: CardContent) -> str:
@@ -59,6 +61,7 @@ def model_card(content: CardContent) -> str:
             recipe=content.recipe,
             description=describe_model(facts),
             has_weights=content.model is not None,
+            weights_card=content.weights_card,
             packages=_packages(),
             length=_length(content.recipe, content.model),
             version=content.version,

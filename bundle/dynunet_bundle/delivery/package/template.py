@@ -40,7 +40,7 @@ def template_files(bundle: Path, changelog: Path) -> dict[Path, bytes]:
             make_metadata(plan, facts, NAME, versions, newest)
         ),
         bundle / "docs" / "README.md": model_card(
-            CardContent(plan, recipe, facts, newest)
+            CardContent(plan, recipe, facts, newest, weights_card="models/README.md")
         ).encode(),
         bundle / "docs" / "data_license.txt": (facts.data_license.rstrip() + "\n").encode(),
     }

@@ -134,11 +134,9 @@ class CheckpointHandler:
         if self.strategy == "none":
             return
         self.ckpt_dir.mkdir(parents=True, exist_ok=True)
-        if self.restart or starts_from_given_weights(engine):
+        is_new = self.restart or starts_from_given_weights(engine)
+        if is_new or (state := self._load_everywhere()) is None:
             self._set_aside()
-            return
-        state = self._load_everywhere()
-        if state is None:
             return
         self._require_same_training(state)
         self._find_position(engine, state)
@@ -218,14 +216,16 @@ class CheckpointHandler:
         return state
 
     def _set_aside(self) -> None:
+        """Move an earlier training aside. Weights, which may have come with the bundle and be in use, are copied."""
         if not self.is_main:
             return
-        files = [self.ckpt_dir / name for name in (LAST, PREVIOUS_NAME, MODEL, FACTS)]
-        # weights without a training stay: they may have come with the bundle
-        if not any(file.is_file() for file in files[:2]):
-            return
-        aside = set_aside([*files, *self.run_files], self.ckpt_dir, keep=(MODEL, FACTS))
-        logger.info("starting over; the earlier training was moved to %s", aside)
+        states = [self.ckpt_dir / name for name in (LAST, PREVIOUS_NAME)]
+        files = [self.ckpt_dir / name for name in (MODEL, FACTS)]
+        if any(file.is_file() for file in states):
+            files += [*states, *self.run_files]
+        aside = set_aside(files, self.ckpt_dir, keep=(MODEL, FACTS))
+        if aside is not None:
+            logger.info("starting over; what %s held is kept in %s", self.ckpt_dir, aside)
 
     def _require_same_training(self, state: Mapping[str, Any]) -> None:
         differences = plan_differences(state["plan"], self.plan)
