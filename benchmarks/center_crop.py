@@ -3,7 +3,7 @@
 from dynunet_bundle.feed.draws import Numbers
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.feed.source import Numbering, PatchSource
-from dynunet_bundle.preprocessing.store import PreparedCase
+from dynunet_bundle.preprocessing.prepared_case import PreparedCase
 
 
 class CenterCropSource(PatchSource):

@@ -28,7 +28,7 @@ from benchmarks.measure import (
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.planning.nnunet_rules import features_of
 from dynunet_bundle.planning.topology import nnunet_topology
-from dynunet_bundle.preprocessing.store import PreparedCase
+from dynunet_bundle.preprocessing.prepared_case import PreparedCase
 
 PROGRAM = Path(__file__).with_name("train_contender.py")
 SAMPLES = 1000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,83 @@ def test_a_changed_source_shows_its_new_content(
     assert rewritten(before, versions(store)) == {"i2"}
     assert dataset[2]["label"].unique().tolist() == [2]
     assert dataset.cases()[2].present == (2,)
+
+
+def moved(cases: list[Case], folder: Path) -> list[Case]:
+    return [{key: str(folder / Path(path).name) for key, path in case.items()} for case in cases]
+
+
+def refuse_to_build(data: Any) -> Any:
+    raise AssertionError("a case is prepared again")
+
+
+@pytest.mark.parametrize("way", ["moved", "copied", "copied with new times"])
+def test_a_data_set_elsewhere_is_not_prepared_again(
+    cases: list[Case],
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+):
+    store, there = tmp_path / "store", tmp_path / "there"
+    prepare(cases, pipeline(), store)
+    before = contents(store)
+    if way == "moved":
+        (tmp_path / "raw").rename(there)
+    else:
+        shutil.copytree(tmp_path / "raw", there)
+        for file in there.iterdir() if way == "copied with new times" else ():
+            os.utime(file, ns=(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("dynunet_bundle.preprocessing.store.apply_to_case", refuse_to_build)
+        dataset = prepare(moved(cases, there), pipeline(), store)
+        # and the next time, the sidecars fit at once
+        patch.setattr("dynunet_bundle.preprocessing.store.adopt_moved", refuse_to_build)
+        prepare(moved(cases, there), pipeline(), store)
+    after = contents(store)
+    assert {name: after[name] for name in before} == before
+    assert [case.name for case in dataset.cases()] == ["i0", "i1", "i2", "i3"]
+    if way != "moved":
+        # the first data set is prepared again; the links keep the content of the second
+        save_nifti(Path(cases[0]["label"]), np.full(SHAPE, 2, np.uint8))
+        assert prepare(cases, pipeline(), store)[0]["label"].unique().tolist() == [2]
+        assert dataset[0]["label"].unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", ["content", "recipe", "array", "no links"])
+def test_another_case_elsewhere_is_prepared(
+    cases: list[Case],
+    pipeline: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+):
+    store, there = tmp_path / "store", tmp_path / "there"
+    for case in cases:  # equal sizes whatever the voxels
+        for key, path in case.items():
+            nib.save(nib.load(path), path.removesuffix(".gz"))
+            case[key] = path.removesuffix(".gz")
+    prepare(cases, pipeline(), store)
+    shutil.copytree(tmp_path / "raw", there)
+    transform, others = pipeline(), moved(cases, there)
+    if change == "content":
+        path = Path(others[0]["label"])
+        stat = path.stat()
+        raw = bytearray(path.read_bytes())
+        raw[-1] = 2
+        path.write_bytes(raw)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "recipe":
+        transform = pipeline(spacing=[3.0, 3.0, 3.0])
+    elif change == "array":
+        files_of(store, "i0", ".image.npy").write_bytes(b"")
+    else:
+        monkeypatch.setattr(os, "link", partial(os.link, src_dir_fd=-2))
+    dataset = prepare(others, transform, store)
+    fresh = prepare(others, transform, tmp_path / "fresh")
+    for index in range(NUM_CASES):
+        for key in ("image", "label"):
+            assert torch.equal(dataset[index][key], fresh[index][key])
 
 
 @pytest.mark.parametrize("array", ["image", "label", "positions"])

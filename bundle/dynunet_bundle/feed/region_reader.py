@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.preprocessing.store import PreparedCase
+from dynunet_bundle.preprocessing.prepared_case import PreparedCase
 
 MAX_OPEN_MAPS = 96
 """Largest number of open maps per process; far below the usual limit of 1024 open files, even with several workers."""

@@ -26,7 +26,7 @@ from dynunet_bundle.feed.spatial import (
     region_for,
     scale_window,
 )
-from dynunet_bundle.preprocessing.store import PreparedCase
+from dynunet_bundle.preprocessing.prepared_case import PreparedCase
 
 Sample = tuple[np.ndarray, ...]
 

@@ -7,19 +7,19 @@ Stored on disk, per case, in one flat folder (``NAME`` is the case's name and a 
     NAME.positions.npy   [foreground classes, K, 3] int16: voxels (d, h, w) of each class, to centre patches on;
                          if the label ignores some voxels, one more row with voxels that it does not ignore
     NAME.previous.npy    [1, D, H, W] uint8, in a cascade: the mask of the previous stage
-    NAME.json            written last: shapes, sizes, identity of the sources and of the preprocessing
+    NAME.json            written last: shapes, sizes, identity and content of the sources, and the preprocessing
 
-Only cases whose JSON does not match the sources or the preprocessing are prepared again. All files are written under
-a temporary name and renamed, so an interrupted preparation leaves complete cases only; the next run prepares the rest.
+Only cases whose JSON does not match the sources or the preprocessing are prepared again; cases of a data set that was
+moved or copied are recognised by their content. All files are written under a temporary name and renamed, so an
+interrupted preparation leaves complete cases only; the next run prepares the rest.
 """
 
 import copy
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import (
     BundleError,
     CaseError,
-    ConfigError,
     OutputError,
     PredictionError,
     failed_cases,
@@ -45,78 +44,36 @@ from dynunet_bundle.files import (
     atomic_write,
     ensure_writable,
     json_sha256,
-    read_json,
     remove_leftovers,
     write_json,
 )
 from dynunet_bundle.labels.extents import class_extents
 from dynunet_bundle.locks import exclusive
-from dynunet_bundle.planning.plan import SIZES
 from dynunet_bundle.preprocessing.append_previous import append_masks
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,
     sample_labelled,
     sample_positions,
 )
+from dynunet_bundle.preprocessing.prepared_case import (
+    PreparedCase,
+    adopt_moved,
+    array_path,
+    content_of,
+    find_damage,
+    read_facts,
+    sidecar_path,
+)
 from dynunet_bundle.preprocessing.recipe import recipe_of
-from dynunet_bundle.shapes import COUNT, OBJECT, TEXT, list_of, object_with
 from dynunet_bundle.terminal import progress
 
 FORMAT_VERSION = 3
 """Version of the store's files, part of the key: a new version makes every case be prepared again."""
 
-SIDECAR_SCHEMA = object_with(
-    {
-        "name": TEXT,
-        "identity": OBJECT,
-        "shape": {**SIZES, "minItems": 3},
-        "present": list_of(COUNT),
-        "sparse": {"type": "boolean"},
-        "volumes_ml": list_of({"type": "number"}),
-        "components": list_of(COUNT),
-        "bytes": object_with(
-            {name: COUNT for name in ("image", "label", "positions", PREVIOUS)},
-            ("image", "label", "positions"),
-            additionalProperties=False,
-        ),
-    },
-    ("name", "identity", "shape", "present", "bytes"),
-)
-"""Shape of the JSON of a prepared case."""
-
 LOCK_NAME = ".lock"
 """Lock file of a store. One process prepares cases at a time; the others wait, then find the prepared cases."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """Paths and facts of one prepared case.
-
-    Attributes:
-        name: case name, for messages.
-        image: path of ``[C, D, H, W]``.
-        label: path of ``[1, D, H, W]``.
-        positions: path of ``[foreground classes, K, 3]``; one more row if the case is ``sparse``.
-        shape: ``(D, H, W)``.
-        present: foreground classes that occur in the case.
-        sparse: whether its label ignores some voxels, but not all; the last row of positions has labelled voxels.
-        volumes_ml: volume of each foreground class; empty in older stores.
-        components: number of connected components of each foreground class; empty in older stores.
-        previous: path of ``[1, D, H, W]``, the mask of the previous stage; empty without a cascade.
-    """
-
-    name: str
-    image: str
-    label: str
-    positions: str
-    shape: tuple[int, int, int]
-    present: tuple[int, ...]
-    sparse: bool = False
-    volumes_ml: tuple[float, ...] = ()
-    components: tuple[int, ...] = ()
-    previous: str = ""
 
 
 class PreparedDataset(Dataset):
@@ -262,21 +219,21 @@ class PreparedDataset(Dataset):
     def _lookup(self, case: Case) -> PreparedCase | None:
         """The prepared case if it is complete and up to date, else None."""
         stem = self._stem(case)
-        sidecar = stem.with_name(stem.name + ".json")
+        facts = read_facts(stem)
+        if facts is None:
+            return None
         try:
-            facts = read_json(sidecar, ConfigError, SIDECAR_SCHEMA)
             identity = self._identity(case)
-        except (ConfigError, CaseError):  # missing, or not a file of this store
+        except CaseError:  # a raw file is missing, which the preparation reports
             return None
         fits = max(facts["present"], default=0) < self.num_classes
         if facts["identity"] != identity or not fits:
             return None
-        for array, size in facts["bytes"].items():
-            path = stem.with_name(f"{stem.name}.{array}.npy")
-            if not _is_whole(path, size):
-                logger.warning("%s is damaged; preparing %s again", path.name, name_of(case))
-                return None
-        return _prepared_case(stem, facts)
+        damaged = find_damage(stem, facts)
+        if damaged:
+            logger.warning("%s is damaged; preparing %s again", damaged, name_of(case))
+            return None
+        return PreparedCase.of(stem, facts)
 
     def _build(self, case: Case, transform: Compose) -> PreparedCase:
         name = name_of(case)
@@ -284,6 +241,11 @@ class PreparedDataset(Dataset):
         identity = self._identity(case)
         if "label" not in case:
             raise CaseError(name, "it has no label", "Training needs an image and a label.")
+        if adopt_moved(case, stem, identity):
+            moved = self._lookup(case)
+            if moved is not None:
+                return moved
+        digests = content_of(case)
         transformed = apply_to_case(case, transform)
         image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
         label = transformed["label"].as_tensor().numpy().astype(np.uint8, copy=False)
@@ -294,19 +256,20 @@ class PreparedDataset(Dataset):
         arrays = {"image": image, "label": label, "positions": positions}
         if self.num_masks:
             arrays[PREVIOUS] = transformed[PREVIOUS].as_tensor().numpy().astype(np.uint8)
-        sidecar = stem.with_name(stem.name + ".json")
+        sidecar = sidecar_path(stem)
         # a case is valid only with its JSON, so that is deleted first and written last
         with suppress(FileNotFoundError):
             sidecar.unlink()
         sizes = {}
         for array, content in arrays.items():
-            path = stem.with_name(f"{stem.name}.{array}.npy")
+            path = array_path(stem, array)
             with atomic_write(path) as file:
                 np.save(file, np.ascontiguousarray(content), allow_pickle=False)
             sizes[array] = path.stat().st_size
         facts = {
             "name": name,
             "identity": identity,
+            "content": digests,
             "shape": list(label.shape[1:]),
             "present": present,
             "sparse": labelled is not None,
@@ -316,27 +279,4 @@ class PreparedDataset(Dataset):
             "bytes": sizes,
         }
         write_json(sidecar, facts)
-        return _prepared_case(stem, facts)
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    """Whether a file has the expected size and an array header; after a power cut it may be all zeros."""
-    try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
-        return path.stat().st_size == size
-    except (OSError, ValueError, EOFError):
-        return False
-
-
-def _prepared_case(stem: Path, facts: Mapping[str, Any]) -> PreparedCase:
-    paths = {array: str(stem.with_name(f"{stem.name}.{array}.npy")) for array in facts["bytes"]}
-    depth, height, width = facts["shape"]
-    return PreparedCase(
-        facts["name"],
-        **paths,
-        shape=(depth, height, width),
-        present=tuple(facts["present"]),
-        sparse=facts.get("sparse", False),
-        volumes_ml=tuple(facts.get("volumes_ml", ())),
-        components=tuple(facts.get("components", ())),
-    )
+        return PreparedCase.of(stem, facts)
