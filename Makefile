@@ -61,8 +61,9 @@ test-clients: $(BIN)/.installed $(LABEL)/.installed ## test two packages on MONA
 test-slow: $(BIN)/.installed ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-test-faults: $(BIN)/.installed ## run the tests that kill processes, fill disks and damage files
+test-faults: $(BIN)/.installed ## run the tests that kill processes, fill disks and damage files; prints a table
 	$(BIN)/python -m pytest -m fault
+	$(BIN)/python tests/faults/dicom_table.py --data ../shared/data
 
 test-attack: $(BIN)/.installed ## attack the package with 5,000 hostile inputs; prints a table
 	OMP_NUM_THREADS=1 $(BIN)/python tests/security/attack.py --count 5000 --folder build/attack

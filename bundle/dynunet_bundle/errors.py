@@ -106,6 +106,10 @@ class OutputError(BundleError):
     """Results cannot be written where they should go."""
 
 
+class ObjectError(OutputError):
+    """A DICOM object cannot be made from its series or mask. Other objects and cases are not affected."""
+
+
 class BusyError(OutputError):
     """Another process works in the folder."""
 

@@ -18,11 +18,11 @@ from pydicom import dcmread
 
 from dynunet_bundle.dicom_input.series import load_series
 from dynunet_bundle.dicom_output.count_voxels import count_voxels
-from dynunet_bundle.dicom_output.headers import lps_affine
 from dynunet_bundle.dicom_output.seg import (
     write_probabilities,
     write_seg,
 )
+from dynunet_bundle.dicom_output.slice_grid import lps_affine
 from dynunet_bundle.errors import OutputError
 
 

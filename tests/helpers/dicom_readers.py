@@ -10,10 +10,10 @@ from pydicom import dcmread
 
 from dynunet_bundle.dicom_input.series import DicomSeries
 from dynunet_bundle.dicom_output.count_voxels import _places, _read
-from dynunet_bundle.dicom_output.headers import lps_affine
 from dynunet_bundle.dicom_output.labels import VALUE_NOTE, short_label
 from dynunet_bundle.dicom_output.object import building
 from dynunet_bundle.dicom_output.rtstruct import CONTOUR_DATA
+from dynunet_bundle.dicom_output.slice_grid import lps_affine
 from dynunet_bundle.errors import OutputError
 
 MAX_OFF_PLANE_VOXELS = 0.1

@@ -8,7 +8,8 @@ import pytest
 from conftest import run_script
 from helpers.predictions import prediction, run_of, threshold_weights
 
-from dynunet_bundle.errors import CaseError, ConfigError
+from dynunet_bundle.dicom_input.names import short_name
+from dynunet_bundle.errors import CaseError, ConfigError, PredictionError
 
 pytest.importorskip("highdicom")
 
@@ -79,6 +80,52 @@ def test_objects_that_cannot_be_made_are_refused(tmp_path, weights, objects):
     with pytest.raises((ConfigError, RuntimeError)) as caught:
         prediction(tmp_path / "in", tmp_path / "out", weights, dicom_objects=objects).run()
     assert "dicom_objects is" in str(caught.value) + str(caught.value.__cause__)
+
+
+def test_a_series_that_allows_no_object_is_one_bad_case(tmp_path, weights):
+    """Its mask is written, the other studies are finished, and run.json says what is missing."""
+    for number in range(3):
+        make_series(
+            tmp_path / "in" / str(number),
+            body() + number,
+            straight(),
+            study_uid=f"1.2.{number}",
+            series_uid=f"1.2.{number}.1" if number != 1 else "1.2.Doe",
+        )
+    out = tmp_path / "out"
+    objects = ["seg", "rtstruct", "report"]
+    with pytest.raises(PredictionError, match="1 of 3 cases failed") as caught:
+        prediction(tmp_path / "in", out, weights, dicom_objects=objects).run()
+    assert caught.value.exit_code == 1 and "Doe" not in str(caught.value)
+    run = run_of(out)
+    bad = short_name("1.2.Doe")
+    assert (run["status"], run["exit_code"], set(run["cases"])) == (
+        *("failed", 1),
+        {bad, short_name("1.2.0.1"), short_name("1.2.2.1")},
+    )
+    for name, case in run["cases"].items():
+        assert (case["status"] == "failed") == (name == bad)
+        assert (out / case["mask"]).is_file()
+        assert case["objects"] == [f"{name}.{kind}.dcm" for kind in objects if name != bad]
+        assert set(case["refused"]) == (set(objects) if name == bad else set())
+    assert "SeriesInstanceUID of the series is not a UID" in run["cases"][bad]["refused"]["seg"]
+    assert not list(out.glob(f"{bad}.*.dcm"))
+
+
+def test_an_unreadable_study_is_one_bad_case(tmp_path, weights):
+    for number in range(3):
+        tags = {"PhotometricInterpretation": "MONOCHROME1"} if number == 1 else {}
+        names = {"study_uid": f"1.2.{number}", "series_uid": f"1.2.{number}.1"}
+        make_series(tmp_path / "in" / str(number), body(), straight(), tags=tags, **names)
+    damaged = tmp_path / "in" / "2" / "005.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    with pytest.raises(PredictionError, match="2 of 3 cases failed") as caught:
+        prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    assert "MONOCHROME1" in str(caught.value) and "is damaged" in str(caught.value)
+    done = [
+        name for name, case in run_of(tmp_path / "out")["cases"].items() if case["status"] == "done"
+    ]
+    assert done == [short_name("1.2.0.1")]
 
 
 def test_a_gap_is_refused_and_nothing_is_written(tmp_path, weights):

@@ -53,7 +53,6 @@ def find_cases(source: str | Path, rules: Mapping[str, Any] | None = None) -> li
         given |= {"series": parsed.uid, "select": {**parsed.select, **given.get("select", {})}}
     sets = [parse_rules({**given, **one}) for one in channels]
     found = scan(parsed.source)
-    _note(found.skipped)
     location = absolute(parsed.source)
     if every:
         chosen: list[tuple[Series, ...]] = [
@@ -63,6 +62,9 @@ def find_cases(source: str | Path, rules: Mapping[str, Any] | None = None) -> li
             choose_series(found.series, sets[0], found.skipped)
     else:
         chosen = _of_studies(found.series, sets, found.skipped)
+    used = {file for series in chosen for one in series for file in one.damaged}
+    unused = len(set(found.damaged) - used)
+    _note({**found.skipped, **({"damaged file": unused} if unused else {})})
     cases = [_case(location, series, sets) for series in chosen]
     return sorted(cases, key=lambda case: str(case["name"]))
 
@@ -95,8 +97,18 @@ def _of_studies(
         )
     _require_one_each(list(fitting.values()), sets)
     return [
-        tuple(choose_series(found, rules, skipped) for rules in sets) for found in fitting.values()
+        tuple(_of_study(found, rules, skipped, alone=len(fitting) == 1) for rules in sets)
+        for found in fitting.values()
     ]
+
+
+def _of_study(
+    series: Sequence[Series], rules: SeriesRules, skipped: Mapping[str, int], *, alone: bool
+) -> Series:
+    """The series of a study; beside other studies one that cannot be read, so that only its own case fails."""
+    if not alone and not usable_of(series, rules):
+        return next(one for one in series if fits(one, rules))
+    return choose_series(series, rules, skipped)
 
 
 def _require_one_each(studies: Sequence[Sequence[Series]], sets: Sequence[SeriesRules]) -> None:

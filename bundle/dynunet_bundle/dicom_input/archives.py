@@ -122,6 +122,14 @@ def remove_extractions() -> None:
         _removals.pop()()
 
 
+def name_in_archive(file: Path) -> str:
+    """Name of an extracted file in its archive; the path of any other file."""
+    return _names.get(file, str(file))
+
+
+_names: dict[Path, str] = {}
+"""Names of extracted files in their archives."""
+
 _removals: list[Finalize] = []
 """Functions that remove the folders of this process."""
 
@@ -206,7 +214,9 @@ def _write(
         if PurePosixPath(entry.filename).name.startswith("."):
             continue
         suffix = ".dcm" if entry.filename.lower().endswith(".dcm") else ""
-        with file.open(entry) as source, (folder / f"{number:06d}{suffix}").open("wb") as target:
+        path = folder / f"{number:06d}{suffix}"
+        _names[path] = entry.filename
+        with file.open(entry) as source, path.open("wb") as target:
             while chunk := source.read(CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:

@@ -119,7 +119,8 @@ def choose_series(
     fitting = [one for one in series if fits(one, rules)]
     if fitting:
         reasons = "; ".join(f"{one}: {one.problem}" for one in fitting[:MAX_SERIES_SHOWN])
-        raise DatasetError(f"the DICOM input contains no readable series: {reasons}.")
+        remedies = " ".join(dict.fromkeys(one.remedy for one in fitting if one.remedy))
+        raise DatasetError(f"the DICOM input contains no readable series: {reasons}. {remedies}")
     if series and not any(is_named(one, rules) for one in series):
         wanted = rules.series or ""
         # a UID is never shown, not even an unknown one

@@ -83,6 +83,16 @@ def _differing(case: str, groups: Sequence[Sequence[Frame]], number: int) -> Cas
             f"it has several stacks, {where}, which differ in {choices}",
             f'Choose one with the rule "select", e.g. {{"{first}": "{_values(frames, first)[0]}"}}.',
         )
+    sizes = {len(group) for group in groups}
+    if min(sizes) > 1:
+        complete = "" if len(sizes) == 1 else ", not all of them complete"
+        return CaseError(
+            case,
+            f"it has {where}: {max(sizes)} time points{complete}, or other repetitions, and no tag splits them into "
+            "stacks",
+            "Export one time point as a series of its own. Or convert the series with dcm2niix and pass one volume of "
+            "the result as NIfTI.",
+        )
     return CaseError(
         case,
         f"it has {where}: those at position {number + 1} differ, and no tag splits them into stacks",

@@ -13,6 +13,8 @@ import numpy as np
 
 from dynunet_bundle.errors import CaseError
 
+SEND_AGAIN = "Send the series from its scanner or archive again."
+
 STACK_TAGS = (
     "StackID",
     "AcquisitionNumber",
@@ -45,6 +47,9 @@ PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003))
 
 GE_B_VALUE_OFFSET = 1_000_000_000
 """Offset that GE adds to the b-values of some sequences."""
+
+UNREADABLE = math.nan
+"""Stands for a value that pydicom cannot convert; a number that is needed is refused for it."""
 
 MAX_SKEW = 1e-3
 """Largest deviation of the directions' lengths from 1 and of their dot product from 0; headers may have 3 decimals."""
@@ -121,8 +126,15 @@ def num_frames(header: Any) -> int:
 
 def _flat(group: Any, depth: int = 2) -> dict[str, Any]:
     """Values of a functional group by keyword, including those in the first item of each of its sequences."""
+    from pydicom.datadict import keyword_for_tag
+
     values: dict[str, Any] = {}
-    for element in group:
+    for tag in group.keys():  # noqa: SIM118 - elements would be converted
+        try:
+            element = group[tag]
+        except Exception:
+            values[keyword_for_tag(tag)] = UNREADABLE
+            continue
         if element.VR != "SQ":
             values[element.keyword] = element.value
         elif element.value and depth > 0:
@@ -131,9 +143,13 @@ def _flat(group: Any, depth: int = 2) -> dict[str, Any]:
 
 
 def find(sources: list[Any], keyword: str) -> Any:
-    """Value of a tag in the first header that has it, else None."""
+    """Value of a tag in the first header that has it, else None; ``UNREADABLE`` if it cannot be converted."""
     for source in sources:
-        value = source.get(keyword)
+        try:
+            value = source.get(keyword)
+        except Exception:
+            # pydicom converts a value on first access; its exceptions have no common base
+            return UNREADABLE
         if value is not None and value != "":
             return value
     return None
@@ -145,7 +161,6 @@ def _frame(case: str, file: Path, index: int, sources: list[Any]) -> Frame:
     spacing = _numbers(case, sources, "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise CaseError(case, f"PixelSpacing is {spacing.tolist()}", "Repair the header.")
-    slope, intercept = (find(sources, f"Rescale{part}") for part in ("Slope", "Intercept"))
     return Frame(
         file=file,
         index=index,
@@ -154,19 +169,34 @@ def _frame(case: str, file: Path, index: int, sources: list[Any]) -> Frame:
         directions=_directions(case, orientation),
         spacing=(float(spacing[0]), float(spacing[1])),
         thickness=_thickness(sources),
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
+        # a slope of 0, which some scanners write, would make all values equal; ITK also reads it as 1
+        slope=_rescaling(case, sources, "RescaleSlope") or 1.0,
+        intercept=_rescaling(case, sources, "RescaleIntercept") or 0.0,
         reference=str(header.get("FrameOfReferenceUID") or ""),
         tags=_stack_tags(sources),
     )
 
 
+def _rescaling(case: str, sources: list[Any], keyword: str) -> float | None:
+    value = find(sources, keyword)
+    number = None if value is None else as_number(value)
+    if number is not None and not math.isfinite(number):
+        raise CaseError(case, f"{keyword} of an image is not a finite number", "Repair the header.")
+    return number
+
+
+def as_number(value: Any) -> float:
+    """A value as a number; NaN if it is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return UNREADABLE
+
+
 def _numbers(case: str, sources: list[Any], keyword: str, count: int) -> np.ndarray:
     value = find(sources, keyword)
     if value is None:
-        raise CaseError(
-            case, f"an image lacks {keyword}", "Send the series from its scanner or archive again."
-        )
+        raise CaseError(case, f"an image lacks {keyword}", SEND_AGAIN)
     try:
         numbers = np.array([float(number) for number in value])
     except (TypeError, ValueError):
@@ -194,8 +224,9 @@ def _directions(case: str, orientation: np.ndarray) -> np.ndarray:
 def _thickness(sources: list[Any]) -> float | None:
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = find(sources, keyword)
-        if value is not None and abs(float(value)) > 0:
-            return abs(float(value))
+        thickness = 0.0 if value is None else abs(as_number(value))
+        if 0 < thickness < math.inf:
+            return thickness
     return None
 
 
@@ -203,20 +234,25 @@ def _stack_tags(sources: list[Any]) -> dict[str, str]:
     values = {keyword: find(sources, keyword) for keyword in STACK_TAGS}
     if values["DiffusionBValue"] is None:
         values["DiffusionBValue"] = _private_b_value(sources[-1])
-    return {keyword: as_text(value) for keyword, value in values.items() if value is not None}
+    return {
+        keyword: as_text(value)
+        for keyword, value in values.items()
+        if value is not None and value is not UNREADABLE
+    }
 
 
 def _private_b_value(header: Any) -> float | None:
-    for tag in PRIVATE_B_VALUES:
-        if tag not in header:
-            continue
+    values = (_first_number(header, tag) for tag in PRIVATE_B_VALUES if tag in header)
+    return next((value % GE_B_VALUE_OFFSET for value in values if math.isfinite(value)), None)
+
+
+def _first_number(header: Any, tag: tuple[int, int]) -> float:
+    try:
         value = header[tag].value
-        first = value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
-        try:
-            return float(first) % GE_B_VALUE_OFFSET
-        except (TypeError, ValueError):
-            continue
-    return None
+        return float(value[0] if hasattr(value, "append") else value)
+    except Exception:
+        # an empty list, a text, or a value that pydicom cannot convert
+        return UNREADABLE
 
 
 def as_text(value: Any) -> str:

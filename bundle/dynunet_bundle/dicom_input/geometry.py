@@ -131,7 +131,8 @@ def _require_no_tilt(
     raise IrregularError(
         case,
         f"its slices are sheared by {angle:.1f} degrees (gantry tilt): they are not stacked along their normal",
-        "Resample it to an orthogonal grid with a tool that corrects gantry tilt, and check the result.",
+        "Convert it with dcm2niix, which resamples it to a straight grid (its file *_Tilt_1.nii.gz), check that, and "
+        "pass it as NIfTI.",
     )
 
 

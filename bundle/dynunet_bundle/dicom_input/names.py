@@ -3,6 +3,7 @@
     FOLDER_OR_ZIP
     FOLDER_OR_ZIP::SERIES_INSTANCE_UID
     FOLDER_OR_ZIP::SERIES_INSTANCE_UID::EchoNumbers=2
+    FOLDER_OR_ZIP::SeriesInstanceUID=UID_THAT_IS_NOT_VALID
 
 Nothing here needs pydicom, so other formats work without it.
 
@@ -24,6 +25,9 @@ from dynunet_bundle.files import IMAGE_SUFFIXES
 SEPARATOR = "::"
 UID = re.compile(r"[0-9.]{1,64}")
 """Form of a UID (DICOM PS3.5 section 9): digits and points, at most 64 characters."""
+
+UID_TAG = "SeriesInstanceUID"
+"""Tag that precedes a UID of another form, such as one with letters, in the name of a series."""
 
 ARCHIVE_SUFFIX = ".zip"
 SHORT_DIGITS = 8  # hex digits of a short name
@@ -47,7 +51,8 @@ class SeriesName:
         """The string that ``parse_name`` reads; values are quoted as in a URL."""
         parts = [str(self.source)]
         if self.uid:
-            parts.append(self.uid)
+            valid = UID.fullmatch(self.uid)
+            parts.append(self.uid if valid else f"{UID_TAG}={quote(self.uid, safe='')}")
             parts += [f"{tag}={quote(value, safe='')}" for tag, value in self.select.items()]
         return SEPARATOR.join(parts)
 
@@ -59,7 +64,9 @@ def parse_name(name: str) -> SeriesName:
     while len(parts) > 1 and re.fullmatch(r"[A-Za-z0-9]+=.*", parts[-1]):
         tag, _, value = parts.pop().partition("=")
         select = {tag: unquote(value), **select}
-    uid = parts.pop() if len(parts) > 1 and UID.fullmatch(parts[-1]) else None
+    uid = select.pop(UID_TAG, None)
+    if uid is None and len(parts) > 1 and UID.fullmatch(parts[-1]):
+        uid = parts.pop()
     return SeriesName(Path(SEPARATOR.join(parts)), uid, select)
 
 

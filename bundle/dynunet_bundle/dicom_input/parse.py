@@ -23,6 +23,9 @@ MAX_HEADER = 64 << 20
 MAX_OBJECT_BYTES = 1 << 31
 """Bytes of a file without a preamble that are read for its pixels."""
 
+VALUE_KINDS = {"IS": "a whole number", "DS": "a decimal number", "US": "a number of 16 bits"}
+"""Value representations in words, for messages."""
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """Transfer syntax Deflated Explicit VR Little Endian."""
 
@@ -92,17 +95,34 @@ def read_dicom(path: Path, *, pixels: bool = False, tags: Sequence[Any] | None =
     return header
 
 
+def value_of(header: Any, keyword: str) -> Any:
+    """Value of a tag that is not needed: None if it is missing, empty or cannot be converted."""
+    try:
+        value = header.get(keyword)
+    except Exception:
+        # pydicom converts a value on first access; its exceptions have no common base
+        return None
+    return None if value is None or value == "" else value
+
+
 def convert_values(header: Any, tags: Sequence[str]) -> None:
     """Let pydicom convert values now instead of on first access.
 
     Raises:
         DamagedError: if a value cannot be converted.
     """
-    try:
-        for tag in tags:
-            header.get(tag)
-    except Exception as error:
-        raise DamagedError(f"a value cannot be read ({type(error).__name__})") from None
+    from pydicom.datadict import dictionary_VM, dictionary_VR
+    from pydicom.multival import MultiValue
+
+    for tag in tags:
+        try:
+            value = header.get(tag)
+        except Exception:
+            kind = dictionary_VR(tag)
+            what = VALUE_KINDS.get(kind, f"a valid {kind}")
+            raise DamagedError(f"{tag} is not {what}") from None
+        if isinstance(value, MultiValue) and dictionary_VM(tag) == "1":
+            raise DamagedError(f"{tag} has {len(value)} values instead of one")
 
 
 def _read_from(path: Path, start: int, size: int) -> bytes:
@@ -115,6 +135,17 @@ def _is_deflated(path: Path) -> bool:
     from pydicom.filereader import read_file_meta_info
 
     return str(read_file_meta_info(path).get("TransferSyntaxUID", "")) == DEFLATED
+
+
+def media_class(path: Path) -> str:
+    """SOP class in the file meta information, which is readable in deflated and cut files; empty if it is not."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
+    except Exception:
+        # pydicom's exceptions for damaged files have no common base
+        return ""
 
 
 def _complete_syntax(header: Any) -> None:

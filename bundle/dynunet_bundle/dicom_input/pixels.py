@@ -8,24 +8,29 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.dicom_input.codestream import coded_shape
+from dynunet_bundle.dicom_input.damage import naming
 from dynunet_bundle.dicom_input.frames import Frame, num_frames
 from dynunet_bundle.dicom_input.parse import INSTALL, convert_values, is_encapsulated, read_dicom
+from dynunet_bundle.dicom_input.refusals import has_float_pixels
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import CaseError
 from dynunet_bundle.limits import require_memory, require_room
 
 RESEND = "Send the series again."
 
+PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 PIXEL_TAGS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXEL_DATA),
 )
 
 
 def stack_type(frames: Sequence[Frame], headers: Mapping[Path, Any]) -> np.dtype:
-    """Data type of a stack: the files' integer type, or float32 if any slice is rescaled."""
+    """Data type of a stack: the files' integer type, or float32 if any slice is rescaled or has floating point."""
     if any((frame.slope, frame.intercept) != (1.0, 0.0) for frame in frames):
+        return np.dtype(np.float32)
+    if any(has_float_pixels(headers[frame.file]) for frame in frames):
         return np.dtype(np.float32)
     kinds = {
         np.dtype(f"{'i' if header.get('PixelRepresentation') else 'u'}{header.BitsAllocated // 8}")
@@ -91,7 +96,11 @@ def read_stack(case: str, frames: Sequence[Frame], headers: Mapping[Path, Any]) 
         if kind == np.float32:
             stack[place] = pixels * np.float64(frame.slope) + frame.intercept
             if not np.isfinite(stack[place]).all():
-                raise CaseError(case, "its rescaled values are not finite", "Repair RescaleSlope.")
+                raise CaseError(
+                    case,
+                    "some of its values are not finite after rescaling",
+                    "Repair the pixels or RescaleSlope.",
+                )
         else:
             stack[place] = pixels
     return stack
@@ -112,9 +121,10 @@ def _decoded(case: str, frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarr
     for place, frame in enumerate(frames):
         by_file.setdefault(frame.file, {})[frame.index] = place
     for file, places in by_file.items():
-        for index, pixels in enumerate(_decoded_file(case, file)):
-            if index in places:
-                yield places.pop(index), pixels
+        with naming(file):
+            for index, pixels in enumerate(_decoded_file(case, file)):
+                if index in places:
+                    yield places.pop(index), pixels
         if places:
             raise CaseError(case, "an object has fewer frames than its header says", RESEND)
 
@@ -127,13 +137,14 @@ def _decoded_file(case: str, file: Path) -> Iterator[np.ndarray]:
         convert_values(image, PIXEL_TAGS)
     except (DamagedError, NotDicomError) as error:
         raise CaseError(case, f"an image is damaged: {error}", RESEND) from None
-    if not image.get("PixelData"):
+    data = next(filter(None, map(image.get, PIXEL_DATA)), None)
+    if not data:
         raise CaseError(case, "an image has no pixels, or is truncated before them", RESEND)
     syntax = image.file_meta.TransferSyntaxUID
     if is_encapsulated(image):
         _require_coded_shape(case, image)
     else:
-        _require_bytes(case, len(image.PixelData), image)
+        _require_bytes(case, len(data), image)
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dynunet_bundle.dicom_input.parse import value_of
 from dynunet_bundle.dicom_input.start import DamagedError
 
 SKIPPED_CLASSES = (
@@ -21,7 +22,18 @@ SKIPPED_IMAGE_TYPES = {"LOCALIZER": "localiser", "SCREEN SAVE": "screenshot"}
 C.8.3.1.1.1), SCREEN SAVE is GE's."""
 
 CONVERT = "Convert it with a tool that supports it."
+TO_NIFTI = "Convert it with dcm2niix and pass the NIfTI file"
 BYTES = (8, 16, 32)  # supported values of BitsAllocated
+FLOAT_BYTES = (32, 64)
+"""Values of BitsAllocated for floating-point pixels, which have no PixelRepresentation (PS3.3 C.7.6.24)."""
+
+MOSAICS = ("MOSAIC", "VFRAME")
+"""Values of ImageType of Siemens and UIH for all slices of a volume in one image."""
+
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_EXTENDED_BITS = (
+    8  # what pylibjpeg, and GDCM in SimpleITK, decode of it; the standard allows 12
+)
 
 
 def skip_reason(header: Any) -> str | None:
@@ -35,8 +47,10 @@ def skip_reason(header: Any) -> str | None:
     kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     if not kind:
         raise DamagedError("it is truncated, or lacks SOPClassUID")
-    for prefix, name in SKIPPED_CLASSES:
-        if kind == prefix or kind.startswith(f"{prefix}."):
+    if found := skipped_class(kind):
+        return found
+    for word, name in SKIPPED_IMAGE_TYPES.items():
+        if word in image_type(header):
             return name
     if not header.get("Rows") or not header.get("Columns"):
         name = UID(kind).name
@@ -44,15 +58,20 @@ def skip_reason(header: Any) -> str | None:
         if name.endswith("Image Storage") or (name == kind and "SeriesInstanceUID" not in header):
             raise DamagedError("it is truncated before its image")
         return "object without an image"
-    for word, name in SKIPPED_IMAGE_TYPES.items():
-        if word in image_type(header):
+    return None
+
+
+def skipped_class(kind: str) -> str | None:
+    """Name of a SOP class that is skipped, in words for a message; None for other classes."""
+    for prefix, name in SKIPPED_CLASSES:
+        if kind == prefix or kind.startswith(f"{prefix}."):
             return name
     return None
 
 
 def image_type(header: Any) -> tuple[str, ...]:
     """Values of ImageType in upper case."""
-    value = header.get("ImageType") or ()
+    value = value_of(header, "ImageType") or ()
     return tuple(str(part).upper() for part in ([value] if isinstance(value, str) else value))
 
 
@@ -74,8 +93,11 @@ def _refused_kind(header: Any) -> tuple[str, str] | None:
         return "its images are MONOCHROME1 (low values are white)", (
             "Convert it to MONOCHROME2 in the same way as the training data."
         )
-    if "MOSAIC" in image_type(header):
-        return "its images are mosaics of slices", "Export it as Enhanced multi-frame."
+    if set(MOSAICS) & set(image_type(header)):
+        return (
+            "its images are mosaics of slices",
+            f"Export it as Enhanced multi-frame. Or: {TO_NIFTI}.",
+        )
     if header.get("ModalityLUTSequence"):
         return "its values are rescaled by a lookup table (ModalityLUTSequence)", CONVERT
     return None
@@ -83,9 +105,19 @@ def _refused_kind(header: Any) -> tuple[str, str] | None:
 
 def _refused_bits(header: Any) -> tuple[str, str] | None:
     bits = header.get("BitsAllocated")
-    if bits not in BYTES:
+    if bits not in (FLOAT_BYTES if has_float_pixels(header) else BYTES):
         return f"it has {bits} bits per pixel (BitsAllocated)", CONVERT
     stored, high = header.get("BitsStored") or bits, header.get("HighBit")
     if high is not None and high != stored - 1:
         return f"its pixels start at bit {high} of {stored} (HighBit)", CONVERT
+    if header.file_meta.get("TransferSyntaxUID") == JPEG_EXTENDED and stored > JPEG_EXTENDED_BITS:
+        return (
+            f"its pixels are {stored}-bit JPEG Extended ({JPEG_EXTENDED}), which no installed decoder reads",
+            "Convert it to an uncompressed series, for example with dcmdjpeg of DCMTK.",
+        )
     return None
+
+
+def has_float_pixels(header: Any) -> bool:
+    """Whether pixels are FloatPixelData or DoubleFloatPixelData, told by the header without them."""
+    return header.get("BitsAllocated") in FLOAT_BYTES and "PixelRepresentation" not in header

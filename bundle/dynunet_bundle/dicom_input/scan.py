@@ -5,15 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dynunet_bundle.dicom_input.archives import extracted
-from dynunet_bundle.dicom_input.frames import num_frames
+from dynunet_bundle.dicom_input.damage import DamagedFile, list_of_names
+from dynunet_bundle.dicom_input.frames import SEND_AGAIN, find, num_frames
+from dynunet_bundle.dicom_input.identity import KIND_TAGS, PATIENT_TAGS, mixed
 from dynunet_bundle.dicom_input.names import ARCHIVE_SUFFIX, files_within, short_name
-from dynunet_bundle.dicom_input.parse import quiet_pydicom, read_dicom, require_pydicom
-from dynunet_bundle.dicom_input.refusals import image_type, refusal, skip_reason
+from dynunet_bundle.dicom_input.parse import (
+    convert_values,
+    media_class,
+    quiet_pydicom,
+    read_dicom,
+    require_pydicom,
+    value_of,
+)
+from dynunet_bundle.dicom_input.refusals import image_type, refusal, skip_reason, skipped_class
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import DatasetError
 
@@ -21,11 +30,16 @@ PLANES = ("sagittal", "coronal", "axial")
 """Names of planes, by the axis of the patient (x, y, z) that is closest to the normal of the slices."""
 
 GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+NEEDED_TAGS = (
+    *("SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
+"""Tags without which an image cannot be read; a file with an invalid value of one is damaged."""
+
 SCANNED_TAGS = (
-    *("SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription"),
-    *("Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
-    *("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", *GEOMETRY),
-    *("ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(*NEEDED_TAGS, "StudyInstanceUID", "SeriesNumber", "SeriesDescription"),
+    *("ImageType", "ModalityLUTSequence", *GEOMETRY, *PATIENT_TAGS, *KIND_TAGS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 
 
@@ -44,6 +58,8 @@ class Series:
         num_images: number of frames in all files.
         plane: axial, coronal, sagittal, or None if its images have several planes or none.
         problem: why it cannot be read, judging by its headers, or None.
+        remedy: what to do about the problem, or None.
+        damaged: unreadable files that may belong to it.
     """
 
     uid: str
@@ -56,6 +72,8 @@ class Series:
     num_images: int
     plane: str | None
     problem: str | None
+    remedy: str | None = None
+    damaged: tuple[DamagedFile, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         """The facts that may be shown, without patient data."""
@@ -71,10 +89,12 @@ class Scan:
     Attributes:
         series: sorted by study, number and UID.
         skipped: number of skipped files by reason.
+        damaged: files that cannot be read.
     """
 
     series: tuple[Series, ...]
     skipped: Mapping[str, int]
+    damaged: tuple[DamagedFile, ...] = ()
 
 
 def scan(source: Path) -> Scan:
@@ -116,104 +136,131 @@ def _walk(folder: Path) -> list[Path]:
     )
 
 
+class _Looked(NamedTuple):
+    """What a file is: an image of a series, a skipped file with the reason, or a damaged one with the reason."""
+
+    uid: str = ""
+    header: Any = None
+    skipped: str | None = None
+    damage: str | None = None
+
+
 @lru_cache(maxsize=4)
 def _scan(files: tuple[tuple[Path, int, int], ...]) -> Scan:
     found: dict[str, list[tuple[Path, Any]]] = {}
     skipped: Counter[str] = Counter()
+    damaged: list[DamagedFile] = []
     for index, (file, _, _) in enumerate(files):
-        try:
-            uid, reason, header = _look_at(file)
-        except NotDicomError:
-            uid, reason, header = "", "file that is not DICOM", None
-        except DamagedError as error:
-            raise DatasetError(
-                f"file {index + 1} of {len(files)} of the DICOM input, in order of names, is damaged: {error}. "
-                "Send it again or remove it."
-            ) from None
-        if reason:
-            skipped[reason] += 1
+        looked = _look_at(file)
+        if looked.damage:
+            where = f"file {index + 1} of {len(files)} of the DICOM input, in order of names,"
+            damaged.append(DamagedFile(file, where, looked.damage, looked.uid))
+        elif looked.skipped:
+            skipped[looked.skipped] += 1
         else:
-            found.setdefault(uid, []).append((file, header))
-    series = [_summary(uid, objects) for uid, objects in found.items()]
-    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.uid))
-    return Scan(tuple(series), skipped)
-
-
-def _look_at(file: Path) -> tuple[str, str | None, Any]:
-    """SeriesInstanceUID of an object, why it is skipped, and its header."""
-    with quiet_pydicom():
-        header = read_dicom(file, tags=SCANNED_TAGS)
-        try:
-            reason, uid = skip_reason(header), str(header.get("SeriesInstanceUID") or "")
-        except DamagedError:
-            raise
-        except Exception as error:  # pydicom converts a value on first access and may fail
-            raise DamagedError(f"a value cannot be read ({type(error).__name__})") from None
-    if not reason and not uid:
-        raise DamagedError("it is truncated, or lacks SeriesInstanceUID")
-    return uid, reason, header
-
-
-def _summary(uid: str, objects: Sequence[tuple[Path, Any]]) -> Series:
-    try:
-        with quiet_pydicom():
-            return _summarised(uid, objects)
-    except Exception as error:
+            found.setdefault(looked.uid, []).append((file, looked.header))
+    if damaged and not found:
         raise DatasetError(
-            f"{short_name(uid)} of the DICOM input has a damaged header ({type(error).__name__}). "
-            "Send it again or remove it."
-        ) from None
+            f"{damaged[0].where} is damaged: {damaged[0].reason}. Send it again or remove it."
+            f"{list_of_names([one.file for one in damaged])}"
+        )
+    series = [_summary(uid, objects, damaged) for uid, objects in found.items()]
+    series.sort(key=lambda one: (one.study, one.number is None, one.number or 0, one.uid))
+    return Scan(tuple(series), skipped, tuple(damaged))
 
 
-def _summarised(uid: str, objects: Sequence[tuple[Path, Any]]) -> Series:
+def _look_at(file: Path) -> _Looked:
+    header = None
+    with quiet_pydicom():
+        try:
+            header = read_dicom(file, tags=SCANNED_TAGS)
+            if reason := _skip_reason(header):
+                return _Looked(skipped=reason)
+            convert_values(header, NEEDED_TAGS)
+            if not (uid := _series_uid(header)):
+                raise DamagedError("it is truncated, or lacks SeriesInstanceUID")
+            return _Looked(uid, header)
+        except NotDicomError:
+            return _Looked(skipped="file that is not DICOM")
+        except DamagedError as error:
+            # a class in the file meta information is enough to skip a file
+            name = skipped_class(media_class(file))
+            return _Looked(_series_uid(header), skipped=name, damage=None if name else str(error))
+
+
+def _skip_reason(header: Any) -> str | None:
+    try:
+        return skip_reason(header)
+    except DamagedError:
+        raise
+    except Exception as error:  # pydicom converts a value on first access and may fail
+        convert_values(header, NEEDED_TAGS)
+        raise DamagedError(f"a value cannot be read ({type(error).__name__})") from None
+
+
+def _series_uid(header: Any) -> str:
+    return "" if header is None else str(value_of(header, "SeriesInstanceUID") or "").strip()
+
+
+def _summary(
+    uid: str, objects: Sequence[tuple[Path, Any]], damaged: Sequence[DamagedFile]
+) -> Series:
     headers = [header for _, header in objects]
+    files = tuple(file for file, _ in objects)
     first = headers[0]
-    planes = {_plane(header) for header in headers}
-    number = first.get("SeriesNumber")
-    return Series(
-        uid=uid,
-        study=str(first.get("StudyInstanceUID") or ""),
-        number=int(number) if str(number).isdecimal() else None,
-        modality=str(first.get("Modality") or "unknown modality"),
-        description=str(first.get("SeriesDescription") or ""),
-        image_types=frozenset.intersection(*(frozenset(image_type(one)) for one in headers)),
-        files=tuple(file for file, _ in objects),
-        num_images=sum(map(num_frames, headers)),
-        plane=next(iter(planes)) if len(planes) == 1 else None,
-        problem=_problem(headers, planes),
-    )
+    with quiet_pydicom():
+        planes = {_plane(header) for header in headers}
+        problem = _problem(headers, planes)
+        number = value_of(first, "SeriesNumber")
+        return Series(
+            uid=uid,
+            study=str(value_of(first, "StudyInstanceUID") or ""),
+            number=int(number) if str(number).isdecimal() else None,
+            modality=str(value_of(first, "Modality") or "unknown modality"),
+            description=str(value_of(first, "SeriesDescription") or ""),
+            image_types=frozenset.intersection(*(frozenset(image_type(one)) for one in headers)),
+            files=files,
+            num_images=sum(map(num_frames, headers)),
+            plane=next(iter(planes)) if len(planes) == 1 else None,
+            problem=problem and problem[0],
+            remedy=problem and problem[1],
+            damaged=tuple(one for one in damaged if one.may_belong(uid, files)),
+        )
 
 
-def _problem(headers: Sequence[Any], planes: set[str | None]) -> str | None:
-    """Why this series cannot be chosen, judging by these headers; None if it can."""
+def _problem(headers: Sequence[Any], planes: set[str | None]) -> tuple[str, str] | None:
+    """Why this series cannot be chosen, judging by these headers, and what to do; None if it can."""
     for header in headers:
-        found = refusal(header)
-        if found:
-            return found[0]
+        if found := refusal(header):
+            return found
         if num_frames(header) == 1 and "PerFrameFunctionalGroupsSequence" not in header:
-            missing = [tag for tag in GEOMETRY if not header.get(tag)]
+            missing = [tag for tag in GEOMETRY if find([header], tag) is None]
             if missing:
-                return f"an image lacks {missing[0]}"
+                return f"an image lacks {missing[0]}", SEND_AGAIN
+    if found := mixed(headers):
+        return found
     if len(planes) > 1:
-        return "its images are in different planes"
+        return "its images are in different planes", "Export its images as separate series."
     return None
 
 
 def _plane(header: Any) -> str | None:
     """Plane of an object; None if its orientation is missing, or its frames are in different planes."""
     groups = [
-        *(header.get("SharedFunctionalGroupsSequence") or []),
-        *(header.get("PerFrameFunctionalGroupsSequence") or []),
+        *(value_of(header, "SharedFunctionalGroupsSequence") or []),
+        *(value_of(header, "PerFrameFunctionalGroupsSequence") or []),
     ]
-    orientations = [header.get("ImageOrientationPatient")] + [
-        group.PlaneOrientationSequence[0].get("ImageOrientationPatient")
-        for group in groups
-        if group.get("PlaneOrientationSequence")
+    orientations = [
+        header,
+        *(
+            group.PlaneOrientationSequence[0]
+            for group in groups
+            if group.get("PlaneOrientationSequence")
+        ),
     ]
     try:
-        normals = [
-            np.cross(*np.array(list(map(float, one))).reshape(2, 3)) for one in orientations if one
-        ]
+        found = [value_of(one, "ImageOrientationPatient") for one in orientations]
+        normals = [np.cross(*np.array(list(map(float, one))).reshape(2, 3)) for one in found if one]
     except (TypeError, ValueError):
         return None
     planes = {PLANES[int(np.abs(normal).argmax())] for normal in normals}

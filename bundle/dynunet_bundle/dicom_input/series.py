@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.dicom_input.choice import SeriesRules, choose_series
+from dynunet_bundle.dicom_input.damage import damage_error, naming
 from dynunet_bundle.dicom_input.doubles import drop_doubles, selected, selection_hint
 from dynunet_bundle.dicom_input.frames import Frame, frames_of
 from dynunet_bundle.dicom_input.geometry import (
@@ -18,6 +19,7 @@ from dynunet_bundle.dicom_input.geometry import (
     require_regular,
     require_uniform,
 )
+from dynunet_bundle.dicom_input.identity import mixed
 from dynunet_bundle.dicom_input.names import SeriesName, parse_name, short_name
 from dynunet_bundle.dicom_input.parse import convert_values, quiet_pydicom, read_dicom
 from dynunet_bundle.dicom_input.pixels import (
@@ -73,10 +75,16 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
     parsed = parse_name(name)
     allowed = max_image_bytes() if max_bytes is None else max_bytes
     series, case = _find(parsed)
+    if series.damaged:
+        raise damage_error(case, series.damaged)
     with quiet_pydicom():
-        with _unreadable_values(case):
-            headers = {file: _read_header(case, file, allowed) for file in series.files}
-            frames = [one for file in headers for one in frames_of(case, file, headers[file])]
+        headers, frames = {}, []
+        for file in series.files:
+            with naming(file), _unreadable_values(case):
+                headers[file] = _read_header(case, file, allowed)
+                frames += frames_of(case, file, headers[file])
+        if found := mixed(headers.values()):
+            raise CaseError(case, *found)
         frames = _stack(case, selected(case, frames, parsed.select))
         files = _objects(case, frames)
         require_stack_room(case, frames, headers, allowed)

@@ -8,9 +8,9 @@ import numpy as np
 
 from dynunet_bundle.dicom_input.geometry import MAX_SHIFT_VOXELS
 from dynunet_bundle.dicom_input.parse import require_pydicom
-from dynunet_bundle.dicom_output.headers import lps_affine, slice_positions
 from dynunet_bundle.dicom_output.object import building
-from dynunet_bundle.errors import OutputError
+from dynunet_bundle.dicom_output.slice_grid import lps_affine, slice_positions
+from dynunet_bundle.errors import ObjectError
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
@@ -27,7 +27,7 @@ def count_voxels(path: Path, series: "DicomSeries") -> tuple[Any, dict[int, int]
         The object as a ``pydicom.Dataset``, and the number of voxels by segment number.
 
     Raises:
-        OutputError: if the file is not a BINARY segmentation, or is on another grid.
+        ObjectError: if the file is not a BINARY segmentation, or is on another grid.
     """
     dataset, frames = _read(path, "BINARY")
     voxels = {int(item.SegmentNumber): 0 for item in dataset.SegmentSequence}
@@ -45,7 +45,7 @@ def _read(path: Path, kind: str) -> tuple[Any, np.ndarray]:
         dataset = dcmread(path)
         found = dataset.get("SegmentationType")
         if found != kind:
-            raise OutputError(
+            raise ObjectError(
                 f"{path.name} is not a {kind} segmentation but {found or 'another object'}. Pass another file."
             )
         frames = dataset.pixel_array
@@ -83,6 +83,6 @@ def _require_same_grid(
     # shift of the far corner, in voxels, if the voxel size or direction differs
     drift = np.linalg.norm(steps - expected, axis=0) * shape / np.linalg.norm(expected, axis=0)
     if shape != series.array.shape[-3:-1] or max(*np.abs(shift), *drift) > MAX_SHIFT_VOXELS:
-        raise OutputError(
+        raise ObjectError(
             "the segmentation is on another grid than the series. Resample it to the series."
         )

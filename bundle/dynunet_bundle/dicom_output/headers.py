@@ -1,23 +1,32 @@
-"""Headers of a series, completed for derived objects, and the geometry of its slices.
+"""Headers of a series, completed for derived objects.
 
 Patient and study data are copied from the source into the object and nowhere else: not into logs, exceptions or file
 names.
 """
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS
-from dynunet_bundle.errors import OutputError
+from dynunet_bundle.dicom_input.names import UID
+from dynunet_bundle.dicom_input.parse import value_of
+from dynunet_bundle.dicom_output.clean import drop_invalid
+from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, straighten
+from dynunet_bundle.errors import ObjectError
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
 
+logger = logging.getLogger(__name__)
+
 SERIES_NUMBER_OFFSET = 1000
 """Added to the number of the source series, so that viewers list results after the images."""
+
+MAX_SERIES_NUMBER = 2**31 - 1
+"""Largest integer string (PS3.5 section 6.2); a report has the number after that of the segmentation."""
 
 EMPTY_WHERE_ABSENT = (
     "PatientName",
@@ -36,7 +45,12 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 """Attributes of type 1 (required, not empty) in references to the source."""
 
 PLANE = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+KEPT = ("FrameOfReferenceUID", "SpecificCharacterSet")
+"""Attributes that are checked where they are used."""
+
 SEXES = ("M", "F", "O", "")
+REMEDY = "Repair the headers, or take the mask as NIfTI alone (--dicom without values)."
 LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.50": "ISO_10918_1",
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
@@ -59,33 +73,72 @@ def source_headers(series: "DicomSeries") -> list[Any]:
         series: the series of ``load_series``.
 
     Returns:
-        One ``pydicom.Dataset`` per slice, or a single one for an Enhanced object. Missing values of type 2 and invalid
-        dates and sexes are empty. Directions that differ by rounding are those of the first slice. Lossy compression is
-        noted. A series without a frame of reference gets a unique one.
+        One ``pydicom.Dataset`` per slice, or a single one for an Enhanced object. Invalid values are left out, and
+        missing values of type 2 are empty. Positions are even and directions orthogonal, see ``straighten``. Lossy
+        compression is noted. A series without a frame of reference gets a unique one.
 
     Raises:
-        OutputError: if a UID is missing, or the series has several Enhanced objects.
+        ObjectError: if a UID is missing, malformed or not unique, or there are several studies or Enhanced objects.
     """
-    if is_multi_frame(series.headers[0]) and len(series.headers) > 1:
-        raise OutputError(
-            f"the series has {len(series.headers)} multi-frame objects, but a DICOM result can refer to only one. "
-            "Write NIfTI instead."
-        )
-    first = _complete(series.headers[0])
-    _fill_thickness(first, float(np.linalg.norm(series.affine[:3, 2])))
+    _require_one_source(series.headers)
+    first = _complete(series)
     headers = [first, *(_reference(header, first) for header in series.headers[1:])]
-    if not first.get("FrameOfReferenceUID"):
-        reference = derived_uid(first.SeriesInstanceUID, "frame of reference")
-        for header in headers:
-            header.FrameOfReferenceUID = reference
+    straighten(headers, series)
     return headers
 
 
-def _complete(original: Any) -> Any:
+def _require_one_source(headers: Sequence[Any]) -> None:
+    """Refuse headers to which an object cannot refer: an object has one study, and refers to images by their UIDs."""
+    if is_multi_frame(headers[0]) and len(headers) > 1:
+        raise ObjectError(
+            f"the series has {len(headers)} multi-frame objects, but a DICOM result can refer to only one. "
+            "Write NIfTI instead."
+        )
+    uids = {keyword: [str(header.get(keyword) or "") for header in headers] for keyword in NEEDED}
+    missing = [keyword for keyword, found in uids.items() if not all(found)]
+    if missing:
+        raise ObjectError(
+            f"the series has no {', '.join(missing)}, which a DICOM result needs. Write NIfTI instead."
+        )
+    malformed = [
+        keyword
+        for keyword, found in uids.items()
+        if keyword.endswith("UID") and not all(map(UID.fullmatch, found))
+    ]
+    if malformed:
+        raise ObjectError(
+            f"{' and '.join(malformed)} of the series is not a UID, of digits and points and at most 64 characters. "
+            f"{REMEDY}"
+        )
+    studies, images = (set(uids[keyword]) for keyword in ("StudyInstanceUID", "SOPInstanceUID"))
+    if len(studies) > 1:
+        raise ObjectError(
+            f"the images of the series have {len(studies)} values of StudyInstanceUID, and a DICOM result belongs to "
+            f"one study. {REMEDY}"
+        )
+    if len(images) < len(headers):
+        raise ObjectError(
+            f"the {len(headers)} images of the series have {len(images)} value(s) of SOPInstanceUID, by which a DICOM "
+            f"result refers to each. {REMEDY}"
+        )
+
+
+def _complete(series: "DicomSeries") -> Any:
+    """A copy of the first header, without invalid values, and with all that an object needs."""
+    original = series.headers[0]
     header = deepcopy(original)
-    _require_identified(header)
+    dropped = drop_invalid(header, (*NEEDED, *PLANE, *FRAMES, *KEPT))
+    if header.get("PatientSex") not in SEXES:
+        header.PatientSex = ""
+    emptied = [keyword for keyword in dropped if keyword in EMPTY_WHERE_ABSENT]
+    if emptied:
+        logger.warning(
+            "%s: %s is empty in DICOM objects, because its value is not valid or not decoded",
+            series.name,
+            " and ".join(emptied),
+        )
     for keyword in EMPTY_WHERE_ABSENT:
-        if header.get(keyword) is None or not _is_valid(keyword, header.get(keyword)):
+        if header.get(keyword) is None:
             setattr(header, keyword, "")
     syntax = str(getattr(getattr(original, "file_meta", None), "TransferSyntaxUID", ""))
     if syntax in LOSSY_SYNTAXES and "LossyImageCompression" not in header:
@@ -93,26 +146,21 @@ def _complete(original: Any) -> Any:
         header.LossyImageCompressionMethod = LOSSY_SYNTAXES[syntax]
     if is_multi_frame(header):
         _share_plane(header)
+    _fill_thickness(header, float(np.linalg.norm(series.affine[:3, 2])))
+    if not UID.fullmatch(str(header.get("FrameOfReferenceUID") or "")):
+        header.FrameOfReferenceUID = derived_uid(header.SeriesInstanceUID, "frame of reference")
     return header
-
-
-def _require_identified(header: Any) -> None:
-    missing = [keyword for keyword in NEEDED if not header.get(keyword)]
-    if missing:
-        raise OutputError(
-            f"the series has no {', '.join(missing)}, which a DICOM result needs. Write NIfTI instead."
-        )
 
 
 def _reference(original: Any, first: Any) -> Any:
     """The attributes of a further slice that references need; full copies of hundreds of slices would take seconds."""
     from pydicom.dataset import Dataset
 
-    _require_identified(original)
     header = Dataset()
-    for keyword in (*NEEDED, *PLANE, "FrameOfReferenceUID"):
+    for keyword in (*NEEDED, *PLANE):
         if keyword in original:
             setattr(header, keyword, original.get(keyword))
+    header.FrameOfReferenceUID = first.FrameOfReferenceUID
     directions = header.get("ImageOrientationPatient"), first.get("ImageOrientationPatient")
     if None not in directions and directions[0] != directions[1]:
         difference = np.abs(np.subtract(*[np.array(value, float) for value in directions]))
@@ -128,86 +176,32 @@ def _fill_thickness(header: Any, step_mm: float) -> None:
     if is_multi_frame(header):
         places = header.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence") or []
     for place in places:
-        if not place.get("SliceThickness"):
+        if not value_of(place, "SliceThickness"):
             place.SliceThickness = f"{step_mm:.6g}"
 
 
 def _share_plane(header: Any) -> None:
     """Copy orientation and voxel size of an Enhanced object to the shared groups if only its frames have them."""
+    from pydicom.dataset import Dataset
+
+    if not header.get("SharedFunctionalGroupsSequence"):
+        header.SharedFunctionalGroupsSequence = [Dataset()]
     shared = header.SharedFunctionalGroupsSequence[0]
     frame = header.PerFrameFunctionalGroupsSequence[0]
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
         if keyword not in shared and keyword in frame:
             setattr(shared, keyword, frame[keyword].value)
-
-
-def _is_valid(keyword: str, value: Any) -> bool:
-    from pydicom.valuerep import DA, TM
-
-    try:
-        if keyword.endswith("Date"):
-            DA(value)
-        elif keyword.endswith("Time"):
-            TM(value)
-    except ValueError:
-        return False
-    return keyword != "PatientSex" or value in SEXES
-
-
-def slice_positions(series: "DicomSeries") -> np.ndarray:
-    """Positions of the slices of a series, from its headers.
-
-    Args:
-        series: a series of Z slices.
-
-    Returns:
-        Centre of the first voxel of each slice, ``[Z, 3]``, mm, LPS+.
-    """
-    first = series.headers[0]
-    if not is_multi_frame(first):
-        return np.array([header.ImagePositionPatient for header in series.headers], float)
-    groups = first.PerFrameFunctionalGroupsSequence
-    frames = [groups[number - 1] for number in series.frame_numbers]
-    return np.array(
-        [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float
-    )
-
-
-def is_multi_frame(header: Any) -> bool:
-    """Whether a header is of an Enhanced object, which contains all slices."""
-    return "PerFrameFunctionalGroupsSequence" in header
-
-
-def lps_affine(series: "DicomSeries") -> np.ndarray:
-    """The affine of a series in DICOM's LPS+ millimetres, ``[4, 4]``."""
-    return LPS_TO_RAS @ series.affine
-
-
-def voxel_ml(series: "DicomSeries") -> float:
-    """Volume of a voxel in millilitres."""
-    return float(abs(np.linalg.det(series.affine[:3, :3])) / 1000)
-
-
-def require_grid(array: np.ndarray, series: "DicomSeries") -> None:
-    """Refuse an array that is not on the series' grid.
-
-    Args:
-        array: ``[..., X, Y, Z]``.
-        series: the series with the expected grid.
-
-    Raises:
-        OutputError: if the shapes differ.
-    """
-    if array.shape[-3:] != series.array.shape[-3:]:
-        raise OutputError(
-            f"the mask has the shape {array.shape[-3:]}, the series has {series.array.shape[-3:]}. "
-            "Resample the mask to the series."
-        )
+    for measures in shared.get("PixelMeasuresSequence") or ():
+        drop_invalid(measures, ("PixelSpacing",))
 
 
 def series_number(header: Any) -> int:
-    """Number of the new series: that of the source (0 if missing) plus ``SERIES_NUMBER_OFFSET``."""
-    return SERIES_NUMBER_OFFSET + max(0, int(header.get("SeriesNumber") or 0))
+    """Number of the new series: that of the source plus ``SERIES_NUMBER_OFFSET``.
+
+    A source without a valid number counts as 0, also if the sum would be too large for an integer string.
+    """
+    number = int(value_of(header, "SeriesNumber") or 0) + SERIES_NUMBER_OFFSET
+    return number if SERIES_NUMBER_OFFSET <= number < MAX_SERIES_NUMBER else SERIES_NUMBER_OFFSET
 
 
 def character_set(header: Any, texts: Sequence[str]) -> Any:
@@ -215,8 +209,15 @@ def character_set(header: Any, texts: Sequence[str]) -> Any:
     from highdicom.enum import SpecificCharacterSetValues
 
     value = header.get("SpecificCharacterSet") or None
-    known = value in [one.value for one in SpecificCharacterSetValues]
+    known = value in [
+        one.value for one in SpecificCharacterSetValues if not _is_extended(one.value)
+    ]
     return value if (value is None or known) and "".join(texts).isascii() else "ISO_IR 192"
+
+
+def _is_extended(character_set: str) -> bool:
+    """Whether a character set needs others beside it (PS3.3 C.12.1.1.2), or is too new for some readers."""
+    return character_set.startswith("ISO 2022") or character_set == "GBK"
 
 
 def derived_uid(*sources: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.dicom_output.codes import MAX_MEANING_CHARACTERS, LabelCodes, codes_of_labels
-from dynunet_bundle.errors import OutputError
+from dynunet_bundle.errors import ObjectError
 
 LOG = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ def present_labels(
         path: the file to be written.
 
     Raises:
-        OutputError: if the mask has a value that is not in ``labels``.
+        ObjectError: if the mask has a value that is not in ``labels``.
         ConfigError: if ``codes`` is malformed.
     """
     values = set(np.unique(mask).tolist())
     unknown = sorted(values - set(labels.values()) - {0})
     if unknown:
-        raise OutputError(
+        raise ObjectError(
             f"the mask has the values {unknown}, but the labels are {dict(labels)}. Pass the labels of the mask's plan."
         )
     found = coded_labels(labels, task_name, codes)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 
 from dynunet_bundle.dicom_input.parse import INSTALL, quiet_pydicom
 from dynunet_bundle.dicom_output.codes import PRIVATE_SCHEME, Code
-from dynunet_bundle.dicom_output.headers import derived_uid
-from dynunet_bundle.errors import BundleError, OutputError, place_of
+from dynunet_bundle.dicom_output.headers import REMEDY, derived_uid
+from dynunet_bundle.errors import BundleError, ObjectError, place_of, ran_out_of_memory
 from dynunet_bundle.files import atomic_write
 
 MANUFACTURER = "dynunet-bundle"
@@ -27,6 +28,10 @@ CHANGES_WITH_TIME = (
     "StructureSetDate",
     "StructureSetTime",
 )
+
+
+HEADER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""Exceptions of pydicom and highdicom for missing and malformed values."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ def building(what: str) -> Iterator[None]:
         what: name of the object, for the error.
 
     Raises:
-        OutputError: instead of any exception that is not a BundleError, without its text.
+        ObjectError: instead of any exception that is not a BundleError, without its text, which may hold a patient's
+            name. Tags in the text are named.
+        MemoryError: if memory runs out, which has nothing to do with the headers.
     """
     log = logging.getLogger("highdicom")
     level = log.level
@@ -75,13 +82,29 @@ def building(what: str) -> Iterator[None]:
     except BundleError:
         raise
     except Exception as error:
-        # the text of the exception may hold a patient's name
-        raise OutputError(
-            f"cannot create the {what} from the headers of this series ({place_of(error)}). "
-            "Check them with dciodvfy, or write NIfTI."
+        if ran_out_of_memory(error):
+            raise
+        if not isinstance(error, HEADER_ERRORS):
+            raise ObjectError(
+                f"the {what} failed unexpectedly ({place_of(error)}). Report this line, and take "
+                "the mask as NIfTI alone (--dicom without values)."
+            ) from None
+        raise ObjectError(
+            f"the headers of the series do not allow a {what}: {_reason(error)}. {REMEDY}"
         ) from None
     finally:
         log.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Tags that an exception names, and what is wrong with them, in no words of the exception."""
+    from pydicom.datadict import tag_for_keyword
+
+    words = dict.fromkeys(re.findall(r"[A-Z][A-Za-z]+", str(error)))
+    tags = ", ".join(word for word in words if tag_for_keyword(word) is not None)
+    if isinstance(error, (AttributeError, KeyError)) and tags:
+        return f"they lack {tags}"
+    return f"{tags or 'a value'} is not valid here ({type(error).__name__})"
 
 
 def coded(code: Code) -> Any:

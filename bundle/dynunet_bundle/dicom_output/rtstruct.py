@@ -17,11 +17,7 @@ from dynunet_bundle.dicom_output.codes import LabelCodes
 from dynunet_bundle.dicom_output.headers import (
     character_set,
     derived_uid,
-    is_multi_frame,
-    lps_affine,
-    require_grid,
     series_number,
-    slice_positions,
     source_headers,
 )
 from dynunet_bundle.dicom_output.labels import VALUE_NOTE, present_labels, short_label
@@ -35,6 +31,12 @@ from dynunet_bundle.dicom_output.object import (
     write_object,
 )
 from dynunet_bundle.dicom_output.outlines import outlines
+from dynunet_bundle.dicom_output.slice_grid import (
+    is_multi_frame,
+    lps_affine,
+    require_grid,
+    slice_positions,
+)
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
@@ -72,7 +74,8 @@ def write_rtstruct(
         ``path``; None if the mask is empty, in which case an older file is removed and a warning is logged.
 
     Raises:
-        OutputError: if mask, labels and series do not fit, or the file cannot be written.
+        ObjectError: if mask, labels and series do not fit, or the headers do not allow a structure set.
+        OutputError: if the file cannot be written.
         ConfigError: if ``codes`` is malformed.
     """
     require_highdicom()

@@ -3,7 +3,7 @@
 Stored on disk: ``KINDS``, in file names, and ``objects``, in run.json.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from monai.utils import ImageMetaKey
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.dicom_output.object import Algorithm
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, ObjectError
 from dynunet_bundle.files import sha256_of
-from dynunet_bundle.inference.save_mask import SAVED
+from dynunet_bundle.inference.save_mask import REFUSED, SAVED
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.networks.weights import weight_files
 
 KINDS = ("seg", "fractional", "rtstruct", "report")
+REPORT_NEEDS_SEG = "it reads the segmentation."
 VERSION_DIGITS = 12  # of the weights' SHA-256, the version of the algorithm
 
 
@@ -31,7 +32,8 @@ class SaveDicomObjectsd(MapTransform):
 
     Images that are not DICOM are passed through. ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` a
     segmentation of probabilities, ``CASE.rtstruct.dcm`` a structure set and ``CASE.report.dcm`` a report with the
-    volumes of the segmentation. An empty mask gives no objects. MONAI cannot write DICOM.
+    volumes of the segmentation. An empty mask gives no objects. An object that the headers do not allow is left out,
+    with its reason under ``REFUSED`` of the saved facts. MONAI cannot write DICOM.
 
     Args:
         keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.
@@ -47,7 +49,7 @@ class SaveDicomObjectsd(MapTransform):
     Raises:
         ConfigError: if a kind is unknown, a report has no segmentation, or probabilities are missing.
         BundleError: if highdicom is missing.
-        OutputError: if an object cannot be created or written.
+        OutputError: if an object cannot be written.
     """
 
     def __init__(
@@ -85,14 +87,12 @@ class SaveDicomObjectsd(MapTransform):
             if self.objects and is_series_name(source):
                 case = name_of({**written, "image": mask})
                 array = np.asarray(mask[0].as_tensor().cpu()).astype(np.int32)
-                files = self._write(array, source, case, written.get(self.probability_key))
-                names = [path.name for path in files if path is not None]
-                written[SAVED] = {**written.get(SAVED, {}), "objects": names}
+                saved = self._write(array, source, case, written.get(self.probability_key))
+                written[SAVED] = {**written.get(SAVED, {}), **saved}
         return written
 
-    def _write(
-        self, mask: np.ndarray, source: str, case: str, probability: Any
-    ) -> list[Path | None]:
+    def _write(self, mask: np.ndarray, source: str, case: str, probability: Any) -> dict[str, Any]:
+        """Names of the written files, and the reason for each kind that is refused."""
         # pydicom and highdicom are optional dependencies
         from dynunet_bundle.dicom_input.series import load_series
         from dynunet_bundle.dicom_output.rtstruct import write_rtstruct
@@ -106,25 +106,36 @@ class SaveDicomObjectsd(MapTransform):
             "task_name": self.task_name,
             "codes": self.label_codes,
         }
-        files: list[Path | None] = []
-        for kind in self.objects:
-            path = self.output_dir / f"{case}.{kind}.dcm"
-            if kind == "seg":
-                files.append(write_seg(mask, series, self.labels, path, **settings))
-            elif kind == "rtstruct":
-                files.append(write_rtstruct(mask, series, self.labels, path, **settings))
-            elif kind == "fractional":
-                if probability is None:
-                    raise ConfigError('"fractional" needs probabilities. Set probabilities_dir.')
-                array = np.asarray(probability.as_tensor())
-                files.append(write_probabilities(array, series, self.labels, path, **settings))
-        segmentation = self.output_dir / f"{case}.seg.dcm"
-        report = self.output_dir / f"{case}.report.dcm"
-        if "report" in self.objects and segmentation in files:
-            files.append(write_measurements(segmentation, series, report, algorithm=algorithm))
-        elif "report" in self.objects:
-            report.unlink(missing_ok=True)
-        return files
+        writers: dict[str, Callable[[Path], Path | None]] = {
+            "seg": lambda path: write_seg(mask, series, self.labels, path, **settings),
+            "rtstruct": lambda path: write_rtstruct(mask, series, self.labels, path, **settings),
+            "fractional": lambda path: write_probabilities(
+                self._shares(probability), series, self.labels, path, **settings
+            ),
+            "report": lambda path: write_measurements(
+                paths["seg"], series, path, algorithm=algorithm
+            ),
+        }
+        paths = {kind: self.output_dir / f"{case}.{kind}.dcm" for kind in KINDS}
+        files: list[str] = []
+        refused: dict[str, str] = {}
+        # a report reads the segmentation
+        for kind in sorted(self.objects, key="report".__eq__):
+            try:
+                if kind == "report" and paths["seg"].name not in files:
+                    paths[kind].unlink(missing_ok=True)
+                    refused |= {kind: REPORT_NEEDS_SEG} if "seg" in refused else {}
+                elif writers[kind](paths[kind]) is not None:
+                    files.append(paths[kind].name)
+            except ObjectError as error:
+                paths[kind].unlink(missing_ok=True)
+                refused[kind] = str(error)
+        return {"objects": files, REFUSED: refused}
+
+    def _shares(self, probability: Any) -> np.ndarray:
+        if probability is None:
+            raise ConfigError('"fractional" needs probabilities. Set probabilities_dir.')
+        return np.asarray(probability.as_tensor())
 
     @cached_property
     def _version(self) -> str:

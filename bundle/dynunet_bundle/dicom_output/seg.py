@@ -16,10 +16,7 @@ from dynunet_bundle.dicom_output.codes import LabelCodes
 from dynunet_bundle.dicom_output.headers import (
     character_set,
     derived_uid,
-    is_multi_frame,
-    require_grid,
     series_number,
-    slice_positions,
     source_headers,
 )
 from dynunet_bundle.dicom_output.labels import (
@@ -40,7 +37,8 @@ from dynunet_bundle.dicom_output.object import (
     require_highdicom,
     write_object,
 )
-from dynunet_bundle.errors import OutputError
+from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, require_grid, slice_positions
+from dynunet_bundle.errors import ObjectError
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
@@ -75,7 +73,8 @@ def write_seg(
         file is removed and a warning is logged.
 
     Raises:
-        OutputError: if mask, labels and series do not fit, or the file cannot be written.
+        ObjectError: if mask, labels and series do not fit, or the headers do not allow a segmentation.
+        OutputError: if the file cannot be written.
         ConfigError: if ``codes`` is malformed.
     """
     require_grid(mask, series)
@@ -116,16 +115,17 @@ def write_probabilities(
         ``path``; None if all probabilities are zero, in which case an older file is removed and a warning is logged.
 
     Raises:
-        OutputError: if probabilities, labels and series do not fit, or the file cannot be written.
+        ObjectError: if probabilities, labels and series do not fit, or the headers do not allow a segmentation.
+        OutputError: if the file cannot be written.
         ConfigError: if ``codes`` is malformed.
     """
     require_grid(probability, series)
     if len(probability) != len(labels):
-        raise OutputError(
+        raise ObjectError(
             f"there are {len(probability)} channels of probabilities and {len(labels)} labels. Pass one per label."
         )
     if not (probability.min() >= 0 and probability.max() <= 1):
-        raise OutputError(
+        raise ObjectError(
             "probabilities are below 0, above 1 or NaN. Apply softmax or sigmoid first."
         )
     names = [name for name, value in labels.items() if value]

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dynunet_bundle import __version__
 from dynunet_bundle.dicom_output.codes import Code
 from dynunet_bundle.dicom_output.count_voxels import count_voxels
-from dynunet_bundle.dicom_output.headers import (
-    derived_uid,
-    series_number,
-    source_headers,
-    voxel_ml,
-)
+from dynunet_bundle.dicom_output.headers import derived_uid, series_number, source_headers
 from dynunet_bundle.dicom_output.object import (
     MANUFACTURER,
     Algorithm,
@@ -24,6 +19,7 @@ from dynunet_bundle.dicom_output.object import (
     require_highdicom,
     write_object,
 )
+from dynunet_bundle.dicom_output.slice_grid import voxel_ml
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
@@ -51,7 +47,8 @@ def write_measurements(
         ``path``.
 
     Raises:
-        OutputError: if the segmentation cannot be read or is on another grid, or the file cannot be written.
+        ObjectError: if the segmentation cannot be read or is on another grid, or the headers do not allow a report.
+        OutputError: if the file cannot be written.
     """
     require_highdicom()
     from highdicom.sr import ComprehensiveSR, MeasurementReport

@@ -27,6 +27,7 @@ from dynunet_bundle.errors import (
     first_line,
     ran_out_of_memory,
 )
+from dynunet_bundle.inference.save_mask import SAVED, refused_objects
 from dynunet_bundle.preprocessing.raw_dataset import FAILURE
 from dynunet_bundle.training.process.distributed import of_all_ranks
 
@@ -89,7 +90,9 @@ class CaseEvaluator(SupervisedEvaluator):
         if self._is_shared:
             self._messages[_name(batchdata)] = None
         try:
-            return self._predict(engine, batchdata)
+            output = self._predict(engine, batchdata)
+            self._note_refused(engine)
+            return output
         except Exception as error:
             failure = _failure(error, batchdata)
             alone = self.state.epoch_length == 1 and not self._is_shared
@@ -120,6 +123,16 @@ class CaseEvaluator(SupervisedEvaluator):
             if not is_failed_step(error) or find_user_error(error) or ran_out_of_memory(error):
                 raise
             raise failed_step_error(_name(batchdata), error) from None
+
+    def _note_refused(self, engine: Engine) -> None:
+        """Count a case as failed if its mask is written but a DICOM object could not be made."""
+        outputs = engine.state.output
+        for outputs_of_case in outputs if isinstance(outputs, list) else ():
+            message = refused_objects(outputs_of_case.get(SAVED, {}))
+            if message:
+                name = name_of({**outputs_of_case, IMAGE: outputs_of_case["pred"]})
+                logger.error("%s: %s", name, message)
+                self.state.failures[name] = self._messages[name] = f"case {name}: {message}"
 
 
 class CaseProgress:

@@ -30,6 +30,7 @@ CASE_SCHEMA = object_with(
         "mask": FILE_NAME,
         "mask_sha256": SHA256,
         "objects": list_of(FILE_NAME),
+        "refused": by_name(TEXT),
         "made_by": TEXT,
         "shape": list_of(COUNT),
         "spacing_mm": list_of({"type": "number"}),

@@ -25,7 +25,7 @@ from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, find_use
 from dynunet_bundle.files import json_sha256, sha256_of, versions, write_json
 from dynunet_bundle.inference.quality import QUALITY, find_flags
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
-from dynunet_bundle.inference.save_mask import SAVED
+from dynunet_bundle.inference.save_mask import REFUSED, SAVED, refused_objects
 from dynunet_bundle.labels.extents import class_extents
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.weights import weight_files
@@ -164,13 +164,15 @@ class RunRecord:
             np.asarray(mask[0].as_tensor()), affine, self.plan["label_values"][1:]
         )
         names = self.plan["label_names"][1:]
+        refused = refused_objects(saved)
         facts = {
-            "status": "done",
-            "error": None,
+            "status": "failed" if refused else "done",
+            "error": f"case {name}: {refused}" if refused else None,
             "inputs": self._inputs(name),
             "mask": saved["file"],
             "mask_sha256": saved["sha256"],
             "objects": saved.get("objects", []),
+            "refused": saved.get(REFUSED, {}),
             "made_by": self._of_case(self._content["made_by"], self.cases.get(name)),
             "shape": list(mask.shape[1:]),
             "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],

@@ -25,6 +25,9 @@ MASK_TYPES = (np.uint8, np.uint16, np.int32)
 SAVED = "saved"
 """Key of the facts of a written mask: ``file``, ``sha256`` and ``seconds``."""
 
+REFUSED = "refused"
+"""Key, beside those, of the DICOM objects that could not be made: their reasons by kind."""
+
 GZIP_LEVEL = 6
 """Compression level: a seventh of the time of the highest level, the default, for masks a seventh larger."""
 
@@ -73,6 +76,19 @@ class SaveMaskd(SaveImaged):
             seconds = time.monotonic() - begun
             saved[SAVED] = {"file": file.name, "sha256": sha256_of(file), "seconds": seconds}
         return saved
+
+
+def refused_objects(saved: Mapping[str, Any]) -> str:
+    """The message for a mask without some of its DICOM objects; empty if all were written.
+
+    Args:
+        saved: facts of a written mask, as under ``SAVED``.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for kind, reason in saved.get(REFUSED, {}).items():
+        by_reason.setdefault(reason, []).append(kind)
+    parts = [f"no {' or '.join(kinds)}: {reason}" for reason, kinds in by_reason.items()]
+    return f"{saved['file']} is written, but {' '.join(parts)}" if parts else ""
 
 
 def save_mask(
