@@ -23,7 +23,12 @@ def main() -> None:
     parser.add_argument(
         "--members", nargs="+", required=True, type=Path, help="folders of probabilities"
     )
-    parser.add_argument("--images", required=True, type=Path, help="folder of the predicted images")
+    parser.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        help="folder of the predicted images, or their data set",
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder for the masks")
     parser.add_argument("--weights", nargs="+", type=float, help="one per member (default: equal)")
     parser.add_argument(

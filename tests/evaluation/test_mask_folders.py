@@ -93,6 +93,14 @@ def test_a_data_set_names_the_label_of_each_case(folders, name):
     assert measure_masks(masks)["x"][0]["dice"] == 2 / 3
 
 
+@pytest.mark.parametrize("empty", ["predictions", "labels"])
+def test_an_empty_path_is_not_the_current_folder(folders, monkeypatch, empty):
+    paths = {name: str(folders / name) for name in ("predictions", "labels")}
+    monkeypatch.chdir(paths[empty])
+    with pytest.raises(DatasetError, match="a path is empty"):
+        find_masks(**paths | {empty: ""})
+
+
 def test_a_dataset_json_that_is_not_of_these_labels_is_left_out(folders, caplog):
     (folders / "dataset.json").write_text("{}")
     assert list(score(folders, NAMES)[0]) == ["x"]

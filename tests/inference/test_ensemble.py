@@ -186,6 +186,22 @@ def test_going_on_keeps_what_is_there(images, member):
     assert len(write_ensemble(request_for(images, *folders, rules=[[1]]))) == 2
 
 
+def test_the_images_of_a_data_set_with_one_folder_a_patient(images, member):
+    folder = member("one", 1)
+    root = images.parent / "data"
+    entries = []
+    for case in "ab":
+        (root / case).mkdir(parents=True)
+        for name in ("t1", "seg"):
+            (root / case / f"{name}.nii.gz").symlink_to(images / f"{case}.nii.gz")
+        entries.append({"image": f"{case}/t1.nii.gz", "label": f"{case}/seg.nii.gz"})
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "x"}}
+    (root / "dataset.json").write_text(json.dumps(content | {"training": entries}))
+    expected = write_ensemble(request_for(images, folder))
+    masks = write_ensemble(request_for(root, folder, output=images.parent / "own"))
+    assert [mask.read_bytes() for mask in masks] == [mask.read_bytes() for mask in expected]
+
+
 def test_an_image_is_never_replaced(images, member):
     with pytest.raises(BundleError, match="would replace the image itself"):
         write_ensemble(request_for(images, member("one", 1), output=images))

@@ -51,7 +51,7 @@ def with_previous(
             "the plan is a cascade and needs the masks of its previous stage. Pass their folder as --previous_dir. "
             + HOW_TO_MAKE
         )
-    masks = _masks_in(Path(previous_dir))
+    masks = _masks_in(absolute(previous_dir))
     names = [name_of(case) for case in cases]
     missing = [name for name in names if name not in masks]
     if missing:

@@ -14,6 +14,7 @@ import torch
 
 from dynunet_bundle.configs.overrides import known_ids, read_overlay
 from dynunet_bundle.dataset.case_errors import too_large, unreadable
+from dynunet_bundle.dataset.cases import absolute
 from dynunet_bundle.dataset.reference_labels import labels_by_case, masks_by_name
 from dynunet_bundle.errors import (
     BundleError,
@@ -133,8 +134,8 @@ def find_masks(
         PlanError: if the ignored value or the regions do not fit the classes.
         CaseError: if a mask has an unlisted value, or no pair can be scored: a file cannot be read, or grids differ.
     """
-    found = masks_by_name(Path(predictions), "--predictions")
-    references = labels_by_case(Path(labels))
+    found = masks_by_name(absolute(predictions), "--predictions")
+    references = labels_by_case(absolute(labels))
     lacking = sorted(set(found) - set(references))
     if lacking:
         raise DatasetError(

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.dataset.cases import image_files, list_images
+from dynunet_bundle.dataset.reference_labels import cases_by_name, dataset_root
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError, some_of
 from dynunet_bundle.files import (
     NIFTI_SUFFIXES,
@@ -65,7 +66,7 @@ class EnsembleRequest:
 
     Attributes:
         members: folders of probabilities, one per model.
-        images: folder of the predicted images.
+        images: folder of the predicted images, or their data set.
         output: folder of the masks.
         weights: one positive number per member, or None for the unweighted mean.
         rules: ``keep_largest``, see ``largest_component``.
@@ -231,7 +232,12 @@ def _require_image_grid(file: ProbabilityFile, image: Path) -> None:
 
 
 def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[str, Path]:
-    sources = {case: folder / file.source for case, file in files.items()}
+    root = dataset_root(folder)
+    listed = {} if root is None else cases_by_name(root)
+    sources = {
+        case: Path(image_files(listed[case])[0]) if case in listed else folder / file.source
+        for case, file in files.items()
+    }
     missing = [path.name for path in sources.values() if not path.is_file()]
     if missing:
         raise DatasetError(
