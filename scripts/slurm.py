@@ -24,8 +24,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the run")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
+    parser.add_argument("--out", required=True, help="folder for the run")
     parser.add_argument(
         "--task_config",
         action="extend",

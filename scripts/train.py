@@ -34,8 +34,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         type=Path,
         help="overlays for train.json: the task's, then recipes",
     )
-    parser.add_argument("--dataset_dir", required=True, type=Path, help="folder of the data set")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the run")
+    parser.add_argument("--dataset_dir", required=True, help="folder of the data set")
+    parser.add_argument("--out", required=True, help="folder for the run")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--folds", nargs="+", default=["all"], help="numbers of the folds, or all (the default)"
