@@ -43,6 +43,12 @@ def parse() -> argparse.Namespace:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of how to predict, and what to write."""
     parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="weights of the best epoch, model.pt, or of the last one, checkpoint_last.pt beside it (default: best)",
+    )
+    parser.add_argument(
         "--config_file",
         action="extend",
         nargs="+",
@@ -102,10 +108,10 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Values by id for inference.json."""
     from dynunet_bundle.networks.weights import learnt_mirroring
 
+    weights = weights_of(arguments)
     given = {
         "input": arguments.input,
         "output_dir": arguments.output,
-        "weights_file": arguments.weights,
         "device": arguments.device,
         "precision": arguments.precision,
         "probabilities_dir": arguments.save_probabilities,
@@ -115,27 +121,29 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "resume": arguments.resume or None,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    if arguments.weights and len(arguments.weights) == 1:
-        overrides["weights_file"] = arguments.weights[0]
+    if arguments.weights or arguments.checkpoint == "last":
+        overrides["weights_file"] = weights[0] if len(weights) == 1 else weights
     if arguments.tta:
-        weights = first_weights(arguments)
         # also for a model without mirroring: the config then refuses it with a reason
         overrides["displayable_configs#mirroring"] = True
-        overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights)) else {}
+        overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights[0])) else {}
     return overrides
 
 
-def first_weights(arguments: argparse.Namespace) -> Path:
-    """The file of weights, of an ensemble the first: as given, else as the last overlay says, else the bundle's."""
+def weights_of(arguments: argparse.Namespace) -> list[Path]:
+    """The file of weights, or those of an ensemble: as given, else as the last overlay says, else the bundle's."""
     from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
     from dynunet_bundle.files import read_json
+    from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL
 
     given = arguments.weights
     for overlay in arguments.config_file if given is None else ():
         given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
-    if given is None:
-        return BUNDLE / "models" / "model.pt"
-    return Path(given if isinstance(given, str) else given[0])
+    files = BUNDLE / "models" / MODEL if given is None else given
+    weights = [Path(file) for file in (files if isinstance(files, list) else [files])]
+    if arguments.checkpoint == "last":
+        return [file.with_name(CHECKPOINTS[0]) for file in weights]
+    return weights
 
 
 def publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
@@ -169,7 +177,7 @@ def main() -> None:
         "inference.json",
         arguments.config_file,
         overrides_of(arguments),
-        plan=model_settings(first_weights(arguments)),
+        plan=model_settings(weights_of(arguments)[0]),
         trust=arguments.trust,
     )
     if arguments.report:

@@ -290,6 +290,14 @@ def test_a_setting_that_acts_is_taken(run: str, words: list[str]) -> None:
     assert corrected(run, *words) == {}
 
 
+def test_run_workflow_has_arguments_of_its_own() -> None:
+    own = ["--workflow_name", "ConfigWorkflow", "--workflow_type", "train", "--run_id", "training"]
+    words = ["run_workflow", *own, "--config_file", str(CONFIGS / "train.json")]
+    given = [f"--bundle_root={BUNDLE}", "--properties_path=x.json", "--restart=false"]
+    line = check_overrides([*words, *given], KNOWN)
+    assert corrected_texts(line, KNOWN) == {"restart": "False"}
+
+
 def run_bundle(*words: str | Path, cwd: Path = BUNDLE) -> Any:
     return fork_server.run(["-m", "monai.bundle", *map(str, words)], cwd)
 
@@ -303,6 +311,13 @@ def test_the_command_refuses_in_one_line_and_with_code_2(tmp_path: Path) -> None
         assert done.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in done.stderr
         assert not list(tmp_path.iterdir())
+
+
+def test_other_verbs_of_monai_take_their_arguments() -> None:
+    own = ["--net_id", "network_def", "--device", "cpu", "--p", "1", "--n", "1", "--any", "16"]
+    files = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+    done = run_bundle("verify_net_in_out", *own, *files)
+    assert done.returncode == 0, done.stderr
 
 
 def test_from_another_folder_it_asks_for_the_bundle_root(tmp_path: Path) -> None:

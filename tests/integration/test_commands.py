@@ -101,6 +101,19 @@ def test_evaluating_from_another_folder(trained, phantom, tmp_path):
     assert "mean of 2 cases" in done.stdout
 
 
+def test_predicting_with_the_last_epoch(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    models = trained / "models"
+    ways = {
+        "named": ["--weights", models / "checkpoint_last.pt"],
+        "chosen": ["--weights", models / "model.pt", "--checkpoint", "last", "--tta"],
+    }
+    for name, options in ways.items():
+        out = tmp_path / name
+        done = run_script("predict", "--input", phantom / "imagesTs", "--output", out, *options)
+        assert done.returncode == 0, done.stderr
+        assert "weights: checkpoint_last.pt" in done.stdout
+
+
 @pytest.mark.parametrize("backend", ["torchscript", "onnx"])
 def test_evaluating_an_exported_model(
     trained: Path, phantom: Path, tmp_path: Path, backend: str

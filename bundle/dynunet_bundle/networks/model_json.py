@@ -1,4 +1,7 @@
-"""``model.json``, the file beside weights: their plan, and what they learnt from. Nothing here needs torch."""
+"""``model.json``, the file beside weights: their plan, and what they learnt from. Nothing here imports torch at once.
+
+Stored on disk: the file names.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +20,15 @@ from dynunet_bundle.shapes import (
     by_name,
     list_of,
     object_with,
+    require_shape,
 )
+
+MODEL = "model.pt"
+CHECKPOINTS = ("checkpoint_last.pt", "checkpoint_last.previous.pt")
+"""Names of the last state of a training, and of the one before it; both lie beside ``model.pt``."""
+
+OF_AN_EPOCH = ("sha256", "epoch", "val_mean_dice")
+"""Entries of ``model.json`` that are not those of another epoch of the same training."""
 
 RANGES = by_name(list_of({"type": "number"}, minItems=2, maxItems=2))
 """The smallest and the largest value of each class in the training cases."""
@@ -58,19 +69,26 @@ MODEL_SCHEMA = object_with(
 def model_facts(weights: Path) -> Mapping[str, Any]:
     """What is known of weights; empty if there is no JSON beside them.
 
+    For the last state of a training these are the facts of the model beside it that hold for all epochs.
+
     Args:
         weights: the ``.pt`` file.
 
     Raises:
         WeightsError: if the JSON is malformed.
     """
-    path = weights.with_suffix(".json")
+    is_checkpoint = weights.name in CHECKPOINTS
+    path = (weights.with_name(MODEL) if is_checkpoint else weights).with_suffix(".json")
     facts: Mapping[str, Any] = read_json(path, WeightsError, MODEL_SCHEMA) if path.is_file() else {}
+    if is_checkpoint:
+        return {name: value for name, value in facts.items() if name not in OF_AN_EPOCH}
     return facts
 
 
 def model_plan(weights: Path) -> Mapping[str, Any]:
     """The plan ids that weights were trained with; empty if the JSON beside them is missing or lacks a plan.
+
+    The last state of a training has them itself.
 
     Args:
         weights: the ``.pt`` file.
@@ -79,6 +97,8 @@ def model_plan(weights: Path) -> Mapping[str, Any]:
         WeightsError: if the JSON is malformed, or names the network by an import path, as earlier versions did.
     """
     plan: Mapping[str, Any] = model_facts(weights).get("plan", {})
+    if not plan and weights.name in CHECKPOINTS:
+        plan = _plan_in(weights)
     fault = find_old_architecture(plan)
     if fault:
         raise WeightsError(f"{weights.with_suffix('.json')}: {fault}")
@@ -117,3 +137,15 @@ def model_settings(weights: Path) -> dict[str, Any]:
     """
     rules = model_facts(weights).get("keep_largest")
     return {**model_plan(weights), **({} if rules is None else {"keep_largest": rules})}
+
+
+def _plan_in(checkpoint: Path) -> Mapping[str, Any]:
+    import torch
+
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # noqa: BLE001 - read_weights tells what is wrong with the file
+        return {}
+    plan: Mapping[str, Any] = state.get("plan", {}) if isinstance(state, Mapping) else {}
+    require_shape(plan, PLAN_SCHEMA, checkpoint, WeightsError)
+    return plan

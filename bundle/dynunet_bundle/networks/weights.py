@@ -19,6 +19,7 @@ from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
 from dynunet_bundle.networks.model_json import model_facts, model_plan
+from dynunet_bundle.networks.residual import HEADS_PREFIX
 from dynunet_bundle.planning.plan import plan_differences
 
 HINT = (
@@ -82,7 +83,7 @@ def _checked_state(
         raise WeightsError(
             f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
         )
-    state, facts = read_weights(path)
+    state, facts = read_weights(path, checkpoint=True)
     differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
     if differences:
         raise WeightsError(
@@ -94,18 +95,22 @@ def _checked_state(
     return state
 
 
-def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
+def read_weights(
+    path: Path, checkpoint: bool = False
+) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
     """Read weights and the content of the JSON beside them, which is empty if the JSON is missing.
 
     Args:
         path: the ``.pt`` file.
+        checkpoint: accept the last state of a training too. Its weights are those of the last epoch, and its plan is
+            the one that it holds.
 
     Raises:
         WeightsError: if the file is damaged, holds anything but tensors by name, or does not match its JSON; or if the
             JSON names the network by an import path, as earlier versions did.
     """
     sidecar, facts = path.with_suffix(".json"), model_facts(path)
-    if facts and facts["sha256"] != sha256_of(path):
+    if "sha256" in facts and facts["sha256"] != sha256_of(path):
         raise WeightsError(
             f"{path} is not the file that {sidecar.name} describes (SHA-256 differs). "
             "Restore both, or delete the .json if you replaced the weights yourself."
@@ -127,11 +132,32 @@ def read_weights(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, A
         raise WeightsError(
             f"{path} holds a {type(state).__name__}, not weights by name. Export the model's state_dict again."
         )
+    if isinstance(state.get("model"), Mapping) and isinstance(state.get("plan"), Mapping):
+        if not checkpoint:
+            raise WeightsError(
+                f"{path} is the state of a training, with the names of its cases. Pass a model.pt."
+            )
+        facts = {**facts, "plan": state["plan"]}
+        state = _weights_in(state)
     for name, value in state.items():
         fault = _tensor_fault(name, value)
         if fault:
             raise WeightsError(f"{path}: {fault}. Export the model's state_dict again.")
     return state, facts
+
+
+def _weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights of the network that a training evaluates, as ``model.pt`` has them."""
+    averaged = checkpoint.get("averaged")
+    # AveragedModel of torch has the network as its module, and a counter beside it
+    prefix = "" if averaged is None else "module."
+    named = checkpoint["model"] if averaged is None else averaged
+    plain = {
+        str(name).removeprefix(prefix): value
+        for name, value in named.items()
+        if str(name).startswith(prefix)
+    }
+    return {name: value for name, value in plain.items() if not name.startswith(HEADS_PREFIX)}
 
 
 def _tensor_fault(name: Any, value: Any) -> str | None:
@@ -165,8 +191,11 @@ def _first_mismatch(
 
 def learnt_mirroring(path: Path) -> list[int] | None:
     """Axes of the patch that the training mirrored over; None if unknown."""
-    axes: list[int] | None = model_facts(path).get("mirror_axes")
-    return axes
+    facts = model_facts(path)
+    axes: list[int] | None = facts.get("mirror_axes")
+    # earlier versions listed the axes of the declaration, three for a patch of two
+    dims = facts.get("plan", {}).get("spatial_dims", 3)
+    return None if axes is None else [axis for axis in axes if axis < dims]
 
 
 def _require_mirroring(path: Path, axes: Sequence[int]) -> None:

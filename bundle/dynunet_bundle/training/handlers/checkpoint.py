@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.dynunet import inference_state_dict, unwrapped
+from dynunet_bundle.networks.model_json import MODEL
 from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.handlers.generations import (
@@ -44,7 +45,6 @@ from dynunet_bundle.training.handlers.identity import (
 from dynunet_bundle.training.handlers.random_state import random_state, restore_random_state
 from dynunet_bundle.training.process.distributed import equal_in_all_ranks, is_started_again
 
-MODEL = "model.pt"
 FACTS = "model.json"
 STRATEGIES = ("last_and_best", "last_only", "none")
 

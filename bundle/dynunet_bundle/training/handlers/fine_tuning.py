@@ -55,7 +55,7 @@ class PretrainedWeights:
         path = Path(self.path)
         if not path.is_file():
             raise WeightsError(f"{path} is missing. Pass --pretrained with the path of a model.pt.")
-        state, facts = read_weights(path)
+        state, facts = read_weights(path, checkpoint=True)
         fit = match_weights(self.network, state, self.plan, facts.get("plan", {}))
         if not fit.has_body:
             why = fit.skipped[0] if fit.skipped else "no tensor name is the same"

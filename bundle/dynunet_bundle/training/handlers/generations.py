@@ -1,6 +1,6 @@
 """The last two states of a training on disk: after a crash during a save, the other one can still be read.
 
-MONAI's CheckpointSaver writes in place, so such a crash destroys the last good file. Stored on disk: the file names.
+MONAI's CheckpointSaver writes in place, so such a crash destroys the last good file.
 """
 
 import logging
@@ -15,9 +15,9 @@ import torch
 
 from dynunet_bundle.errors import OutputError, WeightsError, first_line
 from dynunet_bundle.files import atomic_write, remove_leftovers
+from dynunet_bundle.networks.model_json import CHECKPOINTS
 
-LAST = "checkpoint_last.pt"
-PREVIOUS_NAME = "checkpoint_last.previous.pt"
+LAST, PREVIOUS_NAME = CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 

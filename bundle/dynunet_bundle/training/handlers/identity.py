@@ -56,11 +56,13 @@ def training_facts(
         loader: the feed.
         label_names: label names of the plan.
     """
-    kinds = loader.sampling.augmentation.kinds
+    sampling = loader.sampling
+    mirror_axes = sampling.augmentation.setting("mirror", "axes", ())
     return {
         "epochs": engine.state.max_epochs,
         "iterations_per_epoch": engine.state.epoch_length,
-        "mirror_axes": list(kinds["mirror"]["axes"]) if "mirror" in kinds else [],
+        # the declaration serves plans of two and of three axes
+        "mirror_axes": [axis for axis in mirror_axes if axis < len(sampling.patch_size)],
         "training": training_ranges(loader, label_names),
     }
 
