@@ -355,7 +355,9 @@ def test_a_case_that_lacks_its_last_channel(nnunet: MakeDataset):
 def test_a_case_that_lacks_its_label(nnunet: MakeDataset):
     root = nnunet(*TWO_CASES)
     (root / "labelsTr/b_10.nii.gz").unlink()
-    with pytest.raises(CaseError, match=r"case b_10: 1 file.*labelsTr/b_10\.nii\.gz"):
+    with pytest.raises(
+        CaseError, match=r"case b_10: 1 file.*label labelsTr/CASE.*labelsTr/b_10\.nii\.gz"
+    ):
         load_dataset(root)
 
 

@@ -137,8 +137,12 @@ def require_unique(names: Sequence[str], where: str) -> None:
         )
 
 
-def require_files(cases: Sequence[Case]) -> None:
+def require_files(cases: Sequence[Case], rule: str) -> None:
     """Refuse cases with missing files.
+
+    Args:
+        cases: cases of a data set.
+        rule: where the names of the files come from, for the message.
 
     Raises:
         CaseError: naming the first case and up to five files.
@@ -154,8 +158,8 @@ def require_files(cases: Sequence[Case]) -> None:
         fetch = FETCH if any(is_dead_link(path) for _, path in missing) else ""
         raise CaseError(
             missing[0][0],
-            f"{len(missing)} file(s) listed in dataset.json do not exist: {shown}",
-            f"{fetch}Restore the files, or remove the cases from dataset.json.",
+            f"{len(missing)} file(s) {rule} do not exist: {shown}",
+            f"{fetch}Restore the files, or remove the cases.",
         )
 
 

@@ -140,9 +140,12 @@ def read_layout(root: Path, complete: bool = True) -> DatasetDescription:
             "current working directory."
         )
     source = root / DATASET_NAME
+    rule = "listed in dataset.json"
     if source.is_file():
         content = read_json(source, DatasetError, DATASET_SCHEMA)
         reader = _read_msd if "training" in content or "modality" in content else _read_nnunet
+        if reader is _read_nnunet and not isinstance(content.get("dataset"), dict):
+            rule = "of nnU-Net's layout (image imagesTr/CASE_0000, label labelsTr/CASE)"
         dataset = reader(root, source, content)
         notes = dataset_notes(root, content, dataset.training, dataset.test)
         dataset = replace(dataset, notes=notes)
@@ -153,7 +156,7 @@ def read_layout(root: Path, complete: bool = True) -> DatasetDescription:
             f"{source if source.is_file() else root} lists no training cases. Add labelled images."
         )
     if complete:
-        require_files(dataset.training + dataset.test)
+        require_files(dataset.training + dataset.test, rule)
     return dataset
 
 

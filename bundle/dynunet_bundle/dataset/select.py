@@ -129,7 +129,7 @@ class FoldCases:
         dataset = load_dataset(self.dataset_dir)
         self._require_own_plan(dataset)
         cases = self._cases(dataset, part)
-        logger.info("fold %s, %s: %d cases; folds: %s", self.fold, part, len(cases), self.source)
+        logger.info("fold %s, %s: %d case(s); folds: %s", self.fold, part, len(cases), self.source)
         return with_previous(cases, self.previous_dir, self.cascade)
 
     def _cases(self, dataset: DatasetDescription, part: str) -> list[Case]:

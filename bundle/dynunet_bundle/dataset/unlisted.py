@@ -52,15 +52,14 @@ def _unlisted(
     labels = {Path(case["label"]) for case in training}
     image_dirs = {file.parent for file in images} | {root / IMAGES_DIR}
     label_dirs = {file.parent for file in labels}
-    for folders, listed, what, remedy in (
-        (image_dirs - label_dirs, images, "image(s)", "They are not used. List them, or"),
-        (label_dirs - image_dirs, labels, "label(s) without a listed image", "List the pairs, or"),
+    for folders, listed, what in (
+        (image_dirs - label_dirs, images, "image(s) that are not listed"),
+        (label_dirs - image_dirs, labels, "label(s) without a listed image"),
     ):
         for folder in sorted(folder for folder in folders if folder.is_dir()):
             others = [file.name for file in list_images(folder) if file not in listed]
             if others:
-                where = "" if what.endswith("image") else " that are not listed"
                 yield (
-                    f"{folder.name} has {len(others)} {what}{where}: {some_of(others)}",
-                    f"{remedy} move them away.",
+                    f"{folder.name} has {len(others)} {what}: {some_of(others)}",
+                    "They are not used. List them as pairs of image and label, or move them away.",
                 )
