@@ -15,7 +15,9 @@ pytest.importorskip("pydicom")
 from helpers.made_dicom import make_series, oblique, straight, volume
 from pydicom import Dataset
 
+from dynunet_bundle.dataset.dicom_cases import find_cases
 from dynunet_bundle.dicom_input.series import load_series
+from dynunet_bundle.images.grid import sheared_degrees
 
 CORONAL = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -30], [0, -1.5, 0, 7], [0, 0, 0, 1]])
 SAGITTAL = np.array([[0, 0, -3.0, 9], [-1, 0, 0, -30], [0, -1.5, 0, 7], [0, 0, 0, 1]])
@@ -103,6 +105,29 @@ def test_tilted_gantry_is_refused_with_its_angle(tmp_path: Path, degrees: float)
         f"{abs(degrees)} degrees",
         "gantry tilt",
     )
+
+
+def test_tilted_gantry_is_read_on_demand(tmp_path: Path) -> None:
+    affine = straight()
+    affine[1, 2] = np.tan(np.radians(15)) * affine[2, 2]
+    folder = make_series(tmp_path / "t", volume(), affine)
+    (case,) = find_cases(folder, {"tilt": True})
+    assert case["name"].endswith("_GantryTiltkept")
+    series = load_series(case["image"])
+    np.testing.assert_array_equal(series.array[0], volume())
+    np.testing.assert_allclose(series.affine, affine, atol=1e-5)
+    assert sheared_degrees(series.affine) == pytest.approx(15, abs=1e-3)
+
+
+def test_uneven_tilt_is_refused(tmp_path: Path) -> None:
+    def move(header: Dataset, index: int) -> None:
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x + 0.9 * (index == 2), y, z]
+
+    folder = make_series(tmp_path / "t", volume(), straight(), change=move)
+    (case,) = find_cases(folder, {"tilt": True})
+    with pytest.raises(CaseError, match="sheared"):
+        load_series(case["image"])
 
 
 def test_gap_is_refused_with_its_position(tmp_path: Path) -> None:

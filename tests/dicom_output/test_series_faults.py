@@ -11,7 +11,8 @@ from helpers.dicom_faults import FAULTS, MASK, REFUSED
 from helpers.dicom_readers import read_seg
 from helpers.made_dicom import make_series, straight, volume
 from out_checks import ALGORITHM, NO_DICOMDIR, require_valid
-from pydicom import dcmread
+from out_series import made_series
+from pydicom import Dataset, dcmread
 
 from dynunet_bundle.dataset.dicom_cases import find_cases
 from dynunet_bundle.dicom_input.series import DicomSeries, load_series
@@ -61,6 +62,8 @@ def test_a_fault_is_tolerated_or_refused(name: str, tmp_path: Path) -> None:
         ("unknown_set", ""),
         ("bad_utf8", ""),
         ("no_set_umlaut", ""),
+        ("ascii_umlaut", ""),
+        ("gb2312_unescaped", ""),
         ("two_names", ""),
     ],
 )
@@ -73,3 +76,17 @@ def test_text_is_written_as_it_was_meant_or_not_at_all(
     write_seg(mask, series, LABELS, path, algorithm=ALGORITHM)
     assert dcmread(path).PatientName == name
     assert ("PatientName is empty" in caplog.text) == (not name)
+
+
+def test_items_have_the_character_set_of_their_header(tmp_path: Path) -> None:
+    series = made_series(SpecificCharacterSet="ISO_IR 100")
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", "Schädel"
+    incomplete = Dataset()
+    incomplete.CodeValue, incomplete.CodingSchemeDesignator = "2", "99X"
+    series.headers[0].ProcedureCodeSequence = [code, incomplete]
+    path = tmp_path / "seg.dcm"
+    write_seg(np.ones(series.array.shape[1:], int), series, LABELS, path, algorithm=ALGORITHM)
+    written = dcmread(path)
+    assert written.SpecificCharacterSet == "ISO_IR 100"
+    assert [item.CodeMeaning for item in written.ProcedureCodeSequence] == ["Schädel"]

@@ -267,6 +267,10 @@ FAULTS: dict[str, Fault] = {
     "gbk": Fault(text(b"GBK", "张^小东".encode("gbk")), WRITTEN),
     "unknown_set": Fault(text(b"KLINGON", "Müller".encode()), "written, wrong letters"),
     "bad_utf8": Fault(text(b"ISO_IR 192", b"M\xfcller"), "written, wrong letters"),
+    "ascii_umlaut": Fault(text(b"ISO_IR 6", b"M\xfcller"), "written, wrong letters"),
+    "gb2312_unescaped": Fault(
+        text(b"\\ISO 2022 IR 58", "张^小东".encode("gb2312")), "written, wrong letters"
+    ),
     "no_set_umlaut": Fault(text(b"", b"M\xfcller"), "written, wrong letters"),
     "two_names": Fault(all_with(PatientName=b"Doe^Jane\\Doe^J"), NO_SEG),
     # numbers

@@ -115,6 +115,26 @@ def test_a_series_that_allows_no_object_is_one_bad_case(tmp_path, weights):
     assert not list(out.glob(f"{bad}.*.dcm"))
 
 
+def test_a_tilted_series_gives_a_marked_mask_alone(tmp_path, weights):
+    affine = straight()
+    affine[1, 2] = np.tan(np.radians(15)) * affine[2, 2]
+    make_series(tmp_path / "in", body(), affine)
+    out = tmp_path / "out"
+    spacing = [2.5 / np.cos(np.radians(15)), 1.1, 0.8]  # nothing is resampled
+    with pytest.raises(PredictionError, match="sheared"):
+        prediction(
+            tmp_path / "in", out, weights, series_rules={"tilt": True}, spacing=spacing
+        ).run()
+    (name, case), *_ = run_of(out)["cases"].items()
+    assert name.endswith("_GantryTiltkept") and list(case["refused"]) == ["seg"]
+    assert [flag["kind"] for flag in case["flags"]] == ["sheared"]
+    assert case["sheared_degrees"] == pytest.approx(15, abs=0.01)
+    saved = nib.load(out / case["mask"])
+    np.testing.assert_allclose(saved.affine, affine, atol=1e-4)
+    expected = (body() > 35).astype(int) + (body() > 90)
+    assert np.array_equal(np.asarray(saved.dataobj), expected)
+
+
 def test_an_unreadable_study_is_one_bad_case(tmp_path, weights):
     for number in range(3):
         tags = {"PhotometricInterpretation": "MONOCHROME1"} if number == 1 else {}

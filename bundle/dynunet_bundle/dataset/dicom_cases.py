@@ -17,7 +17,7 @@ from dynunet_bundle.dicom_input.choice import (
     usable_of,
 )
 from dynunet_bundle.dicom_input.frames import as_text
-from dynunet_bundle.dicom_input.names import SeriesName, parse_name, short_name
+from dynunet_bundle.dicom_input.names import TILT, SeriesName, parse_name, short_name
 from dynunet_bundle.dicom_input.scan import Series, scan
 from dynunet_bundle.errors import ConfigError, DatasetError
 
@@ -124,6 +124,7 @@ def _case(source: Path, series: tuple[Series, ...], sets: list[SeriesRules]) -> 
     names = []
     for one, rules in zip(series, sets, strict=True):
         select = {tag: as_text(value) for tag, value in rules.select.items()}
+        select |= dict([TILT]) if rules.tilt else {}
         names.append(SeriesName(source, one.uid, select))
     name = short_name(names[0].uid or "", names[0].select)
     # a single, whole series is already shown with the name of its case

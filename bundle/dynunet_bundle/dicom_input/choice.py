@@ -28,6 +28,7 @@ class SeriesRules:
         min_slices: smallest number of images.
         plane: axial, coronal or sagittal.
         select: values of tags that split a series into stacks, by keyword, e.g. ``{"EchoNumbers": 2}``.
+        tilt: whether to read a series with gantry tilt as it is, with a sheared affine, for a NIfTI mask alone.
     """
 
     series: str | None = None
@@ -38,6 +39,7 @@ class SeriesRules:
     min_slices: int = 1
     plane: str | None = None
     select: Mapping[str, Any] = field(default_factory=dict)
+    tilt: bool = False
 
 
 def parse_rules(rules: Mapping[str, Any]) -> SeriesRules:
@@ -72,6 +74,8 @@ def parse_rules(rules: Mapping[str, Any]) -> SeriesRules:
             raise ConfigError(f"the DICOM rule {name}={value!r} must be a whole number.")
     if not isinstance(parsed.series, str | None):
         raise ConfigError(f"the DICOM rule series={parsed.series!r} must be a string.")
+    if not isinstance(parsed.tilt, bool):
+        raise ConfigError(f"the DICOM rule tilt={parsed.tilt!r} must be true or false.")
     if not isinstance(parsed.select, Mapping):
         raise ConfigError(
             f'the DICOM rule select={parsed.select!r} must be an object such as {{"EchoNumbers": 2}}.'

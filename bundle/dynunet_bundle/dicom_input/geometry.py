@@ -73,12 +73,13 @@ def _turn(frame: Frame, other: Frame) -> float:
     return float(2 * np.arcsin(np.clip(chords / 2, 0, 1)).max())
 
 
-def require_regular(case: str, frames: Sequence[Frame]) -> None:
+def require_regular(case: str, frames: Sequence[Frame], *, tilt: bool = False) -> None:
     """Refuse a stack that is sheared, has a gap, or is unevenly spaced.
 
     Args:
         case: name for errors.
         frames: uniform frames, sorted, at different positions.
+        tilt: whether the stack may be sheared evenly.
 
     Raises:
         IrregularError: with the angle, the position of the gap, or the deviation from the grid.
@@ -89,7 +90,7 @@ def require_regular(case: str, frames: Sequence[Frame]) -> None:
     normal = frames[0].normal
     along = positions @ normal
     _require_no_gap(case, along)
-    _require_no_tilt(case, frames, positions, along)
+    _require_no_tilt(case, frames, positions, along, even=tilt)
     step = (along[-1] - along[0]) / (len(along) - 1)
     deviation = np.abs(along - along[0] - step * np.arange(len(along)))
     worst = int(deviation.argmax())
@@ -120,11 +121,13 @@ def _require_no_gap(case: str, along: np.ndarray) -> None:
 
 
 def _require_no_tilt(
-    case: str, frames: Sequence[Frame], positions: np.ndarray, along: np.ndarray
+    case: str, frames: Sequence[Frame], positions: np.ndarray, along: np.ndarray, *, even: bool
 ) -> None:
+    """Refuse a stack that does not follow its normal, or with ``even`` the line from its first to its last slice."""
     first = frames[0]
     aside = (positions - positions[0]) @ first.directions.T
-    pixels = np.abs(aside) / np.array(first.spacing[::-1])
+    expected = np.linspace(0, 1, len(frames))[:, np.newaxis] * aside[-1] if even else 0.0
+    pixels = np.abs(aside - expected) / np.array(first.spacing[::-1])
     if pixels.max() <= MAX_SHIFT_VOXELS:
         return
     angle = math.degrees(math.atan2(float(np.linalg.norm(aside[-1])), float(along[-1] - along[0])))
@@ -132,15 +135,17 @@ def _require_no_tilt(
         case,
         f"its slices are sheared by {angle:.1f} degrees (gantry tilt): they are not stacked along their normal",
         "Convert it with dcm2niix, which resamples it to a straight grid (its file *_Tilt_1.nii.gz), check that, and "
-        "pass it as NIfTI.",
+        'pass it as NIfTI. Or read it as it is with the rule "tilt": true, for a NIfTI mask alone; it may be less '
+        "accurate.",
     )
 
 
-def affine_of(frames: Sequence[Frame]) -> np.ndarray:
+def affine_of(frames: Sequence[Frame], *, tilt: bool = False) -> np.ndarray:
     """Affine from voxel indices (column, row, slice) to RAS+ millimetres.
 
     Args:
         frames: a regular stack in order. The thickness of a single slice is that of its header, or 1 mm.
+        tilt: whether the step between slices follows their positions instead of their normal.
 
     Returns:
         ``[4, 4]`` float64 (DICOM PS3.3 equation C.7.6.2.1-1, with the slices as the third axis).
@@ -156,5 +161,7 @@ def affine_of(frames: Sequence[Frame]) -> np.ndarray:
     affine[:3, 0] = first.directions[0] * columns
     affine[:3, 1] = first.directions[1] * rows
     affine[:3, 2] = first.normal * step
+    if tilt and len(frames) > 1:
+        affine[:3, 2] = (frames[-1].position - first.position) / (len(frames) - 1)
     affine[:3, 3] = first.position
     return LPS_TO_RAS @ affine + 0.0  # without negative zeros

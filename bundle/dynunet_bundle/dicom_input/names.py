@@ -26,6 +26,9 @@ SEPARATOR = "::"
 UID = re.compile(r"[0-9.]{1,64}")
 """Form of a UID (DICOM PS3.5 section 9): digits and points, at most 64 characters."""
 
+TILT = ("GantryTilt", "kept")
+"""A tag of ours and its value in the name of a series that is read with its tilt, and so in the name of its case."""
+
 UID_TAG = "SeriesInstanceUID"
 """Tag that precedes a UID of another form, such as one with letters, in the name of a series."""
 

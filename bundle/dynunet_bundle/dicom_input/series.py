@@ -20,7 +20,7 @@ from dynunet_bundle.dicom_input.geometry import (
     require_uniform,
 )
 from dynunet_bundle.dicom_input.identity import mixed
-from dynunet_bundle.dicom_input.names import SeriesName, parse_name, short_name
+from dynunet_bundle.dicom_input.names import TILT, SeriesName, parse_name, short_name
 from dynunet_bundle.dicom_input.parse import convert_values, quiet_pydicom, read_dicom
 from dynunet_bundle.dicom_input.pixels import (
     PIXEL_TAGS,
@@ -46,7 +46,7 @@ class DicomSeries:
             for an Enhanced multi-frame object.
         array: ``[C, X, Y, Z]`` (column index, row index, slice), rescaled values in float32, or in the files' integer
             type if no slice has a rescaling.
-        affine: ``[4, 4]`` float64, from voxel indices to millimetres in RAS+.
+        affine: ``[4, 4]`` float64, from voxel indices to millimetres in RAS+; sheared if a gantry tilt was kept.
         name: ``series_`` and 8 hex digits, which do not identify a patient.
         frame_numbers: frame number of each slice in its object, from 1; all 1 for single-frame objects.
     """
@@ -85,14 +85,16 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
                 frames += frames_of(case, file, headers[file])
         if found := mixed(headers.values()):
             raise CaseError(case, *found)
-        frames = _stack(case, selected(case, frames, parsed.select))
+        select = {tag: value for tag, value in parsed.select.items() if tag != TILT[0]}
+        tilt = TILT[0] in parsed.select
+        frames = _stack(case, selected(case, frames, select), tilt=tilt)
         files = _objects(case, frames)
         require_stack_room(case, frames, headers, allowed)
         array = read_stack(case, frames, headers)
     return DicomSeries(
         headers=tuple(headers[file] for file in files),
         array=array.transpose(2, 1, 0)[np.newaxis],
-        affine=affine_of(frames),
+        affine=affine_of(frames, tilt=tilt),
         name=case,
         frame_numbers=tuple(frame.index + 1 for frame in frames),
     )
@@ -201,12 +203,12 @@ def _unreadable_values(case: str) -> Iterator[None]:
         ) from None
 
 
-def _stack(case: str, frames: Sequence[Frame]) -> list[Frame]:
+def _stack(case: str, frames: Sequence[Frame], *, tilt: bool) -> list[Frame]:
     """Slices in order, one at each position of a regular grid."""
     try:
         require_uniform(case, frames)
         frames = drop_doubles(case, frames, lambda some: digests(case, some))
-        require_regular(case, frames)
+        require_regular(case, frames, tilt=tilt)
     except IrregularError as error:
         raise CaseError(case, error.problem, error.remedy + selection_hint(frames)) from None
     return frames

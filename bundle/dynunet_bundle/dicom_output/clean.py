@@ -16,6 +16,11 @@ GB2312_ESCAPE = "\x1b$)A"
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffd]")
 """Control characters, which no text may contain, and the replacement character, which decoders write."""
 
+NOT_ASCII = re.compile("[^\x00-\x7f]")
+UPPER_LATIN = re.compile("[\x80-\xff]")
+WITHOUT_LATIN = {"iso8859", "iso_ir_58", "euc_kr", "iso2022_jp", "iso2022_jp_2", "shift_jis"}
+"""pydicom's names of the default character set, which is ASCII, and of the East Asian ones that extend it."""
+
 NEEDED_IN_ITEMS = (
     {"ReferencedSOPClassUID", "ReferencedSOPInstanceUID"},
     {"CodeMeaning", "CodingSchemeDesignator"},
@@ -33,12 +38,14 @@ def drop_invalid(header: Any, kept: Iterable[str] = ()) -> list[str]:
     Returns:
         Keywords of the deleted elements. A sequence is deleted if none of its items is left.
     """
-    decodes = _decodes(header)
-    untouched = set(kept)
+    return _drop(header, _doubtful(header), set(kept))
+
+
+def _drop(header: Any, doubtful: re.Pattern[str], untouched: set[str]) -> list[str]:
     dropped = []
     for tag in [tag for tag in header.keys() if not tag.is_private]:  # noqa: SIM118 - elements would be converted
         keyword = _keyword(tag)
-        if keyword not in untouched and not _is_valid(header, tag, decodes):
+        if keyword not in untouched and not _is_valid(header, tag, doubtful):
             del header[tag]
             dropped.append(keyword)
     return dropped
@@ -50,48 +57,53 @@ def _keyword(tag: Any) -> str:
     return keyword_for_tag(tag)
 
 
-def _decodes(header: Any) -> bool:
-    """Whether the character set of a header is known, and not the default one, which is ASCII alone."""
+def _doubtful(header: Any) -> re.Pattern[str]:
+    """Characters that a clean text of a header cannot have, by its character set.
+
+    pydicom reads bytes above 127 as Latin-1 where no character set allows them.
+    """
     from pydicom import config
     from pydicom.charset import convert_encodings
 
     before = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.RAISE
     try:
-        value = header.get("SpecificCharacterSet")
-        return bool(value) and bool(convert_encodings(value))
+        encodings = convert_encodings(header.get("SpecificCharacterSet"))
     except Exception:
-        return False
+        # an unknown character set; pydicom's exceptions have no common base
+        return NOT_ASCII
     finally:
         config.settings.reading_validation_mode = before
+    is_ascii_first = encodings[0] == "iso8859" and set(encodings) <= WITHOUT_LATIN
+    return UPPER_LATIN if is_ascii_first else NOT_TEXT
 
 
-def _is_valid(header: Any, tag: Any, decodes: bool) -> bool:
+def _is_valid(header: Any, tag: Any, doubtful: re.Pattern[str]) -> bool:
     from pydicom.datadict import dictionary_has_tag, dictionary_VM
 
     try:
         element = header[tag]
         if element.VR == "SQ":
-            return _keep_valid_items(element, decodes)
+            return _keep_valid_items(element, doubtful)
         if element.VM > 1 and dictionary_has_tag(tag) and dictionary_VM(tag) == "1":
             return False
         if element.VR in TEXTS and element.VM and GB2312_ESCAPE in str(element.value):
             element.value = str(element.value).replace(GB2312_ESCAPE, "")
         values = element.value if element.VM > 1 else [element.value]
-        return all(_is_valid_value(element.VR, value, decodes) for value in values)
+        return all(_is_valid_value(element.VR, value, doubtful) for value in values)
     except Exception:
         # pydicom's exceptions for values have no common base
         return False
 
 
-def _is_valid_value(kind: str, value: Any, decodes: bool) -> bool:
+def _is_valid_value(kind: str, value: Any, doubtful: re.Pattern[str]) -> bool:
     from pydicom import config
     from pydicom.valuerep import DA, DT, TM, validate_value
 
     if value is None or isinstance(value, bytes):
         return True
     text = str(value)
-    if kind in TEXTS and (NOT_TEXT.search(text) or not (decodes or text.isascii())):
+    if kind in TEXTS and (NOT_TEXT.search(text) or doubtful.search(text)):
         return False
     # numbers of binary kinds are valid by their encoding
     is_text = isinstance(value, str) or kind in ("DS", "IS", "PN", "DA", "DT", "TM")
@@ -102,9 +114,11 @@ def _is_valid_value(kind: str, value: Any, decodes: bool) -> bool:
     return True
 
 
-def _keep_valid_items(element: Any, decodes: bool) -> bool:
+def _keep_valid_items(element: Any, doubtful: re.Pattern[str]) -> bool:
     """Remove the items of a sequence with an invalid value; whether any is left."""
-    items = [item for item in element.value if not drop_invalid(item) and _is_complete(item)]
+    items = [
+        item for item in element.value if not _drop(item, doubtful, set()) and _is_complete(item)
+    ]
     if len(items) < len(element.value):
         element.value = items
     return bool(items)

@@ -14,7 +14,7 @@ import numpy as np
 from dynunet_bundle.dicom_input.names import UID
 from dynunet_bundle.dicom_input.parse import value_of
 from dynunet_bundle.dicom_output.clean import drop_invalid
-from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, straighten
+from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, require_straight, straighten
 from dynunet_bundle.errors import ObjectError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def source_headers(series: "DicomSeries") -> list[Any]:
         ObjectError: if a UID is missing, malformed or not unique, or there are several studies or Enhanced objects.
     """
     _require_one_source(series.headers)
+    require_straight(series)
     first = _complete(series)
     headers = [first, *(_reference(header, first) for header in series.headers[1:])]
     straighten(headers, series)

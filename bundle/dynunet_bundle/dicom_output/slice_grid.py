@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS
+from dynunet_bundle.dicom_input.geometry import LPS_TO_RAS, MAX_SHIFT_VOXELS
 from dynunet_bundle.errors import ObjectError
 
 if TYPE_CHECKING:
@@ -95,6 +95,23 @@ def straighten(headers: list[Any], series: "DicomSeries") -> None:
         group.pop("PlaneOrientationSequence", None)
     for number, place in zip(series.frame_numbers, places, strict=True):
         groups[number - 1].PlanePositionSequence[0].ImagePositionPatient = place
+
+
+def require_straight(series: "DicomSeries") -> None:
+    """Refuse a series that was read with its gantry tilt: highdicom and dcmqi do not read sheared segmentations.
+
+    Raises:
+        ObjectError: if the slices are not stacked along their normal.
+    """
+    steps = lps_affine(series)[:3, :3]
+    spacing = np.linalg.norm(steps[:, :2], axis=0)
+    # shift of the last slice along columns and rows, in voxels
+    shift = steps[:, 2] @ (steps[:, :2] / spacing**2) * (series.array.shape[-1] - 1)
+    if np.abs(shift).max() > MAX_SHIFT_VOXELS:
+        raise ObjectError(
+            "the slices are sheared (gantry tilt), and a DICOM result has straight ones. Take the mask as NIfTI alone "
+            "(--dicom without values)."
+        )
 
 
 def _header_positions(series: "DicomSeries") -> np.ndarray:

@@ -1,5 +1,6 @@
 """The rule for "the same grid", for all files that belong together: image and mask, channels, ensemble members."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,19 @@ def voxel_mm3(affine: np.ndarray) -> float:
         affine: ``[4, 4]``, from voxel indices to millimetres.
     """
     return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
+
+
+def sheared_degrees(affine: np.ndarray) -> float:
+    """Angle between the third axis and the normal of the other two, as of a CT with gantry tilt; 0 if undefined.
+
+    Args:
+        affine: ``[4, 4]``, from voxel indices to millimetres.
+    """
+    if voxel_mm3(affine) == 0:
+        return 0.0
+    normal, step = np.cross(affine[:3, 0], affine[:3, 1]), affine[:3, 2]
+    cosine = abs(float(normal @ step)) / float(np.linalg.norm(normal) * np.linalg.norm(step))
+    return math.degrees(math.acos(min(cosine, 1.0)))
 
 
 def corner_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:

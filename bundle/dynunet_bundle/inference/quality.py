@@ -18,6 +18,8 @@ QUALITY = "quality"
 MAX_VOXELS = 2**21
 """Largest number of voxels that are examined; larger volumes are subsampled along each axis."""
 
+MAX_SHEARED_DEGREES = 0.5  # above it, a case is flagged; rounded headers give less
+
 VOLUME_MARGIN = 0.1
 """Fraction by which a volume may be outside the range of the training cases without a flag."""
 
@@ -109,7 +111,7 @@ def find_flags(
     """Quality flags of a case, in the form of run.json.
 
     Args:
-        facts: a case of run.json: ``volumes_ml``, ``components``, ``entropy``, ``clipped``.
+        facts: a case of run.json: ``volumes_ml``, ``components``, ``entropy``, ``clipped``, ``sheared_degrees``.
         training: ``training`` of model.json, on the training cases; may be empty.
         max_entropy: mean entropy in bits above which a class is flagged.
         max_clipped: fraction of foreground voxels outside the training's intensities above which a case is flagged.
@@ -134,10 +136,19 @@ def find_flags(
         if value is not None and value > max_entropy:
             text = f"the network is uncertain about {name}: {value:.2f} bits per voxel"
             flags.append(_flag("entropy", name, text, value, [0.0, max_entropy]))
+    return [*flags, *_image_flags(facts, max_clipped)]
+
+
+def _image_flags(facts: Mapping[str, Any], max_clipped: float) -> list[dict[str, Any]]:
+    """Flags of the image, whatever the mask is."""
+    flags = []
     for channel, value in enumerate(facts["clipped"]):
         if value is not None and value > max_clipped:
             text = f"{value:.0%} of the foreground in channel {channel} is brighter or darker than in training"
             flags.append(_flag("intensity", None, text, value, [0.0, max_clipped]))
+    if facts.get("sheared_degrees", 0) > MAX_SHEARED_DEGREES:
+        text = f"the slices are sheared by {facts['sheared_degrees']:.1f} degrees; the network saw them as straight"
+        flags.append(_flag("sheared", None, text, facts["sheared_degrees"]))
     return flags
 
 

@@ -34,6 +34,7 @@ CASE_SCHEMA = object_with(
         "made_by": TEXT,
         "shape": list_of(COUNT),
         "spacing_mm": list_of({"type": "number"}),
+        "sheared_degrees": {"type": "number"},
         "seconds": {**by_name({"type": "number"}), "type": ["object", "null"]},
         "volumes_ml": {**by_name({"type": "number"}), "type": ["object", "null"]},
         "components": {**by_name(COUNT), "type": ["object", "null"]},

@@ -23,6 +23,7 @@ from dynunet_bundle.dataset.cases import Case, all_files, name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, find_user_error
 from dynunet_bundle.files import json_sha256, sha256_of, versions, write_json
+from dynunet_bundle.images.grid import sheared_degrees
 from dynunet_bundle.inference.quality import QUALITY, find_flags
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 from dynunet_bundle.inference.save_mask import REFUSED, SAVED, refused_objects
@@ -176,6 +177,7 @@ class RunRecord:
             "made_by": self._of_case(self._content["made_by"], self.cases.get(name)),
             "shape": list(mask.shape[1:]),
             "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],
+            "sheared_degrees": round(sheared_degrees(affine), 3),
             "seconds": self._seconds(now, saved["seconds"]),
             "volumes_ml": dict(zip(names, extents.volumes_ml, strict=True)),
             "components": dict(zip(names, extents.components, strict=True)),
