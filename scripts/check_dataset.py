@@ -10,6 +10,7 @@ import logging
 import sys
 
 from dynunet_bundle.errors import EXIT_BAD_INPUT, user_errors_exit
+from dynunet_bundle.shapes import POSITIVE, number_option
 
 
 def main() -> int:
@@ -22,7 +23,10 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--num_workers", type=int, default=4, help="threads that read cases (default: 4)"
+        "--num_workers",
+        type=number_option(POSITIVE),
+        default=4,
+        help="threads that read cases (default: 4)",
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import DURATION, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -30,7 +31,9 @@ def main() -> None:
         help="folder of the predicted images, or their data set",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the masks")
-    parser.add_argument("--weights", nargs="+", type=float, help="one per member (default: equal)")
+    parser.add_argument(
+        "--weights", nargs="+", type=number_option(DURATION), help="one per member (default: equal)"
+    )
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays with keep_largest"
     )

@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import COUNT, NUMBER, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -31,14 +32,17 @@ def parse_arguments() -> argparse.Namespace:
         help="one name per class, background first (default: from run.json)",
     )
     parser.add_argument(
-        "--label_values", nargs="+", type=int, help="one value per class, if not 0, 1, 2, ..."
+        "--label_values",
+        nargs="+",
+        type=number_option(COUNT),
+        help="one value per class, if not 0, 1, 2, ...",
     )
     parser.add_argument(
         "--config_file", action="extend", nargs="+", default=[], help="overlays of the task"
     )
     parser.add_argument(
         "--nsd_tolerance_mm",
-        type=float,
+        type=number_option(NUMBER),
         default=1.0,
         help="tolerance of the surface Dice (default: 1)",
     )

@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -54,10 +55,16 @@ def parse_arguments() -> argparse.Namespace:
         help="image or folder of images to take patches from (default: synthetic patches)",
     )
     parser.add_argument(
-        "--num_patches", type=int, default=4, help="number of patches to compare (default: 4)"
+        "--num_patches",
+        type=number_option(POSITIVE),
+        default=4,
+        help="number of patches to compare (default: 4)",
     )
     parser.add_argument(
-        "--repeats", type=int, default=10, help="timed runs; the median counts (default: 10)"
+        "--repeats",
+        type=number_option(POSITIVE),
+        default=10,
+        help="timed runs; the median counts (default: 10)",
     )
     parser.add_argument(
         "--device", help="device, e.g. cpu or cuda:0 (default: a GPU if there is one)"

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 with user_errors_exit():  # Ctrl-C during the imports
     import nibabel as nib
@@ -104,10 +105,17 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the data set")
     parser.add_argument(
-        "--num_cases", type=int, default=20, help="number of training cases (default: 20)"
+        "--num_cases",
+        type=number_option(POSITIVE),
+        default=20,
+        help="number of training cases (default: 20)",
     )
-    parser.add_argument("--num_test", type=int, default=4, help="number of test cases (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--num_test", type=number_option(COUNT), default=4, help="number of test cases (default: 4)"
+    )
+    parser.add_argument(
+        "--seed", type=number_option(COUNT), default=0, help="random seed (default: 0)"
+    )
     arguments = parser.parse_args()
     make_dataset(arguments.out, arguments.num_cases, arguments.num_test, arguments.seed)
     print(f"{arguments.num_cases} training and {arguments.num_test} test cases in {arguments.out}")

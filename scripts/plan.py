@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TASKS_DIR = BUNDLE / "configs" / "tasks"
@@ -49,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--gpu_memory_gb",
-        type=float,
+        type=number_option(NUMBER),
         help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
     )
     parser.add_argument(
@@ -64,7 +65,10 @@ def parse_arguments() -> argparse.Namespace:
         "--out", type=Path, help="JSON file to write (default: in bundle/configs/tasks)"
     )
     parser.add_argument(
-        "--num_workers", type=int, default=4, help="threads that read cases (default: 4)"
+        "--num_workers",
+        type=number_option(POSITIVE),
+        default=4,
+        help="threads that read cases (default: 4)",
     )
     parser.add_argument(
         "--cache_dir",

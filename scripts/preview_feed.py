@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -25,8 +26,12 @@ def main() -> None:
     parser.add_argument(
         "--prepared_dir", help="folder for prepared cases (default: bundle/eval/prepared)"
     )
-    parser.add_argument("--columns", type=int, default=6, help="patches per row (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"
+    )
+    parser.add_argument(
+        "--seed", type=number_option(COUNT), default=0, help="random seed (default: 0)"
+    )
     parser.add_argument(
         "--trust", action="store_true", help="accept code in overlays from outside bundle/configs"
     )

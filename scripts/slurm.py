@@ -13,8 +13,10 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+AT_LEAST_0, AT_LEAST_1 = number_option(COUNT), number_option(POSITIVE)
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -34,18 +36,20 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         type=Path,
         help="overlays for train.json: the task's, then recipes",
     )
-    parser.add_argument("--nodes", type=int, default=1, help="number of machines (default: 1)")
+    parser.add_argument(
+        "--nodes", type=AT_LEAST_1, default=1, help="number of machines (default: 1)"
+    )
     parser.add_argument(
         "--gpus_per_node",
-        type=int,
+        type=AT_LEAST_0,
         default=1,
         help="GPUs per machine; 0 trains on CPUs (default: 1)",
     )
     parser.add_argument(
-        "--processes_per_node", type=int, help="processes per machine (default: one per GPU)"
+        "--processes_per_node", type=AT_LEAST_1, help="processes per machine (default: one per GPU)"
     )
     parser.add_argument(
-        "--cpus_per_process", type=int, default=8, help="cores per process (default: 8)"
+        "--cpus_per_process", type=AT_LEAST_1, default=8, help="cores per process (default: 8)"
     )
     parser.add_argument(
         "--numa_binding",
@@ -57,13 +61,13 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--signal_s",
-        type=int,
+        type=AT_LEAST_1,
         default=120,
         help="seconds before the limit to stop and save (default: 120)",
     )
     parser.add_argument(
         "--max_restarts",
-        type=int,
+        type=AT_LEAST_0,
         default=3,
         help="how often torchrun restarts failed workers (default: 3)",
     )

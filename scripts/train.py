@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.shapes import POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -42,7 +43,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     which.add_argument("--fold", help="number of one fold; all trains one model on every case")
     parser.add_argument(
-        "--num_folds", type=int, help="number of folds if the task has no splits file (default: 5)"
+        "--num_folds",
+        type=number_option(POSITIVE),
+        help="number of folds if the task has no splits file (default: 5)",
     )
     parser.add_argument(
         "--prepared_dir", type=Path, help="folder for prepared cases (default: OUT/prepared)"
@@ -56,7 +59,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--gpus",
         "--processes",
         dest="num_processes",
-        type=int,
+        type=number_option(POSITIVE),
         default=1,
         help="number of GPUs, or of processes on a CPU, that train a fold (default: 1)",
     )

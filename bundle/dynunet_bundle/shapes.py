@@ -7,7 +7,9 @@ wrong field: it says what the file is, and what to do. The ``description`` of a 
 
 import math
 import os
-from collections.abc import Mapping
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -28,6 +30,8 @@ MAX_VALUE = 80
 TEXT: Schema = {"type": "string"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+POSITIVE: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+NUMBER: Schema = {"type": "number"}
 MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
 DURATION: Schema = {"type": "number", "minimum": 0}
 SHA256: Schema = {
@@ -132,3 +136,76 @@ def excerpt(text: str, length: int = MAX_PROBLEM) -> str:
     """Text from a file for a message: one line, cut to a length, without control characters."""
     line = printable(text[: length + 1])
     return line if len(line) <= length else f"{line[: length - 3]}..."
+
+
+def number_option(schema: Schema) -> Callable[[str], int | float]:
+    """The ``type`` of a numeric option of a script, for argparse, which itself accepts NaN and any range.
+
+    Args:
+        schema: shape of an integer or a number.
+
+    Returns:
+        A function that reads a text and raises ``argparse.ArgumentTypeError`` for any other value.
+    """
+    kind = int if schema["type"] == "integer" else float
+
+    def read(text: str) -> int | float:
+        with suppress(ValueError):
+            number = kind(text)
+            if has_shape(number, schema):
+                return number
+        raise ArgumentTypeError(f"{excerpt(repr(text), MAX_VALUE)} is not {describe(schema)}")
+
+    return read
+
+
+def describe(schema: Schema) -> str:
+    """What a value may be, in words: ``a whole number, at least 1, or null``."""
+    if "description" in schema:
+        words = str(schema["description"])
+    elif "enum" in schema:
+        return _choices([_shown(choice) for choice in schema["enum"]])
+    else:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        words = " or ".join(_kind(kind, schema) for kind in kinds if kind != "null")
+    return f"{words}, or null" if "null" in schema.get("type", ()) else words
+
+
+def _kind(kind: str, schema: Schema) -> str:
+    if kind == "array":
+        items = f"; each item: {describe(schema['items'])}" if schema["items"] else ""
+        return f"a list{_lengths(schema)}{items}"
+    names = {"boolean": "true or false", "integer": "a whole number", "number": "a number"}
+    limits = _limits(schema) if kind in ("integer", "number") else ""
+    return names.get(kind, {"string": "a text", "object": "an object"}.get(kind, kind)) + limits
+
+
+def _lengths(schema: Schema) -> str:
+    low, high = schema.get("minItems", 0), schema.get("maxItems")
+    if high is not None:
+        return f" of {low} to {high} items"
+    return f" of at least {low} items" if low > 1 else ""
+
+
+def _limits(schema: Schema) -> str:
+    keywords = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    # the largest numbers that a type holds are not worth a word
+    found = [
+        f"{word} {schema[keyword]}"
+        for keyword, word in keywords.items()
+        if keyword in schema and schema[keyword] < 2**31 - 1
+    ]
+    return f", {' and '.join(found)}" if found else ""
+
+
+def _choices(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

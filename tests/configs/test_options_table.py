@@ -6,9 +6,10 @@ from typing import Any
 
 from conftest import BUNDLE, ROOT
 
-from dynunet_bundle.configs.settings import SETTINGS, describe
+from dynunet_bundle.configs.settings import SETTINGS
 from dynunet_bundle.configs.values import require_values
 from dynunet_bundle.planning.plan import PLAN_IDS
+from dynunet_bundle.shapes import describe
 
 TRAIN = json.loads((BUNDLE / "configs" / "train.json").read_text())
 FIRST_PART = "preflight"

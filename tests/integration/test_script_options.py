@@ -17,8 +17,8 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 APART = {
     "benchmark": "measures other projects, see tests/benchmarks",
     "download": "needs a network, see tests/dataset/test_download.py",
-    "import_nnunet": "needs a model of nnU-Net, see ",
-    "sbom": "lists the whole environment, see tests/delivery",
+    "import_nnunet": "needs a model of nnU-Net",
+    "sbom": "lists the whole environment",
 }
 """Scripts whose options are tested elsewhere."""
 
@@ -145,6 +145,21 @@ def test_each_option_has_a_case(script: str, monkeypatch: pytest.MonkeyPatch) ->
     options = [action.option_strings for action in actions if action.option_strings]
     missing = [names[0] for names in options if "--help" not in names and not used & set(names)]
     assert missing == [], "add a case for 2D and 3D to COMMANDS"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_number_is_finite_and_in_range(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse's own int and float accept a negative count, NaN and infinity."""
+    waiting = [parsers_of(script, monkeypatch)]
+    while waiting:
+        for action in waiting.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                waiting += action.choices.values()
+            assert action.type not in (int, float, complex), action.option_strings
+            if "number_option" in getattr(action.type, "__qualname__", ""):
+                for text in ("nan", "inf", "-1e999", "x", "", "True"):
+                    with pytest.raises(argparse.ArgumentTypeError, match=" is not a "):
+                        action.type(text)
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2D", "3D"])

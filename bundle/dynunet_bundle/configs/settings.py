@@ -10,11 +10,19 @@ from typing import Any
 
 from dynunet_bundle.labels.largest_component import RULES_ID
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, VALUE
-from dynunet_bundle.shapes import COUNT, DURATION, FILE_PATH, OBJECT, Schema, list_of, object_with
+from dynunet_bundle.shapes import (
+    COUNT,
+    DURATION,
+    FILE_PATH,
+    OBJECT,
+    POSITIVE,
+    Schema,
+    list_of,
+    object_with,
+)
 
 PATH: Schema = {**FILE_PATH, "description": "a path"}
 FLAG: Schema = {"type": "boolean"}
-POSITIVE: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 FACTOR: Schema = {"type": "number", "exclusiveMinimum": 0}
 OVERLAP: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
@@ -183,55 +191,3 @@ PREDICTION: dict[str, Schema] = {
 """Settings that only inference.json or evaluate.json has."""
 
 SETTINGS: Mapping[str, Schema] = {**FOLDERS, **FITTING, **TRAINING, **PREDICTION}
-
-
-def describe(schema: Schema) -> str:
-    """What a value may be, in words: ``a whole number, at least 1, or null``."""
-    if "description" in schema:
-        words = str(schema["description"])
-    elif "enum" in schema:
-        return _choices([_shown(choice) for choice in schema["enum"]])
-    else:
-        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        words = " or ".join(_kind(kind, schema) for kind in kinds if kind != "null")
-    return f"{words}, or null" if "null" in schema.get("type", ()) else words
-
-
-def _kind(kind: str, schema: Schema) -> str:
-    if kind == "array":
-        items = f"; each item: {describe(schema['items'])}" if schema["items"] else ""
-        return f"a list{_lengths(schema)}{items}"
-    names = {"boolean": "true or false", "integer": "a whole number", "number": "a number"}
-    limits = _limits(schema) if kind in ("integer", "number") else ""
-    return names.get(kind, {"string": "a text", "object": "an object"}.get(kind, kind)) + limits
-
-
-def _lengths(schema: Schema) -> str:
-    low, high = schema.get("minItems", 0), schema.get("maxItems")
-    if high is not None:
-        return f" of {low} to {high} items"
-    return f" of at least {low} items" if low > 1 else ""
-
-
-def _limits(schema: Schema) -> str:
-    keywords = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    # the largest numbers that a type holds are not worth a word
-    found = [
-        f"{word} {schema[keyword]}"
-        for keyword, word in keywords.items()
-        if keyword in schema and schema[keyword] < 2**31 - 1
-    ]
-    return f", {' and '.join(found)}" if found else ""
-
-
-def _choices(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)

@@ -12,11 +12,11 @@ from typing import Any
 
 from fire.parser import DefaultParseValue
 
-from dynunet_bundle.configs.settings import SETTINGS, describe
+from dynunet_bundle.configs.settings import SETTINGS
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.planning.consistency import find_misfit
 from dynunet_bundle.planning.plan import PLAN_IDS
-from dynunet_bundle.shapes import MAX_VALUE, Schema, excerpt, has_shape
+from dynunet_bundle.shapes import MAX_VALUE, Schema, describe, excerpt, has_shape
 
 CODE = {
     "anyOf": [
