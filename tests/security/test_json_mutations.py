@@ -27,7 +27,7 @@ from helpers.made_runs import (
 from helpers.mutations import mutations
 from helpers.predictions import prediction, save_cases, threshold_weights
 from ignite.engine import Engine, State
-from monai.transforms import Compose, LoadImaged, Orientationd
+from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityd
 
 from dynunet_bundle.best_configuration.candidates import (
     Candidate,
@@ -57,6 +57,7 @@ from dynunet_bundle.evaluation.scores import summarize_measures
 from dynunet_bundle.evaluation.statistics import MEASURES
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
+from dynunet_bundle.inference.model_use import ModelUse
 from dynunet_bundle.inference.probabilities import read_probabilities
 from dynunet_bundle.inference.run_json import read_run_json
 from dynunet_bundle.inference.run_record import RunRecord
@@ -65,6 +66,7 @@ from dynunet_bundle.networks.exported import require_own_export, sidecar_of
 from dynunet_bundle.networks.weights import learnt_mirroring, read_weights, save_weights
 from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 from dynunet_bundle.planning.plan import plan_from
+from dynunet_bundle.preprocessing.recipe import image_recipe
 from dynunet_bundle.preprocessing.store import PreparedDataset
 from dynunet_bundle.report.page import write_report
 from dynunet_bundle.survey.case_facts import CaseFacts
@@ -167,7 +169,7 @@ def image_list(folder: Path) -> Made:
 
 
 def model_json(folder: Path) -> Made:
-    weights = folder / "model.pt"
+    weights, steps = folder / "model.pt", Compose([ScaleIntensityd("image")])
     facts = {
         "epoch": 3,
         "epochs": 5,
@@ -175,13 +177,22 @@ def model_json(folder: Path) -> Made:
         "val_mean_dice": 0.5,
         "mirror_axes": [0, 1, 2],
         "training": {"num_cases": 4, "volumes_ml": {"organ": [1.0, 2.0]}, "components": {}},
+        "learnt_from": {
+            "fold": 0,
+            "trained": {"0123456789abcdef": "0123456789abcdef"},
+            "held_out": {"fedcba9876543210": None},
+            "preprocessing": image_recipe(steps),
+        },
     }
     save_weights(weights, {"weight": torch.zeros(2)}, PLAN, facts)
     (folder / "status.json").write_text('{"state": "stopped"}')
     template = json.loads((BUNDLE / "configs" / "train.json").read_text())
 
+    use = ModelUse(str(weights), steps, [{"image": "a.nii"}])
+
     def read() -> None:
         learnt_mirroring(weights)
+        use(Engine(lambda engine, batch: None))
         read_status(folder, 0.0, folder)
         score_basis(weights, [])
         model = read_weights(weights)[1]

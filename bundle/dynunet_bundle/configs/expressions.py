@@ -7,7 +7,8 @@ and MONAI, and a few attributes of components. Everything else is refused, so no
 """
 
 import ast
-from collections.abc import Mapping
+import builtins
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from monai.bundle.reference_resolver import ReferenceResolver
@@ -64,6 +65,30 @@ def expression_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ["it cannot be parsed as an expression"]
     return _Reader(tree, ids).faults
+
+
+def evaluation_fault(text: str, names: Collection[str]) -> str | None:
+    """Why Python cannot evaluate an expression, such as a path ``$HOME/x``; None if it can, or is an import.
+
+    Args:
+        text: the expression with its ``$``.
+        names: names that the imports of the configs define.
+    """
+    if text.startswith(("$import ", "$from ")):
+        return None
+    try:
+        tree = ast.parse(_as_evaluated(text)[1:].strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return "it cannot be parsed as an expression"
+    found = [node for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.arg))]
+    stored = {
+        node.arg if isinstance(node, ast.arg) else node.id
+        for node in found
+        if isinstance(node, ast.arg) or isinstance(node.ctx, ast.Store)
+    }
+    known = {*dir(builtins), *MODULES, *names, *stored, REFERENCES}
+    loose = [node.id for node in found if isinstance(node, ast.Name) and node.id not in known]
+    return f"the name {loose[0]} is not defined" if loose else None
 
 
 def reference_faults(reference: str, ids: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ file or an argument goes through ``literal`` before the parser sees it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -51,3 +51,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
+
+
+def find_altered_text(value: Any) -> str | None:
+    """The first plain text of a value that MONAI would alter, because it writes ``::`` for ``#``; None if none has one.
+
+    Args:
+        value: content of a config. Expressions and references are not plain text: their ``#`` separates ids.
+    """
+    if isinstance(value, str):
+        return value if "#" in value and value[0] not in "$@%" else None
+    items: Iterable[Any] = ()
+    if isinstance(value, (Mapping, list, tuple)):
+        items = value.values() if isinstance(value, Mapping) else value
+    return next(filter(None, map(find_altered_text, items)), None)

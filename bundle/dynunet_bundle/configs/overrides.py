@@ -1,16 +1,19 @@
 """Ids set by a command line or an overlay, checked against those of the configs."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.configs.command_line import CommandLine, read_command_line
+from dynunet_bundle.configs.expressions import evaluation_fault
+from dynunet_bundle.configs.literals import find_altered_text, literal
 from dynunet_bundle.configs.values import or_code
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
-from dynunet_bundle.shapes import object_with
+from dynunet_bundle.shapes import MAX_VALUE, excerpt, object_with
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -63,6 +66,7 @@ def read_overlay(path: str | Path, known: set[str]) -> dict[str, Any]:
     fault = find_old_architecture(content)
     if fault:
         raise ConfigError(f"{path}: {fault}")
+    _require_unaltered(content, str(path))
     return content
 
 
@@ -91,10 +95,41 @@ def check_overrides(arguments: Sequence[str], known: set[str]) -> CommandLine:
             f"--{merging.lstrip('+')}, or an overlay."
         )
     _require_known(ids, known, "the command line")
-    for file in line.config_files:
-        if Path(file).is_file():
-            read_overlay(file, known)
+    contents = [read_overlay(file, known) for file in line.config_files if Path(file).is_file()]
+    # a text of the command line itself is corrected by ``corrected_texts``
+    is_corrected = {name for name in line.texts if isinstance(ids.get(name), str)}
+    _require_unaltered(
+        {name: value for name, value in ids.items() if name not in is_corrected}, "the command"
+    )
+    imports = " ".join(str(content.get("imports", "")) for content in [*contents, ids])
+    for name, text in line.texts.items():
+        if name in ids:
+            _require_resolved(name, text, known, set(re.findall(r"\w+", imports)))
     return line
+
+
+def _require_unaltered(ids: Mapping[str, Any], where: str) -> None:
+    for name, value in ids.items():
+        text = find_altered_text(value)
+        if text is not None:
+            raise ConfigError(
+                f'{where} sets {name} with the text "{excerpt(text, MAX_VALUE)}", in which MONAI would write :: for #. '
+                f"Use another name, or write {excerpt(literal(text), MAX_VALUE)}"
+            )
+
+
+def _require_resolved(name: str, text: str, known: set[str], imported: set[str]) -> None:
+    """Refuse an expression or a reference that leads nowhere; most often it is a path."""
+    fault = None
+    if text.startswith("$"):
+        fault = evaluation_fault(text, imported)
+    elif text.startswith("@") and top_level(text[1:]) not in known:
+        fault = f'no config has the id "{top_level(text[1:])}"'
+    if fault:
+        raise ConfigError(
+            f"--{name} {excerpt(text, MAX_VALUE)}: {fault}. To pass it as a text, write "
+            f'--{name} "{excerpt(literal(text), MAX_VALUE)}"'
+        )
 
 
 def _require_known(ids: Iterable[str], known: set[str], where: str) -> None:

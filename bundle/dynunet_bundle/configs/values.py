@@ -149,7 +149,8 @@ def _plain(value: Any) -> Any:
 def monai_text(value: Any) -> str:
     """A value in the form that ``monai.bundle run`` reads back as it is."""
     if isinstance(value, str):
-        return value if monai_value(value) == value else repr(value)
+        # what begins with a dash would be the next option
+        return value if monai_value(value) == value and value[:1] != "-" else repr(value)
     return repr(value)
 
 

@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from dynunet_bundle.configs.literals import literal
+from dynunet_bundle.configs.values import monai_text
 from dynunet_bundle.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -55,7 +56,7 @@ def bundle_command(
     files = [str(bundle / "configs" / name if isinstance(name, str) else name) for name in configs]
     values = {"bundle_root": bundle, **settings}
     texts = {"config_file": json.dumps(files)} | {
-        name: str(literal(value)) for name, value in values.items()
+        name: monai_text(literal(value)) for name, value in values.items()
     }
     flags = [text for name, value in texts.items() for text in (f"--{name}", value)]
     return [*launcher, "-m", "monai.bundle", "run", verb, *flags, *overrides]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynunet_bundle.configs.preflight import require_device
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.select import find_images
 from dynunet_bundle.delivery.export.formats import (
@@ -92,10 +93,7 @@ class ExportRequest:
             raise ConfigError(
                 f"--num_patches is {self.num_patches} and --repeats is {self.repeats}. Both must be 1 or more."
             )
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"--device is {self.device}, but torch finds no CUDA device. Pass cpu."
-            )
+        require_device(self.device)
 
 
 @dataclass(frozen=True)
