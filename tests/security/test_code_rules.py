@@ -28,6 +28,8 @@ DOWNLOADS = ("bundle/dynunet_bundle/dataset/download.py",)
 ALLOWED = {
     # for the name of its exception
     ("bundle/dynunet_bundle/networks/weights.py", "imports pickle"),
+    # its Unpickler, with a list of the names that it may find
+    ("bundle/dynunet_bundle/nnunet/component_rules.py", "imports pickle"),
     # for the timeout of its connections
     ("bundle/dynunet_bundle/dataset/download.py", "imports socket"),
     # where the schema is checked; keys that are there twice; what JSON we have written ourselves; another program's

@@ -1,6 +1,5 @@
 """Checkpoints of nnU-Net, which are pickles: read without running anything that they hold."""
 
-import pickle  # noqa: S403 - for the name of its exception only
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,14 +60,13 @@ def read_checkpoint(path: Path) -> NnunetCheckpoint:
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = REFUSED.search(str(error))
-        what = found.group(1) if found else "an object that is not data"
-        raise WeightsError(
-            f"{path} holds {what}, which may run code; it was not loaded. "
-            "Get the checkpoint from a source you trust, as nnU-Net saved it."
-        ) from error
     except Exception as error:
+        found = REFUSED.search(str(error))
+        if found:
+            raise WeightsError(
+                f"{path} holds {found.group(1)}, which may run code; it was not loaded. "
+                "Get the checkpoint from a source you trust, as nnU-Net saved it."
+            ) from error
         raise WeightsError(
             f"{path} is not a checkpoint, or is damaged ({first_line(error)}). Get the file again."
         ) from error

@@ -32,11 +32,15 @@ POSTPROCESSING_SCHEMA = object_with(
 NAMES = ("postprocessing.json", "postprocessing.pkl")
 
 
+class _RefusedError(Exception):
+    """A name that is not in ``ALLOWED``."""
+
+
 class _NamesOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise _RefusedError(f"{module}.{name}")
 
 
 def component_rules(folder: Path) -> list[list[int]] | None:
@@ -63,7 +67,7 @@ def _of_json(path: Path) -> tuple[Sequence[Any], Sequence[Any]]:
 def _of_pickle(path: Path) -> tuple[Sequence[Any], Sequence[Any]]:
     try:
         functions, arguments = _NamesOnly(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise WeightsError(
             f"{path} holds {error}, which may run code; it was not loaded. Delete the file to import without it."
         ) from error

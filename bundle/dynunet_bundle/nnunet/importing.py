@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.layouts import task_name
 from dynunet_bundle.delivery.package.make import Package, PackageRequest, make_package
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.files import write_json
 from dynunet_bundle.labels.largest_component import RULES_ID
-from dynunet_bundle.networks.architectures import plain_network
 from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.nnunet.checkpoint import NnunetCheckpoint, read_checkpoint
 from dynunet_bundle.nnunet.component_rules import component_rules
@@ -21,6 +20,7 @@ from dynunet_bundle.nnunet.names import load_nnunet_state
 from dynunet_bundle.nnunet.plans import imported_plan
 from dynunet_bundle.nnunet.results_folder import ResultsFolder, choose_model, opened, read_results
 from dynunet_bundle.planning.plan import Plan
+from dynunet_bundle.preprocessing.recipe import image_recipe
 
 UNSTATED_LICENSE = """\
 This bundle contains no data.
@@ -76,14 +76,20 @@ def import_nnunet(request: ImportRequest) -> Package:
         WeightsError: if a checkpoint is damaged, holds code, or does not fit its plan.
         ConfigError: if the name is not of the form ``organ_modality_task``.
     """
-    with opened(request.model) as root, tempfile.TemporaryDirectory() as folder:
-        results = read_results(
-            choose_model(root, request.configuration), request.folds, request.checkpoint
+    with opened(request.model) as root, tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        chosen = choose_model(root, request.configuration, request.model)
+        results = read_results(chosen, request.folds, request.checkpoint)
+        checkpoints = {fold: read_checkpoint(path) for fold, path in results.checkpoints.items()}
+        _require_one_training(checkpoints, results)
+        first = next(iter(checkpoints.values()))
+        plan = imported_plan(
+            results.plans, results.dataset, first.configuration, _task(results), results.folder
         )
         rules = _rules(results.folder)
-        weights, plan = _converted(results, Path(folder), rules)
-        overlay = Path(folder) / "plan.json"
+        overlay = folder / "plan.json"
         write_json(overlay, plan.overlay() | ({RULES_ID: rules} if rules else {}))
+        weights = _converted(request.bundle, overlay, results, checkpoints, rules)
         return make_package(
             PackageRequest(
                 bundle=request.bundle,
@@ -94,64 +100,62 @@ def import_nnunet(request: ImportRequest) -> Package:
                 output=request.output,
                 changelog=request.changelog,
                 version=request.version,
-                facts=request.facts or _default_facts(Path(folder), plan, results),
+                facts=request.facts or _default_facts(folder, plan, results),
             )
         )
 
 
-def _converted(
-    results: ResultsFolder, folder: Path, rules: list[list[int]] | None
-) -> tuple[list[Path], Plan]:
-    """Weights of each fold, written to a folder, and their plan."""
-    read = {fold: read_checkpoint(path) for fold, path in results.checkpoints.items()}
-    first = next(iter(read.values()))
-    name = task_name(Path(str(results.plans.get("dataset_name", results.folder.name))))
-    plan = imported_plan(results.plans, results.dataset, first.configuration, name, results.folder)
-    files = []
-    for fold, checkpoint in read.items():
-        source = results.checkpoints[fold]
-        if (checkpoint.configuration, checkpoint.mirror_axes) != (
-            first.configuration,
-            first.mirror_axes,
-        ):
+def _task(results: ResultsFolder) -> str:
+    return task_name(Path(str(results.plans.get("dataset_name", results.folder.name))))
+
+
+def _require_one_training(
+    checkpoints: Mapping[str, NnunetCheckpoint], results: ResultsFolder
+) -> None:
+    """Refuse folds that nnU-Net would not average in the same way."""
+    first = next(iter(checkpoints.values()))
+    for fold, checkpoint in checkpoints.items():
+        theirs = (checkpoint.configuration, checkpoint.mirror_axes)
+        if theirs != (first.configuration, first.mirror_axes):
             raise WeightsError(
-                f"{source} is of the configuration {checkpoint.configuration} with mirroring over "
+                f"{results.checkpoints[fold]} is of the configuration {checkpoint.configuration} with mirroring over "
                 f"{checkpoint.mirror_axes}; the first fold has {first.configuration} and {first.mirror_axes}. "
                 "Choose folds of one training with --folds."
             )
-        state = load_nnunet_state(
-            plain_network(**_network_ids(plan)), checkpoint.state, len(plan.strides), source
-        )
-        file = folder / f"fold_{fold}.pt"
-        save_weights(file, state, plan.overlay(), _model_facts(checkpoint, fold, rules))
+
+
+def _converted(
+    bundle: Path,
+    overlay: Path,
+    results: ResultsFolder,
+    checkpoints: Mapping[str, NnunetCheckpoint],
+    rules: list[list[int]] | None,
+) -> list[Path]:
+    """Weights of each fold, written beside the overlay."""
+    parser = load_workflow(bundle, "inference.json", [str(overlay)], {"device": "cpu"}).parser
+    network, plan = parser.get_parsed_content("network_def"), parser.get_parsed_content("plan")
+    recipe = image_recipe(parser.get_parsed_content("preprocessing"))
+    files = []
+    for fold, checkpoint in checkpoints.items():
+        source = results.checkpoints[fold]
+        state = load_nnunet_state(network, checkpoint.state, len(plan["strides"]), source)
+        facts = {
+            "epoch": checkpoint.epoch,
+            "mirror_axes": sorted(checkpoint.mirror_axes),
+            **({RULES_ID: rules} if rules else {}),
+            # nnU-Net does not record the names of its cases in a checkpoint
+            "learnt_from": {"fold": fold, "trained": {}, "held_out": {}, "preprocessing": recipe},
+            "origin": {
+                "framework": "nnU-Net v2",
+                "trainer": checkpoint.trainer,
+                "configuration": checkpoint.configuration,
+            },
+        }
+        file = overlay.with_name(f"fold_{fold}.pt")
+        save_weights(file, state, plan, facts)
         files.append(file)
         logger.info("%s: %s, fold %s", results.folder.name, checkpoint.trainer, fold)
-    return files, plan
-
-
-def _network_ids(plan: Plan) -> dict[str, Any]:
-    ids = ("architecture", "spatial_dims", "kernel_sizes", "strides", "filters", "norm_name")
-    previous = len(plan.label_names) - 1 if plan.cascade else 0
-    return {name: getattr(plan, name) for name in ids} | {
-        "in_channels": len(plan.channel_names) + previous,
-        "out_channels": len(plan.regions or plan.label_names),
-        "negative_slope": plan.negative_slope,
-    }
-
-
-def _model_facts(
-    checkpoint: NnunetCheckpoint, fold: str, rules: list[list[int]] | None
-) -> dict[str, Any]:
-    return ({RULES_ID: rules} if rules else {}) | {
-        "epoch": checkpoint.epoch,
-        "mirror_axes": sorted(checkpoint.mirror_axes),
-        "origin": {
-            "framework": "nnU-Net v2",
-            "trainer": checkpoint.trainer,
-            "configuration": checkpoint.configuration,
-            "fold": fold,
-        },
-    }
+    return files
 
 
 def _rules(folder: Path) -> list[list[int]] | None:

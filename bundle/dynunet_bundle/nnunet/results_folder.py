@@ -101,12 +101,13 @@ def find_models(root: Path) -> list[Path]:
     return found
 
 
-def choose_model(root: Path, configuration: str | None) -> Path:
+def choose_model(root: Path, configuration: str | None, source: Path | None = None) -> Path:
     """The folder of one configuration.
 
     Args:
         root: a results folder, or a folder above it.
         configuration: e.g. ``3d_fullres``; None if there is one model only.
+        source: the zip that the folder was extracted from, for messages.
 
     Raises:
         DatasetError: if there are no models, several, or none of the configuration.
@@ -114,14 +115,15 @@ def choose_model(root: Path, configuration: str | None) -> Path:
     models = find_models(root)
     if not models:
         raise DatasetError(
-            f"{root} has no trained model: a folder with plans.json, dataset.json and fold_0/checkpoint_final.pth."
+            f"{source or root} has no trained model: a folder with plans.json, dataset.json and "
+            "fold_0/checkpoint_final.pth."
         )
     if configuration and len(models) > 1:
         models = [model for model in models if model.name.split("__")[-1] == configuration]
     if len(models) != 1:
         names = ", ".join(str(model.relative_to(root)) for model in models or find_models(root))
         raise DatasetError(
-            f"{root} has the models {names}. Choose one with --configuration, or pass its folder."
+            f"{source or root} has the models {names}. Choose one with --configuration, or pass its folder."
         )
     return models[0]
 

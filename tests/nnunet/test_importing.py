@@ -1,0 +1,152 @@
+"""From a results folder to a package that predicts."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE, ROOT, run_script
+from helpers.nnunet_results import make_results, nnunet_state, save_checkpoint, seeded_network
+
+from dynunet_bundle.errors import DatasetError, WeightsError
+from dynunet_bundle.nnunet.importing import ImportRequest, import_nnunet
+
+
+def request(model: Path, output: Path, **changes) -> ImportRequest:
+    values = {"name": "phantom_mri_segmentation", "changelog": ROOT / "CHANGELOG.md", **changes}
+    return ImportRequest(bundle=BUNDLE, model=model, output=output, **values)
+
+
+def masks(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        path.name: np.asarray(nib.load(path).dataobj) for path in sorted(folder.glob("*.nii.gz"))
+    }
+
+
+def test_two_commands_from_a_results_folder_to_masks(phantom: Path, tmp_path: Path) -> None:
+    results = make_results(
+        tmp_path / "Dataset099_Phantom" / "nnUNetTrainer__nnUNetPlans__3d_fullres",
+        folds=("0", "1", "all"),
+    )
+    done = run_script(
+        "import_nnunet",
+        *("--model", results.parent, "--name", "phantom_mri_segmentation", "--out", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    package = tmp_path / "phantom_mri_segmentation"
+    for option in ("--model", "--weights"):
+        files = [package / "models" / name for name in ("model.pt", "model_2.pt")]
+        done = run_script(
+            "predict",
+            *("--input", phantom / "imagesTs", "--output", tmp_path / option[2:]),
+            *(option, *([package] if option == "--model" else files)),
+        )
+        assert done.returncode == 0, done.stderr
+    found, same = masks(tmp_path / "model"), masks(tmp_path / "weights")
+    assert len(found) == 2 and found.keys() == same.keys()
+    assert all(np.array_equal(found[name], same[name]) for name in found)
+    assert any(mask.any() for mask in found.values())
+    assert len(json.loads((tmp_path / "model" / "run.json").read_text())["weights"]) == 2
+
+
+def test_the_package_runs_alone_with_all_folds(phantom: Path, tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", folds=("0", "1"))
+    package = import_nnunet(request(results, tmp_path / "out"))
+    config = json.loads((package.folder / "configs" / "inference.json").read_text())
+    assert [path.rpartition("/")[2] for path in config["weights_file"]] == [
+        "model.pt'",
+        "model_2.pt'",
+    ]
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    assert (facts["members"], facts["mirror_axes"]) == (["model_2.pt"], [0, 1, 2])
+    assert facts["origin"]["trainer"] == "nnUNetTrainer"
+    ours = torch.load(package.folder / "models" / "model_2.pt", weights_only=True)
+    for name, value in seeded_network(1).named_parameters():
+        assert torch.equal(ours[name], value)
+    license_text = (package.folder / "docs" / "data_license.txt").read_text()
+    assert "keep the licence that their authors gave them" in license_text
+
+
+@pytest.mark.parametrize("kind", ["ResidualEncoderUNet", "PlainConvUNet"])
+def test_networks_of_both_kinds_and_dimensions(kind: str, tmp_path: Path) -> None:
+    for dims in (2, 3):
+        results = make_results(tmp_path / f"{dims}", kind, dims)
+        package = import_nnunet(request(results, tmp_path / f"out{dims}"))
+        facts = json.loads((package.folder / "models" / "model.json").read_text())
+        assert (facts["plan"]["spatial_dims"], facts["plan"]["axcodes"]) == (dims, "zyx")
+        assert facts["mirror_axes"] == list(range(dims))
+
+
+def test_rules_of_the_model_come_along(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results")
+    folder = results / "crossval_results_folds_0"
+    folder.mkdir()
+    step = "remove_all_but_largest_component_from_segmentation"
+    content = {
+        "postprocessing_fns": [step],
+        "postprocessing_kwargs": [{"labels_or_regions": [1, 2]}],
+    }
+    (folder / "postprocessing.json").write_text(json.dumps(content))
+    package = import_nnunet(request(results, tmp_path / "out"))
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    config = json.loads((package.folder / "configs" / "inference.json").read_text())
+    assert facts["keep_largest"] == config["keep_largest"] == [[1, 2]]
+
+
+def test_a_zip_of_two_models_asks_which(tmp_path: Path) -> None:
+    data = tmp_path / "Dataset099_Phantom"
+    make_results(data / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    make_results(data / "nnUNetTrainer__nnUNetPlans__2d", dims=2)
+    archive = tmp_path / "models.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(data.rglob("*.*")):
+            file.write(path, path.relative_to(tmp_path))
+    with pytest.raises(DatasetError, match=r"models\.zip has the models .*--configuration"):
+        import_nnunet(request(archive, tmp_path / "out"))
+    package = import_nnunet(request(archive, tmp_path / "out", configuration="2d"))
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    assert facts["plan"]["spatial_dims"] == 2
+    with pytest.raises(DatasetError, match="Choose one"):
+        import_nnunet(request(archive, tmp_path / "out", configuration="3d_lowres"))
+
+
+def test_folds_are_chosen_as_nnunet_chooses(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", folds=("all", "1", "0"))
+    package = import_nnunet(request(results, tmp_path / "out"))
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    assert (facts["learnt_from"]["fold"], facts["members"]) == ("0", ["model_2.pt"])
+    package = import_nnunet(request(results, tmp_path / "out", folds=["all"]))
+    assert not list((package.folder / "models").glob("model_2*"))
+    with pytest.raises(
+        DatasetError, match="no checkpoint_final.pth of fold 3; it has the folds 0, 1, all"
+    ):
+        import_nnunet(request(results, tmp_path / "out", folds=["3"]))
+    with pytest.raises(DatasetError, match="no checkpoint_best.pth"):
+        import_nnunet(request(results, tmp_path / "out", checkpoint="best"))
+
+
+def test_folds_of_two_trainings_are_refused(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results", folds=("0", "1"))
+    save_checkpoint(
+        results / "fold_1" / "checkpoint_final.pth",
+        nnunet_state(seeded_network(1)),
+        inference_allowed_mirroring_axes=None,
+    )
+    with pytest.raises(WeightsError, match=r"mirroring over \(\)"):
+        import_nnunet(request(results, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("content", ["missing", "empty", "a zip of something else"])
+def test_what_is_not_a_results_folder(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.zip"
+    if content == "empty":
+        path.write_bytes(b"")
+    elif content != "missing":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.txt", "a")
+    with pytest.raises(DatasetError, match=r"models\.zip"):
+        import_nnunet(request(path, tmp_path / "out"))
+    assert not (tmp_path / "out" / "phantom_mri_segmentation").exists()
