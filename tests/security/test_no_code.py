@@ -317,6 +317,26 @@ def test_names_that_would_be_code_are_refused(own_phantom, name, kind):
         read_layout(own_phantom)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mean", "heading of the tables"),
+        ("case", "heading of the tables"),
+        ("background", "given twice"),
+        (" background", "given twice"),
+    ],
+)
+def test_names_that_tables_would_confuse_are_refused(own_phantom, name, message):
+    from dynunet_bundle.dataset.layouts import read_layout
+
+    file = own_phantom / "dataset.json"
+    content = json.loads(file.read_text())
+    content["labels"][max(content["labels"])] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=f"class name .*{message}.*Rename"):
+        read_layout(own_phantom)
+
+
 def test_the_name_of_a_folder_becomes_a_plain_task_name(own_phantom, tmp_path, monkeypatch):
     folder = tmp_path / "$print('x') #1"
     own_phantom.rename(folder)

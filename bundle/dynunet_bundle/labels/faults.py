@@ -13,6 +13,9 @@ MAX_VALUE = 2**31 - 1
 
 MAX_VALUES_SHOWN = 10  # values listed in a message
 
+TABLE_NAMES = ("case", "mean")
+"""Names of columns of the tables of scores, which no class may have."""
+
 Regions = Mapping[str, Sequence[int]]
 """Label values of each region by its name, in the order of the network's outputs."""
 
@@ -34,6 +37,8 @@ def find_name_fault(name: object, what: str) -> str | None:
             f'the {what} name "{name}" begins with $, @ or %, or contains # or ::, which MONAI\'s configs reserve. '
             "Rename it."
         )
+    if what in ("class", "region") and name.strip() in TABLE_NAMES:
+        return f'the {what} name "{name}" is a heading of the tables of scores. Rename it.'
     if any(unicodedata.category(character)[0] == "C" for character in name):
         return f"the {what} name {name!r} contains control characters. Rename it."
     return None
@@ -53,6 +58,10 @@ def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) ->
     if not ascending or len(values) > MAX_CLASSES:
         shown = some_of(values, MAX_VALUES_SHOWN)
         return f"label_values must be at most {MAX_CLASSES} ascending whole numbers, not {shown}."
+    stripped = [name.strip() for name in label_names]
+    twice = next((name for name in stripped if stripped.count(name) > 1), None)
+    if twice is not None:
+        return f'the class name "{twice}" is given twice; scores are kept by name. Rename one.'
     return None
 
 
