@@ -5,7 +5,7 @@ and ``no`` as a boolean, JSON as a list or an object. A value that cannot be rea
 """
 
 import ast
-import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,6 +14,7 @@ from fire.parser import DefaultParseValue
 
 from dynunet_bundle.configs.settings import SETTINGS
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.files import parse_json
 from dynunet_bundle.planning.consistency import find_misfit
 from dynunet_bundle.planning.plan import PLAN_IDS
 from dynunet_bundle.shapes import MAX_VALUE, Schema, describe, excerpt, has_shape
@@ -116,9 +117,9 @@ def read_value(name: str, text: str, schema: Schema | None) -> Any:
 def _readings(text: str) -> Iterator[Any]:
     """The values that a text may stand for, the likeliest first."""
     if text.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            # before MONAI's reading, which takes the true of JSON for a text
-            yield json.loads(text)
+        with suppress(ConfigError):
+            # before MONAI's reading, which takes the true of JSON for a text; the shape is checked by the caller
+            yield parse_json(os.fsencode(text), COMMAND_LINE, ConfigError, {})
     value = monai_value(text)
     if "#" in text and "#" not in str(value):
         # MONAI takes it for a comment
