@@ -296,6 +296,7 @@ def test_a_data_set_elsewhere_is_not_prepared_again(
     pipeline: Pipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    log: pytest.LogCaptureFixture,
     way: str,
 ):
     store, there = tmp_path / "store", tmp_path / "there"
@@ -310,6 +311,7 @@ def test_a_data_set_elsewhere_is_not_prepared_again(
     with monkeypatch.context() as patch:
         patch.setattr("dynunet_bundle.preprocessing.store.apply_to_case", refuse_to_build)
         dataset = prepare(moved(cases, there), pipeline(), store)
+        assert "4 of 4 cases were prepared under an earlier path" in log.text
         # and the next time, the sidecars fit at once
         patch.setattr("dynunet_bundle.preprocessing.store.adopt_moved", refuse_to_build)
         prepare(moved(cases, there), pipeline(), store)

@@ -3,10 +3,10 @@
 Stored on disk: the keys of ``SIDECAR_SCHEMA``, in the JSON of each case.
 """
 
-import glob
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,6 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.planning.plan import SIZES
 from dynunet_bundle.shapes import COUNT, SHA256, TEXT, by_name, list_of, object_with
-
-DIGEST = "[0-9a-f]" * 8
-"""Pattern of the hash of a path at the end of ``unique_stem``."""
 
 SOURCE = object_with({"size": COUNT, "mtime_ns": {"type": "integer"}}, ("size", "mtime_ns"))
 """Schema of a raw file, see ``file_identity``."""
@@ -142,7 +139,23 @@ def content_of(case: Case) -> dict[str, str]:
     return {role: sha256_of(path) for role, path in all_files(case).items()}
 
 
-def adopt_moved(case: Case, stem: Path, identity: Mapping[str, Any]) -> bool:
+def name_in(stem: Path) -> str:
+    """The name of the case in ``unique_stem``, without the hash of the path."""
+    return stem.name.rpartition("-")[0]
+
+
+def stems_by_name(store_dir: Path) -> Mapping[str, list[Path]]:
+    """Paths without suffix of all prepared cases of a store, by ``name_in``."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(store_dir.glob("*.json")):
+        stem = path.with_suffix("")
+        found[name_in(stem)].append(stem)
+    return found
+
+
+def adopt_moved(
+    case: Case, stem: Path, identity: Mapping[str, Any], others: Sequence[Path]
+) -> bool:
     """Take over a prepared case whose raw files were moved or copied, by links to its arrays.
 
     The other case has the same name, preprocessing and sizes of files, and its raw files had the same content. Its
@@ -152,13 +165,15 @@ def adopt_moved(case: Case, stem: Path, identity: Mapping[str, Any]) -> bool:
         case: the raw case.
         stem: path of its prepared files without suffix.
         identity: recipe and raw files, as in the sidecar.
+        others: paths without suffix of the other prepared cases of the same name.
 
     Returns:
         Whether there was such a case, and the disk has hard links.
     """
     content: dict[str, str] | None = None
-    for other, facts in _of_same_name(stem):
-        if not facts.get("content") or _sizes(facts["identity"]) != _sizes(identity):
+    for other in others:
+        facts = read_facts(other)
+        if facts is None or "content" not in facts or _sizes(facts["identity"]) != _sizes(identity):
             continue
         content = content or content_of(case)
         if facts["content"] != content or find_damage(other, facts):
@@ -171,16 +186,6 @@ def adopt_moved(case: Case, stem: Path, identity: Mapping[str, Any]) -> bool:
         write_json(sidecar_path(stem), {**facts, "identity": dict(identity)})
         return True
     return False
-
-
-def _of_same_name(stem: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Stems and sidecars of the other prepared cases with the same name."""
-    name = stem.name.rpartition("-")[0]
-    for path in sorted(stem.parent.glob(f"{glob.escape(name)}-{DIGEST}.json")):
-        other = path.with_suffix("")
-        facts = read_facts(other)
-        if other != stem and facts is not None:
-            yield other, facts
 
 
 def _sizes(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,10 @@ from dynunet_bundle.preprocessing.prepared_case import (
     array_path,
     content_of,
     find_damage,
+    name_in,
     read_facts,
     sidecar_path,
+    stems_by_name,
 )
 from dynunet_bundle.preprocessing.recipe import recipe_of
 from dynunet_bundle.terminal import progress
@@ -169,6 +171,9 @@ class PreparedDataset(Dataset):
         """Look again, since another process may have prepared some cases, and prepare the others."""
         found = [self._lookup(case) for case in self.data]
         todo = [index for index, case in enumerate(found) if case is None]
+        for index, moved in zip(todo, self._adopt_all(todo), strict=True):
+            found[index] = moved
+        todo = [index for index in todo if found[index] is None]
         if todo:
             logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
             failures = []
@@ -182,6 +187,28 @@ class PreparedDataset(Dataset):
             if failures:
                 raise PredictionError(failed_cases(list(map(str, failures)), len(found)))
         return found
+
+    def _adopt_all(self, indices: Sequence[int]) -> list[PreparedCase | None]:
+        """The cases that are prepared under an earlier path of their files, else None."""
+        known = stems_by_name(self.store_dir)
+
+        def adopt(index: int) -> PreparedCase | None:
+            case = self.data[index]
+            stem = self._stem(case)
+            others = [other for other in known.get(name_in(stem), ()) if other != stem]
+            try:
+                moved = bool(others) and adopt_moved(case, stem, self._identity(case), others)
+            except (CaseError, OSError):  # a raw file cannot be read, which the preparation reports
+                return None
+            return self._lookup(case) if moved else None
+
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            adopted = list(pool.map(adopt, indices))
+        number = sum(case is not None for case in adopted)
+        if number:
+            total = len(self.data)
+            logger.info("%d of %d cases were prepared under an earlier path", number, total)
+        return adopted
 
     def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase | BundleError]:
         own = threading.local()
@@ -241,10 +268,6 @@ class PreparedDataset(Dataset):
         identity = self._identity(case)
         if "label" not in case:
             raise CaseError(name, "it has no label", "Training needs an image and a label.")
-        if adopt_moved(case, stem, identity):
-            moved = self._lookup(case)
-            if moved is not None:
-                return moved
         digests = content_of(case)
         transformed = apply_to_case(case, transform)
         image = transformed["image"].as_tensor().numpy().astype(self.dtype, copy=False)
