@@ -5,6 +5,7 @@ and ``no`` as a boolean, JSON as a list or an object. A value that cannot be rea
 """
 
 import ast
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
