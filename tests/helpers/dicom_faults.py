@@ -283,6 +283,12 @@ FAULTS: dict[str, Fault] = {
     "age_stars": Fault(all_with(PatientAge=b"***"), "written, not valid"),
     "age_0Y": Fault(all_with(PatientAge=b"0Y"), "written, not valid"),
     "weight_text": Fault(all_with(PatientWeight=b"heavy"), WRITTEN),
+    "number_too_large": Fault(
+        all_with(SpacingBetweenSlices=b"1e400", PatientSize=b"1e999"), "written, not valid"
+    ),
+    "not_enumerated": Fault(
+        all_with(PatientIdentityRemoved=b"MAYBE", SmokingStatus=b"OFTEN"), "written, not valid"
+    ),
     "date_stars": Fault(all_with(StudyDate=b"***", PatientBirthDate=b"19701399"), WRITTEN),
     "slope_zero": Fault(
         all_with(RescaleSlope=b"0", RescaleIntercept=b"0"), "its image is constant"

@@ -3,6 +3,7 @@
 Text is kept only if it was decoded cleanly, since an object may have another character set than its source.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,15 @@ NOT_ASCII = re.compile("[^\x00-\x7f]")
 UPPER_LATIN = re.compile("[\x80-\xff]")
 WITHOUT_LATIN = {"iso8859", "iso_ir_58", "euc_kr", "iso2022_jp", "iso2022_jp_2", "shift_jis"}
 """pydicom's names of the default character set, which is ASCII, and of the East Asian ones that extend it."""
+
+ENUMERATED = {
+    "PatientIdentityRemoved": {"YES", "NO"},
+    "PatientSexNeutered": {"ALTERED", "UNALTERED"},
+    "PregnancyStatus": {"1", "2", "3", "4"},
+    "QualityControlSubject": {"YES", "NO"},
+    "SmokingStatus": {"YES", "NO", "UNKNOWN"},
+}
+"""Enumerated values of optional attributes of the modules that are copied (PS3.3 C.7.1.1, C.7.1.4, C.7.2.2)."""
 
 NEEDED_IN_ITEMS = (
     {"ReferencedSOPClassUID", "ReferencedSOPInstanceUID"},
@@ -90,6 +100,9 @@ def _is_valid(header: Any, tag: Any, doubtful: re.Pattern[str]) -> bool:
         if element.VR in TEXTS and element.VM and GB2312_ESCAPE in str(element.value):
             element.value = str(element.value).replace(GB2312_ESCAPE, "")
         values = element.value if element.VM > 1 else [element.value]
+        allowed = ENUMERATED.get(element.keyword)
+        if allowed and not {str(value) for value in values if value not in (None, "")} <= allowed:
+            return False
         return all(_is_valid_value(element.VR, value, doubtful) for value in values)
     except Exception:
         # pydicom's exceptions for values have no common base
@@ -108,6 +121,8 @@ def _is_valid_value(kind: str, value: Any, doubtful: re.Pattern[str]) -> bool:
     # numbers of binary kinds are valid by their encoding
     is_text = isinstance(value, str) or kind in ("DS", "IS", "PN", "DA", "DT", "TM")
     validate_value(kind, text if is_text else value, config.RAISE)
+    if kind == "DS" and text and not math.isfinite(float(text)):
+        return False
     if text and kind in ("DA", "DT", "TM"):
         # also not the 31st of February
         {"DA": DA, "DT": DT, "TM": TM}[kind](text)
