@@ -91,6 +91,12 @@ def plan_dataset(request: PlanRequest) -> str:
 def _check_arguments(request: PlanRequest) -> None:
     if request.gpu_memory_gb is not None and not request.gpu_memory_gb > 0:
         raise ConfigError(f"--gpu_memory_gb is {request.gpu_memory_gb:g}; it must be positive.")
+    folder = request.tasks_dir if request.out is None else request.out.parent
+    if "#" in str(absolute(folder)):
+        raise ConfigError(
+            f'the overlay would name a file of folds in "{folder}", and MONAI\'s configs read # as ::. Write the '
+            "overlay to another folder (--out)."
+        )
     if request.fingerprint and (request.out is None or request.preset):
         raise ConfigError("--fingerprint needs --out and cannot be combined with --preset.")
     if request.fingerprint and (request.channel_names or request.label_names):
