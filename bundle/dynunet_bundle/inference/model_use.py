@@ -63,7 +63,10 @@ class ModelUse:
             if learnt is not None:
                 self._require_preprocessing(path, learnt["preprocessing"])
                 names = self._trained(path, learnt["trained"])
-                engine.state.trained_cases += set(names) - set(engine.state.trained_cases)
+                # in their order, and once for an ensemble
+                engine.state.trained_cases = list(
+                    dict.fromkeys([*engine.state.trained_cases, *names])
+                )
                 if names and not self.allow_trained_cases:
                     raise ConfigError(self._explanation(path, learnt["fold"], names))
             elif facts:
