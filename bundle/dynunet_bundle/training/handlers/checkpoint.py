@@ -42,6 +42,7 @@ from dynunet_bundle.training.handlers.identity import (
     state_checksum,
     training_facts,
 )
+from dynunet_bundle.training.handlers.position import log_position, replay_schedule
 from dynunet_bundle.training.handlers.random_state import random_state, restore_random_state
 from dynunet_bundle.training.process.distributed import equal_in_all_ranks, is_started_again
 
@@ -271,7 +272,7 @@ class CheckpointHandler:
                 f"{self.ckpt_dir} holds a training with another optimizer ({then}; now {now}). "
                 "Keep the old one, or start over with --restart True."
             )
-        self._replay_schedule(num_steps)
+        replay_schedule(self.lr_scheduler, num_steps)
         settings = [
             {name: value for name, value in group.items() if name != "params"}
             for group in self.optimizer.param_groups
@@ -309,23 +310,7 @@ class CheckpointHandler:
         else:
             engine.state.iteration = state["iteration"]
             engine.state.epoch_losses = state["epoch_losses"] if done else []
-        if engine.state.epoch >= engine.state.max_epochs:
-            logger.info(
-                "the training in %s has finished (%d epochs). Raise --epochs to continue, "
-                "or start over with --restart True.",
-                self.ckpt_dir,
-                engine.state.epoch,
-            )
-        elif same_steps and done:
-            logger.info(
-                "resuming after iteration %d of %d of epoch %d of %s",
-                done,
-                length,
-                engine.state.epoch + 1,
-                self.ckpt_dir / LAST,
-            )
-        else:
-            logger.info("resuming after epoch %d of %s", engine.state.epoch, self.ckpt_dir / LAST)
+        log_position(engine, self.ckpt_dir, done if same_steps else 0)
 
     def _complete_epoch(self, engine: Engine) -> None:
         """Run the end of an epoch, which was skipped when the training was stopped."""
@@ -335,18 +320,6 @@ class CheckpointHandler:
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             engine.fire_event(Events.EPOCH_COMPLETED)
 
-    def _replay_schedule(self, num_steps: int) -> None:
-        """Step the schedule up to its old position.
-
-        Its saved state would restore the old length; replayed, a training with more epochs than before follows the
-        longer schedule.
-        """
-        with warnings.catch_warnings():
-            # torch warns if no optimizer step comes before
-            warnings.simplefilter("ignore", UserWarning)
-            for _ in range(num_steps):
-                self.lr_scheduler.step()
-
     def _save_model(self, engine: Engine, score: float | None) -> None:
         if not self.is_main:
             return
@@ -355,7 +328,10 @@ class CheckpointHandler:
             self._learnt_from = learnt_from(self.loader, validation, self.fold, self.pretrained)
         facts = {
             "epoch": engine.state.epoch,
-            "val_mean_dice": None if score is None else float(score),
+            # with fold "all" there are no held-out cases, and the score is that of training cases
+            "val_mean_dice": float(score)
+            if score is not None and self._learnt_from["held_out"]
+            else None,
             **training_facts(engine, self.loader, self.plan["label_names"]),
             "learnt_from": self._learnt_from,
         }
