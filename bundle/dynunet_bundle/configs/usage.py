@@ -4,6 +4,8 @@ MONAI takes an override of any id, also of one that the run never reads.
 """
 
 import difflib
+import inspect
+import pydoc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,9 @@ from dynunet_bundle.errors import ConfigError
 
 ALWAYS_USED = ("bundle_root", "imports", "initialize", "finalize")
 """Ids that each run reads, beside its run list."""
+
+OWN = "dynunet_bundle."
+"""Start of the names of this package's components; only those are looked up."""
 
 SECTIONS = ("train", "validate")
 """Ids that hold components by name."""
@@ -91,16 +96,30 @@ class Usage:
             close = difflib.get_close_matches(part, parts, n=1)
             hint = f'did you mean "{owner}#{close[0]}"?' if close else f"it has {', '.join(parts)}."
             raise ConfigError(f"the command line sets {name}, which no config has; {hint}")
-        holder = name.rpartition("#")[0]
-        if (
-            holder
-            and owner in self.config
-            and not isinstance(find_part(self.config, holder), (Mapping, list))
-        ):
+        holder, _, argument = name.rpartition("#")
+        if not holder or owner not in self.config:
+            return
+        whole = find_part(self.config, holder)
+        if not isinstance(whole, (Mapping, list)):
             raise ConfigError(
                 f"the command line sets {name}, but {holder} has no parts in the configs. "
                 f"Pass the whole value of {holder}."
             )
+        target = whole.get("_target_") if isinstance(whole, Mapping) else None
+        if target is not None and (known := _lacking(str(target), argument)):
+            raise ConfigError(
+                f"the command line sets {name}, but {target} does not take {argument}; it takes {', '.join(known)}."
+            )
+
+
+def _lacking(target: str, argument: str) -> list[str]:
+    """The arguments of a component that does not take one; empty if it takes it, or if nothing can be said."""
+    component = pydoc.locate(target) if target.startswith(OWN) else None
+    if component is None or argument.startswith("_"):
+        return []
+    parameters = inspect.signature(component).parameters  # type: ignore[arg-type]
+    takes_any = any(part.kind is part.VAR_KEYWORD for part in parameters.values())
+    return [] if takes_any or argument in parameters else list(parameters)
 
 
 def _used_ids(content: Mapping[str, Any], starts: Sequence[str]) -> set[str]:
