@@ -246,7 +246,7 @@ def test_the_whole_bundle_is_in_the_image(image):
         "Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz",
         "demo/models/model.pt",
         "dist/a_b_segmentation/models/model.pt",
-        "bundle/models/model.pt",
+        "bundle/models/checkpoint_last.pt",
         "bundle/models/fold_0/model.json",
         "bundle/eval/prepared/case.npy",
         "bundle/configs/tasks/splits/Task04_Hippocampus.json",

@@ -18,13 +18,14 @@ def evaluate(folder: Path, dataset: Path, *held_out: str) -> subprocess.Complete
     """Evaluate cases in two processes, the first, third, ... of them in the first one."""
     overlay, splits = folder / "overlay.json", folder / "splits.json"
     overlay.write_text(json.dumps({**PLAN, "channel_names": ["CT"], **THRESHOLD_PLAN}))
-    splits.write_text(json.dumps([{"train": [CASES[-1]], "val": list(held_out)}]))
+    one, other = [CASES[-1]], list(held_out)
+    splits.write_text(json.dumps([{"train": one, "val": other}, {"train": other, "val": one}]))
     files = [*CONFIGS, overlay, BUNDLE / "configs" / "multi_gpu_evaluate.json"]
     settings = {
         "config_file": json.dumps(list(map(str, files))),
         "dataset_dir": dataset,
         "splits_file": splits,
-        "num_folds": 1,
+        "num_folds": 2,
         "weights_file": threshold_weights(folder / "model.pt"),
         "output_dir": folder / "out",
         "trust": True,

@@ -59,6 +59,8 @@ def plan_and_train(data: Path, folder: Path, fold: int | str = 0, **request: Any
     }
     load_workflow(BUNDLE, "train.json", [str(overlay)], overrides).run()
     evaluation = json.loads((BUNDLE / "configs" / "evaluate.json").read_text())
+    # of a training on all cases none are held out
+    overrides["allow_trained_cases"] = fold == "all"
     load_workflow(BUNDLE, "train.json", [str(overlay)], overrides, settings=evaluation).run()
     assert json.loads((folder / "run" / "scores.json").read_text())["cases"]
     return Trained(data, json.loads(overlay.read_text()), folder, overlay)

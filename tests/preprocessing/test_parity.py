@@ -114,6 +114,8 @@ class Reference:
             "label_values": list(range(len(facts["labels"]))),
             "spacing": [spacing[code] for code in self.axcodes.translate(CANONICAL)[-dims:]],
             "patch_size": [16] * dims,
+            "kernel_sizes": [[3] * dims] * 3,
+            "strides": [[1] * dims] + [[2] * dims] * 2,
             "normalization": normalization(plan),
             "intensity_statistics": [
                 ct_statistics(facts, channel) if scheme == "ct" else None

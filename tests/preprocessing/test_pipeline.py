@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its usual name
 import torch
-from conftest import save_nifti, save_picture
+from conftest import save_nifti, save_picture, tiny_plan
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -172,7 +172,7 @@ def test_a_resampled_prediction_comes_back_to_the_grid_of_the_file(
 def test_a_2d_plan_leaves_the_slices_as_they_are(pipeline: Pipeline, tmp_path: Path):
     image, label = phantom_arrays(0)
     case = store(tmp_path, image, label, "LPS", ras_affine())
-    preprocessing = pipeline(spatial_dims=2, spacing=[2.2, 1.8], patch_size=[16, 16])
+    preprocessing = pipeline(**{**tiny_plan(2), "spacing": [2.2, 1.8]})
     prepared = apply_to_case(case, preprocessing)
     assert prepared["image"].shape == (1, 14, 9, 11)
     back = restore(preprocessing, prepared, prepared["image"].as_tensor())
@@ -284,9 +284,8 @@ def test_a_picture_and_its_mask_come_back(pipeline: Pipeline, tmp_path: Path):
         "channel_names": ["R", "G", "B"],
         "normalization": ["rgb_to_0_1"] * 3,
         "intensity_statistics": [None] * 3,
-        "spatial_dims": 2,
+        **tiny_plan(2),
         "spacing": [1.0, 1.0],
-        "patch_size": [16, 16],
         **GAPS,
     }
     preprocessing = pipeline(**plan)

@@ -208,7 +208,7 @@ def geometry(path: Path, affine: np.ndarray) -> Path:
         np.diag([np.nan, 1, 1, 1]),
         np.diag([1, np.inf, 1, 1]),
         np.diag([1.0, 0, 1, 1]),
-        np.diag([1e-5, 1e-5, 1e-5, 1]),
+        np.diag([1e-7, 1e-7, 1e-7, 1]),
         np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
     ],
     ids=["NaN", "infinite", "zero", "almost zero", "flat"],

@@ -26,6 +26,10 @@ PACKAGE = BUNDLE / "dynunet_bundle"
 CODE = {"inference.json"}  # a config of the bundle itself is a program
 
 ELSEWHERE = {
+    "configs.values.ANYTHING",  # a value of a command line; test_paths.py
+    "nnunet.component_rules.POSTPROCESSING_SCHEMA",  # names are compared, values are numbers; tests/nnunet
+    "nnunet.results_folder.DATASET_SCHEMA",  # names are checked as those of a data set; tests/nnunet
+    "nnunet.results_folder.PLANS_SCHEMA",  # names are compared; tests/nnunet
     "dicom_output.codes.TABLE_SCHEMA",  # a file of the package
     "delivery.package.facts.SOURCES_SCHEMA",  # a file of the package
     "delivery.package.make.schema",  # an argument: the schemas of three kinds

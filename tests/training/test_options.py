@@ -196,7 +196,7 @@ def test_weights_lie_with_their_channels_last(one_step: Workflow, dims: int) -> 
     for parameter in part(workflow, "network").parameters():
         if parameter.ndim == dims + 2:
             assert parameter.is_contiguous(memory_format=memory_format)
-    plain = one_step(**plan, memory_format=torch.contiguous_format)
+    plain = one_step(**plan, memory_format="$torch.contiguous_format")
     assert all(p.is_contiguous() for p in part(plain, "network").parameters())
 
 

@@ -34,6 +34,9 @@ WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 MAX_REFERENCES = 20
 """References that are followed from an id to the one that it stands for; a longer chain is a circle."""
 
+ANYTHING: Schema = {}
+"""Any JSON data: its shape is checked when the id is known."""
+
 COMMAND_LINE = "the command line"
 
 
@@ -120,7 +123,7 @@ def _readings(text: str) -> Iterator[Any]:
     if text.lstrip()[:1] in ("[", "{"):
         with suppress(ConfigError):
             # before MONAI's reading, which takes the true of JSON for a text; the shape is checked by the caller
-            yield parse_json(os.fsencode(text), COMMAND_LINE, ConfigError, {})
+            yield parse_json(os.fsencode(text), COMMAND_LINE, ConfigError, ANYTHING)
     value = monai_value(text)
     if "#" in text and "#" not in str(value):
         # MONAI takes it for a comment

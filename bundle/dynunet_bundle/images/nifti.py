@@ -71,9 +71,13 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
 
 def affine_mm(image: nib.Nifti1Image) -> np.ndarray:
     """Affine ``[4, 4]`` float64 from voxel indices to RAS+ millimetres, whatever the unit in the header."""
-    affine = np.array(image.affine, dtype=float)
-    affine[:SPATIAL_AXES] *= unit_mm(image.header)
-    return affine
+    return _in_mm(image.affine, image.header)
+
+
+def _in_mm(affine: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
+    scaled = np.array(affine, dtype=float)
+    scaled[:SPATIAL_AXES] *= unit_mm(header)
+    return scaled
 
 
 def unit_mm(header: nib.Nifti1Header) -> float:
@@ -132,9 +136,10 @@ def _open(path: Path, kind: type[nib.Nifti1Image], header: nib.Nifti1Header) -> 
     _forget_unknown_codes(header)
     files = kind.filespec_to_file_map(str(path))
     voxels = kind.ImageArrayProxy(files["image"].filename, header.copy())
-    image = kind(voxels, header.get_best_affine(), header, file_map=files)
-    require_place(case_name(path), affine_mm(image))
-    return image
+    affine = header.get_best_affine()
+    # before nibabel, which cannot take such an affine apart
+    require_place(case_name(path), _in_mm(affine, header))
+    return kind(voxels, affine, header, file_map=files)
 
 
 def _forget_unknown_codes(header: nib.Nifti1Header) -> None:

@@ -119,5 +119,7 @@ def test_the_strategies_of_the_checkpoint(
 
 
 def test_an_unknown_strategy_is_refused(start: Start) -> None:
-    with pytest.raises(ValueError, match='"best".*last_and_best, last_only, none'):
+    with pytest.raises(
+        ValueError, match="checkpoint to .best.; it must be last_and_best, last_only or none"
+    ):
         start(checkpoint="best").run()
