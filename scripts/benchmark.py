@@ -21,11 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_LEAST_0, AT_LEAST_1 = number_option(COUNT), number_option(POSITIVE)
 sys.path.insert(0, str(ROOT))  # for benchmarks/, which is not installed
+
+
+def at_least_0(text: str) -> float:
+    from dynunet_bundle.shapes import COUNT, number_option
+
+    return number_option(COUNT)(text)
+
+
+def at_least_1(text: str) -> float:
+    from dynunet_bundle.shapes import POSITIVE, number_option
+
+    return number_option(POSITIVE)(text)
 
 
 def resample(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
@@ -123,7 +133,7 @@ def parse_arguments() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, help="JSON file to write all figures to")
     common.add_argument("--markdown", type=Path, help="Markdown file to write the tables to")
-    common.add_argument("--core", type=AT_LEAST_0, help="index of the core to run on")
+    common.add_argument("--core", type=at_least_0, help="index of the core to run on")
     common.add_argument(
         "--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the other projects"
     )
@@ -132,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
         "resample", parents=[common], help="resample a synthetic CT and its label"
     )
     command.add_argument(
-        "--shape", type=AT_LEAST_1, nargs=3, default=[200, 512, 512], metavar="VOXELS"
+        "--shape", type=at_least_1, nargs=3, default=[200, 512, 512], metavar="VOXELS"
     )
     command = commands.add_parser("prepare", parents=[common], help="plan and prepare a data set")
     command.add_argument(
@@ -140,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     command = commands.add_parser("feed", parents=[common], help="augment training patches")
     command.add_argument(
-        "--num_batches", type=AT_LEAST_1, help="number of timed batches (default: 50 or 60)"
+        "--num_batches", type=at_least_1, help="number of timed batches (default: 50 or 60)"
     )
     command = commands.add_parser("train", parents=[common], help="run training steps")
     command.add_argument(
@@ -157,19 +167,19 @@ def parse_arguments() -> argparse.Namespace:
         help="on a CPU: fp32 bf16; on a GPU: amp bf16 tf32 fp32",
     )
     command.add_argument(
-        "--num_steps", type=AT_LEAST_1, help="number of timed steps (default: 3 or 100)"
+        "--num_steps", type=at_least_1, help="number of timed steps (default: 3 or 100)"
     )
-    command.add_argument("--rounds", type=AT_LEAST_1, default=1, help="rounds; the fastest counts")
+    command.add_argument("--rounds", type=at_least_1, default=1, help="rounds; the fastest counts")
     command.add_argument(
-        "--num_workers", type=AT_LEAST_0, default=4, help="processes that read cases, on a GPU"
+        "--num_workers", type=at_least_0, default=4, help="processes that read cases, on a GPU"
     )
     command = commands.add_parser("scaling", parents=[common], help="train with several processes")
     command.add_argument(
         "--dataset_dir", type=Path, required=True, help="folder of Task04_Hippocampus"
     )
-    command.add_argument("--processes", type=AT_LEAST_1, nargs="+", default=[1, 2], metavar="N")
-    command.add_argument("--num_steps", type=AT_LEAST_1, default=20, help="iterations per epoch")
-    command.add_argument("--batch_size", type=AT_LEAST_1, default=2, help="patches per process")
+    command.add_argument("--processes", type=at_least_1, nargs="+", default=[1, 2], metavar="N")
+    command.add_argument("--num_steps", type=at_least_1, default=20, help="iterations per epoch")
+    command.add_argument("--batch_size", type=at_least_1, default=2, help="patches per process")
     _add_prediction(commands, common)
     return parser.parse_args()
 
@@ -184,7 +194,7 @@ def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--dataset_dir", type=Path, help="for files: folder of Task04_Hippocampus")
     command.add_argument(
-        "--num_cases", type=AT_LEAST_1, default=20, help="for files: number of cases"
+        "--num_cases", type=at_least_1, default=20, help="for files: number of cases"
     )
     command.add_argument(
         "--grid",
@@ -196,7 +206,7 @@ def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--precision", nargs="+", default=[], help="for forward: fp16 bf16 tf32 fp32 (default: all)"
     )
-    command.add_argument("--rounds", type=AT_LEAST_1, default=1, help="rounds; the fastest counts")
+    command.add_argument("--rounds", type=at_least_1, default=1, help="rounds; the fastest counts")
     command = commands.add_parser(
         "parity",
         parents=[common],

@@ -10,10 +10,11 @@ import logging
 import sys
 
 from dynunet_bundle.errors import EXIT_BAD_INPUT, user_errors_exit
-from dynunet_bundle.shapes import POSITIVE, number_option
 
 
 def main() -> int:
+    from dynunet_bundle.shapes import POSITIVE, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

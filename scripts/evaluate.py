@@ -13,12 +13,13 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import COUNT, NUMBER, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
 def parse_arguments() -> argparse.Namespace:
+    from dynunet_bundle.shapes import COUNT, NUMBER, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

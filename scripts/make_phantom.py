@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 with user_errors_exit():  # Ctrl-C during the imports
     import nibabel as nib
@@ -100,6 +99,8 @@ def make_dataset(out: Path, num_cases: int, num_test: int, seed: int) -> None:
 
 
 def main() -> None:
+    from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

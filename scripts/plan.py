@@ -16,13 +16,14 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TASKS_DIR = BUNDLE / "configs" / "tasks"
 
 
 def parse_arguments() -> argparse.Namespace:
+    from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

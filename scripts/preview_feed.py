@@ -9,12 +9,13 @@ import logging
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
 def main() -> None:
+    from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

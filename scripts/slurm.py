@@ -13,10 +13,20 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-AT_LEAST_0, AT_LEAST_1 = number_option(COUNT), number_option(POSITIVE)
+
+
+def at_least_0(text: str) -> float:
+    from dynunet_bundle.shapes import COUNT, number_option
+
+    return number_option(COUNT)(text)
+
+
+def at_least_1(text: str) -> float:
+    from dynunet_bundle.shapes import POSITIVE, number_option
+
+    return number_option(POSITIVE)(text)
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -37,19 +47,19 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         help="overlays for train.json: the task's, then recipes",
     )
     parser.add_argument(
-        "--nodes", type=AT_LEAST_1, default=1, help="number of machines (default: 1)"
+        "--nodes", type=at_least_1, default=1, help="number of machines (default: 1)"
     )
     parser.add_argument(
         "--gpus_per_node",
-        type=AT_LEAST_0,
+        type=at_least_0,
         default=1,
         help="GPUs per machine; 0 trains on CPUs (default: 1)",
     )
     parser.add_argument(
-        "--processes_per_node", type=AT_LEAST_1, help="processes per machine (default: one per GPU)"
+        "--processes_per_node", type=at_least_1, help="processes per machine (default: one per GPU)"
     )
     parser.add_argument(
-        "--cpus_per_process", type=AT_LEAST_1, default=8, help="cores per process (default: 8)"
+        "--cpus_per_process", type=at_least_1, default=8, help="cores per process (default: 8)"
     )
     parser.add_argument(
         "--numa_binding",
@@ -61,13 +71,13 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--signal_s",
-        type=AT_LEAST_1,
+        type=at_least_1,
         default=120,
         help="seconds before the limit to stop and save (default: 120)",
     )
     parser.add_argument(
         "--max_restarts",
-        type=AT_LEAST_0,
+        type=at_least_0,
         default=3,
         help="how often torchrun restarts failed workers (default: 3)",
     )

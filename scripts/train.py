@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 from dynunet_bundle.errors import user_errors_exit
-from dynunet_bundle.shapes import POSITIVE, number_option
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     # no abbreviations: ids of the configs must not be parsed as options
+    from dynunet_bundle.shapes import POSITIVE, number_option
+
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

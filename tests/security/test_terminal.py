@@ -101,6 +101,7 @@ ARGUMENTS = {
     "ensemble": ["--members", "A", "--images", "DATA", "--output", "OUT"],
     "evaluate": ["--predictions", "A", "--labels", "B"],
     "export": ["--output", "OUT"],
+    "import_nnunet": ["--model", "MODEL", "--name", "organ_mr_task"],
     "find_best": ["--runs", "A", "--dataset_dir", "DATA", "--out", "best.json"],
     "make_phantom": ["--out", "OUT"],
     "package": ["--refresh_template"],
