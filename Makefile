@@ -10,7 +10,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-attack test-clients test-faults test-gpu test-slow lint format sbom template clean
+.PHONY: help install peers demo test test-attack test-clients test-faults test-gpu test-peers test-slow lint format sbom template clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients and not peers"
 
 $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_label.sh
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
@@ -57,6 +57,9 @@ $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_lab
 
 test-clients: $(BIN)/.installed $(LABEL)/.installed ## test two packages on MONAI Label's server
 	$(BIN)/python -m pytest -m clients tests/clients
+
+test-peers: $(BIN)/.installed $(PEERS)/.installed ## predict with exported models by nnU-Net itself; takes minutes
+	$(BIN)/python -m pytest -m peers
 
 test-slow: $(BIN)/.installed ## run the slow tests
 	$(BIN)/python -m pytest -m slow

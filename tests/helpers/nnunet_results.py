@@ -114,11 +114,11 @@ def nnunet_state(network: nn.Module, num_levels: int = 3) -> dict[str, torch.Ten
         if theirs.endswith(".conv.weight") and ".skip." not in theirs:
             state.setdefault(theirs.replace("weight", "bias"), torch.randn(len(value)))
     for name, value in list(state.items()):
-        state[name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")] = (
-            value
-        )
-        if name.startswith("encoder."):
-            state[f"decoder.{name}"] = value
+        alias = name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")
+        for known in (name, alias):
+            state[known] = value
+            if known.startswith("encoder."):
+                state[f"decoder.{known}"] = value
     width = network_arguments()["features_per_stage"][1]
     ones = [1] * (state["decoder.seg_layers.1.weight"].ndim - 2)
     state["decoder.seg_layers.0.weight"] = torch.randn(3, width, *ones)

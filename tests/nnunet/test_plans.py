@@ -135,6 +135,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"architecture": architecture(norm_op="torch.nn.GroupNorm")}, "the norm is GroupNorm"),
     ({"architecture": architecture(nonlin="torch.nn.ReLU")}, "the activation ReLU"),
     ({"architecture": architecture(strides=[[1, 1, 1]])}, "the same number of levels"),
+    # nnU-Net pads its convolution by 1, DynUNet by 0
+    ({"architecture": architecture(strides=[[1] * 3, [4] * 3, [2] * 3])}, r"stride \[4, 4, 4\]"),
+    (
+        {"architecture": architecture(kernel_sizes=[[3] * 3, [2] * 3, [3] * 3])},
+        r"kernel \[2, 2, 2\]",
+    ),
     ({"preprocessor_name": "MyPreprocessor"}, "the preprocessor is MyPreprocessor"),
     ({"resampling_fn_data": "resample_torch_fornnunet"}, "resample_torch_fornnunet"),
     ({"resampling_fn_probabilities_kwargs": {"order": 3}}, "resampling_fn_probabilities"),

@@ -1,4 +1,4 @@
-"""nnU-Net's postprocessing as the bundle's rules for largest components."""
+"""nnU-Net's postprocessing as the bundle's rules for largest components, and back."""
 
 import io
 import pickle  # noqa: S403 - the only globals that it may name are those of ALLOWED
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.errors import WeightsError
-from dynunet_bundle.files import read_json
+from dynunet_bundle.files import atomic_write, read_json, write_json
 from dynunet_bundle.nnunet.checkpoint import SCALAR
 from dynunet_bundle.shapes import OBJECT, TEXT, list_of, object_with
 
@@ -98,3 +98,20 @@ def _whole_numbers(labels: Any, path: Path) -> Iterable[int]:
             yield from _whole_numbers(item, path)
     else:
         raise WeightsError(f"{path} has labels that are not whole numbers: {labels!s:.40}.")
+
+
+def write_component_rules(folder: Path, rules: Sequence[Sequence[int]]) -> None:
+    """Write ``postprocessing.json``, and ``.pkl`` for ``nnUNetv2_apply_postprocessing``.
+
+    Args:
+        folder: a results folder.
+        rules: steps in order, each a list of label values.
+    """
+    arguments = [{"labels_or_regions": list(values)} for values in rules]
+    content = {"postprocessing_fns": [FUNCTION] * len(rules), "postprocessing_kwargs": arguments}
+    write_json(folder / "postprocessing.json", content)
+    # by opcode, since a pickler would import nnU-Net to name its function: a list of references, and a plain list
+    functions = b"(" + f"c{MODULE}\n{FUNCTION}\n".encode() * len(rules) + b"l"
+    plain = pickle.dumps(arguments, protocol=2).removeprefix(b"\x80\x02").removesuffix(b".")
+    with atomic_write(folder / "postprocessing.pkl") as file:
+        file.write(b"\x80\x02" + functions + plain + b"\x86.")

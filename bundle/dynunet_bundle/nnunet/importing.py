@@ -149,6 +149,7 @@ def _converted(
                 "framework": "nnU-Net v2",
                 "trainer": checkpoint.trainer,
                 "configuration": checkpoint.configuration,
+                "file_ending": results.dataset.get("file_ending", ""),
             },
         }
         file = overlay.with_name(f"fold_{fold}.pt")

@@ -1,11 +1,12 @@
 """The same parameters under our names and under nnU-Net's.
 
 Source of nnU-Net's names: dynamic_network_architectures 0.4.4, ``PlainConvUNet`` and ``ResidualEncoderUNet``. It lists
-most parameters several times (``all_modules``, ``decoder.encoder``); the names here are the short ones.
+most parameters several times (``all_modules``, ``decoder.encoder``); ``nnunet_name`` gives the short ones.
 """
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,6 +19,10 @@ ALIAS = re.compile(r"^decoder\.encoder\.|\.all_modules\.")
 """nnU-Net's second names of parameters."""
 
 HEAD = "decoder.seg_layers."
+CONV_ALIAS, NORM_ALIAS = ".all_modules.0.", ".all_modules.1."
+WITH_BIAS = re.compile(r"(?<!skip\.0)(?<!skip\.1)\.conv\.weight$")
+"""Convolutions of nnU-Net that have a bias before their norm: all except those of shortcuts."""
+
 UNUSED = re.compile(rf"\.conv\.bias$|^{re.escape(HEAD)}")
 """Parameters of nnU-Net that a prediction does not need: a bias before a norm, which removes it, and lower heads."""
 
@@ -119,3 +124,34 @@ def load_nnunet_state(
                 "Its trainer changed the network; such a model cannot be imported."
             )
     return inference_state_dict(network)
+
+
+def nnunet_state(network: nn.Module, num_levels: int) -> dict[str, torch.Tensor]:
+    """Weights of one of our networks by nnU-Net's names, which its network loads strictly.
+
+    Args:
+        network: a network of the plan, without deep supervision heads.
+        num_levels: levels of the network.
+
+    Returns:
+        Detached copies, each listed under all names that nnU-Net has for it. Parameters that our network lacks are 0
+        and change no prediction: biases before norms, and heads below the full resolution.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        theirs = nnunet_name(name, num_levels)
+        state[theirs] = tensor.detach().clone()
+        if WITH_BIAS.search(theirs):
+            state.setdefault(theirs.replace("weight", "bias"), tensor.new_zeros(len(tensor)))
+    head = state[f"{HEAD}{num_levels - 2}.weight"]
+    for level in range(num_levels - 2):
+        # the transposed convolution of a level has the channels of its head: weight [below, here, *kernel]
+        width = state[f"decoder.transpconvs.{level}.weight"].shape[1]
+        state[f"{HEAD}{level}.weight"] = head.new_zeros(len(head), width, *head.shape[2:])
+        state[f"{HEAD}{level}.bias"] = head.new_zeros(len(head))
+    for name, tensor in list(state.items()):
+        aliases = {name, name.replace(".conv.", CONV_ALIAS).replace(".norm.", NORM_ALIAS)}
+        if name.startswith("encoder."):
+            aliases |= {f"decoder.{alias}" for alias in aliases}
+        state |= dict.fromkeys(sorted(aliases), tensor)
+    return state

@@ -11,7 +11,7 @@ from typing import Any
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
 from dynunet_bundle.labels.faults import find_name_fault
-from dynunet_bundle.networks.residual import RESENC_BLOCKS
+from dynunet_bundle.nnunet.network_plan import network_ids
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.preprocessing.axes import STORED
 from dynunet_bundle.shapes import OBJECT, TEXT, by_name, list_of, object_with
@@ -44,13 +44,6 @@ RESAMPLING = {
     },
 }
 """Arguments of nnU-Net's ``resample_data_or_seg_to_shape`` that the bundle's resampling implements."""
-
-ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
-CONVOLUTIONS = 2
-"""Convolutions of a level of PlainConvUNet here; nnU-Net's planners always take this number."""
-
-SLOPE = 0.01
-"""Slope of torch's LeakyReLU, which nnU-Net does not change."""
 
 CHANNELS = by_name(TEXT, minProperties=1, propertyNames={"pattern": "^[0-9]{1,4}$"})
 DATASET_SCHEMA = object_with(
@@ -136,7 +129,7 @@ def imported_plan(
     for channel in channel_names:
         if fault := find_name_fault(channel, "channel"):
             raise PlanError(f"{source}/dataset.json: {fault}")
-    network = _network_ids(content, source)
+    network = network_ids(content, source)
     return Plan(
         task_name=task_name,
         axcodes=_axes(plans, dataset, source),
@@ -219,100 +212,3 @@ def _statistics(
             raise PlanError(f"plans.json lacks the intensities of channel {channel}, a CT.")
         found.append({ours: float(facts[theirs]) for ours, theirs in keys.items()})
     return found
-
-
-def _network_ids(content: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """The ids of the network."""
-    old = "architecture" not in content
-    kind, arguments = _old_network(content) if old else _declared_network(content)
-    fault = _network_fault(kind, arguments)
-    if fault:
-        raise PlanError(
-            f"{source}: {fault}. Such a network cannot be imported; "
-            f"{' and '.join(ARCHITECTURES)} of nnU-Net's planners can."
-        )
-    dims = len(content["patch_size"])
-    norm = str(arguments["norm_op"]).rpartition(".")[2]
-    options = arguments.get("norm_op_kwargs") or {}
-    eps = {"eps": options["eps"]} if options.get("eps", 1e-5) != 1e-5 else {}
-    name = "BATCH" if norm.startswith("BatchNorm") else "INSTANCE"
-    kernels = [_per_axis(kernel, dims) for kernel in arguments["kernel_sizes"]]
-    is_even = kind == "PlainConvUNet" and all(kernel == kernels[0] for kernel in kernels)
-    return {
-        "spatial_dims": dims,
-        # with one kernel for all levels, MONAI's own network is the same
-        "architecture": "DynUNet" if is_even else kind,
-        "kernel_sizes": kernels,
-        "strides": [_per_axis(stride, dims) for stride in arguments["strides"]],
-        "filters": list(arguments["features_per_stage"]),
-        "norm_name": [name, {"affine": bool(options.get("affine", True)), **eps}],
-        "negative_slope": (arguments.get("nonlin_kwargs") or {}).get("negative_slope", SLOPE),
-    }
-
-
-def _per_axis(value: Any, dims: int) -> list[int]:
-    return [value] * dims if isinstance(value, int) else list(value)
-
-
-def _declared_network(content: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    declared = content["architecture"]
-    return declared["network_class_name"].rpartition(".")[2], declared["arch_kwargs"]
-
-
-def _old_network(content: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The network of plans before nnU-Net 2.3, which name its class and a base number of features."""
-    kernels, strides = content.get("conv_kernel_sizes", ()), content.get("pool_op_kernel_sizes", ())
-    dims = len(content["patch_size"])
-    base, most = (
-        content.get("UNet_base_num_features", 32),
-        content.get("unet_max_num_features", 320),
-    )
-    convolutions = content.get("n_conv_per_stage_encoder", [CONVOLUTIONS] * len(kernels))
-    kind = str(content.get("UNet_class_name", ""))
-    return kind, {
-        "features_per_stage": [min(base * 2**level, most) for level in range(len(kernels))],
-        "kernel_sizes": kernels,
-        "strides": strides,
-        "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage": convolutions,
-        "n_conv_per_stage_decoder": content.get("n_conv_per_stage_decoder", []),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-
-
-def _network_fault(kind: str, arguments: Mapping[str, Any]) -> str | None:
-    """Why a network is not one of ours, or None."""
-    if kind not in ARCHITECTURES:
-        return f"the network is {kind or 'not named'}"
-    needed = {"features_per_stage", "kernel_sizes", "strides", "norm_op", "nonlin"}
-    if missing := sorted(needed - arguments.keys()):
-        return f"the network lacks {', '.join(missing)}"
-    levels = len(arguments["strides"])
-    if {len(arguments["kernel_sizes"]), len(arguments["features_per_stage"])} != {levels}:
-        return "kernels, strides and features are not of the same number of levels"
-    norm, activation = (str(arguments[key]).rpartition(".")[2] for key in ("norm_op", "nonlin"))
-    if norm.rstrip("23d") not in ("InstanceNorm", "BatchNorm") or activation != "LeakyReLU":
-        return f"the norm is {norm}, the activation {activation}"
-    return _depth_fault(kind == "PlainConvUNet", levels, arguments)
-
-
-def _depth_fault(is_plain: bool, levels: int, arguments: Mapping[str, Any]) -> str | None:
-    expected = {
-        "n_conv_per_stage" if is_plain else "n_blocks_per_stage": [CONVOLUTIONS] * levels
-        if is_plain
-        else list(_blocks(levels)),
-        "n_conv_per_stage_decoder": [CONVOLUTIONS if is_plain else 1] * (levels - 1),
-    }
-    for key, numbers in expected.items():
-        found = _per_axis(arguments.get(key) or numbers, len(numbers))
-        if found != numbers:
-            return f"{key} is {found}, not {numbers}"
-    return None
-
-
-def _blocks(levels: int) -> Sequence[int]:
-    last = RESENC_BLOCKS[-1]
-    return [*RESENC_BLOCKS, *[last] * levels][:levels]
