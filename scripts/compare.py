@@ -1,41 +1,6 @@
-"""Compare two scores.json case by case: mean difference B - A, its 95 % interval and a p value.
+"""Compare two evaluations case by case: ``dynunet-bundle compare`` in a checkout."""
 
-    python scripts/compare.py A/scores.json B/scores.json
-    python scripts/compare.py A/scores.json B/scores.json --output COMPARISON.json
-
-A folder means the scores.json in it. docs/evaluation.md explains the figures.
-"""
-
-import argparse
-from pathlib import Path
-
-from dynunet_bundle.errors import user_errors_exit
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("a", type=Path, help="scores.json of A, or its folder")
-    parser.add_argument("b", type=Path, help="scores.json of B, or its folder")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    arguments = parser.parse_args()
-
-    from dynunet_bundle.evaluation.comparison import compare_files, format_comparison
-    from dynunet_bundle.evaluation.statistics import SCORES_NAME
-    from dynunet_bundle.files import ensure_writable, write_json
-
-    first, second = (
-        path / SCORES_NAME if path.is_dir() else path for path in (arguments.a, arguments.b)
-    )
-    comparison = compare_files(first, second)
-    print(format_comparison(comparison))
-    if arguments.output:
-        ensure_writable(arguments.output.parent)
-        write_json(arguments.output, comparison)
-        print(f"saved to {arguments.output}")
-
+from dynunet_bundle.commands.main import run_script
 
 if __name__ == "__main__":
-    with user_errors_exit():
-        main()
+    run_script("compare")

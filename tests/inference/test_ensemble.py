@@ -1,6 +1,7 @@
 """Ensembles: the mean decides, on the grid of the image; members that do not match are refused."""
 
 import json
+import os
 import runpy
 import sys
 
@@ -12,6 +13,7 @@ from probability_cases import LABELS, REGIONS, one_hot, random_probabilities, sa
 
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, OutputError
 from dynunet_bundle.evaluation.dice import dice_by_target
+from dynunet_bundle.files import case_name
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference import ensemble as module
 from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, write_ensemble
@@ -181,6 +183,11 @@ def test_going_on_keeps_what_is_there(images, member):
     assert write_ensemble(request_for(images, *folders, go_on=True)) == [second]
     assert first.stat().st_mtime_ns == content
     assert write_ensemble(request_for(images, *folders, go_on=True)) == []
+    # a member was predicted again
+    later = second.stat().st_mtime_ns + 1
+    (member,) = folders[0].glob(f"{case_name(second)}.npy")
+    os.utime(member, ns=(later, later))
+    assert write_ensemble(request_for(images, *folders, go_on=True)) == [second]
     with pytest.raises(OutputError, match="masks of another ensemble"):
         write_ensemble(request_for(images, *folders, go_on=True, rules=[[1]]))
     assert len(write_ensemble(request_for(images, *folders, rules=[[1]]))) == 2

@@ -81,7 +81,8 @@ sys.argv = sys.argv[2:]
 class Interrupt(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if any(name == one or name.startswith(one + ".") for one in trigger):
-            if name not in ("dynunet_bundle.errors", "dynunet_bundle.terminal"):
+            small = ("dynunet_bundle.errors", "dynunet_bundle.terminal", "dynunet_bundle.commands")
+            if not name.startswith(small):
                 trigger.clear()
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -97,22 +98,22 @@ ARGUMENTS = {
     "check_dataset": ["DATA"],
     "compare": ["A", "B"],
     "download": ["--task", "4"],
-    "draw_plan": ["--dataset_dir", "DATA", "--out", "plan.png"],
-    "ensemble": ["--members", "A", "--images", "DATA", "--output", "OUT"],
+    "draw_plan": ["DATA", "--output", "plan.png"],
+    "ensemble": ["--members", "A", "--input", "DATA", "--output_dir", "OUT"],
     "evaluate": ["--predictions", "A", "--labels", "B"],
-    "export": ["--output", "OUT"],
+    "export": ["--output_dir", "OUT"],
     "import_nnunet": ["--model", "MODEL", "--name", "organ_mr_task"],
-    "find_best": ["--runs", "A", "--dataset_dir", "DATA", "--out", "best.json"],
-    "make_phantom": ["--out", "OUT"],
+    "find_best": ["DATA", "--runs", "A", "--output", "best.json"],
+    "make_phantom": ["--output_dir", "OUT"],
     "package": ["--refresh_template"],
-    "plan": ["--dataset_dir", "DATA"],
-    "predict": ["--input", "DATA", "--output", "OUT"],
-    "prepare": ["--dataset_dir", "DATA"],
-    "preview_feed": ["--dataset_dir", "DATA", "--out", "feed.png"],
+    "plan": ["DATA"],
+    "predict": ["--input", ".", "--output_dir", "OUT"],
+    "prepare": ["DATA"],
+    "preview_feed": ["DATA", "--output", "feed.png"],
     "sbom": ["--out", "sbom.json"],
-    "slurm": ["--dataset_dir", "DATA", "--out", "OUT"],
+    "slurm": ["DATA", "--output_dir", "OUT"],
     "status": ["RUN"],
-    "train": ["--dataset_dir", "DATA", "--out", "OUT"],
+    "train": ["DATA", "--output_dir", "OUT"],
     "verify_bundle": ["BUNDLE"],
 }
 """Arguments that a script accepts before it imports what it works with."""

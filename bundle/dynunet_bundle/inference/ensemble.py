@@ -51,7 +51,7 @@ RECORD_SCHEMA = object_with(
         "weights": {**list_of({"type": "number"}), "type": ["array", "null"]},
         "keep_largest": list_of(list_of({"type": "integer"})),
     },
-    description="Choose another --output, or leave out --continue.",
+    description="Choose another --output_dir, or pass --restart.",
 )
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _write_masks(
     request: EnsembleRequest, members: Members, sources: Mapping[str, Path]
 ) -> list[Path]:
     labels = next(iter(members[0].values())).labels
-    done = _start(request)
+    done = _start(request, members)
     todo = [case for case in members[0] if case not in done]
     if done:
         logger.info("%d of %d masks exist already", len(members[0]) - len(todo), len(members[0]))
@@ -247,8 +247,8 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
     return sources
 
 
-def _start(request: EnsembleRequest) -> set[str]:
-    """Write the request to the output folder; return the cases whose masks exist already.
+def _start(request: EnsembleRequest, members: Members) -> set[str]:
+    """Write the request to the output folder; return the cases whose masks are newer than their probabilities.
 
     Raises:
         OutputError: if the folder holds masks of another request.
@@ -265,9 +265,15 @@ def _start(request: EnsembleRequest) -> set[str]:
         return set()
     if read_json(path, OutputError, RECORD_SCHEMA) != record:
         raise OutputError(
-            f"{folder} holds masks of another ensemble (see {path}). Choose another --output, or leave out --continue."
+            f"{folder} holds masks of another ensemble (see {path}). Choose another --output_dir, or pass --restart."
         )
-    return {case_name(file) for file in list_images(folder)}
+    masks = {case_name(file): file for file in list_images(folder)}
+    return {case for case in members[0] if case in masks and _is_newer(masks[case], case, members)}
+
+
+def _is_newer(mask: Path, case: str, members: Members) -> bool:
+    made = mask.stat().st_mtime_ns
+    return all(member[case].path.stat().st_mtime_ns <= made for member in members)
 
 
 def _require_weights(weights: Sequence[float] | None, num_members: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overlays import COPIED, merged_configs
 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
@@ -200,10 +201,16 @@ def _require_weights(request: PackageRequest) -> None:
 def _copy_code(bundle: Path, folder: Path) -> None:
     """Copy the licence, the Python package and the configs that overlays do not change."""
     shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
+    # an installed package holds the bundle's files in a folder "bundle"
+    code = Path(dynunet_bundle.__file__).parent
+    others = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.part")
     shutil.copytree(
-        bundle / "dynunet_bundle",
+        code,
         folder / "dynunet_bundle",
-        ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.part"),
+        ignore=lambda path, names: {
+            *others(path, names),
+            *(["bundle"] if Path(path) == code else []),
+        },
         copy_function=shutil.copyfile,
     )
     for name in ("configs", "models"):

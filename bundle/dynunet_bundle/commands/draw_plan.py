@@ -1,0 +1,59 @@
+r"""Draw a plan as a PNG: sizes and spacings of the cases, and the patch on a slice of a prepared case.
+
+    dynunet-bundle draw-plan DATA/Task09_Spleen --config_file bundle/configs/tasks/Task09_Spleen_3d.json \
+        --output plan.png
+
+It needs matplotlib: pip install "dynunet-bundle[watch]".
+"""
+
+import argparse
+from pathlib import Path
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE, cache_folder
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    parser.add_old_names(out="output")
+    parser.add_dataset_dir()
+    parser.add_config_files()
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=cache_folder(), help="cache of facts, as in plan"
+    )
+    parser.add_trust()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    import numpy as np
+
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.dataset.case_errors import apply_to_case
+    from dynunet_bundle.dataset.select import load_dataset
+    from dynunet_bundle.drawing.charts import save_figure
+    from dynunet_bundle.planning.fingerprint import extract_fingerprint
+    from dynunet_bundle.planning.picture import draw_plan
+    from dynunet_bundle.planning.plan import plan_from
+
+    dataset = load_dataset(arguments.dataset_dir)
+    facts = extract_fingerprint(dataset, cache_dir=arguments.cache_dir)
+    overrides = {"dataset_dir": arguments.dataset_dir}
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
+    plan = plan_from(workflow.parser.get_parsed_content("plan"))
+    volumes = facts.shapes_after_crop.prod(axis=1)
+    median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]
+    preprocessing = workflow.parser.get_parsed_content("preprocessing")
+    prepared = apply_to_case(median_case, preprocessing)
+    figure = draw_plan(
+        plan,
+        facts.spacings_mm,
+        facts.shapes_after_crop,
+        prepared["image"][0].numpy(),
+        prepared["label"][0].numpy(),
+    )
+    save_figure(figure, arguments.output)
+    print(f"the picture is in {arguments.output}")

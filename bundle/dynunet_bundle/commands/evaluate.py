@@ -1,0 +1,85 @@
+"""Score predicted masks against labels in native space; files are paired by name, or as dataset.json lists them.
+
+    dynunet-bundle evaluate --predictions OUT --labels DATA/labelsTs --label_names background anterior posterior
+    dynunet-bundle evaluate --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
+    dynunet-bundle evaluate --predictions OUT --labels DATA/labelsTs --report OUT.html --input DATA/imagesTs
+
+Class names and values come from the options, else from a task overlay (also regions and the ignored value), else from
+the run.json that a prediction writes beside its masks. docs/evaluation.md defines the measures.
+"""
+
+import argparse
+from pathlib import Path
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.errors import ConfigError
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    from dynunet_bundle.shapes import COUNT, NUMBER, number_option
+
+    parser.add_old_names(images="input")
+    parser.add_argument("--predictions", required=True, help="folder of predicted masks")
+    parser.add_argument(
+        "--labels", required=True, help="folder of reference masks, or the data set"
+    )
+    parser.add_argument(
+        "--label_names",
+        nargs="+",
+        help="one name per class, background first (default: from run.json)",
+    )
+    parser.add_argument(
+        "--label_values",
+        nargs="+",
+        type=number_option(COUNT),
+        help="one value per class, if not 0, 1, 2, ...",
+    )
+    parser.add_config_files("overlays of the task")
+    parser.add_argument(
+        "--nsd_tolerance_mm",
+        type=number_option(NUMBER),
+        default=1.0,
+        help="tolerance of the surface Dice (default: 1)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="JSON file to write (default: scores.json in PREDICTIONS)",
+    )
+    parser.add_argument("--csv", type=Path, help="CSV file to write, one row per case and class")
+    parser.add_argument("--report", type=Path, help="HTML file to write")
+    parser.add_argument(
+        "-i", "--input", type=Path, help="folder of the images, or the data set, for the report"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    if arguments.input and not arguments.report:
+        raise ConfigError("--input is for --report. Pass --report too, or leave it out.")
+
+    from dynunet_bundle.evaluation.case_measures import require_tolerance
+    from dynunet_bundle.evaluation.label_source import find_label_source
+    from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
+    from dynunet_bundle.evaluation.output import Outputs, write_outputs
+    from dynunet_bundle.evaluation.scores import format_scores, summarize_measures
+
+    predictions = Path(arguments.predictions)
+    tolerance_mm = arguments.nsd_tolerance_mm
+    require_tolerance(tolerance_mm)
+    given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
+    source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions)
+    masks = find_masks(str(predictions), arguments.labels, **source.ids)
+    scheme = masks.labels
+    summary = summarize_measures(
+        measure_masks(masks, tolerance_mm), scheme.target_names, tolerance_mm
+    )
+    outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.input)
+    class_names = dict(zip(scheme.values, scheme.names, strict=True))
+    references = {name: reference for name, (_, reference) in masks.files.items()}
+    written = write_outputs(summary, predictions, references, outputs, class_names)
+    print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
+    masks.require_all()

@@ -1,0 +1,84 @@
+r"""Package a trained model as a standalone bundle: literal configs, weights, model card; a folder and a zip.
+
+    dynunet-bundle package --config_file bundle/configs/tasks/Task04_Hippocampus_3d.json --model RUN \
+        --name hippocampus_mr_segmentation --scores RUN/scores.json --output_dir PACKAGES
+    dynunet-bundle package --config_file OVERLAY.json bundle/configs/quick.json --model RUN \
+        --name lung_ct_segmentation --facts FACTS.json --changelog LUNG_CHANGELOG.md --version 1.2.0 -o PACKAGES
+    dynunet-bundle package --refresh_template
+
+Pass the overlays that the weights were trained with, or none for the default plan. The same inputs give a bitwise
+identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with verify.
+"""
+
+import argparse
+from pathlib import Path
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE, changelog_file
+from dynunet_bundle.errors import ConfigError
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    parser.add_old_names(task_config="config_file", weights="model", out="output_dir")
+    parser.add_config_files("overlays for train.json")
+    parser.add_model("folder of a training, or file of weights", default=None)
+    parser.add_argument(
+        "--name", help="name of the bundle, organ_modality_task, e.g. hippocampus_mr_segmentation"
+    )
+    parser.add_output_dir("folder for the package (default: dist)", Path("dist"))
+    parser.add_argument("--version", help="X.Y.Z (default: the newest in the changelog)")
+    parser.add_argument(
+        "--changelog",
+        type=Path,
+        default=changelog_file(),
+        help='Markdown file with "## X.Y.Z" sections (default: CHANGELOG.md)',
+    )
+    parser.add_argument("--scores", type=Path, help="scores.json of an evaluation")
+    parser.add_argument(
+        "--facts", type=Path, help="JSON file with data source, licence, authors, ..."
+    )
+    parser.add_argument("--exports", type=Path, help="export.json of the export command")
+    parser.add_argument("--curves", type=Path, help="progress.png of the training")
+    parser.add_argument(
+        "--weights_url", help="download address of weights above 25 MB, for the Model Zoo"
+    )
+    parser.add_argument(
+        "--refresh_template",
+        action="store_true",
+        help="only regenerate metadata.json and the model card of bundle/",
+    )
+    parser.add_trust()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    if not arguments.refresh_template and None in (arguments.model, arguments.name):
+        raise ConfigError("a package needs --model MODEL.pt and --name organ_modality_task.")
+
+    from dynunet_bundle.delivery.package.make import PackageRequest, make_package
+    from dynunet_bundle.delivery.package.template import refresh_template
+    from dynunet_bundle.networks.model_json import model_files
+
+    if arguments.refresh_template:
+        for path in refresh_template(BUNDLE, arguments.changelog):
+            print(f"wrote {path}")
+        return
+    package = make_package(
+        PackageRequest(
+            bundle=BUNDLE,
+            overlays=arguments.config_file,
+            weights=model_files(arguments.model)[0],
+            name=arguments.name,
+            output=arguments.output_dir,
+            changelog=arguments.changelog,
+            version=arguments.version,
+            scores=arguments.scores,
+            facts=arguments.facts,
+            exports=arguments.exports,
+            curves=arguments.curves,
+            weights_url=arguments.weights_url,
+            trust=arguments.trust,
+        )
+    )
+    print(f"{package.folder}\n{package.archive}")

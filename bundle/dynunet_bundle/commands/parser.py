@@ -1,0 +1,210 @@
+"""The parser of a command: argparse with old names of options, a data set by position, and ids of configs.
+
+typer and click load more than the 0.15 s of ``--help`` allow, and neither passes unknown options on in pairs.
+"""
+
+import argparse
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = BUNDLE / "models" / "model.pt"
+OVERLAYS = "overlays, i.e. JSON files of ids and values; later ones win"
+TRUST = "accept code in overlays from outside bundle/configs"
+
+
+def command_module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"dynunet_bundle.commands.{name.replace('-', '_')}")
+
+
+def command_parser(name: str, program: str) -> "CommandParser":
+    """The parser of a command.
+
+    Args:
+        name: name of the command.
+        program: how the user calls it.
+    """
+    module = command_module(name)
+    parser = CommandParser(
+        prog=program,
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse's parser without abbreviations, with the options that several commands share.
+
+    Attributes:
+        takes_ids: options that are not known are ids of configs with a value each, in ``arguments.overrides``.
+    """
+
+    takes_ids = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._new_names: dict[str, str] = {}
+        self._by_position = False
+
+    def add_dataset_dir(self, required: bool = True) -> None:
+        """The data set, by position or as ``--dataset_dir``.
+
+        Args:
+            required: whether the command needs one.
+        """
+        self._by_position = True
+        self._needs_dataset = required
+        self.add_argument(
+            "dataset",
+            nargs="?",
+            metavar="DATASET_DIR",
+            help="folder of the data set: MSD or nnU-Net layout, or images/ and labels/",
+        )
+        self.add_argument("--dataset_dir", help="the same as an option")
+
+    def add_config_files(self, what: str = OVERLAYS) -> None:
+        """Overlays: ``-c``, ``--config_file``."""
+        self.add_argument(
+            "-c", "--config_file", action="extend", nargs="+", default=[], help=what, metavar="FILE"
+        )
+
+    def add_trust(self) -> None:
+        """The switch for own code."""
+        self.add_argument("--trust", action="store_true", help=TRUST)
+
+    def add_device(self) -> None:
+        """Where the network runs."""
+        self.add_argument(
+            "--device", help="device, e.g. cpu or cuda:0 (default: a GPU if there is one)"
+        )
+
+    def add_restart(self, what: str) -> None:
+        """``--restart``; going on is the default, and ``--continue``, which was an option, says the same.
+
+        Args:
+            what: the effect, for the help.
+        """
+        group = self.add_mutually_exclusive_group()
+        group.add_argument("--restart", action="store_true", help=what)
+        group.add_argument("--continue", action="store_true", help=argparse.SUPPRESS)
+
+    def add_model(
+        self, what: str, default: Path | None = SHIPPED, nargs: str | None = None
+    ) -> None:
+        """The model: ``-m``, ``--model``.
+
+        Args:
+            what: kinds of models, for the help.
+            default: the model if the user names none.
+            nargs: as for ``add_argument``; None takes one model.
+        """
+        told = f"{what} (default: the model of the bundle)" if default else what
+        self.add_argument("-m", "--model", type=Path, default=default, nargs=nargs, help=told)
+
+    def add_output_dir(self, what: str, default: Path | None = None) -> None:
+        """The folder of results: ``-o``, ``--output_dir``.
+
+        Args:
+            what: the files in it, for the help.
+            default: the folder if the user names none; without it the option is required.
+        """
+        self.add_argument(
+            "-o",
+            "--output_dir",
+            type=Path,
+            required=default is None,
+            default=default,
+            help=what,
+        )
+
+    def add_old_names(self, **new_by_old: str) -> None:
+        """Options that had another name; they are taken with a note.
+
+        Args:
+            new_by_old: for each old name, without its dashes, the new one.
+        """
+        self._new_names |= {f"--{old}": f"--{new}" for old, new in new_by_old.items()}
+
+    def old_values(self, **new_by_old: str) -> Callable[[str], str]:
+        """A ``type`` for an option whose values had other names; they are taken with a note.
+
+        Args:
+            new_by_old: the new value for each old one.
+        """
+
+        def read(text: str) -> str:
+            new = new_by_old.get(text, text)
+            if new != text:
+                logger.info("note: %s is now %s", text, new)
+            return new
+
+        return read
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse the arguments of the command.
+
+        Args:
+            words: the arguments.
+
+        Returns:
+            The values by name; with ``overrides``, the pairs of ids and values, if the command takes ids.
+        """
+        words = self._renamed(words)
+        words, overrides = self._split(words) if self.takes_ids else (words, [])
+        arguments = self.parse_args(words)
+        if self.takes_ids:
+            arguments.overrides = overrides
+        if self._by_position:
+            self._settle_dataset(arguments)
+        return arguments
+
+    def _renamed(self, words: Sequence[str]) -> list[str]:
+        renamed = []
+        for word in words:
+            name, equals, value = word.partition("=")
+            new = self._new_names.get(name, name)
+            if new != name:
+                logger.info("note: %s is now %s", name, new)
+            renamed.append(f"{new}{equals}{value}")
+        return renamed
+
+    def _split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Own arguments, and the ids with their values."""
+        own: list[str] = []
+        ids: list[str] = []
+        waiting = list(words)
+        while waiting:
+            word = waiting.pop(0)
+            name = word.partition("=")[0]
+            if not word.startswith("--") or name in self._option_string_actions:
+                own.append(word)
+                continue
+            ids.append(word)
+            if "=" not in word and waiting and not waiting[0].startswith("--"):
+                ids.append(waiting.pop(0))
+        return own, ids
+
+    def _settle_dataset(self, arguments: argparse.Namespace) -> None:
+        given = [
+            folder for folder in (arguments.dataset, arguments.dataset_dir) if folder is not None
+        ]
+        if len(given) > 1:
+            raise ConfigError(
+                f"two data sets are given, {given[0]} and {given[1]}. Pass the folder once."
+            )
+        if not given and self._needs_dataset:
+            self.error("the data set is missing: pass its folder")
+        arguments.dataset_dir = given[0] if given else None
+        del arguments.dataset

@@ -1,0 +1,81 @@
+"""Analyse a data set and write its task overlay, the second config file of every command.
+
+    dynunet-bundle plan DATA/Task09_Spleen
+    dynunet-bundle plan DATA/Task09_Spleen --configuration 2d --gpu_memory_gb 16
+    dynunet-bundle plan DATA/Task09_Spleen --planner resenc_l
+    dynunet-bundle plan DATA/Task09_Spleen --preset seed
+    dynunet-bundle plan DATA/Own --channel_names CT --label_names background liver
+    dynunet-bundle plan --fingerprint FINGERPRINT.json --output OVERLAY.json
+
+The overlay goes to bundle/configs/tasks/ of a checkout, else to tasks/; the facts of the data to fingerprints/ in it,
+and the folds to splits/, which you may edit. The facts of each file are cached in --cache_dir, so planning again takes
+seconds.
+"""
+
+import argparse
+from pathlib import Path
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import cache_folder, in_work_folder
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
+
+    parser.add_old_names(out="output")
+    parser.add_dataset_dir(required=False)
+    parser.add_argument(
+        "--fingerprint", help="JSON file of facts to plan from without images; needs --output"
+    )
+    parser.add_argument(
+        "--configuration",
+        choices=("3d_fullres", "2d", "3d_lowres", "3d_cascade_fullres"),
+        help="configuration to plan (default: 3d_fullres)",
+    )
+    parser.add_argument(
+        "--planner",
+        choices=("plain", "resenc_m", "resenc_l", "resenc_xl"),
+        default="plain",
+        help="nnU-Net's planner (default: plain)",
+    )
+    parser.add_argument(
+        "--preset", choices=("seed",), help="use NVIDIA's tables for Decathlon tasks"
+    )
+    parser.add_argument(
+        "--gpu_memory_gb",
+        type=number_option(NUMBER),
+        help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
+    )
+    parser.add_argument(
+        "--channel_names", nargs="+", help="names of channels, if there is no dataset.json"
+    )
+    parser.add_argument(
+        "--label_names",
+        nargs="+",
+        help="names of labels, background first, if there is no dataset.json",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="JSON file to write (default: in the folder of tasks)"
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=number_option(POSITIVE),
+        default=4,
+        help="threads that read cases (default: 4)",
+    )
+    parser.add_argument(
+        "--cache_dir",
+        type=Path,
+        default=cache_folder(),
+        help="cache of the facts of each file (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from dynunet_bundle.planning.command import PlanRequest, plan_dataset
+
+    values = vars(arguments)
+    out = values.pop("output")
+    print(plan_dataset(PlanRequest(tasks_dir=in_work_folder("configs/tasks"), out=out, **values)))

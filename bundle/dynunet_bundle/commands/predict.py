@@ -1,0 +1,217 @@
+r"""Predict one mask per image, on the voxel grid of its file.
+
+    dynunet-bundle predict --input IMAGE_FOLDER_OR_LIST --output_dir MASKS
+    dynunet-bundle predict --input IMAGES --output_dir MASKS --model PACKAGE_OR_RUN
+    dynunet-bundle predict --input IMAGES --output_dir MASKS --model RUNS/fold_*/models/model.pt --mirroring
+
+The plan of the network is read from the model.json beside the weights. Several weights of one plan form an ensemble.
+run.json in the output folder records inputs, settings and the status of each mask, and flags masks that a person should
+check. Run the same command again to resume: finished cases are skipped.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.errors import BusyError, ConfigError, DatasetError
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    parser.add_old_names(
+        output="output_dir",
+        weights="model",
+        previous="previous_dir",
+        save_probabilities="probabilities_dir",
+        tta="mirroring",
+    )
+    parser.add_argument(
+        "-i", "--input", required=True, help="image, folder, JSON list, or DICOM folder or zip"
+    )
+    parser.add_output_dir("folder for the masks")
+    parser.add_model(
+        "package, folder of a training, or files of weights: several form an ensemble",
+        default=None,
+        nargs="+",
+    )
+    parser.add_config_files(
+        "overlays for inference.json: other settings, or the plan of weights without model.json"
+    )
+    parser.add_device()
+    parser.add_trust()
+    _add_how(parser)
+    _add_results(parser)
+
+
+def _add_how(parser: CommandParser) -> None:
+    """Options of how to predict."""
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="weights of the best epoch, model.pt, or of the last one, checkpoint_last.pt beside it (default: best)",
+    )
+    parser.add_argument(
+        "--mirroring",
+        action="store_true",
+        help="average over mirrored versions (test-time augmentation)",
+    )
+    parser.add_argument(
+        "--series", help='DICOM series to use: its name, or rules, e.g. \'{"modality": "CT"}\''
+    )
+    parser.add_argument(
+        "--previous_dir", help="for a cascade: folder of the masks of the previous stage"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="precision of the network (default: auto)",
+    )
+    parser.add_restart("predict finished cases anew")
+
+
+def _add_results(parser: CommandParser) -> None:
+    """Options of what to write besides the masks."""
+    parser.add_argument(
+        "--dicom",
+        nargs="*",
+        metavar="KIND",
+        help="DICOM objects to write for each series: seg, fractional, rtstruct, report (default: seg)",
+    )
+    parser.add_argument(
+        "--probabilities_dir",
+        metavar="FOLDER",
+        help="folder for probabilities, for the ensemble command; large files",
+    )
+    parser.add_argument("--report", type=Path, help="HTML file to write: a page with pictures")
+    parser.add_argument("--json", action="store_true", help="print run.json")
+
+
+def _series_rules(text: str | None) -> dict[str, Any] | None:
+    """Rules as JSON, or the name of a series."""
+    if text is None or not text.lstrip().startswith("{"):
+        return {"series": text} if text else None
+    from dynunet_bundle.files import parse_json
+    from dynunet_bundle.shapes import OBJECT
+
+    rules: dict[str, Any] = parse_json(os.fsencode(text), "--series", ConfigError, OBJECT)
+    return rules
+
+
+def _overrides_of(arguments: argparse.Namespace, weights: list[Path]) -> dict[str, Any]:
+    """Values by id for inference.json."""
+    from dynunet_bundle.networks.weights import learnt_mirroring
+
+    given = {
+        "input": arguments.input,
+        "output_dir": str(arguments.output_dir),
+        "device": arguments.device,
+        "precision": arguments.precision,
+        "probabilities_dir": arguments.probabilities_dir,
+        "previous_dir": arguments.previous_dir,
+        "series_rules": _series_rules(arguments.series),
+        "dicom_objects": arguments.dicom,
+        "resume": not arguments.restart,
+    }
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if arguments.model or arguments.checkpoint == "last":
+        overrides["weights_file"] = weights[0] if len(weights) == 1 else weights
+    if arguments.mirroring:
+        # also for a model without mirroring: the config then refuses it with a reason
+        overrides["displayable_configs#mirroring"] = True
+        overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights[0])) else {}
+    return overrides
+
+
+def _weights_of(arguments: argparse.Namespace) -> list[Path]:
+    """The file of weights, or those of an ensemble: of the models given, else of the last overlay, else shipped."""
+    from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
+    from dynunet_bundle.files import read_json
+    from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL, model_files
+
+    if arguments.model:
+        weights = [file for model in arguments.model for file in model_files(model)]
+    else:
+        given: Any = None
+        for overlay in arguments.config_file:
+            given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
+        files = BUNDLE / "models" / MODEL if given is None else given
+        weights = [Path(file) for file in (files if isinstance(files, list) else [files])]
+    if arguments.checkpoint == "last":
+        return [file.with_name(CHECKPOINTS[0]) for file in weights]
+    return weights
+
+
+def _require_input(text: str) -> None:
+    """Refuse an input that does not exist, before the large libraries are loaded.
+
+    Raises:
+        DatasetError: if it does not exist.
+    """
+    if not os.path.lexists(text):
+        raise DatasetError(
+            f"there is nothing at {text}. Pass --input with an image, a folder, a JSON list, or a DICOM folder or zip."
+        )
+
+
+def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
+    """Print run.json and write the report, as far as they are wanted."""
+    from dynunet_bundle.dataset.cases import name_of
+    from dynunet_bundle.inference.run_json import read_run_json
+
+    if arguments.json and run_file.is_file():
+        print(run_file.read_text(encoding="utf-8"), end="")
+    if arguments.report and run_file.is_file():
+        from dynunet_bundle.report.page import write_report
+
+        cases = workflow.parser.get_parsed_content("cases")
+        images = {name_of(case): case["image"] for case in cases}
+        write_report(
+            arguments.report, arguments.output_dir, images=images, run=read_run_json(run_file)
+        )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    _require_input(arguments.input)
+    from dynunet_bundle.networks.model_json import model_settings
+
+    weights = _weights_of(arguments)
+    plan = model_settings(weights[0])
+
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.files import ensure_writable
+
+    workflow = load_workflow(
+        BUNDLE,
+        "inference.json",
+        arguments.config_file,
+        _overrides_of(arguments, weights),
+        plan=plan,
+        trust=arguments.trust,
+    )
+    if arguments.report:
+        ensure_writable(arguments.report.parent)
+    run_file = arguments.output_dir / "run.json"
+    before = _content_of(run_file)
+    try:
+        workflow.run()
+    except BusyError:
+        # run.json is another process's
+        raise
+    except BaseException:
+        # a run that did not start leaves the run.json of an earlier one
+        if _content_of(run_file) != before:
+            _publish(arguments, workflow, run_file)
+        raise
+    _publish(arguments, workflow, run_file)
+    if not arguments.json:
+        print(f"masks are in {arguments.output_dir}")
+
+
+def _content_of(file: Path) -> bytes | None:
+    """What a file holds, or None."""
+    return file.read_bytes() if file.is_file() else None

@@ -1,0 +1,34 @@
+"""Prepare all cases of a data set; training does the same for missing cases.
+
+dynunet-bundle prepare DATA/Task09_Spleen --config_file bundle/configs/tasks/Task09_Spleen_3d.json
+"""
+
+import argparse
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE, in_work_folder
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    parser.add_dataset_dir()
+    parser.add_config_files()
+    parser.add_argument(
+        "--prepared_dir",
+        default=str(in_work_folder("eval/prepared")),
+        help="folder for prepared cases (default: %(default)s)",
+    )
+    parser.add_trust()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from dynunet_bundle.configs.workflow import load_workflow
+
+    overrides = {"dataset_dir": arguments.dataset_dir, "prepared_dir": arguments.prepared_dir}
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
+    for section in ("train", "validate"):
+        workflow.parser.get_parsed_content(f"{section}#dataset").cases()
+    print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")

@@ -1,0 +1,54 @@
+r"""Draw training patches as a PNG: without augmentation, under each augmentation alone, and under all of them.
+
+dynunet-bundle preview DATA/Task09_Spleen --config_file bundle/configs/tasks/Task09_Spleen_3d.json --output feed.png
+"""
+
+import argparse
+from pathlib import Path
+
+from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.places import BUNDLE, in_work_folder
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Options of the command."""
+    from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
+
+    parser.add_old_names(out="output")
+    parser.add_dataset_dir()
+    parser.add_config_files()
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--prepared_dir",
+        default=str(in_work_folder("eval/prepared")),
+        help="folder for prepared cases (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"
+    )
+    parser.add_argument(
+        "--seed", type=number_option(COUNT), default=0, help="random seed (default: 0)"
+    )
+    parser.add_trust()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.drawing.slices import save_png
+    from dynunet_bundle.feed.preview import preview
+
+    overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
+    workflow = load_workflow(
+        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
+    )
+    parts = {
+        "dataset": "train#dataset",
+        "patch_size": "patch_size",
+        "augmentation": "augmentation",
+        "seed": "seed",
+    }
+    settings = {name: workflow.parser.get_parsed_content(path) for name, path in parts.items()}
+    picture = preview({**settings, "oversampling": 1.0}, arguments.columns)
+    save_png(picture, arguments.output)
+    print(f"the picture is in {arguments.output}")
