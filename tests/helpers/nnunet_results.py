@@ -85,7 +85,9 @@ DATASET = {
 }
 
 
-def seeded_network(seed: int, kind: str = "PlainConvUNet", dims: int = 3) -> nn.Module:
+def seeded_network(
+    seed: int, kind: str = "PlainConvUNet", dims: int = 3, **changes: Any
+) -> nn.Module:
     """Our network of ``network_arguments``, with random weights and biases."""
     arguments = network_arguments(kind, dims)
     torch.manual_seed(seed)
@@ -97,6 +99,7 @@ def seeded_network(seed: int, kind: str = "PlainConvUNet", dims: int = 3) -> nn.
         kernel_sizes=arguments["kernel_sizes"],
         strides=arguments["strides"],
         filters=arguments["features_per_stage"],
+        **changes,
     )
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)

@@ -128,6 +128,47 @@ def test_folds_are_chosen_as_nnunet_chooses(tmp_path: Path) -> None:
         import_nnunet(request(results, tmp_path / "out", checkpoint="best"))
 
 
+def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "a" / "b" / "c" / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(DatasetError, match="has the configuration 3d_fullres, not 2d"):
+        import_nnunet(request(results, tmp_path / "out", configuration="2d"))
+    # from three folders above
+    package = import_nnunet(request(tmp_path / "a", tmp_path / "out", configuration="3d_fullres"))
+    assert package.folder.is_dir()
+
+
+def test_batch_norm_is_told_by_the_weights(tmp_path: Path) -> None:
+    """``nnUNetTrainerBN`` changes the norm, while plans.json says instance norm."""
+    results = make_results(tmp_path / "results")
+    network = seeded_network(0, norm_name=["BATCH", {"affine": True}])
+    state = nnunet_state(network)
+    save_checkpoint(results / "fold_0" / "checkpoint_final.pth", state)
+    package = import_nnunet(request(results, tmp_path / "out"))
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    assert facts["plan"]["norm_name"] == ["BATCH", {"affine": True}]
+    ours = torch.load(package.folder / "models" / "model.pt", weights_only=True)
+    name = "encoder.stages.0.0.convs.0."
+    mean = state[f"{name}norm.running_mean"] - state[f"{name}conv.bias"]
+    assert torch.equal(ours["input_block.norm1.running_mean"], mean)
+
+
+def test_networks_without_biases(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results")
+    state = {
+        name: value
+        for name, value in nnunet_state(seeded_network(0)).items()
+        if not name.endswith(".bias")
+        or "norm" in name
+        or "seg_layers" in name
+        or ".all_mod" in name
+    }
+    save_checkpoint(results / "fold_0" / "checkpoint_final.pth", state)
+    package = import_nnunet(request(results, tmp_path / "out"))
+    ours = torch.load(package.folder / "models" / "model.pt", weights_only=True)
+    assert not ours["upsamples.0.transp_conv.conv.bias"].any()
+    assert ours["input_block.norm1.bias"].any()
+
+
 def test_folds_of_two_trainings_are_refused(tmp_path: Path) -> None:
     results = make_results(tmp_path / "results", folds=("0", "1"))
     save_checkpoint(

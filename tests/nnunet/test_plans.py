@@ -46,10 +46,11 @@ def test_values_are_those_of_nnunet() -> None:
     ],
 )
 def test_axes_are_those_of_the_reader_and_the_plan(reader, transposed, axes) -> None:
-    plans = plans_of() | {"transpose_forward": transposed, "image_reader_writer": "another"}
+    plans = plans_of() | {"transpose_forward": transposed, "image_reader_writer": reader}
+    # nnU-Net predicts with the reader of plans.json, whatever dataset.json says
+    assert plan_of(plans, overwrite_image_reader_writer="another").axcodes == axes
+    del plans["image_reader_writer"]
     assert plan_of(plans, overwrite_image_reader_writer=reader).axcodes == axes
-    plans["image_reader_writer"] = reader
-    assert plan_of(plans).axcodes == axes
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,8 @@ def test_settings_of_layers() -> None:
     assert plan.negative_slope == 0.2
     batch = architecture(norm_op="torch.nn.modules.batchnorm.BatchNorm3d")
     assert plan_of(plans_of(architecture=batch)).norm_name[0] == "BATCH"
+    default = architecture(nonlin_first=False, stem_channels=None, dropout_op_kwargs={"p": 0})
+    assert plan_of(plans_of(architecture=default)) == plan_of(plans_of())
     even = architecture(kernel_sizes=[[3, 3, 3]] * 3, strides=[1, 2, 2])
     assert plan_of(plans_of(architecture=even)).architecture == "DynUNet"
 
@@ -140,6 +143,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"architecture": architecture(kernel_sizes=[[3] * 3, [2] * 3, [3] * 3])},
         r"kernel \[2, 2, 2\]",
+    ),
+    ({"architecture": architecture(nonlin_first=True)}, "the network has nonlin_first True"),
+    (
+        {"architecture": architecture("ResidualEncoderUNet", squeeze_excitation=True)},
+        "squeeze_excitation",
+    ),
+    ({"architecture": architecture(my_option=1)}, "the network has my_option 1"),
+    (
+        {"architecture": architecture(norm_op_kwargs={"track_running_stats": True})},
+        "norm_op_kwargs has track_running_stats True",
     ),
     ({"preprocessor_name": "MyPreprocessor"}, "the preprocessor is MyPreprocessor"),
     ({"resampling_fn_data": "resample_torch_fornnunet"}, "resample_torch_fornnunet"),

@@ -133,7 +133,9 @@ def _weights_of(arguments: argparse.Namespace) -> list[Path]:
     from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL, model_files
 
     if arguments.model:
-        weights = [file for model in arguments.model for file in model_files(model)]
+        # the first file of an ensemble names the others, which may be given, too
+        named = (file for model in arguments.model for file in model_files(model))
+        weights = list(dict.fromkeys(named))
     else:
         given: Any = None
         for overlay in arguments.config_file:

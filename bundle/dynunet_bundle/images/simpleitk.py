@@ -27,6 +27,7 @@ from dynunet_bundle.images.header_checks import (
 )
 from dynunet_bundle.images.picture_checks import require_sound_picture
 from dynunet_bundle.images.streams import ENCODINGS, decompress, require_size
+from dynunet_bundle.images.tiff_spacing import tiff_spacing, with_spacing
 from dynunet_bundle.limits import require_memory, require_place, require_room
 
 READERS = {
@@ -53,15 +54,16 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         ``[C, X, Y, Z]`` in the order in which the file stores its axes, and the affine ``[4, 4]`` from voxel indices to
-        millimetres in RAS+; pictures have voxels of 1 mm.
+        millimetres in RAS+; pictures have voxels of 1 mm, TIFF volumes those of a JSON file beside them.
 
     Raises:
-        CaseError: if it declares more voxels than are allowed, or its affine is not finite.
+        CaseError: if it declares more voxels than are allowed, its affine is not finite, or the JSON file is malformed.
         OSError: if SimpleITK or Pillow cannot read it.
     """
     if str(path).lower().endswith(PICTURE_SUFFIXES):
         # their resolution is for printing, and often differs between an image and its label
-        return _read_picture(path), LPS_TO_RAS.copy()
+        picture = _read_picture(path)
+        return picture, with_spacing(LPS_TO_RAS, tiff_spacing(path, picture.shape[-1]))
     image = _read_with_sitk(path)
     affine = _affine_of(image)
     require_place(case_name(path), affine)

@@ -20,6 +20,7 @@ from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
 from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.nifti import load_nifti
+from dynunet_bundle.images.tiff_spacing import tiff_spacing, write_tiff_spacing
 
 MASK_TYPES = (np.uint8, np.uint16, np.int32)
 SAVED = "saved"
@@ -100,6 +101,8 @@ def save_mask(
 ) -> Path:
     """Write one mask with the geometry of its image file; for a DICOM series, as NIfTI.
 
+    The spacing of a TIFF volume is written beside the mask as beside the image.
+
     Args:
         mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
         source: the image of the mask.
@@ -131,6 +134,9 @@ def save_mask(
         content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
     with atomic_write(target) as file:
         file.write(content)
+    spacing = None if is_dicom else tiff_spacing(source, array.shape[-1])
+    if spacing:
+        write_tiff_spacing(target, spacing)
     return target
 
 

@@ -4,19 +4,19 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.layouts import task_name
 from dynunet_bundle.delivery.package.make import Package, PackageRequest, make_package
-from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.files import write_json
 from dynunet_bundle.labels.largest_component import RULES_ID
 from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.nnunet.checkpoint import NnunetCheckpoint, read_checkpoint
 from dynunet_bundle.nnunet.component_rules import component_rules
-from dynunet_bundle.nnunet.names import load_nnunet_state
+from dynunet_bundle.nnunet.names import has_batch_norm, load_nnunet_state
 from dynunet_bundle.nnunet.plans import imported_plan
 from dynunet_bundle.nnunet.results_folder import ResultsFolder, choose_model, opened, read_results
 from dynunet_bundle.planning.plan import Plan
@@ -83,9 +83,16 @@ def import_nnunet(request: ImportRequest) -> Package:
         checkpoints = {fold: read_checkpoint(path) for fold, path in results.checkpoints.items()}
         _require_one_training(checkpoints, results)
         first = next(iter(checkpoints.values()))
+        if request.configuration not in (None, first.configuration):
+            raise DatasetError(
+                f"{request.model} has the configuration {first.configuration}, not {request.configuration}. "
+                "Pass another --configuration, or the folder that has it."
+            )
         plan = imported_plan(
             results.plans, results.dataset, first.configuration, _task(results), results.folder
         )
+        if has_batch_norm(first.state):
+            plan = replace(plan, norm_name=["BATCH", *plan.norm_name[1:]])
         rules = _rules(results.folder)
         overlay = folder / "plan.json"
         write_json(overlay, plan.overlay() | ({RULES_ID: rules} if rules else {}))

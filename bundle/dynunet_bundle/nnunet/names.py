@@ -26,6 +26,7 @@ WITH_BIAS = re.compile(r"(?<!skip\.0)(?<!skip\.1)\.conv\.weight$")
 UNUSED = re.compile(rf"\.conv\.bias$|^{re.escape(HEAD)}")
 """Parameters of nnU-Net that a prediction does not need: a bias before a norm, which removes it, and lower heads."""
 
+TRANSPOSED_BIAS = re.compile(r"decoder\.transpconvs\.\d+\.bias$")
 
 RENAMED = tuple(
     (re.compile(rf"{ours}(\w+)"), theirs)
@@ -104,8 +105,13 @@ def load_nnunet_state(
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     names = {name: nnunet_name(name, num_levels) for name in tensors}
     used = set(names.values())
+    unbiased = not any(name.endswith(".conv.bias") for name in state)
     with torch.no_grad():
         for name, theirs in names.items():
+            if unbiased and theirs not in state and TRANSPOSED_BIAS.match(theirs):
+                # trained with conv_bias False
+                tensors[name].zero_()
+                continue
             if theirs not in state or state[theirs].shape != tensors[name].shape:
                 found = tuple(state[theirs].shape) if theirs in state else "missing"
                 raise WeightsError(
@@ -155,3 +161,11 @@ def nnunet_state(network: nn.Module, num_levels: int) -> dict[str, torch.Tensor]
             aliases |= {f"decoder.{alias}" for alias in aliases}
         state |= dict.fromkeys(sorted(aliases), tensor)
     return state
+
+
+def has_batch_norm(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether weights are those of a network with batch norm, whatever plans.json says.
+
+    ``nnUNetTrainerBN`` changes the norm, and does not write that to plans.json.
+    """
+    return any(name.endswith(".norm.running_mean") for name in state)

@@ -15,6 +15,34 @@ ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
 CONVOLUTIONS = 2
 """Convolutions of a level of PlainConvUNet here; nnU-Net's planners always take this number."""
 
+NETWORK_ARGUMENTS: dict[str, Any] = {
+    "nonlin_first": False,
+    "stem_channels": None,
+    "bottleneck_channels": None,
+    "squeeze_excitation": False,
+    "pool": "conv",
+    "pool_type": "conv",
+}
+"""Further arguments of both networks, with the only value that the bundle's networks have; nnU-Net's planners give none
+of them."""
+
+READ_ARGUMENTS = {
+    *("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage"),
+    *("n_blocks_per_stage", "n_conv_per_stage_decoder", "conv_bias", "norm_op", "norm_op_kwargs"),
+    *("nonlin", "nonlin_kwargs"),
+}
+UNUSED_ARGUMENTS = {
+    *("dropout_op", "dropout_op_kwargs", "deep_supervision", "stochastic_depth_p"),
+    "squeeze_excitation_reduction_ratio",
+}
+"""Arguments that do not change a prediction."""
+
+LAYER_OPTIONS = {
+    "norm_op_kwargs": {"eps", "affine", "momentum"},
+    "nonlin_kwargs": {"negative_slope", "inplace"},
+}
+"""Options of layers that the bundle's networks take, or that do not change a prediction."""
+
 SLOPE = 0.01
 """Slope of torch's LeakyReLU, which nnU-Net does not change."""
 
@@ -107,7 +135,11 @@ def _network_fault(kind: str, arguments: Mapping[str, Any], dims: int) -> str | 
     kernels, strides = (
         [_per_axis(value, dims) for value in arguments[key]] for key in ("kernel_sizes", "strides")
     )
-    return padding_fault(kind, kernels, strides) or _depth_fault(kind, levels, arguments)
+    return (
+        padding_fault(kind, kernels, strides)
+        or _option_fault(arguments)
+        or _depth_fault(kind, levels, arguments)
+    )
 
 
 def padding_fault(kind: str, kernels: Levels, strides: Levels) -> str | None:
@@ -143,6 +175,17 @@ def network_depths(kind: str, levels: int) -> dict[str, list[int]]:
             "n_conv_per_stage_decoder": [CONVOLUTIONS] * (levels - 1),
         }
     return {"n_blocks_per_stage": blocks, "n_conv_per_stage_decoder": [1] * (levels - 1)}
+
+
+def _option_fault(arguments: Mapping[str, Any]) -> str | None:
+    """An argument or an option of a layer that the bundle's networks do not have."""
+    for key in sorted(arguments.keys() - READ_ARGUMENTS - UNUSED_ARGUMENTS):
+        if key not in NETWORK_ARGUMENTS or arguments[key] != NETWORK_ARGUMENTS[key]:
+            return f"the network has {key} {arguments[key]!s:.40}"
+    for key, known in LAYER_OPTIONS.items():
+        for option in sorted((arguments.get(key) or {}).keys() - known):
+            return f"{key} has {option} {arguments[key][option]!s:.40}"
+    return None
 
 
 def _depth_fault(kind: str, levels: int, arguments: Mapping[str, Any]) -> str | None:

@@ -165,8 +165,9 @@ def _require_known_steps(content: Mapping[str, Any], source: Path) -> None:
 
 
 def _axes(plans: Mapping[str, Any], dataset: Mapping[str, Any], source: Path) -> str:
+    # nnU-Net predicts with the reader of the plans; that of dataset.json served to plan
     reader = str(
-        dataset.get("overwrite_image_reader_writer") or plans.get("image_reader_writer", "")
+        plans.get("image_reader_writer") or dataset.get("overwrite_image_reader_writer", "")
     )
     if reader not in AXES_BY_READER:
         raise PlanError(

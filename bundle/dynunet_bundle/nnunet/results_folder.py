@@ -23,8 +23,9 @@ MAX_BYTES = 16 * GIB
 """Largest size of all extracted files; five folds of nnU-Net's largest network have 8 GiB with their optimizers."""
 
 MAX_FILES = 20_000
-DEPTH = 3
-"""Folders between the given one and a model: ``nnUNet_results/DatasetNNN_Name/TRAINER__PLANS__CONFIGURATION``."""
+DEPTH = 5
+"""Levels that are searched for models. nnU-Net has two folders below ``nnUNet_results``, ``DatasetNNN_Name`` and
+``TRAINER__PLANS__CONFIGURATION``; zips made by hand often have that folder, too, and one above it."""
 
 
 @dataclass(frozen=True)
