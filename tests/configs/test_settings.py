@@ -8,12 +8,13 @@ import pytest
 from conftest import BUNDLE, fork_server, run_script
 
 from dynunet_bundle.configs.command import corrected_texts
+from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.configs.settings import FITTING, SETTINGS
 from dynunet_bundle.configs.values import monai_value, read_value, schema_of
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dicom_output.save_objects import KINDS
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.networks.architectures import ARCHITECTURES
 from dynunet_bundle.networks.exported import BACKENDS
 from dynunet_bundle.networks.precision import PRECISIONS
@@ -288,6 +289,68 @@ def test_a_setting_that_would_not_act_is_refused(run: str, words: list[str], nee
 )
 def test_a_setting_that_acts_is_taken(run: str, words: list[str]) -> None:
     assert corrected(run, *words) == {}
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "text", "needed"),
+    [
+        (
+            "training",
+            "oversampling",
+            "$1 - 2",
+            "oversampling to -1; it must be a number, at least 0",
+        ),
+        ("training", "epochs", "$@val_interval - 10", "epochs to 0; it must be a whole number"),
+        ("training", "optimizer#momentum", "$@learning_rate - 5", "optimizer#momentum to -4.99"),
+        ("training", "amp", "$1 + 1", "amp to 2; it must be true or false"),
+        ("training", "learning_rate", "$float('nan')", "learning_rate to NaN"),
+        (
+            "training",
+            "patch_size",
+            "$[41, 56] + [40]",
+            r"patch_size is \[41, 56, 40\], which the str",
+        ),
+        ("evaluating", "validate#inferer#overlap", "$1 / 1", "overlap to 1.0; it must be"),
+        ("inference", "sw_batch_size", "$2 - 2", "sw_batch_size to 0"),
+    ],
+)
+def test_the_result_of_an_expression_is_checked(
+    run: str, name: str, text: str, needed: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=needed):
+        corrected(run, f"--{name}", text)
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({name: text}))
+    with pytest.raises(ConfigError, match=needed):
+        corrected(run, overlays=(str(overlay),))
+    if run != "evaluating":
+        with pytest.raises(ConfigError, match=needed):
+            load_workflow(BUNDLE, FILES[run][0], [str(overlay)], trust=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["$2 * 3", "$@val_interval", "$@world_size * 2", "$@network.nothing", "$1 // 0"]
+)
+def test_an_expression_that_gives_a_fitting_value_or_needs_the_run_is_left(text: str) -> None:
+    assert corrected("training", "--epochs", text) == {}
+    multi = str(CONFIGS / "multi_gpu_train.json")
+    assert corrected("training", "--epochs", text, overlays=(multi,)) == {}
+
+
+def test_a_file_of_folds_that_was_named_and_is_gone_is_refused(tmp_path: Path) -> None:
+    for gone in (tmp_path / "x.json", tmp_path / "configs/tasks/splits/x #1.json"):
+        overlay = tmp_path / "overlay.json"
+        overlay.write_text(json.dumps({"splits_file": literal(gone)}))
+        with pytest.raises(DatasetError, match=r"does not exist.*--splits_file '\$None'"):
+            corrected("training", overlays=(str(overlay),))
+        with pytest.raises(DatasetError, match="does not exist"):
+            corrected("evaluating", "--splits_file", str(gone))
+        with pytest.raises(DatasetError, match="does not exist"):
+            load_workflow(BUNDLE, "train.json", [str(overlay)])
+        assert corrected("training", "--splits_file", "$None", overlays=(str(overlay),)) == {}
+        assert corrected("training", "--fold", "all", overlays=(str(overlay),)) == {}
+        # predicting needs no folds
+        load_workflow(BUNDLE, "inference.json", [str(overlay)], {"device": "cpu"})
 
 
 def test_run_workflow_has_arguments_of_its_own() -> None:

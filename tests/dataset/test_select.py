@@ -111,14 +111,18 @@ def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
         cases_of(root, "training", fold=1, **part)
 
 
-def test_without_the_file_of_folds_they_are_drawn(
-    make_dataset: MakeDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_without_the_file_of_folds_they_are_drawn(make_dataset: MakeDataset, tmp_path: Path):
     root = str(make_dataset(num_cases=10))
-    absent = str(tmp_path / "none.json")
     drawn = cases_of(root, "validation", **PLANNED)
-    assert cases_of(root, "validation", splits_file=absent, **PLANNED) == drawn
-    assert "none.json does not exist: 5 folds drawn with seed 12345" in caplog.text
+    default = str(tmp_path / "configs/tasks/splits/none.json")
+    assert cases_of(root, "validation", splits_file=default, **PLANNED) == drawn
+
+
+def test_a_file_of_folds_that_is_gone_is_an_error(make_dataset: MakeDataset, tmp_path: Path):
+    # formerly a warning; but the folds may have been edited, and drawn ones would mix what they held apart
+    root, absent = str(make_dataset(num_cases=10)), str(tmp_path / "none.json")
+    with pytest.raises(DatasetError, match=r"none.json does not exist.*Restore the file"):
+        cases_of(root, "validation", splits_file=absent, **PLANNED)
 
 
 def test_the_folds_of_a_bundle_that_was_moved(

@@ -10,7 +10,8 @@ from monai.bundle import ConfigParser
 
 from dynunet_bundle.configs.command_line import CommandLine
 from dynunet_bundle.configs.literals import literal
-from dynunet_bundle.configs.overrides import RUN_ARGUMENTS, read_overlay, top_level
+from dynunet_bundle.configs.overrides import RUN_ARGUMENTS, read_overlay
+from dynunet_bundle.configs.results import expression_results
 from dynunet_bundle.configs.usage import Usage
 from dynunet_bundle.configs.values import (
     CODE,
@@ -20,7 +21,9 @@ from dynunet_bundle.configs.values import (
     require_fitting_plan,
     require_values,
     schema_of,
+    without_dollar,
 )
+from dynunet_bundle.dataset.folds import SPLITS_ID, require_splits
 from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.planning.plan import PLAN_IDS
 from dynunet_bundle.shapes import has_shape
@@ -132,22 +135,40 @@ def _text_for_monai(text: str, value: Any) -> str | None:
 
 
 def require_plan(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse values with which the ids of the plan do not fit each other.
+    """Refuse values that show what they are only together: results of expressions, the plan, the file of folds.
 
     Args:
-        config: content of the configs.
+        config: content of the configs; code in them is trusted.
         values: overrides by id.
 
     Raises:
-        ConfigError: with the values that would do.
+        ConfigError: for an expression whose result is of a wrong type or out of range, ids of the plan that do not fit
+            each other, with the values that would do, or a file of folds that does not exist.
     """
-    parser = ConfigParser(
-        {name: copy.deepcopy(config[name]) for name in PLAN_IDS if name in config}
-    )
+    parser = ConfigParser(copy.deepcopy(dict(config)))
     for name, value in values.items():
-        if top_level(name) in PLAN_IDS:
-            parser[name] = value
-    require_fitting_plan(parser.get())
+        parser[name] = copy.deepcopy(value)
+    content = parser.get()
+    results = expression_results(content)
+    require_values(results, "an expression", config)
+    plan = {name: results.get(name, content[name]) for name in PLAN_IDS if name in content}
+    require_fitting_plan(plan)
+    require_named_folds(content)
+
+
+def require_named_folds(content: Mapping[str, Any]) -> None:
+    """Refuse a file of folds that was named and is gone: folds drawn in its place would train on its held-out cases.
+
+    Args:
+        content: the content of all configs and overrides together. The default of the id is an expression, and its
+            file need not exist.
+
+    Raises:
+        ConfigError: with the ways on.
+    """
+    path = without_dollar(content.get(SPLITS_ID))
+    if isinstance(path, str) and not has_shape(path, CODE) and content.get("fold") != "all":
+        require_splits(path)
 
 
 def require_bundle_root(usage: Usage, files: Sequence[str], given: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ def load_workflow(
     """
     configs = Path(bundle_root).resolve() / "configs"
     known = known_ids(configs)
-    own = ConfigParser.load_config_file(str(configs / config))
+    own = ConfigParser.load_config_files([str(configs / config)])
     contents = [read_overlay(overlay, known) for overlay in overlays]
     require_safe([configs / config, *overlays], configs, settings, trust)
     content = {key: literal(value) for key, value in (plan or {}).items() if key in own}

@@ -119,10 +119,27 @@ def find_splits(splits_file: str | None) -> Path | None:
     if not splits_file:
         return None
     path = Path(splits_file)
-    own = OWN_SPLITS / path.name
-    if path.parts[-len(SPLITS_PLACE) - 1 : -1] == SPLITS_PLACE and not path.is_file():
-        path = own
+    if _is_default(path) and not path.is_file():
+        path = OWN_SPLITS / path.name
     return path if path.is_file() else None
+
+
+def _is_default(path: Path) -> bool:
+    """Whether a path is where the configs look for a file by themselves; a task may have none there."""
+    return path.parts[-len(SPLITS_PLACE) - 1 : -1] == SPLITS_PLACE
+
+
+def require_splits(splits_file: str) -> None:
+    """Refuse a file of folds that was named and does not exist: drawn folds would train on its held-out cases.
+
+    Raises:
+        DatasetError: with the ways on.
+    """
+    if find_splits(splits_file) is None:
+        raise DatasetError(
+            f"splits_file {splits_file} does not exist, so the held-out cases are not known. Restore the file, "
+            f"correct its path in the overlay, or draw new folds with --{SPLITS_ID} '$None'."
+        )
 
 
 def folds_source(splits_file: str | None, num_folds: int, seed: int = SPLIT_SEED) -> str:
@@ -134,7 +151,7 @@ def folds_source(splits_file: str | None, num_folds: int, seed: int = SPLIT_SEED
 def find_folds(
     names: Sequence[str], splits_file: str | None, num_folds: int, seed: int = SPLIT_SEED
 ) -> Folds:
-    """The folds in the splits file; if it does not exist, drawn ones.
+    """The folds in the splits file; drawn ones without a file, or if the file of the default path does not exist.
 
     Args:
         names: names of the labelled cases.
@@ -143,16 +160,13 @@ def find_folds(
         seed: seed of the draw.
 
     Raises:
-        DatasetError: if the file does not belong to these cases, or there are fewer cases than folds.
+        DatasetError: if the file does not exist elsewhere, if it does not belong to these cases, or if there are fewer
+            cases than folds.
     """
     path = find_splits(splits_file)
     if path is None:
-        if splits_file and Path(splits_file).parts[-len(SPLITS_PLACE) - 1 : -1] != SPLITS_PLACE:
-            logger.warning(
-                "splits_file %s does not exist: %s",
-                splits_file,
-                folds_source(None, num_folds, seed),
-            )
+        if splits_file and not _is_default(Path(splits_file)):
+            require_splits(splits_file)
         return default_folds(names, num_folds, seed)
     folds = read_folds(path, names)
     if len(folds) != num_folds:
