@@ -313,6 +313,22 @@ def test_json_of_another_shape_names_the_field(tmp_path: Path, content: Any, pro
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"labels": {"0": "background", "1": "a", "1": "b"}}', '"1"'),
+        ('{"a": 1, "b": 2, "a": 1}', '"a"'),
+        (r'[{"x\u001b": 0, "x\u001b": 0}]', r'"x\u001b"'),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, key: str):
+    path = tmp_path / "dataset.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="duplicated") as caught:
+        read_json(path, ConfigError, {})
+    assert f"the key {key} is duplicated" in str(caught.value)
+
+
 def test_sha256_of_a_known_text(tmp_path: Path):
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

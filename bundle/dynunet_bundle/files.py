@@ -237,7 +237,7 @@ def parse_json(
     """
     try:
         text = str(data, "utf-8-sig")
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=unique_keys)
         if "\\ud" in text.lower():
             # half of a surrogate pair is not a text, unless it stands for a byte of a file name outside UTF-8
             json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
@@ -248,6 +248,20 @@ def parse_json(
     if _depth(content) > MAX_JSON_DEPTH:
         raise error_type(f"{where} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
     require_shape(content, schema, where, error_type)
+    return content
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON file. Of two equal keys the first would be ignored in silence.
+
+    Raises:
+        ValueError: naming a key that is given twice.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {excerpt(json.dumps(twice))} is duplicated")
     return content
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("pydicom")
 
 from helpers.dicom_faults import HTML, cut_localiser_header, deflated_report
 from helpers.made_dicom import make_series, straight, volume
+from pydicom import dcmread
 
 from dynunet_bundle.dataset.dicom_cases import find_cases
 from dynunet_bundle.dicom_input.series import load_series
@@ -75,6 +76,38 @@ def test_a_file_that_may_be_a_slice_is_refused_with_a_list(
     assert listed.read_text() == f"{folder / name}\n"
     assert stat.S_IMODE(os.stat(listed).st_mode) == 0o600
     listed.unlink()
+
+
+def count(folder: Path, number: int, **acquisitions: int) -> None:
+    """Have the headers of a series say how many images it has, and of which acquisition some are."""
+    for file in folder.glob("0*.dcm"):
+        header = dcmread(file)
+        header.ImagesInAcquisition = number
+        header.AcquisitionNumber = acquisitions.get(f"of_{file.stem}", 1)
+        header.save_as(file)
+
+
+def test_a_complete_series_needs_no_damaged_file(
+    folder: Path, log: pytest.LogCaptureFixture
+) -> None:
+    count(folder, 5)
+    (folder / "005.dcm").write_bytes(b"")
+    np.testing.assert_array_equal(only_array(folder), volume())
+    assert "skipped in the DICOM input: 1 x damaged file" in log.text
+
+
+@pytest.mark.parametrize("kind", ["more", "fewer", "two acquisitions", "a copy", "its own slice"])
+def test_a_series_that_may_lack_an_image_is_refused(folder: Path, kind: str) -> None:
+    count(folder, {"more": 6, "fewer": 3, "a copy": 6}.get(kind, 5))
+    if kind == "two acquisitions":
+        count(folder, 5, of_004=2)
+    if kind == "a copy":
+        shutil.copy(folder / "004.dcm", folder / "006.dcm")
+    content = (folder / "004.dcm").read_bytes()
+    place = content.index(b"\x28\x00\x10\x00US")
+    (folder / "005.dcm").write_bytes(content[:place] if kind == "its own slice" else b"")
+    with pytest.raises(CaseError, match="is damaged"):
+        only_array(folder)
 
 
 def test_a_damaged_file_stops_only_its_series(folder: Path, tmp_path: Path) -> None:

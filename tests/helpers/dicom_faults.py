@@ -260,6 +260,19 @@ FAULTS: dict[str, Fault] = {
     "study_uid_letters": Fault(
         all_with(StudyInstanceUID=b"x.y"), WRITTEN, MASK, "StudyInstanceUID"
     ),
+    "study_uid_zero": Fault(
+        all_with(StudyInstanceUID=b"1.2.003.4"), "written, not valid", MASK, "StudyInstanceUID"
+    ),
+    "series_uid_points": Fault(
+        all_with(SeriesInstanceUID=b"1..2.3"), "written, not valid", MASK, "SeriesInstanceUID"
+    ),
+    "sop_uid_zero": Fault(
+        each(lambda header, index, number: put(header, SOPInstanceUID=f"1.2.0{index}".encode())),
+        "written, not valid",
+        MASK,
+        "SOPInstanceUID",
+    ),
+    "frame_uid_zero": Fault(all_with(FrameOfReferenceUID=b"1.2.003.4"), "written, not valid"),
     # text
     "ir100_single": Fault(all_with(SpecificCharacterSet=b"ISO 2022 IR 100"), NO_SEG),
     "ir6_single": Fault(all_with(SpecificCharacterSet=b"ISO 2022 IR 6"), NO_SEG),

@@ -165,3 +165,11 @@ def test_as_many_values_as_names():
 def test_tables_that_are_refused(values: list[Any]):
     with pytest.raises(PlanError, match="at most 255 ascending whole numbers"):
         LabelScheme([f"class {value}" for value in values], values)
+
+
+def test_names_that_differ_by_spaces_alone_are_refused():
+    order = [1, 2]
+    with pytest.raises(PlanError, match='region name "w" is given twice'):
+        LabelScheme(["b", "x", "y"], (), None, {"w": [1, 2], "w ": [2]}, order)
+    with pytest.raises(PlanError, match='class name "x" is given twice'):
+        LabelScheme(["b", "x", " x"])

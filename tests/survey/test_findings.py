@@ -18,6 +18,7 @@ from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.survey.findings import (
     Finding,
     case_findings,
+    dataset_findings,
     duplicate_findings,
     format_findings,
 )
@@ -237,6 +238,18 @@ def test_channels_in_separate_files_are_named(tmp_path: Path):
         "image 1",
         "label",
     ]
+
+
+def test_channels_of_one_name_are_a_warning(own_phantom):
+    path = own_phantom / "dataset.json"
+    content = {**json.loads(path.read_text()), "modality": {"0": "T1", "1": "T2", "2": "T1"}}
+    path.write_text(json.dumps(content))
+    (found,) = [
+        finding.problem
+        for finding in dataset_findings(load_dataset(own_phantom))
+        if "name" in finding.problem
+    ]
+    assert found == 'channels 0 and 2 have the same name, "T1"'
 
 
 def test_channels_on_different_grids_are_an_error_of_the_case(tmp_path: Path):

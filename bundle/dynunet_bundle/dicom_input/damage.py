@@ -36,18 +36,21 @@ class DamagedFile:
     reason: str
     uid: str
 
-    def may_belong(self, uid: str, files: Sequence[Path]) -> bool:
+    def may_belong(self, uid: str, files: Sequence[Path], is_complete: bool = False) -> bool:
         """Whether this file may be a part of a series.
 
-        A file without a UID does not belong to a series whose files are all in another folder, or all have names of
-        another form, such as ``0001.dcm``, ``0002.dcm`` beside ``page.dcm``.
+        A file without a UID does not belong to a series that is complete, whose files are all in another folder, or
+        all have names of another form, such as ``0001.dcm``, ``0002.dcm`` beside ``page.dcm``.
 
         Args:
             uid: SeriesInstanceUID of the series.
             files: its other files.
+            is_complete: whether its headers say that it has as many images as these files.
         """
         if self.uid:
             return uid.startswith(self.uid)
+        if is_complete:
+            return False
         folders = {file.parent for file in files}
         forms = {_form(file) for file in files}
         elsewhere = len(folders) == 1 and self.file.parent not in folders

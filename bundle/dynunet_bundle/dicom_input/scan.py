@@ -39,6 +39,7 @@ NEEDED_TAGS = (
 SCANNED_TAGS = (
     *(*NEEDED_TAGS, "StudyInstanceUID", "SeriesNumber", "SeriesDescription"),
     *("ImageType", "ModalityLUTSequence", *GEOMETRY, *PATIENT_TAGS, *KIND_TAGS),
+    *("SOPInstanceUID", "AcquisitionNumber", "ImagesInAcquisition"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 
@@ -210,6 +211,7 @@ def _summary(
     first = headers[0]
     with quiet_pydicom():
         planes = {_plane(header) for header in headers}
+        complete = _is_complete(headers)
         problem = _problem(headers, planes)
         number = value_of(first, "SeriesNumber")
         return Series(
@@ -224,8 +226,19 @@ def _summary(
             plane=next(iter(planes)) if len(planes) == 1 else None,
             problem=problem and problem[0],
             remedy=problem and problem[1],
-            damaged=tuple(one for one in damaged if one.may_belong(uid, files)),
+            damaged=tuple(one for one in damaged if one.may_belong(uid, files, complete)),
         )
+
+
+def _is_complete(headers: Sequence[Any]) -> bool:
+    """Whether the headers say that an acquisition has as many images as there are (PS3.3 C.7.6.1)."""
+
+    def values(tag: str) -> set[str]:
+        return {str(value_of(header, tag) or "").strip() for header in headers}
+
+    # copies of an image do not stand for others
+    number = len(values("SOPInstanceUID"))
+    return values("ImagesInAcquisition") == {str(number)} and len(values("AcquisitionNumber")) == 1
 
 
 def _problem(headers: Sequence[Any], planes: set[str | None]) -> tuple[str, str] | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynunet_bundle.dicom_input.names import UID
 from dynunet_bundle.dicom_input.parse import value_of
 from dynunet_bundle.dicom_output.clean import drop_invalid
 from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, require_straight, straighten
@@ -104,12 +103,12 @@ def _require_one_source(headers: Sequence[Any]) -> None:
     malformed = [
         keyword
         for keyword, found in uids.items()
-        if keyword.endswith("UID") and not all(map(UID.fullmatch, found))
+        if keyword.endswith("UID") and not all(map(_is_uid, found))
     ]
     if malformed:
         raise ObjectError(
-            f"{' and '.join(malformed)} of the series is not a UID, of digits and points and at most 64 characters. "
-            f"{REMEDY}"
+            f"{' and '.join(malformed)} of the series is not a UID, which has numbers without leading zeros, "
+            f"joined by points, and at most 64 characters. {REMEDY}"
         )
     studies, images = (set(uids[keyword]) for keyword in ("StudyInstanceUID", "SOPInstanceUID"))
     if len(studies) > 1:
@@ -148,7 +147,7 @@ def _complete(series: "DicomSeries") -> Any:
     if is_multi_frame(header):
         _share_plane(header)
     _fill_thickness(header, float(np.linalg.norm(series.affine[:3, 2])))
-    if not UID.fullmatch(str(header.get("FrameOfReferenceUID") or "")):
+    if not _is_uid(str(header.get("FrameOfReferenceUID") or "")):
         header.FrameOfReferenceUID = derived_uid(header.SeriesInstanceUID, "frame of reference")
     return header
 
@@ -219,6 +218,14 @@ def character_set(header: Any, texts: Sequence[str]) -> Any:
 def _is_extended(character_set: str) -> bool:
     """Whether a character set needs others beside it (PS3.3 C.12.1.1.2), or is too new for some readers."""
     return character_set.startswith("ISO 2022") or character_set == "GBK"
+
+
+def _is_uid(text: str) -> bool:
+    """Whether a text is a UID by PS3.5 section 9.1; ``1.02`` and ``1..2`` are not."""
+    from pydicom import config
+    from pydicom.uid import UID
+
+    return bool(UID(text, config.IGNORE).is_valid)
 
 
 def derived_uid(*sources: str) -> str:

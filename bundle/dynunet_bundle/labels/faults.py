@@ -1,7 +1,7 @@
 """Faults of label values, the ignore value and regions, each as a message with its remedy."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dynunet_bundle.errors import some_of
 
@@ -58,11 +58,16 @@ def find_value_fault(label_names: Sequence[str], label_values: Sequence[int]) ->
     if not ascending or len(values) > MAX_CLASSES:
         shown = some_of(values, MAX_VALUES_SHOWN)
         return f"label_values must be at most {MAX_CLASSES} ascending whole numbers, not {shown}."
-    stripped = [name.strip() for name in label_names]
+    return find_double_name(label_names, "class")
+
+
+def find_double_name(names: Iterable[str], what: str) -> str | None:
+    """Fault of names that are equal apart from spaces around them, with its remedy, or None."""
+    stripped = [name.strip() for name in names]
     twice = next((name for name in stripped if stripped.count(name) > 1), None)
-    if twice is not None:
-        return f'the class name "{twice}" is given twice; scores are kept by name. Rename one.'
-    return None
+    if twice is None:
+        return None
+    return f'the {what} name "{twice}" is given twice; scores are kept by name. Rename one.'
 
 
 def find_ignore_fault(label_values: Sequence[int], ignore_value: int | None) -> str | None:
@@ -108,7 +113,7 @@ def _find_member_fault(label_values: Sequence[int], regions: Regions) -> str | N
                 f'the region "{name}" is {values!r}; it must be a list of label values from '
                 f"{list(label_values[1:])}, without the background and the ignore value."
             )
-    return None
+    return find_double_name(regions, "region")
 
 
 def _find_order_fault(regions: Regions, order: Sequence[int] | None) -> str | None:

@@ -132,8 +132,20 @@ def _nifti_warnings(image: Any) -> Iterator[Problem]:
 
 
 def dataset_findings(dataset: DatasetDescription) -> list[Finding]:
-    """Warnings about the list of cases, not about a single case."""
-    return [Finding(DATASET_NAME, "warning", *note) for note in dataset.notes]
+    """Warnings about the list of cases and its names, not about a single case."""
+    notes = [*dataset.notes, *_double_channels(dataset.channel_names)]
+    return [Finding(DATASET_NAME, "warning", *note) for note in notes]
+
+
+def _double_channels(names: Sequence[str]) -> Iterator[Problem]:
+    """Channels of one name. They are kept apart by their numbers, and nnU-Net's names of normalizations may repeat."""
+    for name in dict.fromkeys(names):
+        numbers = [str(number) for number, other in enumerate(names) if other == name]
+        if len(numbers) > 1:
+            yield (
+                f'channels {" and ".join(numbers)} have the same name, "{name}"',
+                "Check that they are different images.",
+            )
 
 
 def duplicate_findings(digests: Sequence[tuple[str, str]]) -> list[Finding]:

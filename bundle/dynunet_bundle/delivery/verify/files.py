@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.errors import ConfigError, first_line
-from dynunet_bundle.files import sha256_of
+from dynunet_bundle.files import sha256_of, unique_keys
 from dynunet_bundle.shapes import FILE_PATH, TEXT, list_of, object_with, require_shape
 
 REQUIRED = (
@@ -135,7 +135,7 @@ def check_json(bundle: BundleFolder) -> list[BundleProblem]:
 def _json_faults(content: bytes) -> Iterator[str]:
     try:
         text = content.decode("utf-8")
-        json.loads(text, object_pairs_hook=_without_doubles)
+        json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         yield f"cannot be read: {first_line(error)}"
         return
@@ -147,14 +147,6 @@ def _json_faults(content: bytes) -> Iterator[str]:
     found = PERSONAL.search(text)
     if found:
         yield f"contains a personal path, {found.group()}"
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double:
-        raise ValueError(f'the key "{double}" is duplicated')
-    return dict(pairs)
 
 
 def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
