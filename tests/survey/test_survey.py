@@ -1,7 +1,9 @@
 """Surveys of every case, cached until its files change."""
 
+import gzip
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -209,6 +211,69 @@ def test_a_damaged_cache_file_is_rebuilt(
     reads.clear()
     assert as_data(survey_dataset(dataset, 1, cache)) == as_data(first)
     assert reads == ["images/t"]
+
+
+def at(root: Path, dataset: DatasetDescription) -> DatasetDescription:
+    """The same data set in another folder."""
+    training, test = (
+        tuple(
+            {role: str(root / "/".join(Path(path).parts[-2:])) for role, path in case.items()}
+            for case in cases
+        )
+        for cases in (dataset.training, dataset.test)
+    )
+    return replace(dataset, training=training, test=test)
+
+
+@pytest.mark.parametrize("way", ["moved", "copied", "linked"])
+def test_files_under_another_path_are_known_by_their_content(
+    dataset: DatasetDescription, tmp_path: Path, reads: list[str], way: str
+):
+    first = survey_dataset(dataset, 1, tmp_path / "cache")
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder in ("images", "labels"):
+        if way == "moved":
+            (tmp_path / folder).rename(other / folder)
+        elif way == "copied":
+            shutil.copytree(tmp_path / folder, other / folder, copy_function=shutil.copy)
+        else:
+            (other / folder).symlink_to(tmp_path / folder)
+    reads.clear()
+    for _ in range(2):
+        assert as_data(survey_dataset(at(other, dataset), 1, tmp_path / "cache")) == as_data(first)
+    assert set(reads) == {"images/t"}
+
+
+def test_another_file_of_the_same_name_and_size_is_read(
+    dataset: DatasetDescription, tmp_path: Path, reads: list[str]
+):
+    survey_dataset(dataset, 1, tmp_path / "cache")
+    other = tmp_path / "other"
+    for folder in ("images", "labels"):
+        shutil.copytree(tmp_path / folder, other / folder)
+    path = other / "images" / "b.nii.gz"
+    with gzip.open(path) as file:
+        voxels = bytearray(file.read())
+    path.with_suffix("").write_bytes(voxels)
+    changed = at(other, dataset)
+    changed = replace(
+        changed,
+        training=tuple(
+            {**case, "image": case["image"].removesuffix(".gz")}
+            if "b.nii" in case["image"]
+            else case
+            for case in changed.training
+        ),
+    )
+    survey_dataset(changed, 1, tmp_path / "cache")
+    voxels[-1] ^= 1
+    path.with_suffix("").write_bytes(voxels)
+    third = tmp_path / "third"
+    other.rename(third)
+    reads.clear()
+    survey_dataset(at(third, changed), 1, tmp_path / "cache")
+    assert "images/b.nii" in reads and "images/a" not in reads
 
 
 @pytest.mark.parametrize("notes", [{}, {"identity": None}, [], None])

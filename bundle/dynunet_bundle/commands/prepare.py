@@ -25,10 +25,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from dynunet_bundle.configs.workflow import load_workflow
 
-    overrides = {"dataset_dir": arguments.dataset_dir, "prepared_dir": arguments.prepared_dir}
+    # of all cases, so that the data set needs no folds
+    overrides = {
+        "dataset_dir": arguments.dataset_dir,
+        "prepared_dir": arguments.prepared_dir,
+        "fold": "all",
+    }
     workflow = load_workflow(
         BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
     )
-    for section in ("train", "validate"):
-        workflow.parser.get_parsed_content(f"{section}#dataset").cases()
+    workflow.parser.get_parsed_content("train#dataset").cases()
     print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")

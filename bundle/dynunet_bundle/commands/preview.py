@@ -24,6 +24,9 @@ def add_arguments(parser: CommandParser) -> None:
         help="folder for prepared cases (default: %(default)s)",
     )
     parser.add_argument(
+        "--fold", default="0", help="fold whose training cases are drawn, or all (default: 0)"
+    )
+    parser.add_argument(
         "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"
     )
     parser.add_argument(
@@ -39,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.feed.preview import preview
 
     overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
+    overrides["fold"] = int(arguments.fold) if arguments.fold.isdecimal() else arguments.fold
     workflow = load_workflow(
         BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
     )

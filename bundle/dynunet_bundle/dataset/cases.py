@@ -20,6 +20,7 @@ from dynunet_bundle.files import (
     TEMPORARY_BYTES,
     case_name,
     fitting_name,
+    sha256_of,
 )
 from dynunet_bundle.shapes import FILE_PATH, list_of
 
@@ -193,3 +194,13 @@ def unique_stem(case: Mapping[str, Any]) -> str:
     path = os.path.abspath(image_files(case)[0])
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return f"{fitting_name(name_of(case), STEM_RESERVE)}-{digest}"
+
+
+def name_in(stem: str) -> str:
+    """The name of the case in ``unique_stem``, without the hash of the path."""
+    return stem.rpartition("-")[0]
+
+
+def content_of(case: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of each raw file of a case by role: what stays when the files are moved or copied."""
+    return {role: sha256_of(path) for role, path in all_files(case).items()}

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dynunet_bundle.dataset.cases import Case, all_files
+from dynunet_bundle.dataset.cases import Case, content_of, name_in
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.files import read_json, sha256_of, write_json
+from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.planning.plan import SIZES
 from dynunet_bundle.shapes import COUNT, SHA256, TEXT, by_name, list_of, object_with
 
@@ -134,22 +134,12 @@ def _is_whole(path: Path, size: int) -> bool:
         return False
 
 
-def content_of(case: Case) -> dict[str, str]:
-    """SHA-256 of each raw file of a case by role."""
-    return {role: sha256_of(path) for role, path in all_files(case).items()}
-
-
-def name_in(stem: Path) -> str:
-    """The name of the case in ``unique_stem``, without the hash of the path."""
-    return stem.name.rpartition("-")[0]
-
-
 def stems_by_name(store_dir: Path) -> Mapping[str, list[Path]]:
     """Paths without suffix of all prepared cases of a store, by ``name_in``."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(store_dir.glob("*.json")):
         stem = path.with_suffix("")
-        found[name_in(stem)].append(stem)
+        found[name_in(stem.name)].append(stem)
     return found
 
 

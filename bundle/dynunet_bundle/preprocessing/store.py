@@ -29,7 +29,15 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 from dynunet_bundle.dataset.case_errors import apply_to_case, too_large
-from dynunet_bundle.dataset.cases import NAME, Case, file_identity, name_of, unique_stem
+from dynunet_bundle.dataset.cases import (
+    NAME,
+    Case,
+    content_of,
+    file_identity,
+    name_in,
+    name_of,
+    unique_stem,
+)
 from dynunet_bundle.dataset.previous_stage import PREVIOUS
 from dynunet_bundle.errors import (
     BundleError,
@@ -59,9 +67,7 @@ from dynunet_bundle.preprocessing.prepared_case import (
     PreparedCase,
     adopt_moved,
     array_path,
-    content_of,
     find_damage,
-    name_in,
     read_facts,
     sidecar_path,
     stems_by_name,
@@ -195,7 +201,7 @@ class PreparedDataset(Dataset):
         def adopt(index: int) -> PreparedCase | None:
             case = self.data[index]
             stem = self._stem(case)
-            others = [other for other in known.get(name_in(stem), ()) if other != stem]
+            others = [other for other in known.get(name_in(stem.name), ()) if other != stem]
             try:
                 moved = bool(others) and adopt_moved(case, stem, self._identity(case), others)
             except (CaseError, OSError):  # a raw file cannot be read, which the preparation reports

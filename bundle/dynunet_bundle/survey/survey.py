@@ -1,6 +1,7 @@
 """A survey of every file of a data set: its problems, and the facts that planning needs.
 
-Results are cached with the identity of the files, so the next survey reads only new and changed files.
+Results are cached with the identity of the files, so the next survey reads only new and changed files. Files that were
+moved or copied are recognised by their content.
 
 Stored on disk: fields of ``Finding`` and the keys of the notes, in the cache. Increase ``FORMAT_VERSION`` to change
 them.
@@ -8,9 +9,10 @@ them.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from dynunet_bundle.dataset.case_errors import too_large, unreadable
 from dynunet_bundle.dataset.cases import (
     Case,
     all_files,
+    content_of,
     file_identity,
     image_files,
+    name_in,
     name_of,
     unique_stem,
 )
@@ -29,7 +33,7 @@ from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, first_line
 from dynunet_bundle.files import atomic_write, ensure_writable
 from dynunet_bundle.images.read import Volume, read_channels
-from dynunet_bundle.shapes import OBJECT, TEXT, by_name, list_of, object_with, require_shape
+from dynunet_bundle.shapes import OBJECT, SHA256, TEXT, by_name, list_of, object_with, require_shape
 from dynunet_bundle.survey.case_facts import CaseFacts
 from dynunet_bundle.survey.findings import Finding, case_findings, duplicate_findings
 from dynunet_bundle.terminal import progress
@@ -38,11 +42,20 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2  # of the cached files; files of another version are read again
 
+FINDING = {field.name: TEXT for field in fields(Finding)}
 NOTES_SCHEMA = object_with(
-    {"identity": OBJECT, "digest": TEXT, "findings": list_of(by_name(TEXT))},
+    {
+        "identity": object_with({"files": by_name(OBJECT)}, ("files",)),
+        "content": by_name(SHA256),
+        "digest": TEXT,
+        "findings": list_of(object_with(FINDING, tuple(FINDING), additionalProperties=False)),
+    },
     ("identity", "digest", "findings"),
 )
 """Shape of the notes that are kept with the facts of a case."""
+
+Known = Mapping[str, Sequence[Path]]
+"""Cached files by the name of the case."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +93,12 @@ def survey_dataset(
     """
     cases = (*dataset.training, *dataset.test)
     cache = None if cache_dir is None else ensure_writable(Path(cache_dir))
+    known: dict[str, list[Path]] = defaultdict(list)
+    for path in [] if cache is None else sorted(cache.glob("*.npz")):
+        known[name_in(path.stem)].append(path)
     pool = ThreadPoolExecutor(num_workers)
     try:
-        looks = pool.map(lambda case: _survey_case(case, dataset, cache), cases)
+        looks = pool.map(lambda case: _survey_case(case, dataset, cache, known), cases)
         return list(progress(looks, "survey", total=len(cases)))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -94,9 +110,10 @@ def all_findings(surveys: Sequence[CaseSurvey]) -> list[Finding]:
     return found + duplicate_findings([(survey.name, survey.digest) for survey in surveys])
 
 
-def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) -> CaseSurvey:
-    # only surveys without errors are kept: a damaged file may be replaced in place, so it is read again
-    path = None if cache is None else cache / f"{unique_stem(case)}.npz"
+def _survey_case(
+    case: Case, dataset: DatasetDescription, cache: Path | None, known: Known
+) -> CaseSurvey:
+    name = name_of(case)
     identity = {
         "format": FORMAT_VERSION,
         "files": file_identity(case),
@@ -105,15 +122,20 @@ def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) ->
     }
     if dataset.labels.ignore_value is not None:
         identity["ignore_value"] = dataset.labels.ignore_value
-    name = name_of(case)
-    if path is not None:
-        known = _remembered(path, identity, name)
-        if known is not None:
-            return known
-    survey = _look(name, case, dataset)
-    if path is not None and survey.facts is not None:
+    if cache is None:
+        return _look(name, case, dataset)
+    path = cache / f"{unique_stem(case)}.npz"
+    found = _read_cached(path, name)
+    if found and found[1]["identity"] == identity:
+        return _remembered(name, *found)
+    others = [other for other in known.get(name_in(path.stem), ()) if other != path]
+    content, survey = _moved(case, identity, others)
+    survey = survey or _look(name, case, dataset)
+    # only surveys without errors are kept: a damaged file may be replaced in place, so it is read again
+    if survey.facts is not None:
         notes = {
             "identity": identity,
+            "content": content or content_of(case),
             "digest": survey.digest,
             "findings": [finding.to_json() for finding in survey.findings],
         }
@@ -122,14 +144,39 @@ def _survey_case(case: Case, dataset: DatasetDescription, cache: Path | None) ->
     return survey
 
 
-def _remembered(path: Path, identity: dict[str, Any], name: str) -> CaseSurvey | None:
+def _moved(
+    case: Case, identity: Mapping[str, Any], others: Sequence[Path]
+) -> tuple[dict[str, str], CaseSurvey | None]:
+    """The survey of the same files under an earlier path, or None; and their content, if it was needed."""
+    content: dict[str, str] = {}
+    for other in others:
+        found = _read_cached(other, name_of(case))
+        if found is None or "content" not in found[1]:
+            continue
+        if _unmoved(found[1]["identity"]) == _unmoved(identity):
+            content = content or content_of(case)
+            if found[1]["content"] == content:
+                return content, _remembered(name_of(case), *found)
+    return content, None
+
+
+def _unmoved(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an identity that a move does not change."""
+    sizes = {role: source.get("size") for role, source in identity["files"].items()}
+    return {**identity, "files": sizes}
+
+
+def _remembered(name: str, facts: CaseFacts, notes: Mapping[str, Any]) -> CaseSurvey:
+    findings = tuple(Finding(**finding) for finding in notes["findings"])
+    return CaseSurvey(name, findings, notes["digest"], facts)
+
+
+def _read_cached(path: Path, name: str) -> tuple[CaseFacts, dict[str, Any]] | None:
+    """Facts and notes of a cached file; None if it is missing or damaged."""
     try:
         facts, notes = CaseFacts.load(path)
         require_shape(notes, NOTES_SCHEMA, path, ConfigError)
-        if notes["identity"] != identity:
-            return None
-        findings = tuple(Finding(**finding) for finding in notes["findings"])
-        return CaseSurvey(name, findings, notes["digest"], facts)
+        return facts, notes
     except FileNotFoundError:
         return None
     except Exception as error:  # zip, zlib and numpy raise a dozen types for a damaged file
