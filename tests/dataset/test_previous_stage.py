@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import touch
 
-from dynunet_bundle.dataset.cases import Case, all_files, file_identity
+from dynunet_bundle.dataset.cases import Case, all_files, file_identity, name_of
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import FoldCases
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError
@@ -56,6 +56,17 @@ def test_cases_without_a_mask_are_named(tmp_path: Path) -> None:
     many = [{"image": f"/data/x{index}.nii"} for index in range(9)]
     with pytest.raises(CaseError, match=r"case x0: .*, nor have x1, x2, x3, x4, x5 and 3 more"):
         with_previous(many, str(tmp_path), True)
+
+
+def test_a_prediction_goes_on_without_some_masks(tmp_path: Path) -> None:
+    """``CheckCased`` refuses the cases without one; a folder without any is a mistake."""
+    names = [name_of(case) for case in CASES]
+    touch(tmp_path, f"{names[0]}.nii.gz")
+    found = with_previous(CASES, str(tmp_path), True, tolerant=True)
+    assert ["previous" in case for case in found] == [name == names[0] for name in names]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CaseError, match="it has no mask of the previous stage"):
+        with_previous(CASES, str(tmp_path / "empty"), True, tolerant=True)
 
 
 def test_two_masks_of_one_name(tmp_path: Path) -> None:

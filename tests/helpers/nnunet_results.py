@@ -91,16 +91,14 @@ def seeded_network(
     """Our network of ``network_arguments``, with random weights and biases."""
     arguments = network_arguments(kind, dims)
     torch.manual_seed(seed)
-    network = plain_network(
-        kind,
-        spatial_dims=dims,
-        in_channels=1,
-        out_channels=3,
-        kernel_sizes=arguments["kernel_sizes"],
-        strides=arguments["strides"],
-        filters=arguments["features_per_stage"],
-        **changes,
-    )
+    settings = {
+        "in_channels": 1,
+        "out_channels": 3,
+        "kernel_sizes": arguments["kernel_sizes"],
+        "strides": arguments["strides"],
+        "filters": arguments["features_per_stage"],
+    }
+    network = plain_network(kind, spatial_dims=dims, **{**settings, **changes})
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     return network.eval()

@@ -1,6 +1,7 @@
 """From a results folder to a package that predicts."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE, ROOT, run_script
-from helpers.nnunet_results import make_results, nnunet_state, save_checkpoint, seeded_network
+from helpers.nnunet_results import (
+    make_results,
+    nnunet_state,
+    plans_of,
+    save_checkpoint,
+    seeded_network,
+)
 
 from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.nnunet.importing import ImportRequest, import_nnunet
@@ -178,6 +185,108 @@ def test_folds_of_two_trainings_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsError, match=r"mirroring over \(\)"):
         import_nnunet(request(results, tmp_path / "out"))
+
+
+def cascade(folder: Path, low: str = "nnUNetTrainer__nnUNetPlans__3d_lowres") -> Path:
+    """Results folders of both stages; the path of the second."""
+    both = {
+        "3d_lowres": {**plans_of()["configurations"]["3d_fullres"], "spacing": [3.0, 3.0, 3.0]},
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    second = folder / "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres"
+    for place, name, channels in ((folder / low, "3d_lowres", 1), (second, [*both][1], 3)):
+        make_results(place, folds=())
+        plans = json.loads((place / "plans.json").read_text())
+        plans["configurations"] |= both
+        (place / "plans.json").write_text(json.dumps(plans))
+        save_checkpoint(
+            place / "fold_0" / "checkpoint_final.pth",
+            nnunet_state(seeded_network(0, in_channels=channels)),
+            init_args={"configuration": name},
+        )
+    return second
+
+
+def test_a_cascade_predicts_both_stages_in_one_command(phantom: Path, tmp_path: Path) -> None:
+    second = cascade(tmp_path / "Dataset099_Phantom")
+    options = ("--name", "phantom_mri_segmentation", "--output_dir", tmp_path)
+    done = run_script("import_nnunet", "--model", second, *options)
+    assert done.returncode == 0, done.stderr
+    package = tmp_path / "phantom_mri_segmentation"
+    first = package / "models" / "previous_stage"
+    assert json.loads((first / "model.json").read_text())["plan"]["spacing"] == [3.0, 3.0, 3.0]
+    images = tmp_path / "images"
+    shutil.copytree(phantom / "imagesTs", images)
+    (images / "bad.nii.gz").write_bytes(b"not an image")
+    done = run_script(
+        "predict", "--model", package, "--input", images, "--output_dir", tmp_path / "both"
+    )
+    # one bad case does not end the others, in either stage
+    assert done.returncode == 1 and "bad" in done.stderr
+    assert "Traceback" not in done.stderr
+    low = tmp_path / "low"
+    given = ("--input", phantom / "imagesTs")
+    assert run_script("predict", "--model", first, *given, "--output_dir", low).returncode == 0
+    done = run_script(
+        "predict",
+        *("--model", package, *given, "--output_dir", tmp_path / "two", "--previous_dir", low),
+    )
+    assert done.returncode == 0, done.stderr
+    found, same = masks(tmp_path / "both"), masks(tmp_path / "two")
+    assert len(found) == 2 and found.keys() == same.keys()
+    assert all(np.array_equal(found[name], same[name]) for name in found)
+    assert masks(low).keys() == masks(tmp_path / "both" / "previous_stage").keys()
+
+
+def test_the_previous_stage_may_lie_elsewhere(tmp_path: Path) -> None:
+    second = cascade(tmp_path / "results", low="low")
+    options = ("--name", "phantom_mri_segmentation", "--output_dir", tmp_path / "out")
+    done = run_script("import_nnunet", "--model", second, *options)
+    assert done.returncode == 0 and "--previous_model" in done.stdout + done.stderr
+    models = tmp_path / "out" / "phantom_mri_segmentation" / "models"
+    assert not (models / "previous_stage").exists()
+    low = second.with_name("low")
+    package = import_nnunet(request(second, tmp_path / "out", previous=low))
+    assert (package.folder / "models" / "previous_stage" / "model.pt").is_file()
+    with pytest.raises(DatasetError, match="configuration 3d_cascade_fullres, not 3d_lowres"):
+        import_nnunet(request(second, tmp_path / "out", previous=second))
+    with pytest.raises(DatasetError, match=r"not a cascade.*Omit --previous_model"):
+        import_nnunet(request(low, tmp_path / "out", previous=low))
+
+
+def test_weights_of_an_unknown_licence_are_not_published(tmp_path: Path) -> None:
+    results = make_results(tmp_path / "results")
+    package = import_nnunet(request(results, tmp_path / "out"))
+    assert package.archive is None and not list((tmp_path / "out").glob("*.zip"))
+    card = (package.folder / "docs" / "README.md").read_text()
+    assert "trained with nnU-Net v2" in card and "Authors: not stated" in card
+    facts = tmp_path / "facts.json"
+    publish = (
+        *("package", "--model", package.folder, "--config_file", tmp_path / "plan.json"),
+        *("--name", "phantom_mri_segmentation", "--output_dir", tmp_path / "published"),
+    )
+    plan = json.loads((package.folder / "models" / "model.json").read_text())["plan"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    for content, message in (
+        (None, "--facts is not given"),
+        ({"authors": "A. Author"}, "lacks data_license"),
+        ({"data_license": " "}, "lacks data_license and authors"),
+    ):
+        if content is not None:
+            facts.write_text(json.dumps(content))
+        done = run_script(*publish, *(() if content is None else ("--facts", facts)))
+        assert done.returncode == 2 and message in done.stderr and "Ask them" in done.stderr
+        assert not (tmp_path / "published").exists()
+    facts.write_text(json.dumps({"data_license": "CC0", "authors": "A. Author"}))
+    assert run_script(*publish, "--facts", facts).returncode == 0
+    assert list((tmp_path / "published").glob("*.zip"))
+    package = import_nnunet(request(results, tmp_path / "out", facts=facts))
+    assert package.archive is not None and package.archive.is_file()
+    card = (package.folder / "docs" / "README.md").read_text()
+    assert "Authors: A. Author" in card
+    # a draft does not leave the zip of another version of itself
+    assert import_nnunet(request(results, tmp_path / "out")).archive is None
+    assert not list((tmp_path / "out").glob("*.zip"))
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "a zip of something else"])

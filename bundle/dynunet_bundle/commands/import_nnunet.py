@@ -7,7 +7,9 @@ r"""Make a package of a model that was trained with nnU-Net v2. nnU-Net itself i
     dynunet-bundle predict --model PACKAGES/hippocampus_mr_segmentation --input IMAGES --output_dir MASKS
 
 The masks are those of nnUNetv2_predict, see docs/nnunet.md. A model that would give other masks is refused with the
-reason. Nothing in a checkpoint is executed. The weights keep the licence of their authors: write it into FACTS.json.
+reason. Nothing in a checkpoint is executed. A cascade has both stages in one package. The weights keep the licence of
+their authors: without --facts FACTS.json with data_license and authors, the package is a folder for your own use,
+without a zip.
 """
 
 import argparse
@@ -44,6 +46,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="which weights of a fold (default: final, as in nnU-Net)",
     )
     parser.add_argument(
+        "--previous_model",
+        type=Path,
+        help="results folder of a cascade's previous stage (default: the one beside it)",
+    )
+    parser.add_argument(
         "--facts", type=Path, help="JSON file with data source, licence, authors, ..."
     )
     parser.add_argument("--version", help="X.Y.Z of the package (default: that of this bundle)")
@@ -65,6 +72,14 @@ def run(arguments: argparse.Namespace) -> None:
             checkpoint=arguments.checkpoint,
             facts=arguments.facts,
             version=arguments.version,
+            previous=arguments.previous_model,
         )
     )
-    print(f"{package.folder}\n{package.archive}")
+    print(package.folder)
+    if package.archive:
+        print(package.archive)
+    else:
+        print(
+            "No zip was written: the weights keep the licence of their authors, which nnU-Net does not record. To give "
+            "the package to others, pass --facts with a JSON file of data_license and authors."
+        )

@@ -16,7 +16,7 @@ from typing import Any
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
-from dynunet_bundle.errors import BusyError, ConfigError, DatasetError
+from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PredictionError
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -63,7 +63,8 @@ def _add_how(parser: CommandParser) -> None:
         "--series", help='DICOM series to use: its name, or rules, e.g. \'{"modality": "CT"}\''
     )
     parser.add_argument(
-        "--previous_dir", help="for a cascade: folder of the masks of the previous stage"
+        "--previous_dir",
+        help="for a cascade: folder of the masks of the previous stage (default: its package predicts them, if it can)",
     )
     parser.add_argument(
         "--precision",
@@ -179,10 +180,16 @@ def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> No
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     _require_input(arguments.input)
-    from dynunet_bundle.networks.model_json import model_settings
+    from dynunet_bundle.networks.model_json import model_settings, previous_weights
 
     weights = _weights_of(arguments)
     plan = model_settings(weights[0])
+    overrides = _overrides_of(arguments, weights)
+    first_stage = previous_weights(weights[0]) if plan.get("cascade") else []
+    if first_stage and arguments.previous_dir is None:
+        overrides["previous_dir"] = str(_predict_first_stage(arguments, first_stage))
+        # a case that failed there has no mask
+        overrides["cases#tolerant"] = True
 
     from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.files import ensure_writable
@@ -191,7 +198,7 @@ def run(arguments: argparse.Namespace) -> None:
         BUNDLE,
         "inference.json",
         arguments.config_file,
-        _overrides_of(arguments, weights),
+        overrides,
         plan=plan,
         trust=arguments.trust,
     )
@@ -212,6 +219,34 @@ def run(arguments: argparse.Namespace) -> None:
     _publish(arguments, workflow, run_file)
     if not arguments.json:
         print(f"masks are in {arguments.output_dir}")
+
+
+def _predict_first_stage(arguments: argparse.Namespace, weights: list[Path]) -> Path:
+    """Predict the masks that a cascade gets, with the weights in its package; overlays are for the cascade only.
+
+    Returns:
+        Folder of the masks. A case that failed has no mask: the cascade lists it among its own failures.
+    """
+    from dynunet_bundle.configs.workflow import load_workflow
+    from dynunet_bundle.dataset.cases import list_images
+    from dynunet_bundle.networks.model_json import PREVIOUS_STAGE, model_settings
+
+    folder = arguments.output_dir / PREVIOUS_STAGE
+    overrides = _overrides_of(arguments, weights)
+    overrides.pop("probabilities_dir", None)
+    overrides |= {
+        "output_dir": str(folder),
+        "weights_file": weights[0] if len(weights) == 1 else weights,
+        "dicom_objects": [],
+    }
+    plan = model_settings(weights[0])
+    workflow = load_workflow(BUNDLE, "inference.json", [], overrides, plan=plan)
+    try:
+        workflow.run()
+    except PredictionError:
+        if not list_images(folder):
+            raise
+    return folder
 
 
 def _content_of(file: Path) -> bytes | None:

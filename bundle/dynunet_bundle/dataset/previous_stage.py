@@ -22,7 +22,10 @@ HOW_TO_MAKE = (
 
 
 def with_previous(
-    cases: Sequence[Case], previous_dir: str | None = None, cascade: bool = False
+    cases: Sequence[Case],
+    previous_dir: str | None = None,
+    cascade: bool = False,
+    tolerant: bool = False,
 ) -> list[Case]:
     """Add to each case the mask of the previous stage with the same name: ``cases`` of inference.json.
 
@@ -30,13 +33,14 @@ def with_previous(
         cases: raw cases.
         previous_dir: folder of the masks, each on the grid of its image, with the label values of the data set.
         cascade: whether the plan is a cascade; otherwise nothing is added.
+        tolerant: leave cases without a mask to ``CheckCased``, which refuses them one by one, if others have one.
 
     Returns:
         Cases with the path of the mask as ``previous``.
 
     Raises:
         ConfigError: if a cascade has no folder of masks, or another plan has one.
-        CaseError: if a case has no mask in the folder.
+        CaseError: if a case has no mask in the folder, or, if tolerant, no case has one.
         DatasetError: if two masks in the folder have the same name.
     """
     if not cascade:
@@ -54,14 +58,17 @@ def with_previous(
     masks = _masks_in(absolute(previous_dir))
     names = [name_of(case) for case in cases]
     missing = [name for name in names if name not in masks]
-    if missing:
+    if missing and not (tolerant and len(missing) < len(names)):
         others = f", nor have {some_of(missing[1:])}" if missing[1:] else ""
         raise CaseError(
             missing[0],
             f"it has no mask of the previous stage in {previous_dir}{others}",
             HOW_TO_MAKE,
         )
-    return [{**case, PREVIOUS: masks[name]} for case, name in zip(cases, names, strict=True)]
+    return [
+        {**case, PREVIOUS: masks[name]} if name in masks else case
+        for case, name in zip(cases, names, strict=True)
+    ]
 
 
 def _masks_in(folder: Path) -> dict[str, str]:

@@ -28,6 +28,9 @@ MODEL = "model.pt"
 CHECKPOINTS = ("checkpoint_last.pt", "checkpoint_last.previous.pt")
 """Names of the last state of a training, and of the one before it; both lie beside ``model.pt``."""
 
+PREVIOUS_STAGE = "previous_stage"
+"""Folder beside the weights of a cascade with those of its previous stage, as ``models`` of a package has weights."""
+
 OF_AN_EPOCH = ("sha256", "epoch", "val_mean_dice")
 """Entries of ``model.json`` that are not those of another epoch of the same training."""
 
@@ -126,6 +129,19 @@ def model_files(model: Path) -> list[Path]:
             )
         model = found
     return [model, *(model.with_name(name) for name in model_facts(model).get("members", ()))]
+
+
+def previous_weights(weights: Path) -> list[Path]:
+    """Weights of the previous stage of a cascade; empty if they are not beside those of the cascade.
+
+    Args:
+        weights: the ``.pt`` file of the cascade.
+
+    Raises:
+        WeightsError: if the JSON beside them is malformed.
+    """
+    model = weights.parent / PREVIOUS_STAGE / MODEL
+    return model_files(model) if model.is_file() else []
 
 
 def model_settings(weights: Path) -> dict[str, Any]:

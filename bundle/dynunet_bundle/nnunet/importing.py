@@ -1,33 +1,27 @@
 """A model trained with nnU-Net v2 as a package of this bundle."""
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.layouts import task_name
+from dynunet_bundle.delivery.package.facts import FACTS_SCHEMA
 from dynunet_bundle.delivery.package.make import Package, PackageRequest, make_package
-from dynunet_bundle.errors import DatasetError, WeightsError
-from dynunet_bundle.files import write_json
+from dynunet_bundle.errors import ConfigError, DatasetError, WeightsError
+from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.labels.largest_component import RULES_ID
 from dynunet_bundle.networks.weights import save_weights
 from dynunet_bundle.nnunet.checkpoint import NnunetCheckpoint, read_checkpoint
 from dynunet_bundle.nnunet.component_rules import component_rules
 from dynunet_bundle.nnunet.names import has_batch_norm, load_nnunet_state
-from dynunet_bundle.nnunet.plans import imported_plan
+from dynunet_bundle.nnunet.plans import imported_plan, resolved_configuration
 from dynunet_bundle.nnunet.results_folder import ResultsFolder, choose_model, opened, read_results
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.preprocessing.recipe import image_recipe
-
-UNSTATED_LICENSE = """\
-This bundle contains no data.
-
-The weights were trained with nnU-Net and imported. They keep the licence that their authors gave them, which nnU-Net
-does not record. Write it here, with the name of the authors and of the data, before you give this bundle to others.
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +41,7 @@ class ImportRequest:
         checkpoint: ``final`` or ``best``.
         facts: JSON for the model card, see ``load_facts``, or None.
         version: of the package, or None for the newest in the changelog.
+        previous: the same as ``model`` for the previous stage of a cascade, or None if it lies beside the cascade.
     """
 
     bundle: Path
@@ -59,57 +54,124 @@ class ImportRequest:
     checkpoint: str = "final"
     facts: Path | None = None
     version: str | None = None
+    previous: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A model of nnU-Net as files of this bundle.
+
+    Attributes:
+        results: where it comes from.
+        configuration: that the checkpoints name.
+        plan: its plan.
+        overlay: file with the plan and the component rules.
+        weights: file of each fold.
+    """
+
+    results: ResultsFolder
+    configuration: str
+    plan: Plan
+    overlay: Path
+    weights: list[Path]
 
 
 def import_nnunet(request: ImportRequest) -> Package:
-    """Write a package with the weights of all chosen folds.
+    """Write a package with the weights of all chosen folds, and those of the previous stage of a cascade.
 
     Args:
         request: what to import.
 
     Returns:
-        The package. Its predictions average the logits of the folds, as nnU-Net's do.
+        The package. Its predictions average the logits of the folds, as nnU-Net's do. Without the facts that say the
+        licence and the authors of the weights it is a folder only, no zip.
 
     Raises:
-        DatasetError: if the folder is not a results folder, or lacks the fold.
+        DatasetError: if the folder is not a results folder, or lacks the fold or the configuration.
         PlanError: if the bundle would not give nnU-Net's masks.
         WeightsError: if a checkpoint is damaged, holds code, or does not fit its plan.
         ConfigError: if the name is not of the form ``organ_modality_task``.
     """
-    with opened(request.model) as root, tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with ExitStack() as stack:
+        root = stack.enter_context(opened(request.model))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         chosen = choose_model(root, request.configuration, request.model)
-        results = read_results(chosen, request.folds, request.checkpoint)
-        checkpoints = {fold: read_checkpoint(path) for fold, path in results.checkpoints.items()}
-        _require_one_training(checkpoints, results)
-        first = next(iter(checkpoints.values()))
-        if request.configuration not in (None, first.configuration):
-            raise DatasetError(
-                f"{request.model} has the configuration {first.configuration}, not {request.configuration}. "
-                "Pass another --configuration, or the folder that has it."
-            )
-        plan = imported_plan(
-            results.plans, results.dataset, first.configuration, _task(results), results.folder
-        )
-        if has_batch_norm(first.state):
-            plan = replace(plan, norm_name=["BATCH", *plan.norm_name[1:]])
-        rules = _rules(results.folder)
-        overlay = folder / "plan.json"
-        write_json(overlay, plan.overlay() | ({RULES_ID: rules} if rules else {}))
-        weights = _converted(request.bundle, overlay, results, checkpoints, rules)
+        model = _converted(request, chosen, request.configuration, folder / "model")
+        stage = _stage_before(model)
+        place = _place_before(request, model.results.folder, stage, stack)
+        previous = _converted(request, place, stage, folder / "previous") if place else None
         return make_package(
             PackageRequest(
                 bundle=request.bundle,
-                overlays=[str(overlay)],
-                weights=weights[0],
-                members=weights[1:],
+                overlays=[str(model.overlay)],
+                weights=model.weights[0],
+                members=model.weights[1:],
+                previous=previous.weights if previous else (),
                 name=request.name,
                 output=request.output,
                 changelog=request.changelog,
                 version=request.version,
-                facts=request.facts or _default_facts(folder, plan, results),
+                facts=_facts(folder, model, request.facts),
+                draft=True,
             )
         )
+
+
+def _stage_before(model: _Converted) -> str | None:
+    """Configuration of the previous stage of a cascade."""
+    content = resolved_configuration(model.results.plans, model.configuration)
+    name: str | None = content.get("previous_stage")
+    return name or None
+
+
+def _place_before(
+    request: ImportRequest, folder: Path, stage: str | None, stack: ExitStack
+) -> Path | None:
+    """Folder of the model whose masks a cascade gets: as given, else beside it by nnU-Net's name."""
+    if request.previous:
+        if stage is None:
+            raise DatasetError(
+                f"{request.model} is not a cascade, so it has no previous stage. Omit --previous_model."
+            )
+        root = stack.enter_context(opened(request.previous))
+        return choose_model(root, stage, request.previous)
+    prefix = folder.name.rpartition("__")[0]
+    beside = folder.with_name(f"{prefix}__{stage}")
+    if stage is None or beside.is_dir():
+        return beside if stage else None
+    logger.warning(
+        "%s gets the masks of %s, which is not beside it, so each prediction needs --previous_dir. "
+        "Pass that model as --previous_model to have both in one package.",
+        folder.name,
+        stage,
+    )
+    return None
+
+
+def _converted(
+    request: ImportRequest, chosen: Path, configuration: str | None, folder: Path
+) -> _Converted:
+    """The plan and the weights of a model, written to a folder."""
+    folder.mkdir()
+    results = read_results(chosen, request.folds, request.checkpoint)
+    checkpoints = {fold: read_checkpoint(path) for fold, path in results.checkpoints.items()}
+    _require_one_training(checkpoints, results)
+    first = next(iter(checkpoints.values()))
+    if configuration not in (None, first.configuration):
+        raise DatasetError(
+            f"{results.folder} has the configuration {first.configuration}, not {configuration}. "
+            "Pass another --configuration, or the folder that has it."
+        )
+    plan = imported_plan(
+        results.plans, results.dataset, first.configuration, _task(results), results.folder
+    )
+    if has_batch_norm(first.state):
+        plan = replace(plan, norm_name=["BATCH", *plan.norm_name[1:]])
+    rules = _rules(results.folder)
+    overlay = folder / "plan.json"
+    write_json(overlay, plan.overlay() | ({RULES_ID: rules} if rules else {}))
+    weights = _weights(request.bundle, overlay, results, checkpoints, rules)
+    return _Converted(results, first.configuration, plan, overlay, weights)
 
 
 def _task(results: ResultsFolder) -> str:
@@ -131,7 +193,7 @@ def _require_one_training(
             )
 
 
-def _converted(
+def _weights(
     bundle: Path,
     overlay: Path,
     results: ResultsFolder,
@@ -175,13 +237,13 @@ def _rules(folder: Path) -> list[list[int]] | None:
     return None
 
 
-def _default_facts(folder: Path, plan: Plan, results: ResultsFolder) -> Path:
-    path = folder / "facts.json"
-    subject = ", ".join(plan.regions or plan.label_names[1:])
-    facts: Mapping[str, str] = {
-        "subject": f"{subject} in {' and '.join(plan.channel_names)}",
-        "data_source": f"{plan.task_name}, as nnU-Net's {results.folder.name} names it",
-        "data_license": UNSTATED_LICENSE,
+def _facts(folder: Path, model: _Converted, given: Path | None) -> Path:
+    """The given facts, with what the results folder says."""
+    subject = ", ".join(model.plan.regions or model.plan.label_names[1:])
+    facts = {
+        "subject": f"{subject} in {' and '.join(model.plan.channel_names)}",
+        "data_source": f"{model.plan.task_name}, as nnU-Net's {model.results.folder.name} names it",
     }
-    path.write_text(json.dumps(facts), encoding="utf-8")
+    path = folder / "facts.json"
+    write_json(path, facts | ({} if given is None else read_json(given, ConfigError, FACTS_SCHEMA)))
     return path

@@ -28,6 +28,17 @@ use it for anything but your own research.
 """
 
 
+IMPORTED_LICENSE = """\
+This bundle contains no data.
+
+The weights were trained with {framework} and imported. They keep the licence that their authors gave them, which was
+not recorded. Write it here, with the name of the authors and of the data, before you give this bundle to others.
+"""
+IMPORTED_AUTHORS = "not stated (they trained the weights with {framework})"
+NEEDED = ("data_license", "authors")
+"""Facts without which imported weights are not published."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """Texts about a task, written by people; None or empty if unknown.
@@ -65,19 +76,57 @@ FACTS_SCHEMA = object_with(
 SOURCES_SCHEMA = by_name(object_with({"subject": TEXT}, ("subject",)))
 
 
-def load_facts(path: str | Path | None, plan: Mapping[str, Any]) -> Facts:
+def load_facts(
+    path: str | Path | None,
+    plan: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
+    draft: bool = True,
+) -> Facts:
     """The facts of a task: those of a file override those of the Decathlon, or else those derived from the plan.
 
     Args:
         path: JSON with any of the names of ``Facts``, or None.
         plan: the plan ids.
+        origin: ``origin`` of the model.json of imported weights, or None.
+        draft: accept imported weights whose licence and authors the file does not give.
 
     Raises:
-        ConfigError: if the file is missing or malformed, or has an unknown name or a value that is not text.
+        ConfigError: if the file is missing or malformed, has an unknown name or a value that is not text, or lacks the
+            licence or the authors of imported weights.
     """
-    given = {} if path is None else read_json(path, ConfigError, FACTS_SCHEMA)
+    given = _given_facts(path)
+    missing = [name for name in NEEDED if not given.get(name, "").strip()]
+    framework = str((origin or {}).get("framework"))
+    if origin and missing and not draft:
+        lack = "--facts is not given" if path is None else f"{path} lacks {' and '.join(missing)}"
+        raise ConfigError(
+            f"the weights were trained with {framework} and keep the licence of their authors, but {lack}. Ask them, "
+            'write {"data_license": "...", "authors": "..."} into a JSON file, and pass it as --facts.'
+        )
     given["references"] = tuple(given.get("references", ()))
-    return Facts(**{**_default_facts(plan), **given})
+    defaults = _default_facts(plan)
+    if origin:
+        unknown = IMPORTED_AUTHORS.format(framework=framework)
+        text = IMPORTED_LICENSE.format(framework=framework)
+        defaults |= {"data_license": text, "authors": unknown, "copyright": unknown}
+    return Facts(**{**defaults, **given})
+
+
+def states_license(path: str | Path | None) -> bool:
+    """Whether a file of facts gives what imported weights need before they are published.
+
+    Args:
+        path: JSON as for ``load_facts``, or None.
+
+    Raises:
+        ConfigError: if the file is missing or malformed.
+    """
+    given = _given_facts(path)
+    return all(given.get(name, "").strip() for name in NEEDED)
+
+
+def _given_facts(path: str | Path | None) -> dict[str, Any]:
+    return {} if path is None else read_json(path, ConfigError, FACTS_SCHEMA)
 
 
 def _default_facts(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from dynunet_bundle.delivery.package.archive import (
     write_sums,
     write_zip,
 )
-from dynunet_bundle.delivery.package.facts import load_facts
+from dynunet_bundle.delivery.package.facts import load_facts, states_license
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
 from dynunet_bundle.files import read_json, sha256_of, write_json
+from dynunet_bundle.networks.model_json import PREVIOUS_STAGE
 from dynunet_bundle.networks.weights import load_weights, read_weights
 from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.shapes import Schema
@@ -77,6 +78,9 @@ class PackageRequest:
         weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.
         members: weights of further folds of the same plan; a prediction averages all.
+        previous: weights of the previous stage of a cascade, and those of its further folds.
+        draft: if the licence or the authors of imported weights are not stated, write the folder only, without the zip,
+            instead of an error.
     """
 
     bundle: Path
@@ -93,6 +97,8 @@ class PackageRequest:
     weights_url: str | None = None
     trust: bool = False
     members: Sequence[Path] = ()
+    previous: Sequence[Path] = ()
+    draft: bool = False
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -109,10 +115,10 @@ class PackageRequest:
 
 @dataclass(frozen=True)
 class Package:
-    """The finished package: folder, zip and version."""
+    """The finished package: folder, zip (None for a draft) and version."""
 
     folder: Path
-    archive: Path
+    archive: Path | None
     version: str
 
 
@@ -123,7 +129,7 @@ def make_package(request: PackageRequest) -> Package:
         request: inputs of the package.
 
     Raises:
-        ConfigError: if an input is missing or malformed.
+        ConfigError: if an input is missing or malformed, or the licence of imported weights is not stated.
         WeightsError: if the weights are missing or damaged, or their plan is not the overlays'.
         OutputError: if the result cannot be written, or would replace something that is not a bundle.
     """
@@ -136,12 +142,15 @@ def make_package(request: PackageRequest) -> Package:
     configs = merged_configs(config_dir, request.overlays)
     plan = plan_from(configs["train.json"]).overlay()
     _require_weights(request)
+    model = read_weights(request.weights)[1]
+    origin = (model or {}).get("origin")
+    facts = load_facts(request.facts, plan, origin, request.draft)
     content = CardContent(
         plan=plan,
         recipe=configs["train.json"],
-        facts=load_facts(request.facts, plan),
+        facts=facts,
         version=version,
-        model=read_weights(request.weights)[1],
+        model=model,
         scores=_optional(request.scores, MEANS_SCHEMA),
         exports=_optional(request.exports, REPORT_SCHEMA),
         curves=request.curves is not None,
@@ -150,6 +159,7 @@ def make_package(request: PackageRequest) -> Package:
         plan, content.facts, display_name(request.name), changelog, version, content.scores
     )
     archive = request.output / f"{request.name}_v{version}.zip"
+    is_draft = bool(origin) and not states_license(request.facts)
     if request.members:
         names = [MODEL, *(MEMBER.format(number) for number, _ in _numbered(request.members))]
         paths = [f"$@bundle_root + '/models/{name}'" for name in names]
@@ -162,10 +172,14 @@ def make_package(request: PackageRequest) -> Package:
         if request.curves is not None:
             shutil.copyfile(request.curves, folder / "docs" / "progress.png")
         _add_weights(request, folder, content.model or {}, plan)
+        _add_previous(request.previous, folder)
         write_sums(folder)
-        write_zip(folder, archive)
+        if is_draft:
+            archive.unlink(missing_ok=True)
+        else:
+            write_zip(folder, archive)
         publish(folder, target)
-    return Package(target, archive, version)
+    return Package(target, None if is_draft else archive, version)
 
 
 def write_docs(folder: Path, content: CardContent) -> None:
@@ -225,6 +239,21 @@ def _copy_code(bundle: Path, folder: Path) -> None:
 
 def _numbered(members: Sequence[Path]) -> Iterator[tuple[int, Path]]:
     return enumerate(members, start=2)
+
+
+def _add_previous(files: Sequence[Path], folder: Path) -> None:
+    """Add the weights of the previous stage of a cascade, where ``previous_weights`` finds them."""
+    if not files:
+        return
+    place = folder / "models" / PREVIOUS_STAGE
+    place.mkdir()
+    names = [MODEL, *(MEMBER.format(number) for number, _ in _numbered(files[1:]))]
+    for name, file in zip(names, files, strict=True):
+        shutil.copyfile(file, place / name)
+        facts = dict(read_weights(file)[1] or {})
+        if name == MODEL and names[1:]:
+            facts["members"] = names[1:]
+        write_json((place / name).with_suffix(".json"), facts)
 
 
 def _add_weights(

@@ -66,6 +66,7 @@ def model_card(content: CardContent) -> str:
             length=_length(content.recipe, content.model),
             version=content.version,
             origin=_origin(content.model or {}),
+            imported=_imported(content.model or {}, facts),
             intended_use=f"Intended use: {facts.intended_use}",
             data_source=facts.data_source,
             cases=_cases(content.model),
@@ -99,6 +100,19 @@ def _origin(model: Mapping[str, Any]) -> str:
     if dice is not None:
         parts.append(f"with a Dice of {dice:.4f} on the held-out cases at the network's spacing")
     return " " + " ".join(parts) if parts else ""
+
+
+def _imported(model: Mapping[str, Any], facts: Facts) -> str:
+    """Where imported weights come from; empty for weights of this bundle."""
+    origin = model.get("origin")
+    if not origin:
+        return ""
+    details = [f"{name}: {value}" for name, value in origin.items() if name != "framework"]
+    return (
+        f"The weights were trained with {origin.get('framework')} ({', '.join(details)}) and imported. Authors: "
+        f"{facts.authors}. The loss, the optimizer, the schedule and the augmentation below are those of a further "
+        "training with this bundle, not those that made the weights."
+    )
 
 
 def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
