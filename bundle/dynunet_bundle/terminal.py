@@ -5,6 +5,7 @@ import errno
 import io
 import logging
 import os
+import shlex
 import sys
 import threading
 import time
@@ -45,6 +46,17 @@ def printable(text: object, keep: str = "") -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def next_command(name: str, **options: object) -> str:
+    """The line that tells a user how to go on.
+
+    Args:
+        name: name of the command.
+        options: its options.
+    """
+    words = [f"--{option} {shlex.quote(str(value))}" for option, value in options.items()]
+    return f"next: {' '.join(['dynunet-bundle', name, *words])}"
 
 
 class ClosedStreamError(BrokenPipeError):

@@ -55,6 +55,16 @@ def test_training_leaves_model_checkpoints_logs_and_store(trained, phantom):
     assert torch.load(trained / "models" / "model.pt", weights_only=True)
 
 
+@pytest.mark.parametrize("name", ["train", "trian", "epochs", "initialize", "train#trainer"])
+def test_a_run_id_that_runs_nothing_is_refused(name: str) -> None:
+    """MONAI builds the parts of a section, runs nothing, and ends with code 0."""
+    done = run_bundle(name, "--config_file", "configs/train.json")
+    assert done.returncode == 2, done.stdout
+    shown = name.partition("#")[0]  # the rest is a comment to Fire
+    assert f'the configs have no list "{shown}" to run' in done.stderr
+    assert "They have run and training." in done.stderr
+
+
 @pytest.mark.parametrize("word", ["false", "no"])
 def test_restart_false_leaves_a_finished_training(trained: Path, phantom: Path, word: str) -> None:
     """MONAI takes both words for texts, and a text is true."""

@@ -47,6 +47,10 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     ("evaluate", "--predictions {out}/masks --labels {data}/labelsTs --config_file {plan}"),
     (
+        "report",
+        "{out}/masks --input {data}/imagesTs --labels {data}/labelsTs --output {out}/r.html --title x",
+    ),
+    (
         "export",
         f"--model {WEIGHTS} --output_dir {{out}}/exported --config_file {{plan}} --formats torchscript "
         "--precision float32 --input {data}/imagesTs --num_patches 1 --repeats 1 --device cpu --trust",

@@ -110,6 +110,7 @@ ARGUMENTS = {
     "predict": ["--input", ".", "--output_dir", "OUT"],
     "prepare": ["DATA"],
     "preview_feed": ["DATA", "--output", "feed.png"],
+    "report": ["."],
     "sbom": ["--out", "sbom.json"],
     "slurm": ["DATA", "--output_dir", "OUT"],
     "status": ["RUN"],

@@ -9,8 +9,9 @@ It needs matplotlib: pip install "dynunet-bundle[watch]".
 import argparse
 from pathlib import Path
 
+from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE, cache_folder
+from dynunet_bundle.commands.places import cache_folder
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -18,6 +19,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_old_names(out="output")
     parser.add_dataset_dir()
     parser.add_config_files()
+    parser.add_model("model whose plan and recipe are used", default=None)
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
     parser.add_argument(
         "--cache_dir", type=Path, default=cache_folder(), help="cache of facts, as in plan"
@@ -29,7 +31,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     import numpy as np
 
-    from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.dataset.case_errors import apply_to_case
     from dynunet_bundle.dataset.select import load_dataset
     from dynunet_bundle.drawing.charts import save_figure
@@ -40,9 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(arguments.dataset_dir)
     facts = extract_fingerprint(dataset, cache_dir=arguments.cache_dir)
     overrides = {"dataset_dir": arguments.dataset_dir}
-    workflow = load_workflow(
-        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
-    )
+    workflow = training_workflow(arguments, overrides)
     plan = plan_from(workflow.parser.get_parsed_content("plan"))
     volumes = facts.shapes_after_crop.prod(axis=1)
     median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]

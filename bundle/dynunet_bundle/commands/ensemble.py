@@ -36,6 +36,7 @@ def add_arguments(parser: CommandParser) -> None:
         type=number_option(DURATION),
         help="one per member (default: equal)",
     )
+    parser.add_model("model whose rules (keep_largest) are applied", default=None)
     parser.add_config_files("overlays with keep_largest")
     parser.add_restart("make finished masks anew")
 
@@ -44,14 +45,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from dynunet_bundle.configs.overlays import rules_of
     from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
+    from dynunet_bundle.networks.model_json import model_files, model_settings
 
+    rules = rules_of(arguments.config_file, BUNDLE / "configs")
+    if arguments.model and not arguments.config_file:
+        rules = model_settings(model_files(arguments.model)[0]).get("keep_largest", rules)
     masks = write_ensemble(
         EnsembleRequest(
             members=tuple(arguments.members),
             images=arguments.input,
             output=arguments.output_dir,
             weights=arguments.member_weights and tuple(arguments.member_weights),
-            rules=rules_of(arguments.config_file, BUNDLE / "configs"),
+            rules=rules,
             go_on=not arguments.restart,
         )
     )

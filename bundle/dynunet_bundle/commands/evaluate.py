@@ -4,8 +4,8 @@
     dynunet-bundle evaluate --predictions OUT --labels DATA/labelsTs --config_file OVERLAY.json --csv OUT.csv
     dynunet-bundle evaluate --predictions OUT --labels DATA/labelsTs --report OUT.html --input DATA/imagesTs
 
-Class names and values come from the options, else from a task overlay (also regions and the ignored value), else from
-the run.json that a prediction writes beside its masks. docs/evaluation.md defines the measures.
+Class names and values come from the options, else from a task overlay or --model (also regions and the ignored value),
+else from the run.json that a prediction writes beside its masks. docs/evaluation.md defines the measures.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def add_arguments(parser: CommandParser) -> None:
         type=number_option(COUNT),
         help="one value per class, if not 0, 1, 2, ...",
     )
+    parser.add_model("model that made the masks, which names the classes", default=None)
     parser.add_config_files("overlays of the task")
     parser.add_argument(
         "--nsd_tolerance_mm",
@@ -66,12 +67,14 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
     from dynunet_bundle.evaluation.output import Outputs, write_outputs
     from dynunet_bundle.evaluation.scores import format_scores, summarize_measures
+    from dynunet_bundle.networks.model_json import model_files, model_plan
 
     predictions = Path(arguments.predictions)
     tolerance_mm = arguments.nsd_tolerance_mm
     require_tolerance(tolerance_mm)
     given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
-    source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions)
+    plan = model_plan(model_files(arguments.model)[0]) if arguments.model else None
+    source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions, plan)
     masks = find_masks(str(predictions), arguments.labels, **source.ids)
     scheme = masks.labels
     summary = summarize_measures(

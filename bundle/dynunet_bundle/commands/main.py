@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "predict one mask per image",
     "ensemble": "average the probabilities of several models",
     "evaluate": "score masks against reference masks",
+    "report": "write a page with pictures of masks, their flags and scores",
     "compare": "compare two evaluations case by case",
     "export": "write a model as TorchScript, ONNX, a TensorRT engine or for nnU-Net",
     "package": "package a model as a standalone MONAI bundle",

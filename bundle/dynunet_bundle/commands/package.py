@@ -1,13 +1,13 @@
 r"""Package a trained model as a standalone bundle: literal configs, weights, model card; a folder and a zip.
 
-    dynunet-bundle package --config_file bundle/configs/tasks/Task04_Hippocampus_3d.json --model RUN \
-        --name hippocampus_mr_segmentation --scores RUN/scores.json --output_dir PACKAGES
-    dynunet-bundle package --config_file OVERLAY.json bundle/configs/quick.json --model RUN \
+    dynunet-bundle package --model RUN --name hippocampus_mr_segmentation --scores RUN/scores.json -o PACKAGES
+    dynunet-bundle package --model RUN --config_file OVERLAY.json bundle/configs/quick.json \
         --name lung_ct_segmentation --facts FACTS.json --changelog LUNG_CHANGELOG.md --version 1.2.0 -o PACKAGES
     dynunet-bundle package --refresh_template
 
-Pass the overlays that the weights were trained with, or none for the default plan. The same inputs give a bitwise
-identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with verify.
+Plan and recipe come from the model.json beside the weights; weights of earlier versions lack the recipe, so pass the
+overlays that they were trained with. Several folds become one package, whose prediction averages them. The same inputs
+give a bitwise identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with verify.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE, changelog_file
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.terminal import next_command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -64,11 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
         for path in refresh_template(BUNDLE, arguments.changelog):
             print(f"wrote {path}")
         return
+    weights, *members = model_files(arguments.model)
     package = make_package(
         PackageRequest(
             bundle=BUNDLE,
             overlays=arguments.config_file,
-            weights=model_files(arguments.model)[0],
+            weights=weights,
+            members=members,
             name=arguments.name,
             output=arguments.output_dir,
             changelog=arguments.changelog,
@@ -82,3 +85,4 @@ def run(arguments: argparse.Namespace) -> None:
         )
     )
     print(f"{package.folder}\n{package.archive}")
+    print(next_command("predict", model=package.folder, input="IMAGES", output_dir="MASKS"))

@@ -78,4 +78,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     values = vars(arguments)
     out = values.pop("output")
-    print(plan_dataset(PlanRequest(tasks_dir=in_work_folder("configs/tasks"), out=out, **values)))
+    request = PlanRequest(tasks_dir=in_work_folder("configs/tasks"), out=out, **values)
+    print(plan_dataset(request))

@@ -11,6 +11,7 @@ check. Run the same command again to resume: finished cases are skipped.
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,10 @@ def run(arguments: argparse.Namespace) -> None:
     _publish(arguments, workflow, run_file)
     if not arguments.json:
         print(f"masks are in {arguments.output_dir}")
+        if not arguments.report:
+            print(
+                f"next: dynunet-bundle report {shlex.quote(str(arguments.output_dir))} --input IMAGES"
+            )
 
 
 def _predict_first_stage(arguments: argparse.Namespace, weights: list[Path]) -> Path:

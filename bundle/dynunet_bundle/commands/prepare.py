@@ -5,14 +5,16 @@ dynunet-bundle prepare DATA/Task09_Spleen --config_file bundle/configs/tasks/Tas
 
 import argparse
 
+from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE, in_work_folder
+from dynunet_bundle.commands.places import in_work_folder
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
     parser.add_dataset_dir()
     parser.add_config_files()
+    parser.add_model("model whose plan and recipe are used", default=None)
     parser.add_argument(
         "--prepared_dir",
         default=str(in_work_folder("eval/prepared")),
@@ -23,16 +25,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from dynunet_bundle.configs.workflow import load_workflow
-
     # of all cases, so that the data set needs no folds
     overrides = {
         "dataset_dir": arguments.dataset_dir,
         "prepared_dir": arguments.prepared_dir,
         "fold": "all",
     }
-    workflow = load_workflow(
-        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
-    )
+    workflow = training_workflow(arguments, overrides)
     workflow.parser.get_parsed_content("train#dataset").cases()
     print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")

@@ -6,8 +6,9 @@ dynunet-bundle preview DATA/Task09_Spleen --config_file bundle/configs/tasks/Tas
 import argparse
 from pathlib import Path
 
+from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE, in_work_folder
+from dynunet_bundle.commands.places import in_work_folder
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -17,6 +18,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_old_names(out="output")
     parser.add_dataset_dir()
     parser.add_config_files()
+    parser.add_model("model whose plan and recipe are used", default=None)
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
     parser.add_argument(
         "--prepared_dir",
@@ -37,15 +39,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.drawing.slices import save_png
     from dynunet_bundle.feed.preview import preview
 
     overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
     overrides["fold"] = int(arguments.fold) if arguments.fold.isdecimal() else arguments.fold
-    workflow = load_workflow(
-        BUNDLE, "train.json", arguments.config_file, overrides, trust=arguments.trust
-    )
+    workflow = training_workflow(arguments, overrides)
     parts = {
         "dataset": "train#dataset",
         "patch_size": "patch_size",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.terminal import next_command
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=absolute(arguments.output_dir),
         overlays=tuple(absolute(path) for path in arguments.config_file),
         folds=tuple(arguments.folds),
-        fold=arguments.fold,
+        fold="all" if arguments.fold == "full" else arguments.fold,
         num_processes=arguments.processes,
         numa_binding=arguments.numa_binding,
         settings={
@@ -91,4 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
         collect_only=arguments.collect,
         trust=arguments.trust,
     )
-    return train_folds(request)
+    code = train_folds(request)
+    if code == 0 and not arguments.collect:
+        _tell_next(arguments.output_dir)
+    return code
+
+
+def _tell_next(run_dir: Path) -> None:
+    """Say where the models are, how good they are, and what to do with them."""
+    from dynunet_bundle.networks.model_json import model_facts, model_files
+
+    for weights in model_files(run_dir):
+        facts = model_facts(weights)
+        score = facts.get("val_mean_dice")
+        told = "" if score is None else f", mean Dice {score:.4f}"
+        print(f"model: {weights} (epoch {facts.get('epoch')}{told})")
+    print(next_command("predict", model=run_dir, input="IMAGES", output_dir="MASKS"))

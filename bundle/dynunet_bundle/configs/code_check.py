@@ -9,6 +9,7 @@ MONAI parses them: two files may spell out something that neither contains.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
@@ -78,6 +79,7 @@ def require_safe(
     config_dir: str | Path,
     settings: Mapping[str, Any] | None = None,
     trust: bool = False,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse configs from outside that would run code of their own. Files in ``config_dir`` itself are trusted.
 
@@ -88,23 +90,25 @@ def require_safe(
         config_dir: the bundle's ``configs``.
         settings: ids of a command line, which are checked as an overlay is.
         trust: accept all files and settings unchecked.
+        recipe: ids of model.json, which come before the overlays and are checked as an overlay is.
 
     Raises:
         ConfigError: naming the file and the id.
     """
     folder = Path(config_dir).resolve()
     foreign = [Path(file) for file in configs if Path(file).resolve().parent != folder]
-    if trust or not (foreign or settings):
+    if trust or not (foreign or settings or recipe):
         return
     own = _configs(folder)
     ids = {key: value for content in own.values() for key, value in content.items()}
     contents = {str(file): read_json(file, ConfigError, CONFIG_SCHEMA) for file in foreign}
-    if settings:
-        contents["the command line"] = dict(settings)
+    for name, ids_given in (("model.json", recipe), ("the command line", settings)):
+        if ids_given:
+            contents[name] = dict(ids_given)
     for name, content in contents.items():
         if faults := [*_code_in_plan(content), *config_faults(content, ids)]:
             raise ConfigError(f"{name} would run code: {faults[0]}. {REMEDY}")
-    merged = _merged(configs, settings or {})
+    merged = _merged(configs, settings or {}, recipe or {})
     ours = [file for file in configs if Path(file) not in foreign]
     # as they are written, and as MONAI parses them: a macro of ours copies texts to another place
     written = [*own.values(), *([_merged(ours, {})] if ours else [])]
@@ -120,7 +124,11 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     return {file.name: read_json(file, ConfigError, CONFIG_SCHEMA) for file in files}
 
 
-def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    configs: Sequence[str | Path],
+    settings: Mapping[str, Any],
+    recipe: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The content that MONAI parses: files merged, ids split, macros resolved.
 
     Parts of sections that no file has are left out: MONAI refuses them, and ``load_workflow`` leaves them out.
@@ -128,7 +136,7 @@ def _merged(configs: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[
     first, *others = (read_json(file, ConfigError, CONFIG_SCHEMA) for file in configs)
     parser = ConfigParser(first)
     try:
-        for ids in [*others, settings]:
+        for ids in [recipe, *others, settings]:
             for key, value in ids.items():
                 is_part = "#" in key or "::" in key
                 if not is_part or top_level(key) in parser.config:

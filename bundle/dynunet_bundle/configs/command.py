@@ -51,12 +51,8 @@ def corrected_texts(line: CommandLine, known: set[str]) -> dict[str, str]:
         # MONAI names it
         return {}
     usage = check_overlays(files, known, lists)
-    if files and lists[0] not in usage.config:
-        raise ConfigError(
-            f'the configs have no list "{lists[0]}" to run: {", ".join(files)}. '
-            "Pass configs/train.json for training, with configs/evaluate.json for evaluating, or "
-            "configs/inference.json for inference."
-        )
+    if files:
+        _require_steps(lists[0], usage.config, files)
     require_bundle_root(usage, files, line.settings)
     given = {
         name: value
@@ -75,6 +71,29 @@ def corrected_texts(line: CommandLine, known: set[str]) -> dict[str, str]:
     if idle and not found:
         logger.warning("%s does not use %s", usage.run, some_of(idle))
     return found
+
+
+def _require_steps(name: str, config: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Refuse a run id that leads to no list of steps. MONAI builds the parts of a section, and then runs nothing.
+
+    Raises:
+        ConfigError: with the run ids that would do.
+    """
+
+    def steps(key: str) -> list[Any] | None:
+        value = config.get(key)
+        if isinstance(value, str):
+            value = config.get(value.removeprefix("@"))
+        return value if isinstance(value, list) else None
+
+    if steps(name) is not None and name != "initialize":
+        return
+    runs = [key for key in config if "@preflight" in (steps(key) or ())]
+    raise ConfigError(
+        f'the configs have no list "{name}" to run: {", ".join(files)}. They have {" and ".join(runs) or "none"}. '
+        "Pass configs/train.json for training, with configs/evaluate.json for evaluating, or configs/inference.json "
+        "for inference."
+    )
 
 
 def check_overlays(files: Sequence[str], known: set[str], lists: Sequence[str]) -> Usage:

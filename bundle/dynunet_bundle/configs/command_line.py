@@ -96,3 +96,12 @@ def _recorded(arguments: Sequence[str]) -> dict[str, str]:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
         fire.Fire(functions, command=command)
     return found
+
+
+def runs_as_command(arguments: Sequence[str]) -> bool:
+    """Whether this process is ``python -m monai.bundle``, not a server that imported the bundle.
+
+    Args:
+        arguments: ``sys.argv``.
+    """
+    return Path(arguments[0]).parts[-3:] == ("monai", "bundle", "__main__.py")

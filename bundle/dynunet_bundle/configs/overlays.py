@@ -1,6 +1,6 @@
 """The bundle's configs with the values of overlays written into them: configs of one task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ DATA_ROOT = "/workspace/data"
 
 
 def merged_configs(
-    config_dir: str | Path, overlays: Sequence[str | Path]
+    config_dir: str | Path,
+    overlays: Sequence[str | Path],
+    model: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Content of the configs that an overlay changes.
 
@@ -29,6 +31,7 @@ def merged_configs(
     Args:
         config_dir: the bundle's ``configs``.
         overlays: config files, later ones win.
+        model: ids that model.json says, as the first overlay.
 
     Returns:
         The content by file name. An id goes to every config that has it; an id that none has is refused. The file of
@@ -40,8 +43,8 @@ def merged_configs(
     folder = Path(config_dir)
     configs = {name: read_json(folder / name, ConfigError, CONFIG_SCHEMA) for name in MERGED}
     known = known_ids(folder)
-    for overlay in overlays:
-        content = read_overlay(overlay, known)
+    contents = [(str(overlay), read_overlay(overlay, known)) for overlay in overlays]
+    for overlay, content in [("model.json", model or {}), *contents]:
         for key, value in content.items():
             if key.startswith("+"):
                 raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.command import corrected_texts
+from dynunet_bundle.configs.command_line import runs_as_command
 from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
@@ -32,7 +33,7 @@ def check_command() -> None:
         ConfigError: for an override of an unknown id or one that this run does not use, a value of a wrong type or out
             of range, or an overlay with code of its own (``code_check.py``) without ``--trust``.
     """
-    if not _runs_as_command(sys.argv):
+    if not runs_as_command(sys.argv):
         return
     install_excepthook()
     configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
@@ -109,11 +110,6 @@ def require_device(device: torch.device | str) -> None:
             f'device is "{wanted}", but this machine has {found} GPUs that torch can use. Pass --device cpu, or '
             "another GPU."
         )
-
-
-def _runs_as_command(arguments: Sequence[str]) -> bool:
-    """Whether this process is ``python -m monai.bundle``, not a server that imported the bundle."""
-    return Path(arguments[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def require_own_package(bundle_root: str) -> None:

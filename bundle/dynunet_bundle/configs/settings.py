@@ -97,6 +97,7 @@ FITTING: dict[str, Schema] = {
 """Ids of a plan: those of ``PLAN_SCHEMA``, and the names that this version knows."""
 
 TRAINING: dict[str, Schema] = {
+    "recipe": {"type": "object"},
     "fold": {"anyOf": [COUNT, {"const": "all"}], "description": "a whole number, or all"},
     "num_folds": {"type": "integer", "minimum": 2, "maximum": 2**15},
     "splits_file": or_null(PATH),

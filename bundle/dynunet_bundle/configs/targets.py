@@ -21,6 +21,7 @@ OWN_COMPONENTS = frozenset(
         *(
             "configs.preflight.check_command",
             "configs.preflight.preflight",
+            "configs.recipe.recipe_of_command",
             "configs.shared.shared",
         ),
         *("dataset.inputs.find_inputs", "dataset.previous_stage.with_previous"),

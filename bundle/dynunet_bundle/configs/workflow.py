@@ -10,9 +10,12 @@ from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.command import require_plan
 from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
+from dynunet_bundle.configs.recipe import training_recipe
 from dynunet_bundle.configs.values import COMMAND_LINE, require_values
 from dynunet_bundle.errors import ConfigError, find_user_error
 from dynunet_bundle.locks import release_claims
+
+RECIPE = "recipe"
 
 
 class BundleWorkflow(ConfigWorkflow):
@@ -35,6 +38,15 @@ class BundleWorkflow(ConfigWorkflow):
             release_claims()
 
 
+def _require_whole(content: Mapping[str, Any]) -> None:
+    """Refuse ``+id``: MONAI merges into lists when it reads files, but an override replaces them."""
+    merged = next((key for key in content if key.startswith("+")), None)
+    if merged:
+        raise ConfigError(
+            f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.'
+        )
+
+
 def load_workflow(
     bundle_root: str | Path,
     config: str,
@@ -42,6 +54,7 @@ def load_workflow(
     overrides: Mapping[str, Any] | None = None,
     *,
     plan: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     trust: bool = False,
 ) -> ConfigWorkflow:
@@ -57,6 +70,8 @@ def load_workflow(
         overrides: values by id. They win over all files and are literals: a path ``$(date)`` is a path.
         plan: plan ids, such as those of model.json. They replace the defaults of the config, under the overlays, and
             are literals.
+        recipe: ids that an overlay of the training set, such as those of model.json. They come after the plan, under
+            the overlays, and are checked as an overlay is.
         settings: ids as an overlay sets them, references and expressions included; over files, under ``overrides``.
         trust: accept code in overlays and settings from outside ``configs`` (SECURITY.md).
 
@@ -71,19 +86,17 @@ def load_workflow(
     known = known_ids(configs)
     own = ConfigParser.load_config_files([str(configs / config)])
     contents = [read_overlay(overlay, known) for overlay in overlays]
-    require_safe([configs / config, *overlays], configs, settings, trust)
+    require_safe([configs / config, *overlays], configs, settings, trust, recipe)
     content = {key: literal(value) for key, value in (plan or {}).items() if key in own}
-    for ids in contents:
+    for ids in (recipe or {}, *contents):
         content |= {key: value for key, value in ids.items() if top_level(key) in own}
     content |= settings or {}
-    merged = next((key for key in content if key.startswith("+")), None)
-    if merged:
-        # MONAI merges into lists when it reads files, but an override replaces them
-        raise ConfigError(
-            f'an overlay sets "{merged}", which only "python -m monai.bundle run" can merge.'
-        )
+    _require_whole(content)
     literals = {key: literal(value) for key, value in (overrides or {}).items()}
     literals.setdefault("bundle_root", literal(configs.parent))
+    if RECIPE in own:
+        given = [recipe or {}, *contents, settings or {}, overrides or {}]
+        literals.setdefault(RECIPE, literal(training_recipe(given)))
     places = (*map(str, overlays), COMMAND_LINE, COMMAND_LINE)
     for where, ids in zip(places, [*contents, dict(settings or {}), literals], strict=True):
         require_values(ids, where, own)

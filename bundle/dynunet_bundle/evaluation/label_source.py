@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynunet_bundle.evaluation.mask_folders import label_ids
+from dynunet_bundle.evaluation.mask_folders import LABEL_IDS, label_ids
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 
 BY_VALUE = "classes are named by their values"
@@ -28,6 +28,7 @@ def find_label_source(
     overlays: Sequence[str],
     config_dir: str | Path,
     predictions: str | Path,
+    plan: Mapping[str, Any] | None = None,
 ) -> LabelSource:
     """Names and values of the classes: from the options, the overlays or the run that made the masks, in this order.
 
@@ -39,15 +40,18 @@ def find_label_source(
         overlays: config files of the task; later ones override earlier ones.
         config_dir: folder of the bundle's configs.
         predictions: folder of masks, where a prediction also writes ``run.json``.
+        plan: plan ids of a model; overlays and options take precedence.
 
     Raises:
         ConfigError: if an overlay or ``run.json`` is malformed.
     """
-    of_overlays = label_ids(overlays, config_dir)
+    of_model = {name: plan[name] for name in LABEL_IDS if name in plan} if plan else {}
+    of_overlays = of_model | label_ids(overlays, config_dir)
     options = {name: value for name, value in given.items() if value is not None}
     ids = of_overlays | options
     if "label_names" in ids:
-        source = "--label_names" if "label_names" in options else "--config_file"
+        other = "--config_file" if overlays else "--model"
+        source = "--label_names" if "label_names" in options else other
         return LabelSource(ids, f"class names: from {source}")
     file = Path(predictions) / RUN_NAME
     of_run = _ids_of_run(file)
@@ -55,7 +59,7 @@ def find_label_source(
         if {"regions", "regions_class_order"} & set(ids):
             of_run = {name: value for name, value in of_run.items() if "regions" not in name}
         return LabelSource(of_run | ids, f"class names and values: from {file}")
-    remedy = "pass --label_names or --config_file to name them"
+    remedy = "pass --label_names or --model to name them"
     return LabelSource(ids, f"{BY_VALUE}; {remedy}")
 
 

@@ -68,6 +68,22 @@ def write_outputs(
     return written
 
 
+def page_images(images: Path | None) -> Any:
+    """Images for ``write_report``: a folder, or those of a data set by case.
+
+    Args:
+        images: a folder of images or a data set, or None.
+
+    Raises:
+        ConfigError: if it is not a folder.
+    """
+    if images and not images.is_dir():
+        raise ConfigError(f"{images} is not a folder. Pass the folder of the images as --input.")
+    if images and (root := dataset_root(images)):
+        return {name: case["image"] for name, case in cases_by_name(root).items()}
+    return images
+
+
 def _write_page(
     summary: Mapping[str, Any],
     predictions: Path,
@@ -78,16 +94,11 @@ def _write_page(
     # importing jinja2 and the drawing takes longer than a small evaluation
     from dynunet_bundle.report.page import write_report
 
-    images: Any = outputs.images
-    if images and not images.is_dir():
-        raise ConfigError(f"{images} is not a folder. Pass the folder of the images as --images.")
-    if images and (root := dataset_root(images)):
-        images = {name: case["image"] for name, case in cases_by_name(root).items()}
     run = predictions / RUN_NAME
     write_report(
         outputs.report or Path(),
         predictions,
-        images=images,
+        images=page_images(outputs.images),
         labels=labels,
         scores=summary,
         run=with_names(read_run_json(run), class_names) if run.is_file() else None,

@@ -46,6 +46,7 @@ MODEL_SCHEMA = object_with(
         "iterations_per_epoch": {**COUNT, "type": ["integer", "null"]},
         "val_mean_dice": MAYBE_NUMBER,
         "members": list_of(FILE_NAME),
+        "recipe": OBJECT,
         "keep_largest": list_of(list_of(COUNT, minItems=1)),
         "mirror_axes": {
             **list_of({"type": "integer", "minimum": 0, "maximum": 2}, uniqueItems=True),
@@ -114,20 +115,24 @@ def model_files(model: Path) -> list[Path]:
     """Weights of a model: of an ensemble all members.
 
     Args:
-        model: a ``.pt`` file, or a folder with ``model.pt`` in it or in its ``models``: a package, a run.
+        model: a ``.pt`` file, or a folder with ``model.pt`` in it or in its ``models``: a package, a training; or a
+            run of several folds, whose models are the members of an ensemble.
 
     Raises:
         WeightsError: if there are no weights, or the JSON beside them is malformed.
     """
     if model.is_dir():
-        places = (model / "models" / "model.pt", model / "model.pt")
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+        places = (model / "models" / MODEL, model / MODEL)
+        found = [place for place in places if place.is_file()][:1]
+        found = found or _fold_models(model)
+        if not found:
             raise WeightsError(
-                f"{model} has neither models/model.pt nor model.pt. Pass a package, the folder of a training, or a "
-                "file of weights."
+                f"{model} has neither models/model.pt nor model.pt, and no fold_*/models/model.pt. Pass a package, the "
+                "folder of a training, or a file of weights."
             )
-        model = found
+        if len(found) > 1:
+            return found
+        model = found[0]
     return [model, *(model.with_name(name) for name in model_facts(model).get("members", ()))]
 
 
@@ -144,6 +149,15 @@ def previous_weights(weights: Path) -> list[Path]:
     return model_files(model) if model.is_file() else []
 
 
+def _fold_models(run: Path) -> list[Path]:
+    """Weights of the folds of a run in their order; those of the training on all cases if there are no folds."""
+    files = {
+        file.parts[-3].removeprefix("fold_"): file for file in run.glob(f"fold_*/models/{MODEL}")
+    }
+    numbers = sorted(int(name) for name in files if name.isdecimal())
+    return [files[str(number)] for number in numbers] or list(files.values())
+
+
 def model_settings(weights: Path) -> dict[str, Any]:
     """The ids that a prediction takes from model.json: the plan, and the rules for largest components.
 
@@ -155,6 +169,18 @@ def model_settings(weights: Path) -> dict[str, Any]:
     """
     rules = model_facts(weights).get("keep_largest")
     return {**model_plan(weights), **({} if rules is None else {"keep_largest": rules})}
+
+
+def model_recipe(weights: Path) -> dict[str, Any]:
+    """What the overlays of the training set, as ids of an overlay; empty for weights of earlier versions.
+
+    Args:
+        weights: the ``.pt`` file.
+
+    Raises:
+        WeightsError: if the JSON is malformed.
+    """
+    return dict(model_facts(weights).get("recipe", {}))
 
 
 def _plan_in(checkpoint: Path) -> Mapping[str, Any]:

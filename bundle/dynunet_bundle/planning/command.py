@@ -33,6 +33,7 @@ from dynunet_bundle.planning.summary import (
     preset_rows,
     spacing_rule,
 )
+from dynunet_bundle.terminal import next_command
 
 RGB = 3
 OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
@@ -61,7 +62,7 @@ def plan_dataset(request: PlanRequest) -> str:
     """Make a plan and write its files.
 
     Returns:
-        Summary for a terminal: facts, decisions, paths of the written files.
+        Summary for a terminal: facts, decisions, paths of the written files; and the next command.
 
     Raises:
         ConfigError: if arguments contradict each other.
@@ -85,6 +86,9 @@ def plan_dataset(request: PlanRequest) -> str:
         decided,
         format_rows("written", _write(out, plan, dataset, fingerprint)),
     ]
+    if request.dataset_dir:
+        place = {"dataset_dir": request.dataset_dir, "config_file": out}
+        parts.append(next_command("train", **place, output_dir=f"RUNS/{out.stem}"))
     return "\n".join(parts)
 
 

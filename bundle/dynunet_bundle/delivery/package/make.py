@@ -32,7 +32,7 @@ from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
 from dynunet_bundle.files import read_json, sha256_of, write_json
-from dynunet_bundle.networks.model_json import PREVIOUS_STAGE
+from dynunet_bundle.networks.model_json import PREVIOUS_STAGE, model_recipe, model_settings
 from dynunet_bundle.networks.weights import load_weights, read_weights
 from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.shapes import Schema
@@ -65,7 +65,7 @@ class PackageRequest:
 
     Attributes:
         bundle: the bundle folder used as template.
-        overlays: config files with which the weights were trained; later ones win.
+        overlays: config files over plan and recipe of model.json; later ones win.
         weights: ``model.pt``.
         name: of the package, ``organ_modality_task``.
         output: folder of the result.
@@ -138,8 +138,10 @@ def make_package(request: PackageRequest) -> Package:
     changelog = read_changelog(request.changelog)
     version = request.version or next(iter(changelog))
     config_dir = request.bundle / "configs"
-    require_safe([config_dir / "train.json", *request.overlays], config_dir, trust=request.trust)
-    configs = merged_configs(config_dir, request.overlays)
+    learnt = {**model_settings(request.weights), **model_recipe(request.weights)}
+    files: list[str | Path] = [config_dir / "train.json", *request.overlays]
+    require_safe(files, config_dir, trust=request.trust, recipe=learnt)
+    configs = merged_configs(config_dir, request.overlays, learnt)
     plan = plan_from(configs["train.json"]).overlay()
     _require_weights(request)
     model = read_weights(request.weights)[1]
@@ -205,7 +207,12 @@ def _require_weights(request: PackageRequest) -> None:
     """Load the weights into the network of the overlays, strictly, which also checks the plan."""
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
     workflow = load_workflow(
-        request.bundle, "inference.json", request.overlays, overrides, trust=request.trust
+        request.bundle,
+        "inference.json",
+        request.overlays,
+        overrides,
+        plan=model_settings(request.weights),
+        trust=request.trust,
     )
     parsed = workflow.parser.get_parsed_content
     for weights in (request.weights, *request.members):

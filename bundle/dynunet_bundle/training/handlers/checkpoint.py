@@ -78,6 +78,7 @@ class CheckpointHandler:
         run_files: other files of the run that are moved aside with it, such as its log.
         fold: the fold, noted in model.json.
         pretrained: weights that the training starts from; model.json notes what these have learnt from.
+        recipe: what the overlays of this training set; model.json notes it.
 
     Raises:
         ConfigError: for an unknown strategy; at the start of a run, if the folder holds a training with another plan
@@ -101,6 +102,7 @@ class CheckpointHandler:
         run_files: Sequence[str] = (),
         fold: int | str | None = None,
         pretrained: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ConfigError(f'checkpoint is "{strategy}". Choose one of {", ".join(STRATEGIES)}.')
@@ -120,6 +122,7 @@ class CheckpointHandler:
         self.run_files = [Path(file) for file in run_files]
         self.fold = fold
         self.pretrained = pretrained
+        self.recipe = dict(recipe or {})
         self._learnt_from: dict[str, Any] | None = None
         self._has_trained = False
         self._random: dict[str, Any] | None = None
@@ -202,6 +205,10 @@ class CheckpointHandler:
         if is_due and self.strategy == "last_and_best" and not validated:
             logger.warning("no epoch was validated: %s holds the final weights", MODEL)
             self._save_model(engine, None)
+        if self.is_main and self.strategy != "none":
+            score, epoch = self.evaluator.state.best_metric, self.evaluator.state.best_metric_epoch
+            told = f": mean Dice {score:.4f} at epoch {epoch}" if validated else ""
+            logger.info("the model is %s%s", self.ckpt_dir / MODEL, told)
 
     def _load_everywhere(self) -> dict[str, Any] | None:
         """The newest state, equal in all processes; the first process reads first, as it may move a damaged file."""
@@ -334,5 +341,6 @@ class CheckpointHandler:
             else None,
             **training_facts(engine, self.loader, self.plan["label_names"]),
             "learnt_from": self._learnt_from,
+            "recipe": self.recipe,
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)

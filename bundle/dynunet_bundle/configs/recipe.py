@@ -1,0 +1,84 @@
+"""The recipe of a training: what its overlays and its command line set, apart from the plan and from places.
+
+Stored on disk: ``recipe`` in model.json, as an overlay would set the ids. With the plan it makes the configs of a
+package, so that nobody has to name the overlays again.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dynunet_bundle
+from dynunet_bundle.configs.command import check_overlays, read_texts
+from dynunet_bundle.configs.command_line import runs_as_command
+from dynunet_bundle.configs.overrides import (
+    RUN_ARGUMENTS,
+    check_overrides,
+    known_ids,
+    read_overlay,
+    top_level,
+)
+from dynunet_bundle.configs.settings import FOLDERS
+from dynunet_bundle.planning.plan import PLAN_IDS
+
+MAIN = ("train.json", "evaluate.json", "inference.json", "multi_gpu_train.json")
+"""Configs that the bundle adds itself; all others on a command line are overlays."""
+
+NOT_LEARNT = {
+    *("splits_file", "fold", "num_folds", "restart", "pretrained", "checkpoint", "skip_validation"),
+    *("num_workers", "feed_threads", "imports", "initialize", "run", "recipe", "masks_dir"),
+    *("probabilities_dir", "allow_trained_cases"),
+}
+"""Ids that say where and on what a training ran, and not how."""
+
+
+def training_recipe(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The recipe in the contents of overlays; later ones win.
+
+    Args:
+        contents: ids and values.
+
+    Returns:
+        The ids of the recipe, with values that JSON can hold.
+    """
+    left_out = {*FOLDERS, *PLAN_IDS, *NOT_LEARNT}
+    merged = {key: value for content in contents for key, value in content.items()}
+    return {
+        key: value
+        for key, value in merged.items()
+        if top_level(key.lstrip("+")) not in left_out and _is_json(value)
+    }
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def recipe_of_command() -> dict[str, Any]:
+    """The recipe in the command line of this process: ``recipe`` of train.json.
+
+    Returns:
+        Empty in a process that is not ``python -m monai.bundle``, such as a server. ``load_workflow`` passes the
+        recipe itself.
+    """
+    if not runs_as_command(sys.argv):
+        return {}
+    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
+    known = known_ids(configs)
+    line = check_overrides(sys.argv[1:], known)
+    texts = {name: text for name, text in line.texts.items() if name not in RUN_ARGUMENTS}
+    given = {
+        name: value
+        for name, value in line.settings.items()
+        if name not in (*RUN_ARGUMENTS, *line.texts)
+    }
+    run = [line.settings.get("run_id", "run"), line.settings.get("init_id", "initialize")]
+    usage = check_overlays(line.config_files, known, run)
+    overlays = [file for file in line.config_files if Path(file).name not in MAIN]
+    contents = [read_overlay(file, known) for file in overlays]
+    return training_recipe([*contents, given, read_texts(texts, [usage])])
