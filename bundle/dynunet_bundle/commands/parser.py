@@ -44,6 +44,11 @@ def command_parser(name: str, program: str) -> "CommandParser":
     return parser
 
 
+def fold_name(text: str) -> str:
+    """A fold of the command line as the configs name it: ``full`` is ``all``, every case."""
+    return "all" if text == "full" else text
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse's parser without abbreviations, with the options that several commands share.
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.model import training_workflow
-from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.parser import CommandParser, fold_name
 from dynunet_bundle.commands.places import in_work_folder
 
 
@@ -26,7 +26,10 @@ def add_arguments(parser: CommandParser) -> None:
         help="folder for prepared cases (default: %(default)s)",
     )
     parser.add_argument(
-        "--fold", default="0", help="fold whose training cases are drawn, or all (default: 0)"
+        "--fold",
+        default="0",
+        type=fold_name,
+        help="fold whose training cases are drawn, or full (default: 0)",
     )
     parser.add_argument(
         "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"

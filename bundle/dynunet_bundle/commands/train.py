@@ -13,7 +13,7 @@ Exit codes: 0 done, 1 a training failed, 2 bad input, 75 stopped by a signal.
 import argparse
 from pathlib import Path
 
-from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.parser import CommandParser, fold_name
 from dynunet_bundle.commands.places import BUNDLE
 from dynunet_bundle.terminal import next_command
 
@@ -31,7 +31,9 @@ def add_arguments(parser: CommandParser) -> None:
     which.add_argument(
         "--folds", nargs="+", default=["all"], help="numbers of the folds, or all (the default)"
     )
-    which.add_argument("--fold", help="number of one fold; full trains one model on every case")
+    which.add_argument(
+        "--fold", type=fold_name, help="number of one fold; full trains one model on every case"
+    )
     parser.add_argument(
         "--num_folds",
         type=number_option(POSITIVE),
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=absolute(arguments.output_dir),
         overlays=tuple(absolute(path) for path in arguments.config_file),
         folds=tuple(arguments.folds),
-        fold="all" if arguments.fold == "full" else arguments.fold,
+        fold=arguments.fold,
         num_processes=arguments.processes,
         numa_binding=arguments.numa_binding,
         settings={

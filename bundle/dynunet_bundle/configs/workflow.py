@@ -95,16 +95,13 @@ def load_workflow(
     literals = {key: literal(value) for key, value in (overrides or {}).items()}
     literals.setdefault("bundle_root", literal(configs.parent))
     if RECIPE in own:
-        given = [recipe or {}, *contents, settings or {}, overrides or {}]
-        literals.setdefault(RECIPE, literal(training_recipe(given)))
+        given = training_recipe([recipe or {}, *contents, settings or {}, overrides or {}])
+        literals.setdefault(RECIPE, literal(given))
     places = (*map(str, overlays), COMMAND_LINE, COMMAND_LINE)
     for where, ids in zip(places, [*contents, dict(settings or {}), literals], strict=True):
         require_values(ids, where, own)
     require_plan(own, {**content, **literals})
-    workflow = BundleWorkflow(
-        config_file=str(configs / config),
-        workflow_type="train" if "train" in own else "infer",
-        **{**content, **literals},
-    )
+    kind = "train" if "train" in own else "infer"
+    workflow = BundleWorkflow(str(configs / config), workflow_type=kind, **{**content, **literals})
     workflow.initialize()
     return workflow
