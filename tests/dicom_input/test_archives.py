@@ -122,8 +122,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.dicom_input import archives
 write = archives._write
-def write_some(file, entries, folder, limits):
-    write(file, entries[:2], folder, limits)
+def write_some(file, entries, *others, **more):
+    write(file, entries[:2], *others, **more)
     wait()
 def wait():
     print("waiting", flush=True)

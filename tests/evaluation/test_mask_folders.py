@@ -304,6 +304,16 @@ def test_a_mask_with_channels_is_an_error(folders):
         score(folders, NAMES)
 
 
+@pytest.mark.parametrize("folder", ["labels", "predictions"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e9])
+def test_a_mask_with_other_numbers_than_labels_is_an_error(folders, folder, value):
+    mask = np.zeros((5, 5, 5), np.float32)
+    mask[1, 1, 1] = value
+    save_nifti(folders / folder / "x.nii.gz", mask)
+    with pytest.raises(CaseError, match="case x: its mask has values that are NaN, infinite"):
+        score(folders, NAMES)
+
+
 def test_voxels_without_volume_name_the_case(folders, monkeypatch):
     flat = Volume(np.ones((1, 2, 2, 2)), np.diag([1.0, 1, 0, 1]))
     monkeypatch.setattr("dynunet_bundle.evaluation.mask_folders.read_volume", lambda path: flat)

@@ -175,6 +175,27 @@ def test_weights_that_make_no_mean_are_refused(images, member, weights):
         write_ensemble(request_for(images, member("one", 1), member("two", 2), weights=weights))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.5])
+def test_numbers_that_are_no_probabilities_are_refused(images, member, value):
+    folders = [member("one", 1), member("two", 2)]
+    path = folders[1] / "b.npy"
+    array = np.load(path)
+    array[1, 2, 3, 4] = value
+    np.save(path, array)
+    with pytest.raises(CaseError, match=r"case b: .*two/b\.npy has numbers that are NaN or not"):
+        write_ensemble(request_for(images, *folders))
+    assert not (images.parent / "out" / "b.nii.gz").exists()
+
+
+def test_the_ends_of_the_range_are_probabilities(images, tmp_path):
+    found = np.zeros((3, *SHAPE), np.float32)
+    found[2], found[1] = 1, -0.0
+    for case in ("a", "b"):
+        save_case(tmp_path / "one", images / f"{case}.nii.gz", found, LABELS, AFFINE)
+    write_ensemble(request_for(images, tmp_path / "one"))
+    assert (load(images.parent / "out" / "a.nii.gz") == LABELS["label_values"][2]).all()
+
+
 def test_going_on_keeps_what_is_there(images, member):
     folders = (member("one", 1), member("two", 2))
     first, second = write_ensemble(request_for(images, *folders))

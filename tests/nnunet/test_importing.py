@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from helpers.nnunet_results import (
 
 from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.nnunet.importing import ImportRequest, import_nnunet
+from dynunet_bundle.nnunet.results_folder import opened
 
 
 def request(model: Path, output: Path, **changes) -> ImportRequest:
@@ -300,3 +302,32 @@ def test_what_is_not_a_results_folder(content: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"models\.zip"):
         import_nnunet(request(path, tmp_path / "out"))
     assert not (tmp_path / "out" / "phantom_mri_segmentation").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["../plans.json"], "leads out"),
+        (["plans.json", "plans.json/plans.json"], "cannot be read"),
+        (["a/plans.json", "a/plans.json"], "cannot be read"),
+        (["x" * 300 + "/plans.json"], "cannot be read"),
+        ([f"{number}/plans.json" for number in range(20_001)], "20000 are allowed"),
+    ],
+)
+def test_a_hostile_zip_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "models.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            archive.writestr(name, "{}")
+    with pytest.raises(DatasetError, match=rf"models\.zip: .*{message}"):
+        opened(tmp_path / "models.zip")
+    assert not (tmp_path.parent / "plans.json").exists()
+
+
+def test_a_zip_that_grows_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "models.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("fold_0/checkpoint_final.pth", "w") as file:
+            for _ in range(300):
+                file.write(bytes(1 << 20))
+    with pytest.raises(DatasetError, match="would grow"):
+        opened(tmp_path / "models.zip")

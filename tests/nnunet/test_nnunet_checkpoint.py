@@ -64,7 +64,7 @@ def test_code_is_not_run(tmp_path: Path, place: str) -> None:
     [
         ({"state_dict": {}}, "lacks network_weights"),
         ([1], "lacks network_weights"),
-        ({"network_weights": {"a": "text"}}, "holds str, not tensors"),
+        ({"network_weights": {"a": "text"}}, "of type str, not a tensor"),
         ({"network_weights": {"a": torch.ones(1)}}, "lacks init_args"),
         (
             {

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "security"))
+
+from attack_models import dictionary, name, pieces
+
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.nnunet.component_rules import FUNCTION, MODULE, component_rules
 
@@ -24,8 +28,8 @@ def function(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     step.__module__, step.__qualname__, step.__name__ = MODULE, FUNCTION, FUNCTION
     setattr(module, FUNCTION, step)
-    for name in ("nnunetv2", "nnunetv2.postprocessing"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for parent in ("nnunetv2", "nnunetv2.postprocessing"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
     monkeypatch.setitem(sys.modules, MODULE, module)
     return step
 
@@ -89,3 +93,18 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "postprocessing.pkl").write_bytes(b"\x80\x04damaged")
     with pytest.raises(WeightsError, match="damaged"):
         component_rules(tmp_path)
+
+
+@pytest.mark.parametrize("kind", sorted(pieces(Path("marker")).keys() - {"numbers"}))
+@pytest.mark.parametrize("place", ["labels", "steps", "all"])
+def test_a_hostile_pickle_is_refused_at_once(tmp_path: Path, kind: str, place: str) -> None:
+    piece, step = pieces(tmp_path / "marker")[kind], name(MODULE, FUNCTION)
+    content = {
+        "labels": b"]" + step + b"a]" + dictionary(labels_or_regions=piece) + b"a\x86",
+        "steps": b"]" + piece + b"a]}a\x86",
+        "all": piece,
+    }[place]
+    (tmp_path / "postprocessing.pkl").write_bytes(b"\x80\x02" + content + b".")
+    with pytest.raises(WeightsError, match=r"postprocessing\.pkl"):
+        component_rules(tmp_path)
+    assert not (tmp_path / "marker").exists()

@@ -1,13 +1,15 @@
 """plans.json and dataset.json become a plan, or are refused with the reason."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.nnunet_results import CLASSES, DATASET, network_arguments, plans_of
+from helpers.nnunet_results import CLASSES, DATASET, make_results, network_arguments, plans_of
 
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.nnunet.plans import imported_plan
+from dynunet_bundle.nnunet.results_folder import read_results
 from dynunet_bundle.planning.plan import Plan
 
 SOURCE = Path("results")
@@ -176,3 +178,31 @@ def test_an_unknown_reader_is_refused() -> None:
 def test_names_that_monai_would_read_as_code_are_refused() -> None:
     with pytest.raises(PlanError, match="channel"):
         plan_of(plans_of(), channel_names={"0": "$exit()"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("features_per_stage", "444"),
+        ("features_per_stage", [2**40]),
+        ("kernel_sizes", 1.5),
+        ("kernel_sizes", [[3] * 3] * 50_000),
+        ("strides", [[1.5]]),
+        ("norm_op_kwargs", {"eps": "x"}),
+        ("norm_op_kwargs", [1]),
+        ("nonlin_kwargs", {"negative_slope": "$1"}),
+        ("n_conv_per_stage", {"a": 1}),
+    ],
+)
+def test_a_network_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    folder = make_results(tmp_path / "results", architecture=architecture(**{field: value}))
+    with pytest.raises(DatasetError, match=rf"plans\.json: .*arch_kwargs\.{field}"):
+        read_results(folder, None, "final")
+
+
+def test_axes_that_are_no_permutation_are_refused(tmp_path: Path) -> None:
+    folder = make_results(tmp_path / "results")
+    content = {**plans_of(), "transpose_forward": [0, 0, 1]}
+    (folder / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="transpose_forward"):
+        read_results(folder, None, "final")

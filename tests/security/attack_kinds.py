@@ -18,6 +18,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "images"))
 
 import test_damage
+from attack_models import Models
 from conftest import BUNDLE
 from fuzz_inputs import Input, seeds, spoil
 from helpers.mutations import TEXTS, mutations
@@ -34,13 +35,15 @@ from dynunet_bundle.networks.weights import load_weights, save_weights
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 
 GROUPS = {
-    "image": 40,
-    "bit flip": 18,
-    "JSON": 25,
+    "image": 36,
+    "bit flip": 16,
+    "JSON": 24,
     "weights": 6,
-    "overlay": 6,
+    "overlay": 5,
     "archive": 3,
     "argument": 2,
+    "nnU-Net": 5,
+    "model": 3,
 }
 """Groups of attempts, and their share of a hundred."""
 
@@ -89,6 +92,8 @@ def attempts(seed: int, made: Path, marker: Path) -> Callable[[int], Attempt]:
             "overlay": kinds.overlay,
             "archive": kinds.archive,
             "argument": kinds.argument,
+            "nnU-Net": kinds.models.nnunet,
+            "model": kinds.models.model,
         }
         kind, act = makers[group](rng, number // 100)
         return Attempt(f"{group}: {kind}", act)
@@ -133,6 +138,7 @@ class Kinds:
 
     def __init__(self, made: Path, marker: Path) -> None:
         self.marker = marker
+        self.models = Models(made, marker)
         self.inputs = seeds()
         workflow = load_workflow(BUNDLE, "inference.json")
         self.transform = workflow.parser.get_parsed_content("preprocessing")

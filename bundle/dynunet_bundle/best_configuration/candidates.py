@@ -16,7 +16,7 @@ from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.files import ensure_writable, json_sha256, read_json, write_json
 from dynunet_bundle.images.grid import grid_difference
-from dynunet_bundle.images.read import read_volume
+from dynunet_bundle.images.read import mask_values, read_volume
 from dynunet_bundle.inference.ensemble import average_classes, require_alike
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.shapes import MAYBE_NUMBER, TEXT, by_name, list_of, object_with
@@ -232,7 +232,7 @@ def read_classes(path: Path, case: str, scheme: LabelScheme) -> tuple[np.ndarray
         raise
     except Exception as error:  # nibabel raises several types
         raise unreadable({"image": str(path), "name": case}, error) from error
-    values = np.rint(volume.array[0]).astype(np.int32)
+    values = mask_values(case, volume.array[0])
     is_listed = np.isin(values, scheme.file_values)
     if not is_listed.all():
         raise CaseError(

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from dynunet_bundle.errors import DatasetError, OutputError
 from dynunet_bundle.files import is_gone, is_inside, writer
 from dynunet_bundle.limits import GIB
+from dynunet_bundle.terminal import NO_ROOM
 
 PREFIX = "dynunet-dicom-"
 """Start of the folders' names; the id of the process follows, see ``files.writer``."""
@@ -81,7 +82,7 @@ class _Archive(io.BufferedReader):
         return super().read(size)
 
 
-def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
+def extracted(archive: Path, limits: Limits = LIMITS, wanted: frozenset[str] | None = None) -> Path:
     """Extract an archive once per process.
 
     The files are named by numbers, in a folder that only this user can read. It is removed when the process ends, also
@@ -91,6 +92,7 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
     Args:
         archive: a zip file.
         limits: limits of its content.
+        wanted: names of the files to extract, without folders; they keep their paths. None extracts all.
 
     Returns:
         The folder.
@@ -101,7 +103,7 @@ def extracted(archive: Path, limits: Limits = LIMITS) -> Path:
         OutputError: if the temporary folder has no space.
     """
     status = archive.stat()
-    return _extract(archive.resolve(), status.st_size, status.st_mtime_ns, limits)
+    return _extract(archive.resolve(), status.st_size, status.st_mtime_ns, limits, wanted)
 
 
 def remove_dead_extractions() -> None:
@@ -152,21 +154,23 @@ def _catch_signals() -> None:
 
 
 @cache
-def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
+def _extract(
+    archive: Path, size: int, time: int, limits: Limits, wanted: frozenset[str] | None
+) -> Path:
     try:
         with _Archive(archive, limits) as source, zipfile.ZipFile(source) as file:
-            entries = [entry for entry in file.infolist() if not entry.is_dir()]
+            entries = [
+                entry
+                for entry in file.infolist()
+                if not entry.is_dir()
+                and (wanted is None or PurePosixPath(entry.filename).name in wanted)
+            ]
             _require_safe(entries, size, limits)
-            remove_dead_extractions()
-            _catch_signals()
-            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{writer()}-"))
-            # unlike atexit, Finalize also runs in multiprocessing workers, and only in the process that registered it
-            remove = Finalize(None, shutil.rmtree, (folder, True), exitpriority=10)
-            _removals.append(remove)
+            folder = private_folder()
             try:
-                _write(file, entries, folder, limits)
+                _write(file, entries, folder, limits, has_names=wanted is not None)
             except BaseException:
-                remove()
+                _removals[-1]()
                 raise
     except DAMAGES as error:
         raise DatasetError(
@@ -178,6 +182,20 @@ def _extract(archive: Path, size: int, time: int, limits: Limits) -> Path:
             "Free disk space, or set TMPDIR to another folder."
         ) from None
     logger.info("extracted %d files of a zip archive to a temporary folder", len(entries))
+    return folder
+
+
+def private_folder() -> Path:
+    """A new folder that only this user can read, removed as ``extracted`` says.
+
+    Raises:
+        OSError: if the temporary folder has no space.
+    """
+    remove_dead_extractions()
+    _catch_signals()
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{writer()}-"))
+    # unlike atexit, Finalize also runs in multiprocessing workers, and only in the process that registered it
+    _removals.append(Finalize(None, shutil.rmtree, (folder, True), exitpriority=10))
     return folder
 
 
@@ -206,15 +224,21 @@ def _refusal(problem: str) -> str:
 
 
 def _write(
-    file: zipfile.ZipFile, entries: list[zipfile.ZipInfo], folder: Path, limits: Limits
+    file: zipfile.ZipFile,
+    entries: list[zipfile.ZipInfo],
+    folder: Path,
+    limits: Limits,
+    has_names: bool,
 ) -> None:
-    """Extract files named by numbers, counting the actual bytes, since the sizes in the directory may be false."""
+    """Extract files by their names or numbers, counting the actual bytes; the sizes in the directory may be false."""
     left = min(limits.total_bytes, sum(entry.file_size for entry in entries))
     for number, entry in enumerate(entries):
         if PurePosixPath(entry.filename).name.startswith("."):
             continue
         suffix = ".dcm" if entry.filename.lower().endswith(".dcm") else ""
         path = folder / f"{number:06d}{suffix}"
+        if has_names:
+            path = _named(folder, entry.filename)
         _names[path] = entry.filename
         with file.open(entry) as source, path.open("wb") as target:
             while chunk := source.read(CHUNK_BYTES):
@@ -222,3 +246,17 @@ def _write(
                 if left < 0:
                     raise zipfile.BadZipFile
                 target.write(chunk)
+
+
+def _named(folder: Path, name: str) -> Path:
+    """A new file by the name that an archive gives it, in its folders."""
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        # two files of one name, a file as a folder, a name that is too long
+        raise zipfile.BadZipFile from error
+    return path

@@ -33,7 +33,7 @@ from dynunet_bundle.evaluation.case_measures import (
 )
 from dynunet_bundle.evaluation.statistics import Measures
 from dynunet_bundle.images.grid import grid_difference
-from dynunet_bundle.images.read import Volume, read_volume
+from dynunet_bundle.images.read import Volume, mask_values, read_volume
 from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 from dynunet_bundle.terminal import progress
@@ -278,7 +278,7 @@ def _load_pair(name: str, prediction: str, reference: str) -> Pair:
         raise CaseError(
             name, f"its masks have {num_channels} channels", "Use masks with one value per voxel."
         )
-    values = [np.rint(volume.array[0]).astype(np.int32) for volume in (ours, theirs)]
+    values = [mask_values(name, volume.array[0]) for volume in (ours, theirs)]
     return Pair(values[0], values[1], theirs.affine)
 
 

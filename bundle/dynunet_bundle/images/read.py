@@ -110,3 +110,25 @@ def _require_one_grid(paths: Sequence[str], volumes: Sequence[Volume]) -> None:
                 f"its channels are on different grids: {Path(paths[0]).name} and {Path(path).name} {difference}",
                 "Resample them to one grid, or correct the list of files.",
             )
+
+
+def mask_values(case: str, array: np.ndarray) -> np.ndarray:
+    """Label values as whole numbers, int32, of the same shape.
+
+    Args:
+        case: name of the case.
+        array: values of any type; fractions are rounded.
+
+    Raises:
+        CaseError: if a value is NaN or infinite, or no label value can be as large.
+    """
+    rounded = np.rint(array)
+    # false for NaN
+    most = np.float64(np.iinfo(np.int32).max)
+    if not (np.abs(rounded) <= most).all():
+        raise CaseError(
+            case,
+            f"its mask has values that are NaN, infinite or above {most:.0f}",
+            "Use a mask with the values of the labels.",
+        )
+    return rounded.astype(np.int32)

@@ -54,6 +54,9 @@ RECORD_SCHEMA = object_with(
     description="Choose another --output_dir, or pass --restart.",
 )
 
+BITS_OF_ONE = int(np.float16(1).view(np.uint16))
+"""The number 1 as float16 has it; positive numbers are in the order of their bits."""
+
 logger = logging.getLogger(__name__)
 
 Members = Sequence[Mapping[str, ProbabilityFile]]
@@ -133,7 +136,7 @@ def average_classes(
         Class numbers ``[X, Y, Z]`` uint8; ``labels`` of a file has their values.
 
     Raises:
-        CaseError: if a file cannot be read.
+        CaseError: if a file cannot be read, or has other numbers than probabilities.
     """
     arrays = [file.array() for file in files]
     labels = files[0].labels
@@ -142,7 +145,10 @@ def average_classes(
     planes = max(1, CHUNK_BYTES // (4 * arrays[0][:, :1].size))
     for start in range(0, len(classes), planes):
         part = slice(start, start + planes)
-        mean = torch.from_numpy(_mean([array[:, part] for array in arrays], factors))
+        parts = [array[:, part] for array in arrays]
+        for file, values in zip(files, parts, strict=True):
+            _require_probabilities(file, values)
+        mean = torch.from_numpy(_mean(parts, factors))
         # torch.argmax along the first axis takes five times as long
         decided = (
             labels.regions_to_classes(mean, threshold=0.5)
@@ -151,6 +157,16 @@ def average_classes(
         )
         classes[part] = decided.numpy()
     return classes
+
+
+def _require_probabilities(file: ProbabilityFile, values: np.ndarray) -> None:
+    # bits of float16: those of negative numbers, of numbers above 1 and of NaN are larger; a comparison takes longer
+    if (values.view(np.uint16) > BITS_OF_ONE).any() and not ((values >= 0) & (values <= 1)).all():
+        raise CaseError(
+            file.case,
+            f"{file.path} has numbers that are NaN or not between 0 and 1",
+            "Predict this image again with --save_probabilities.",
+        )
 
 
 def _mean(parts: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray:

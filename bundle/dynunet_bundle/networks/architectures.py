@@ -3,19 +3,27 @@
 Stored on disk: the names of ``ARCHITECTURES``, in plans, packages and model.json. Classes may be renamed, these not.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import torch
 from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle.errors import PlanError, first_line
+from dynunet_bundle.limits import require_memory
 from dynunet_bundle.networks.dynunet import (
     DeepSupervisedDynUNet,
     DeepSupervisedPlainConvUNet,
     PlainConvUNet,
 )
-from dynunet_bundle.networks.residual import INSTANCE_NORM, LayerName, ResidualEncoderUNet
+from dynunet_bundle.networks.residual import (
+    INSTANCE_NORM,
+    RESENC_BLOCKS,
+    LayerName,
+    ResidualEncoderUNet,
+)
 from dynunet_bundle.planning.plan import find_old_architecture
 
 BuiltNetwork = TypeVar("BuiltNetwork", bound=nn.Module)
@@ -71,6 +79,7 @@ def plain_network(architecture: str, **plan_ids: Any) -> nn.Module:
 
 def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
     try:
+        require_memory(_least_bytes(network, **arguments), "the network")
         return network(**arguments)
     except (
         Exception
@@ -79,6 +88,30 @@ def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
             f"the plan gives no network ({first_line(error)}). Correct kernel_sizes, strides, filters or norm_name; "
             "scripts/plan.py writes plans that fit."
         ) from error
+
+
+def _least_bytes(
+    network: type[nn.Module],
+    filters: Sequence[int],
+    kernel_size: Sequence[int | Sequence[int]],
+    strides: Sequence[Any],
+    spatial_dims: int,
+    **other: Any,
+) -> int:
+    """Bytes of the convolutions, the smaller layers left out."""
+    has_blocks = issubclass(network, ResidualEncoderUNet)
+    total, before = 0, 0
+    for level, (width, kernel) in enumerate(
+        zip(filters[: len(strides)], kernel_size, strict=False)
+    ):
+        blocks = RESENC_BLOCKS[min(level, len(RESENC_BLOCKS) - 1)] if has_blocks else 1
+        voxels = kernel**spatial_dims if isinstance(kernel, int) else math.prod(kernel)
+        total += width * (before + (2 * blocks - 1) * width) * voxels
+        if level < len(strides) - 1:
+            # the decoder of this level: both inputs, and for plain networks a second convolution
+            total += width * (2 if has_blocks else 3) * width * voxels
+        before = width
+    return total * torch.float32.itemsize
 
 
 def _class_of(architecture: str) -> type[TrainingNetwork]:

@@ -13,11 +13,11 @@ from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
 from dynunet_bundle.shapes import (
     COUNT,
-    FILE_NAME,
     MAYBE_NUMBER,
     OBJECT,
     SHA256,
     TEXT,
+    Schema,
     by_name,
     list_of,
     object_with,
@@ -30,6 +30,14 @@ CHECKPOINTS = ("checkpoint_last.pt", "checkpoint_last.previous.pt")
 
 PREVIOUS_STAGE = "previous_stage"
 """Folder beside the weights of a cascade with those of its previous stage, as ``models`` of a package has weights."""
+
+WEIGHTS_NAME: Schema = {
+    "type": "string",
+    "pattern": r"^[^/\\\x00]{1,252}\.pt$",
+    "description": "the name of a .pt file in the same folder",
+}
+MAX_MEMBERS = 100
+"""Most further files of weights of an ensemble; nnU-Net trains five in all."""
 
 OF_AN_EPOCH = ("sha256", "epoch", "val_mean_dice")
 """Entries of ``model.json`` that are not those of another epoch of the same training."""
@@ -45,7 +53,7 @@ MODEL_SCHEMA = object_with(
         "epochs": {**COUNT, "type": ["integer", "null"]},
         "iterations_per_epoch": {**COUNT, "type": ["integer", "null"]},
         "val_mean_dice": MAYBE_NUMBER,
-        "members": list_of(FILE_NAME),
+        "members": list_of(WEIGHTS_NAME, maxItems=MAX_MEMBERS, uniqueItems=True),
         "recipe": OBJECT,
         "keep_largest": list_of(list_of(COUNT, minItems=1)),
         "mirror_axes": {
@@ -184,10 +192,10 @@ def model_recipe(weights: Path) -> dict[str, Any]:
 
 
 def _plan_in(checkpoint: Path) -> Mapping[str, Any]:
-    import torch
+    from dynunet_bundle.networks.tensor_file import load_tensors
 
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = load_tensors(checkpoint, mmap=True)
     except Exception:  # noqa: BLE001 - read_weights tells what is wrong with the file
         return {}
     plan: Mapping[str, Any] = state.get("plan", {}) if isinstance(state, Mapping) else {}

@@ -20,7 +20,9 @@ from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
 from dynunet_bundle.networks.model_json import model_facts, model_plan
 from dynunet_bundle.networks.residual import HEADS_PREFIX
+from dynunet_bundle.networks.tensor_file import load_tensors
 from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.shapes import excerpt
 
 HINT = (
     "Pass the overlays of its training to --config_file; "
@@ -117,7 +119,7 @@ def read_weights(
         )
     model_plan(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except pickle.UnpicklingError as error:
         # torch's own message says how to load such a file anyway; that would run its code
         raise WeightsError(
@@ -140,7 +142,7 @@ def read_weights(
         facts = {**facts, "plan": state["plan"]}
         state = _weights_in(state)
     for name, value in state.items():
-        fault = _tensor_fault(name, value)
+        fault = find_tensor_fault(name, value)
         if fault:
             raise WeightsError(f"{path}: {fault}. Export the model's state_dict again.")
     return state, facts
@@ -160,10 +162,15 @@ def _weights_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in plain.items() if not name.startswith(HEADS_PREFIX)}
 
 
-def _tensor_fault(name: Any, value: Any) -> str | None:
-    """Why an entry of a file is not a usable weight, or None."""
+def find_tensor_fault(name: Any, value: Any) -> str | None:
+    """Why an entry of a file is not a usable weight, or None.
+
+    Args:
+        name: key of the entry.
+        value: the entry; only a plain tensor of finite numbers by a name is usable.
+    """
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-        return f"{name!r} is of type {type(value).__name__}, not a tensor by name"
+        return f"{excerpt(str(name))!r} is of type {type(value).__name__}, not a tensor by name"
     if value.is_meta:
         return f"{name} is on the meta device: it has a shape but no values"
     if value.is_quantized or value.layout != torch.strided:

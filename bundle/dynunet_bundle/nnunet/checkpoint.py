@@ -6,26 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dynunet_bundle.errors import WeightsError, first_line
-
-SCALAR = np.float64(0).__reduce__()[0]
-"""numpy's function that makes a number from its type and bytes."""
-
-HARMLESS: list[Any] = [
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-    SCALAR,
-    # the name of the same function in files of numpy 1
-    (SCALAR, "numpy.core.multiarray.scalar"),
-]
-"""Globals that nnU-Net's checkpoints hold beyond those of torch: numbers of numpy (the best Dice, the log)."""
+from dynunet_bundle.networks.tensor_file import load_tensors
+from dynunet_bundle.networks.weights import find_tensor_fault
+from dynunet_bundle.nnunet.numbers import STAND_INS
+from dynunet_bundle.shapes import MAX_INTEGER, MAX_VALUE, excerpt
 
 REFUSED = re.compile(r"GLOBAL ([\w.]+)")
-"""Where torch's message names a global that it did not load."""
+"""Where a message names a global that was not loaded."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +48,7 @@ def read_checkpoint(path: Path) -> NnunetCheckpoint:
             nnU-Net writes.
     """
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path, STAND_INS)
     except Exception as error:
         found = REFUSED.search(str(error))
         if found:
@@ -79,20 +68,31 @@ def _described(content: Any, path: Path) -> NnunetCheckpoint:
         raise WeightsError(f"{fault}it lacks network_weights. Pass a folder of nnUNet_results.")
     state = content["network_weights"]
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(f"{fault}network_weights holds {type(value).__name__}, not tensors.")
-    arguments, axes = content.get("init_args"), content.get("inference_allowed_mirroring_axes")
+        if problem := find_tensor_fault(name, value):
+            raise WeightsError(f"{fault}{problem}.")
+    arguments = content.get("init_args")
     configuration = arguments.get("configuration") if isinstance(arguments, Mapping) else None
     if not isinstance(configuration, str):
         raise WeightsError(f"{fault}it lacks init_args with the configuration.")
-    if axes is not None and not all(axis in (0, 1, 2) for axis in axes):
-        raise WeightsError(f"{fault}its mirroring axes are {axes!s:.40}. They must be 0, 1 or 2.")
-    epoch = content.get("current_epoch")
+    trainer, epoch = content.get("trainer_name", "nnUNetTrainer"), content.get("current_epoch")
+    if not isinstance(trainer, str):
+        raise WeightsError(f"{fault}its trainer_name is of type {type(trainer).__name__}.")
+    has_epoch = type(epoch) is int and 0 <= epoch < MAX_INTEGER
     return NnunetCheckpoint(
         # compiled trainings have a prefix, as nnU-Net's own loader knows
         state={name.removeprefix("module."): value for name, value in state.items()},
         configuration=configuration,
-        trainer=str(content.get("trainer_name", "nnUNetTrainer")),
-        mirror_axes=tuple(int(axis) for axis in axes or ()),
-        epoch=epoch if isinstance(epoch, int) else None,
+        trainer=excerpt(trainer, MAX_VALUE),
+        mirror_axes=_axes(content.get("inference_allowed_mirroring_axes"), fault),
+        epoch=epoch if has_epoch else None,
     )
+
+
+def _axes(axes: Any, fault: str) -> tuple[int, ...]:
+    """The mirroring axes, checked: none, or some of 0, 1 and 2."""
+    if axes is None:
+        return ()
+    known = isinstance(axes, (list, tuple)) and all(type(axis) is int for axis in axes)
+    if not known or not set(axes) <= {0, 1, 2} or len(set(axes)) < len(axes):
+        raise WeightsError(f"{fault}its mirroring axes must be 0, 1 or 2, each once.")
+    return tuple(axes)

@@ -1,9 +1,8 @@
 """A model trained with nnU-Net v2 as a package of this bundle."""
 
 import logging
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.layouts import task_name
 from dynunet_bundle.delivery.package.facts import FACTS_SCHEMA
 from dynunet_bundle.delivery.package.make import Package, PackageRequest, make_package
+from dynunet_bundle.dicom_input.archives import private_folder
 from dynunet_bundle.errors import ConfigError, DatasetError, WeightsError
 from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.labels.largest_component import RULES_ID
@@ -92,13 +92,12 @@ def import_nnunet(request: ImportRequest) -> Package:
         WeightsError: if a checkpoint is damaged, holds code, or does not fit its plan.
         ConfigError: if the name is not of the form ``organ_modality_task``.
     """
-    with ExitStack() as stack:
-        root = stack.enter_context(opened(request.model))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    root, folder = opened(request.model), private_folder()
+    try:
         chosen = choose_model(root, request.configuration, request.model)
         model = _converted(request, chosen, request.configuration, folder / "model")
         stage = _stage_before(model)
-        place = _place_before(request, model.results.folder, stage, stack)
+        place = _place_before(request, model.results.folder, stage)
         previous = _converted(request, place, stage, folder / "previous") if place else None
         return make_package(
             PackageRequest(
@@ -115,6 +114,8 @@ def import_nnunet(request: ImportRequest) -> Package:
                 draft=True,
             )
         )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stage_before(model: _Converted) -> str | None:
@@ -124,17 +125,14 @@ def _stage_before(model: _Converted) -> str | None:
     return name or None
 
 
-def _place_before(
-    request: ImportRequest, folder: Path, stage: str | None, stack: ExitStack
-) -> Path | None:
+def _place_before(request: ImportRequest, folder: Path, stage: str | None) -> Path | None:
     """Folder of the model whose masks a cascade gets: as given, else beside it by nnU-Net's name."""
     if request.previous:
         if stage is None:
             raise DatasetError(
                 f"{request.model} is not a cascade, so it has no previous stage. Omit --previous_model."
             )
-        root = stack.enter_context(opened(request.previous))
-        return choose_model(root, stage, request.previous)
+        return choose_model(opened(request.previous), stage, request.previous)
     prefix = folder.name.rpartition("__")[0]
     beside = folder.with_name(f"{prefix}__{stage}")
     if stage is None or beside.is_dir():

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.errors import PlanError
-from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
+from dynunet_bundle.labels.dataset_json import read_labels
 from dynunet_bundle.labels.faults import find_name_fault
 from dynunet_bundle.nnunet.network_plan import network_ids
+from dynunet_bundle.nnunet.plans_schema import RESAMPLING, STATISTICS
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.preprocessing.axes import STORED
-from dynunet_bundle.shapes import OBJECT, TEXT, by_name, list_of, object_with
 
 AXES_BY_READER = {
     "SimpleITKIO": STORED[::-1],
@@ -33,53 +33,6 @@ NORMALIZATIONS = {
     "RescaleTo01Normalization": "rescale_to_0_1",
     "RGBTo01Normalization": "rgb_to_0_1",
 }
-RESAMPLING = {
-    "resampling_fn_data": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
-    "resampling_fn_seg": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
-    "resampling_fn_probabilities": {
-        "is_seg": False,
-        "order": 1,
-        "order_z": 0,
-        "force_separate_z": None,
-    },
-}
-"""Arguments of nnU-Net's ``resample_data_or_seg_to_shape`` that the bundle's resampling implements."""
-
-CHANNELS = by_name(TEXT, minProperties=1, propertyNames={"pattern": "^[0-9]{1,4}$"})
-DATASET_SCHEMA = object_with(
-    {"channel_names": CHANNELS, "modality": CHANNELS, "labels": LABELS_SCHEMA, "file_ending": TEXT},
-    ("labels",),
-    description="Pass a folder of nnUNet_results with the dataset.json that nnU-Net saved.",
-)
-"""Schema of the dataset.json of a results folder, which lists no cases."""
-
-NUMBERS = list_of({"type": "number"}, minItems=2, maxItems=3)
-CONFIGURATION_SCHEMA = object_with(
-    {
-        "inherits_from": TEXT,
-        "spacing": NUMBERS,
-        "patch_size": list_of({"type": "integer", "minimum": 1}, minItems=2, maxItems=3),
-        "batch_size": {"type": "integer", "minimum": 1},
-        "normalization_schemes": list_of(TEXT, minItems=1),
-        "use_mask_for_norm": list_of({"type": "boolean"}),
-        "architecture": object_with(
-            {"network_class_name": TEXT, "arch_kwargs": OBJECT},
-            ("network_class_name", "arch_kwargs"),
-        ),
-    }
-)
-PLANS_SCHEMA = object_with(
-    {
-        "configurations": by_name(CONFIGURATION_SCHEMA, minProperties=1),
-        "image_reader_writer": TEXT,
-        "transpose_forward": list_of({"enum": [0, 1, 2]}, minItems=3, maxItems=3),
-        "foreground_intensity_properties_per_channel": by_name(OBJECT),
-        "foreground_intensity_properties_by_modality": by_name(OBJECT),
-    },
-    ("configurations",),
-    description="Pass a folder of nnUNet_results with the plans.json that nnU-Net saved.",
-)
-"""Schema of plans.json; other keys are ignored."""
 
 
 def resolved_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -180,6 +133,10 @@ def _axes(plans: Mapping[str, Any], dataset: Mapping[str, Any], source: Path) ->
 def _normalization(content: Mapping[str, Any], source: Path) -> list[str]:
     names: Sequence[str] = content["normalization_schemes"]
     masked = content.get("use_mask_for_norm") or [False] * len(names)
+    if len(masked) != len(names):
+        raise PlanError(
+            f"{source}/plans.json has {len(names)} normalization_schemes, but {len(masked)} use_mask_for_norm."
+        )
     unknown = [name for name in names if name not in NORMALIZATIONS]
     if unknown:
         raise PlanError(
@@ -203,13 +160,7 @@ def _statistics(
             found.append(None)
             continue
         facts = table.get(str(channel), {})
-        keys = {
-            "lower": "percentile_00_5",
-            "upper": "percentile_99_5",
-            "mean": "mean",
-            "std": "std",
-        }
-        if not all(isinstance(facts.get(key), int | float) for key in keys.values()):
+        if not set(STATISTICS.values()) <= facts.keys():
             raise PlanError(f"plans.json lacks the intensities of channel {channel}, a CT.")
-        found.append({ours: float(facts[theirs]) for ours, theirs in keys.items()})
+        found.append({ours: float(facts[theirs]) for ours, theirs in STATISTICS.items()})
     return found

@@ -1,28 +1,24 @@
 """A results folder of nnU-Net v2, or the zip of ``nnUNetv2_export_model_to_zip``: which files make up one model."""
 
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.dicom_input.archives import DAMAGES
+from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.errors import DatasetError
-from dynunet_bundle.files import is_inside, read_json
-from dynunet_bundle.limits import GIB
-from dynunet_bundle.nnunet.plans import DATASET_SCHEMA, PLANS_SCHEMA
-
-WANTED = ("plans.json", "dataset.json", "postprocessing.json", "postprocessing.pkl")
-"""Files of a zip that are extracted, beside the checkpoints."""
+from dynunet_bundle.files import read_json
+from dynunet_bundle.nnunet.plans_schema import DATASET_SCHEMA, PLANS_SCHEMA
 
 CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
-MAX_BYTES = 16 * GIB
-"""Largest size of all extracted files; five folds of nnU-Net's largest network have 8 GiB with their optimizers."""
+WANTED = frozenset(
+    (
+        *("plans.json", "dataset.json", "postprocessing.json", "postprocessing.pkl"),
+        *CHECKPOINTS.values(),
+    )
+)
+"""Files of a zip that are extracted."""
 
-MAX_FILES = 20_000
 DEPTH = 5
 """Levels that are searched for models. nnU-Net has two folders below ``nnUNet_results``, ``DatasetNNN_Name`` and
 ``TRAINER__PLANS__CONFIGURATION``; zips made by hand often have that folder, too, and one above it."""
@@ -45,50 +41,26 @@ class ResultsFolder:
     checkpoints: Mapping[str, Path]
 
 
-@contextmanager
-def opened(source: Path) -> Iterator[Path]:
-    """The folder itself, or a temporary folder with the needed files of a zip.
+def opened(source: Path) -> Path:
+    """The folder itself, or a temporary folder with the needed files of a zip, see ``archives.extracted``.
 
     Args:
         source: folder or zip.
 
     Raises:
-        DatasetError: if the source is missing, or is not a readable zip.
+        DatasetError: if the source is missing, or is not a readable zip within the limits.
+        OutputError: if the temporary folder has no space.
     """
     if source.is_dir():
-        yield source
-        return
+        return source
     if not source.is_file():
         raise DatasetError(
             f"{source} does not exist. Pass a results folder of nnU-Net, or its zip."
         )
-    with tempfile.TemporaryDirectory(prefix="dynunet-nnunet-") as folder:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                _extract(archive, Path(folder), source)
-        except DAMAGES as error:
-            raise DatasetError(
-                f"{source} is not a zip, or is damaged. Pass a results folder of nnU-Net, or its zip."
-            ) from error
-        yield Path(folder)
-
-
-def _extract(archive: zipfile.ZipFile, folder: Path, source: Path) -> None:
-    entries = archive.infolist()
-    names = {*WANTED, *CHECKPOINTS.values()}
-    chosen = [entry for entry in entries if PurePosixPath(entry.filename).name in names]
-    if len(entries) > MAX_FILES or sum(entry.file_size for entry in chosen) > MAX_BYTES:
-        raise DatasetError(
-            f"{source} has {len(entries)} files; at most {MAX_FILES} files and {MAX_BYTES // GIB} GiB are read. "
-            "Unpack it, and pass the folder of one model."
-        )
-    for entry in chosen:
-        if not is_inside(entry.filename):
-            raise DatasetError(f"{source} has a file that leads out of its folder. Do not use it.")
-        target = folder / entry.filename
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file)
+    try:
+        return extracted(source, wanted=WANTED)
+    except DatasetError as error:
+        raise DatasetError(f"{source}: {error}") from error
 
 
 def find_models(root: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from dynunet_bundle.errors import PlanError
 from dynunet_bundle.nnunet.network_plan import ARCHITECTURES, network_depths, padding_fault
-from dynunet_bundle.nnunet.plans import AXES_BY_READER, NORMALIZATIONS, RESAMPLING
+from dynunet_bundle.nnunet.plans import AXES_BY_READER, NORMALIZATIONS
+from dynunet_bundle.nnunet.plans_schema import RESAMPLING
 from dynunet_bundle.planning.plan import Plan
 
 CLASSES = "dynamic_network_architectures.architectures.unet."

@@ -95,6 +95,12 @@ LEVELS = list_of(
 )
 """Schema of kernels or strides, one per level."""
 
+FILTERS = list_of({"type": "integer", "minimum": 1, "maximum": 2**14}, minItems=1)
+"""Schema of channels, one number per level."""
+
+BATCH_SIZE: Schema = {"type": "integer", "minimum": 1, "maximum": 2**16}
+SPACING = list_of({"type": "number", "exclusiveMinimum": 0}, minItems=2, maxItems=3)
+
 INTENSITIES = {
     **object_with(
         {name: {"type": "number"} for name in ("lower", "upper", "mean")}
@@ -116,14 +122,14 @@ PLAN_SCHEMA = object_with(
         "channel_names": list_of(TEXT, minItems=1),
         "label_names": list_of(TEXT, minItems=1),
         "label_values": list_of(VALUE, minItems=1),
-        "spacing": list_of({"type": "number", "exclusiveMinimum": 0}, minItems=2, maxItems=3),
+        "spacing": SPACING,
         "patch_size": SIZES,
-        "batch_size": {"type": "integer", "minimum": 1, "maximum": 2**16},
+        "batch_size": BATCH_SIZE,
         "batch_dice": {"type": "boolean"},
         "architecture": TEXT,
         "kernel_sizes": LEVELS,
         "strides": LEVELS,
-        "filters": list_of({"type": "integer", "minimum": 1, "maximum": 2**14}, minItems=1),
+        "filters": FILTERS,
         "normalization": list_of(TEXT, minItems=1),
         "intensity_statistics": list_of(INTENSITIES),
         "norm_name": {"type": ["string", "array"], "minItems": 1},

@@ -16,6 +16,7 @@ import torch
 from dynunet_bundle.errors import OutputError, WeightsError, first_line
 from dynunet_bundle.files import atomic_write, remove_leftovers
 from dynunet_bundle.networks.model_json import CHECKPOINTS
+from dynunet_bundle.networks.tensor_file import load_tensors
 
 LAST, PREVIOUS_NAME = CHECKPOINTS
 
@@ -56,7 +57,7 @@ def load_generation(folder: Path, is_main: bool = True) -> dict[str, Any] | None
         if not path.is_file():
             continue
         try:
-            state = dict(torch.load(path, map_location="cpu", weights_only=True))
+            state = dict(load_tensors(path))
         except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
             damaged[path] = first_line(error)
             continue

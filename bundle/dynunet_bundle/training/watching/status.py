@@ -274,11 +274,11 @@ def _checkpoint_facts(ckpt_dir: Path | None) -> dict[str, int | None]:
 
 
 def _position_of(checkpoint: Path) -> tuple[int | None, int | None]:
-    import torch
+    from dynunet_bundle.networks.tensor_file import load_tensors
 
     try:
         # memory-mapped: only a few bytes are needed of a file that may have gigabytes
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = load_tensors(checkpoint, mmap=True)
         return state["epoch"], state.get("iteration")
     except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
         logger.warning("%s cannot be read (%s)", checkpoint, first_line(error))
