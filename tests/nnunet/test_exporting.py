@@ -285,12 +285,12 @@ def test_the_name_of_a_configuration_stays_inside(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_the_bundle_by_the_command(tmp_path: Path) -> None:
-    done = run_script("export", "--output", tmp_path, "--formats", "nnunet")
+    done = run_script("export", "--output_dir", tmp_path, "--formats", "nnunet")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     assert f"nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -m {folder} -f 0" in done.stdout
     package = imported(folder, tmp_path / "package")
     require_equal_weights(BUNDLE / "models" / "model.pt", package / "models" / "model.pt")
     assert model_facts(package / "models" / "model.pt")["plan"]["axcodes"] == "SAR"
-    done = run_script("export", "--output", tmp_path, "--formats", "nnunet")
+    done = run_script("export", "--output_dir", tmp_path, "--formats", "nnunet")
     assert done.returncode == 2 and "Choose another --output" in done.stderr

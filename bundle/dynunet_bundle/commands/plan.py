@@ -4,6 +4,7 @@
     dynunet-bundle plan DATA/Task09_Spleen --configuration 2d --gpu_memory_gb 16
     dynunet-bundle plan DATA/Task09_Spleen --planner resenc_l
     dynunet-bundle plan DATA/Task09_Spleen --preset seed
+    dynunet-bundle plan DATA/Own --like PACKAGE
     dynunet-bundle plan DATA/Own --channel_names CT --label_names background liver
     dynunet-bundle plan --fingerprint FINGERPRINT.json --output OVERLAY.json
 
@@ -43,6 +44,11 @@ def add_arguments(parser: CommandParser) -> None:
         "--preset", choices=("seed",), help="use NVIDIA's tables for Decathlon tasks"
     )
     parser.add_argument(
+        "--like",
+        type=Path,
+        help="model whose plan is kept, to go on from it: package, folder of a training, or file of weights",
+    )
+    parser.add_argument(
         "--gpu_memory_gb",
         type=number_option(NUMBER),
         help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
@@ -74,9 +80,15 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from dynunet_bundle.networks.starting_model import source_model
     from dynunet_bundle.planning.command import PlanRequest, plan_dataset
 
     values = vars(arguments)
-    out = values.pop("output")
-    request = PlanRequest(tasks_dir=in_work_folder("configs/tasks"), out=out, **values)
+    out, like = values.pop("output"), values.pop("like")
+    request = PlanRequest(
+        tasks_dir=in_work_folder("configs/tasks"),
+        out=out,
+        like=like and source_model(like),
+        **values,
+    )
     print(plan_dataset(request))

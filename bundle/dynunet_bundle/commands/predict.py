@@ -105,7 +105,7 @@ def _series_rules(text: str | None) -> dict[str, Any] | None:
 
 def _overrides_of(arguments: argparse.Namespace, weights: list[Path]) -> dict[str, Any]:
     """Values by id for inference.json."""
-    from dynunet_bundle.networks.weights import learnt_mirroring
+    from dynunet_bundle.networks.model_json import learnt_mirroring
 
     given = {
         "input": arguments.input,

@@ -166,6 +166,15 @@ def _fold_models(run: Path) -> list[Path]:
     return [files[str(number)] for number in numbers] or list(files.values())
 
 
+def learnt_mirroring(path: Path) -> list[int] | None:
+    """Axes of the patch that the training mirrored over; None if unknown."""
+    facts = model_facts(path)
+    axes: list[int] | None = facts.get("mirror_axes")
+    # earlier versions listed the axes of the declaration, three for a patch of two
+    dims = facts.get("plan", {}).get("spatial_dims", 3)
+    return None if axes is None else [axis for axis in axes if axis < dims]
+
+
 def model_settings(weights: Path) -> dict[str, Any]:
     """The ids that a prediction takes from model.json: the plan, and the rules for largest components.
 

@@ -18,7 +18,7 @@ from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import ExportedNetwork
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
-from dynunet_bundle.networks.model_json import model_facts, model_plan
+from dynunet_bundle.networks.model_json import learnt_mirroring, model_facts, model_plan
 from dynunet_bundle.networks.residual import HEADS_PREFIX
 from dynunet_bundle.networks.tensor_file import load_tensors
 from dynunet_bundle.planning.plan import plan_differences
@@ -194,15 +194,6 @@ def _first_mismatch(
             return f"{key} is {tuple(theirs[key].shape)}, the plan needs {tuple(value.shape)}"
     surplus = next((key for key in theirs if key not in ours), None)
     return None if surplus is None else f"it has {surplus}, which the plan lacks"
-
-
-def learnt_mirroring(path: Path) -> list[int] | None:
-    """Axes of the patch that the training mirrored over; None if unknown."""
-    facts = model_facts(path)
-    axes: list[int] | None = facts.get("mirror_axes")
-    # earlier versions listed the axes of the declaration, three for a patch of two
-    dims = facts.get("plan", {}).get("spatial_dims", 3)
-    return None if axes is None else [axis for axis in axes if axis < dims]
 
 
 def _require_mirroring(path: Path, axes: Sequence[int]) -> None:

@@ -16,8 +16,13 @@ from dynunet_bundle.errors import OutputError, PlanError
 from dynunet_bundle.files import atomic_write, ensure_writable, write_json
 from dynunet_bundle.inference.model_use import preprocessing_difference
 from dynunet_bundle.labels.largest_component import RULES_ID
-from dynunet_bundle.networks.model_json import model_facts, model_files, model_settings
-from dynunet_bundle.networks.weights import learnt_mirroring, load_weights
+from dynunet_bundle.networks.model_json import (
+    learnt_mirroring,
+    model_facts,
+    model_files,
+    model_settings,
+)
+from dynunet_bundle.networks.weights import load_weights
 from dynunet_bundle.nnunet.component_rules import write_component_rules
 from dynunet_bundle.nnunet.names import nnunet_state
 from dynunet_bundle.nnunet.results_folder import CHECKPOINTS

@@ -15,6 +15,7 @@ from dynunet_bundle.planning.fingerprint import (
     Fingerprint,
     extract_fingerprint,
 )
+from dynunet_bundle.planning.like import SourceModel, plan_like
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
     CASCADE,
@@ -30,6 +31,7 @@ from dynunet_bundle.planning.summary import (
     decided_rows,
     format_rows,
     found_rows,
+    like_rows,
     preset_rows,
     spacing_rule,
 )
@@ -56,6 +58,7 @@ class PlanRequest:
     out: Path | None = None
     num_workers: int = 4
     cache_dir: Path | None = None
+    like: SourceModel | None = None
 
 
 def plan_dataset(request: PlanRequest) -> str:
@@ -78,8 +81,8 @@ def plan_dataset(request: PlanRequest) -> str:
         fingerprint = extract_fingerprint(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
     plan, decided = _decide(dataset, fingerprint, request)
-    own_name = request.configuration in OWN_NAMES
-    suffix = request.configuration if own_name else f"{plan.spatial_dims}d"
+    name = CASCADE if plan.cascade else request.configuration
+    suffix = name if name in OWN_NAMES else f"{plan.spatial_dims}d"
     out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
     parts = [
         format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),
@@ -107,6 +110,12 @@ def _check_arguments(request: PlanRequest) -> None:
         raise ConfigError(
             "--fingerprint cannot be combined with --channel_names or --label_names. "
             "Change the names in the file."
+        )
+    rules = (request.configuration, request.preset, request.gpu_memory_gb)
+    if request.like and (any(rules) or request.planner != "plain"):
+        raise ConfigError(
+            "--like takes the whole plan of a model. Leave out --configuration, --planner, --preset and "
+            "--gpu_memory_gb."
         )
     if request.preset and (request.planner != "plain" or request.configuration in OWN_NAMES):
         raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
@@ -143,6 +152,10 @@ def _named(
 def _decide(
     dataset: DatasetDescription, fingerprint: Fingerprint, request: PlanRequest
 ) -> tuple[Plan, str]:
+    if request.like:
+        plan = plan_like(dataset, request.like)
+        heading = f"decided by the plan of {request.like.path}"
+        return plan, format_rows(heading, like_rows(plan, request.like))
     if request.preset:
         plan = seed_plan(dataset, 2 if request.configuration == "2d" else 3)
         return plan, format_rows("decided by the seed's preset", preset_rows(plan))

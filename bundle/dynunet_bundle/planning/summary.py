@@ -7,6 +7,7 @@ import numpy as np
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.planning.fingerprint import Fingerprint
+from dynunet_bundle.planning.like import SourceModel
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, PlannedConfiguration
 from dynunet_bundle.planning.plan import Plan
 from dynunet_bundle.planning.planner import (
@@ -95,6 +96,27 @@ def preset_rows(plan: Plan) -> list[PlanRow]:
         ("batch", str(plan.batch_size), "the seed's training script"),
         *_network_rows(plan),
     ]
+
+
+def like_rows(plan: Plan, source: SourceModel) -> list[PlanRow]:
+    """Decisions that a model has made, and how to start a training from it."""
+    stored = "as the files store them: store all images as those of the model"
+    rules = {"array axes": stored if plan.axcodes.islower() else ""}
+    rows = [
+        ("spacing", f"{product_text(plan.spacing)} mm", ""),
+        *_common_rows(plan),
+        ("patch", f"{product_text(plan.patch_size)} voxels", ""),
+        ("batch", str(plan.batch_size), ""),
+        *_network_rows(plan),
+    ]
+    kept = [(subject, value, rules.get(subject, "")) for subject, value, _ in rows]
+    kept.append(("labels", ", ".join(plan.regions or plan.label_names[1:]), "of the new data"))
+    kept.append(("start", f"--pretrained {source.path}", "option of the training"))
+    axes = source.mirror_axes
+    if axes is not None and len(axes) < plan.spatial_dims:
+        rule = "option of the training: the model was not mirrored over other axes"
+        kept.append(("mirroring", f'--augmentation#mirror#axes "{axes}"', rule))
+    return kept
 
 
 def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configuration: str) -> str:

@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.networks.starting_model import starting_weights
 from dynunet_bundle.networks.weights import read_weights
 from dynunet_bundle.training.handlers.identity import starts_from_given_weights
 from dynunet_bundle.training.handlers.matching import match_weights
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainedWeights:
-    """Start a training from a ``model.pt`` and log what was copied: ``train#handlers`` of train.json.
+    """Start a training from another model and log what was copied: ``train#handlers`` of train.json.
 
     Channels and classes may differ. Attach it after the checkpoint: a resumed training, or one started by MONAI's
     CheckpointLoader, keeps its weights. An average (``ema_decay``) needs no extra step: its first update copies the
@@ -25,7 +26,8 @@ class PretrainedWeights:
 
     Args:
         network: the network that is trained, wrapped or not.
-        path: the ``.pt`` file; None for a fresh start.
+        path: a ``.pt`` file, or a package or the folder of a training, whose first weights are taken; None for a
+            fresh start.
         plan: the plan ids of the config.
 
     Raises:
@@ -52,9 +54,18 @@ class PretrainedWeights:
                 "pretrained (%s) is not used: a CheckpointLoader gave the weights", self.path
             )
             return
-        path = Path(self.path)
+        path, num_models = starting_weights(Path(self.path))
         if not path.is_file():
-            raise WeightsError(f"{path} is missing. Pass --pretrained with the path of a model.pt.")
+            raise WeightsError(
+                f"{path} is missing. Pass --pretrained with a model.pt, a package, or the folder of a training."
+            )
+        if num_models > 1:
+            logger.info(
+                "%s has %d models; %s is the start. Pass the file of another to start from it.",
+                self.path,
+                num_models,
+                path,
+            )
         state, facts = read_weights(path, checkpoint=True)
         fit = match_weights(self.network, state, self.plan, facts.get("plan", {}))
         if not fit.has_body:

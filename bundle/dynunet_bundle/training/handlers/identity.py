@@ -18,6 +18,7 @@ from dynunet_bundle.dataset.case_marks import case_marks
 from dynunet_bundle.errors import some_of
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.model_json import model_facts
+from dynunet_bundle.networks.starting_model import starting_weights
 from dynunet_bundle.preprocessing.recipe import image_recipe
 
 
@@ -81,7 +82,8 @@ def learnt_from(
     Returns:
         ``fold``; ``trained`` and ``held_out``, see ``case_marks``; and the ``preprocessing``, see ``image_recipe``.
     """
-    earlier = model_facts(Path(pretrained)).get("learnt_from") if pretrained else None
+    facts = model_facts(starting_weights(Path(pretrained))[0]) if pretrained else {}
+    earlier = facts.get("learnt_from")
     held_out = case_marks(getattr(validation, "dataset", validation).data)
     trained = {**(earlier["trained"] if earlier else {}), **case_marks(loader.dataset.data)}
     return {
