@@ -130,7 +130,7 @@ def export_nnunet(request: NnunetExportRequest) -> NnunetFolder:
     target = ensure_writable(request.output) / name
     if target.exists():
         raise OutputError(
-            f"{target} exists, and may be a training of nnU-Net. Choose another --output, or delete the folder."
+            f"{target} exists, and may be a training of nnU-Net. Choose another --output_dir, or delete the folder."
         )
     folds = _folds(files)
     network = parser.get_parsed_content("network_def")
