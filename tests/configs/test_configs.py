@@ -67,6 +67,7 @@ FROZEN_TRAIN_IDS = {
     "plan",
     "preflight",
     "prepared_dir",
+    "recipe",
     "preprocessing",
     "previous_dir",
     "restart",

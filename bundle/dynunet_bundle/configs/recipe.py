@@ -28,8 +28,9 @@ MAIN = ("train.json", "evaluate.json", "inference.json", "multi_gpu_train.json")
 
 NOT_LEARNT = {
     *("splits_file", "fold", "num_folds", "restart", "pretrained", "checkpoint", "skip_validation"),
-    *("num_workers", "feed_threads", "imports", "initialize", "run", "recipe", "masks_dir"),
-    *("probabilities_dir", "allow_trained_cases"),
+    *("num_workers", "feed_threads", "feed_workers", "masks_dir", "probabilities_dir"),
+    *("imports", "initialize", "run", "training", "finalize", "preflight", "numerics", "processes"),
+    *("plan", "labels", "cases", "recipe", "allow_trained_cases"),
 }
 """Ids that say where and on what a training ran, and not how."""
 

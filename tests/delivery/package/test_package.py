@@ -305,7 +305,7 @@ def test_the_packages_that_metadata_require_are_those_of_the_project() -> None:
 def test_the_script_names_what_it_lacks(tmp_path: Path) -> None:
     done = run_script("package", "--name", NAME, "--out", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--weights" in done.stderr
+    assert "--model" in done.stderr
 
 
 def test_weights_that_are_missing_are_told_before_anything_is_made(tmp_path: Path) -> None:
