@@ -269,7 +269,7 @@ def test_masks_of_all_folds_go_from_one_cross_validation_to_the_next(
         found = np.asarray(mask.dataobj).transpose(2, 1, 0)
         np.testing.assert_array_equal(np.load(stored)[0], found)
     again = train(overlays[1], "second", "--previous_dir", masks)
-    assert again.returncode == 0 and "monai.bundle run" not in again.stdout
+    assert again.returncode == 0 and "monai.bundle run" not in again.stderr
 
 
 def test_the_command_line_of_the_bundle(

@@ -22,8 +22,8 @@ APART = {
 }
 """Scripts whose options are tested elsewhere."""
 
-OLD = ("-h", "--continue")
-"""Options without a case: the help, and one that has no effect any more."""
+OLD = ("-h", "--continue", "--verbose")
+"""Options without a case: the help, one that has no effect any more, and one about messages."""
 
 WEIGHTS = "{run}/fold_0/models/model.pt"
 

@@ -62,6 +62,9 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**settings)
         self._new_names: dict[str, str] = {}
         self._by_position = False
+        self.add_argument(
+            "--verbose", action="store_true", help="show all messages of MONAI and torch"
+        )
 
     def add_dataset_dir(self, required: bool = True) -> None:
         """The data set, by position or as ``--dataset_dir``.

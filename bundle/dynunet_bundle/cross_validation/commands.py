@@ -32,6 +32,9 @@ WITHOUT_SLURM = ("env", "-u", "SLURM_JOB_ID")
 """Command prefix that hides the SLURM job from Ignite. Inside a job, Ignite uses the task number as the rank and
 overwrites LOCAL_RANK (native.py of pytorch-ignite 0.5.5); with torchrun there is only one task per machine."""
 
+QUIET = "dynunet_bundle.configs.quiet"
+"""Module that runs ``monai.bundle`` without messages that need no action."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -150,7 +153,8 @@ class ProcessRunner:
         before = _age(status)
         sys.stdout.flush()
         self._is_busy = True
-        self._process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - ours
+        quiet = [QUIET if word == "monai.bundle" else word for word in command]
+        self._process = subprocess.Popen(quiet, start_new_session=True)  # noqa: S603 - ours
         if self.signal is not None:  # it arrived while the process was starting
             self._send(signal.SIGTERM)
         code = self._process.wait()

@@ -54,7 +54,7 @@ def test_what_the_bundles_own_code_says_of_it(bundle: Path) -> None:
     edit(bundle, "evaluate.json", lambda e: e.update(imports=["$import no_such_thing"]))
     edit(bundle, "train.json", lambda t: t["loss"].update(pixel_loss="unknown"))
     edit(bundle, "inference.json", lambda i: i["inferer"].update(roi="unknown"))
-    rewrite(bundle, "configs/logging.conf", "args=(sys.stdout,)", "args=(os.system('true'),)")
+    rewrite(bundle, "configs/logging.conf", "args=(sys.stderr,)", "args=(os.system('true'),)")
     weights = bundle / "models" / "model.pt"
     state = torch.load(weights, weights_only=True)
     torch.save({f"module.{key}": value for key, value in state.items()}, weights)
