@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import BUNDLE
 
 from dynunet_bundle.errors import (
     BundleError,
@@ -327,6 +329,18 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, key: st
     with pytest.raises(ConfigError, match="duplicated") as caught:
         read_json(path, ConfigError, {})
     assert f"the key {key} is duplicated" in str(caught.value)
+
+
+def test_no_message_leaves_the_plural_open():
+    """``counted`` says it, so no text has a noun with ``(s)``."""
+    open_plurals = [
+        f"{path.name}: {line.strip()}"
+        for path in (BUNDLE / "dynunet_bundle").rglob("*")
+        if path.suffix in (".py", ".jinja")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"[a-z]\(s\)", line)
+    ]
+    assert open_plurals == []
 
 
 def test_sha256_of_a_known_text(tmp_path: Path):

@@ -48,7 +48,7 @@ def test_planning_and_checking_need_no_torch(phantom: Path, tmp_path: Path):
     assert one == other
     assert all(path.is_relative_to(out.parent) for path, out in zip(splits, outs, strict=True))
     told = run_with(WITHOUT, heavy, "check_dataset", phantom)
-    assert told.strip() == "8 cases: 0 error(s), 0 warning(s)"
+    assert told.strip() == "8 cases: 0 errors, 0 warnings"
 
 
 def test_formats_other_than_nifti_need_no_torch_either(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_formats_other_than_nifti_need_no_torch_either(tmp_path: Path):
         image = sitk.GetImageFromArray(values.astype(np.uint8))
         sitk.WriteImage(image, str(tmp_path / folder / "a.nrrd"))
     told = run_with(WITHOUT, "torch,monai,ignite", "check_dataset", tmp_path)
-    assert told.strip() == "1 cases: 0 error(s), 0 warning(s)"
+    assert told.strip() == "1 case: 0 errors, 0 warnings"
 
 
 def test_preparing_loads_nothing_of_training_and_gives_what_training_prepares(

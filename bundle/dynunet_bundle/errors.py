@@ -138,7 +138,7 @@ def failed_cases(messages: Sequence[str], total: int) -> str:
     if len(messages) > MAX_SHOWN:
         shown.append(f"  and {len(messages) - MAX_SHOWN} more")
     others = ", the others are done" * (len(messages) < total)
-    return "\n".join([f"{len(messages)} of {total} cases failed{others}:", *shown])
+    return "\n".join([f"{len(messages)} of {counted(total, 'case')} failed{others}:", *shown])
 
 
 def find_user_error(error: BaseException | None) -> BundleError | None:
@@ -216,6 +216,11 @@ def some_of(names: Iterable[object], most: int = MAX_SHOWN) -> str:
     shown = list(map(printable, names))
     more = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: ``1 case``, ``2 cases``, ``2 classes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun[-1] == 's' else 's'}"
 
 
 def _exit_with(code: int, line: str) -> NoReturn:

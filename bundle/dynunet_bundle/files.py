@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from dynunet_bundle import __version__
 from dynunet_bundle.errors import BundleError, OutputError
-from dynunet_bundle.shapes import Schema, excerpt, require_shape
+from dynunet_bundle.shapes import Schema, excerpt, require_shape, unique_keys
 from dynunet_bundle.terminal import NO_ROOM
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -248,20 +248,6 @@ def parse_json(
     if _depth(content) > MAX_JSON_DEPTH:
         raise error_type(f"{where} is nested deeper than {MAX_JSON_DEPTH} levels. Repair the file.")
     require_shape(content, schema, where, error_type)
-    return content
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of a JSON file. Of two equal keys the first would be ignored in silence.
-
-    Raises:
-        ValueError: naming a key that is given twice.
-    """
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {excerpt(json.dumps(twice))} is duplicated")
     return content
 
 

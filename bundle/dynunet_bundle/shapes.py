@@ -5,6 +5,7 @@ whole number of 64 bits and ``number`` a finite one. The ``description`` of a wh
 wrong field: it says what the file is, and what to do. The ``description`` of a pattern says what a text must be.
 """
 
+import json
 import math
 import os
 from argparse import ArgumentTypeError
@@ -157,6 +158,20 @@ def number_option(schema: Schema) -> Callable[[str], int | float]:
         raise ArgumentTypeError(f"{excerpt(repr(text), MAX_VALUE)} is not {describe(schema)}")
 
     return read
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON file. Of two equal keys the first would be ignored in silence.
+
+    Raises:
+        ValueError: naming a key that is given twice.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {excerpt(json.dumps(twice))} is duplicated")
+    return content
 
 
 def describe(schema: Schema) -> str:

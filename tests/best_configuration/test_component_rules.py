@@ -218,7 +218,7 @@ def test_packing_keeps_what_counts():
 def test_the_text():
     lines = format_rules(decide(("1111.22...1", "1111.22...."))).splitlines()
     assert lines == [
-        "keep only the largest component, by Dice of 1 cases?",
+        "keep only the largest component, by Dice of 1 case?",
         "all foreground  0.9444 -> 0.5000  no, worse: tumour",
         "liver           0.8889 -> 1.0000  yes",
         "tumour          1.0000 -> 1.0000  no",

@@ -209,7 +209,7 @@ def test_a_call_that_was_stopped_keeps_the_cases_it_had(tmp_path, request_of, mo
             {"held_out": [HELD_OUT[0], HELD_OUT[2], HELD_OUT[1]]},
             "different splits: fold 1 holds out case_2, case_3, case_4, case_5 in one",
         ),
-        ({"folds": [0, 2]}, r"other lacks fold\(s\) 1"),
+        ({"folds": [0, 2]}, r"other lacks folds: 1"),
         ({"folds": []}, "holds no cross-validation"),
     ],
 )

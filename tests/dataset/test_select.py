@@ -107,7 +107,7 @@ def test_the_file_of_folds_decides(make_dataset: MakeDataset, tmp_path: Path):
         return [Path(case["image"]).name[:4] for case in cases_of(root, which, **part)]
 
     assert (selected("training"), selected("validation")) == (["t_01", "t_03"], ["t_02", "t_05"])
-    with pytest.raises(DatasetError, match=r"no fold 1: .*splits\.json has 1 fold\(s\)"):
+    with pytest.raises(DatasetError, match=r"no fold 1: .*splits\.json has 1 fold"):
         cases_of(root, "training", fold=1, **part)
 
 
@@ -145,7 +145,7 @@ def test_the_folds_of_a_bundle_that_was_moved(
 
 def test_one_case_cannot_be_split(make_dataset: MakeDataset):
     root = str(make_dataset(num_cases=1))
-    with pytest.raises(DatasetError, match=r"1 case\(s\) cannot be split into 5.*--fold all"):
+    with pytest.raises(DatasetError, match=r"1 case cannot be split into 5.*--fold all"):
         cases_of(root, "training", **PLANNED)
     assert len(cases_of(root, "training", fold="all", **PLANNED)) == 1
 

@@ -124,7 +124,7 @@ def test_frames_without_groups_are_refused(tmp_path: Path) -> None:
 
 def test_missing_frame_is_refused(tmp_path: Path) -> None:
     make_enhanced(tmp_path / "object", volume(), oblique(), order=[4, 3, 1, 0])
-    with pytest.raises(CaseError, match=r"1 slice\(s\) are missing after slice 2 of 4"):
+    with pytest.raises(CaseError, match=r"1 missing slice after slice 2 of 4"):
         load_series(str(tmp_path))
 
 

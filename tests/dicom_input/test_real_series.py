@@ -35,7 +35,7 @@ def test_all_series_agree_with_gdcm(real_data: Path) -> None:
 
 
 def test_missing_slice_is_refused(real_data: Path) -> None:
-    with pytest.raises(CaseError, match=r"1 slice\(s\) are missing after slice 13 of 18.*6.00 mm"):
+    with pytest.raises(CaseError, match=r"1 missing slice after slice 13 of 18.*6.00 mm"):
         load_series(str(real_data / "spoiled" / "dicom_missing_slice"))
 
 

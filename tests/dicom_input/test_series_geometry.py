@@ -134,7 +134,7 @@ def test_gap_is_refused_with_its_position(tmp_path: Path) -> None:
     folder = make_series(
         tmp_path / "folder_g", volume(), oblique(), change=lambda header, index: index != 3
     )
-    refused(folder, "1 slice(s) are missing after slice 3 of 4", "5.00 mm instead of 2.50 mm")
+    refused(folder, "1 missing slice after slice 3 of 4", "5.00 mm instead of 2.50 mm")
 
 
 def test_gap_between_few_slices_is_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_gap_between_few_slices_is_refused(tmp_path: Path) -> None:
         straight(),
         change=lambda header, index: index != 1,
     )
-    refused(folder, "1 slice(s) are missing after slice 1 of 3")
+    refused(folder, "1 missing slice after slice 1 of 3")
 
 
 def test_uneven_spacing_is_refused(tmp_path: Path) -> None:

@@ -170,9 +170,9 @@ def test_a_misspelt_id(runs: Runs, tmp_path: Path, where: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        pytest.param({"num_folds": 7}, ("6 case(s)", "7 folds", "--num_folds"), id="few"),
+        pytest.param({"num_folds": 7}, ("6 cases", "7 folds", "--num_folds"), id="few"),
         pytest.param({"fold": 3}, ("no fold 3", "from 0 to 2"), marks=pytest.mark.slow, id="fold"),
-        pytest.param({"cases": 1}, ("1 case(s)", "--num_folds"), marks=pytest.mark.slow, id="one"),
+        pytest.param({"cases": 1}, ("1 case ", "--num_folds"), marks=pytest.mark.slow, id="one"),
         pytest.param(
             {"splits": [{"train": ["phantom_000"], "val": []}]},
             ("splits.json", '"val"'),

@@ -105,7 +105,7 @@ def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
         (lambda data: edit_json(data / "dataset.json", labels={"1": "a"}), ("background",)),
         (
             lambda data: (data / "imagesTr" / "phantom_003.nii.gz").unlink(),
-            ("case phantom_003", "do not exist"),
+            ("case phantom_003", "1 missing file"),
         ),
         (
             lambda data: replace_image(data / "imagesTr" / "phantom_003.nii.gz", lambda a: a[0]),

@@ -162,7 +162,7 @@ def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path
     ("labels", "order", "words"),
     [
         (TUMOUR, None, ("need regions_class_order",)),
-        (TUMOUR, [1, 2, 3], ("3 value(s)", "2 region(s) (whole, inner)")),
+        (TUMOUR, [1, 2, 3], ("3 values", "2 regions (whole, inner)")),
         (TUMOUR, [1, 2], ('writes 2 for the region "inner"',)),
         ({**TUMOUR, "ignore": 3}, ORDER, ("ignore_value is 3",)),
         ({"background": 0, "inner": 3, "whole": [1, 2, 3]}, [3, 1], ("list larger regions first",)),
@@ -200,4 +200,4 @@ def test_predict_py_refuses_them_in_an_overlay(phantom, tmp_path):
     overlay.write_text(json.dumps({**names, "regions_class_order": [1, 2]}))
     arguments = ("--input", phantom / "imagesTs", "--output", tmp_path / "masks")
     done = run_script("predict", *arguments, "--config_file", overlay)
-    assert_refused(done, "regions_class_order has 2 value(s)", "1 region(s) (body)")
+    assert_refused(done, "regions_class_order has 2 values", "1 region (body)")

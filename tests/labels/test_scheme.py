@@ -87,7 +87,7 @@ def test_good_regions(regions: Any, order: Any):
     [
         (TUMOUR, None, ("need regions_class_order", "whole, core, enhancing")),
         (TUMOUR, 3, ("need regions_class_order", "It is 3")),
-        (TUMOUR, [1, 2], ("2 value(s), [1, 2], for 3 region(s)", "one value per region")),
+        (TUMOUR, [1, 2], ("2 values, [1, 2], for 3 regions", "one value per region")),
         (None, [1, 2], ("without regions",)),
         ({}, [], ("must be an object",)),
         ([[1, 2]], [1], ("must be an object",)),

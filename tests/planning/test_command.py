@@ -138,7 +138,7 @@ def test_the_announced_folds_are_read(
 
 @pytest.mark.parametrize(
     ("num_cases", "advice"),
-    [(1, "1 case(s). Train on the only case with --fold all"), (3, "a --num_folds from 2 to the")],
+    [(1, "1 case. Train on the only case with --fold all"), (3, "a --num_folds from 2 to the")],
 )
 def test_the_plan_of_few_cases_says_how_to_train(
     pictures: Callable[..., Path], tmp_path: Path, num_cases: int, advice: str
@@ -236,10 +236,10 @@ def test_plain_folders_take_the_users_names(pictures: Callable[..., Path], tmp_p
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"channel_names": ["grey"]}, r"--channel_names has 1 name\(s\), but there are 3 channels"),
+        ({"channel_names": ["grey"]}, r"--channel_names has 1 name, but there are 3 channels"),
         (
             {"label_names": ["nothing", "cell"]},
-            r"--label_names has 2 name\(s\), but there are 3 labels \(0, 128, 255\)",
+            r"--label_names has 2 names, but there are 3 labels \(0, 128, 255\)",
         ),
     ],
 )

@@ -342,7 +342,7 @@ def test_a_plan_is_found_in_a_config_that_holds_more(plan: Plan):
 
 def test_a_plan_with_holes_is_refused(plan: Plan):
     config = {k: v for k, v in plan.overlay().items() if k not in ("axcodes", "filters")}
-    with pytest.raises(PlanError, match=r"lacks the plan id\(s\) axcodes, filters"):
+    with pytest.raises(PlanError, match=r"lacks ids of a plan: axcodes, filters"):
         plan_from(config)
 
 

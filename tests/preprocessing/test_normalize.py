@@ -129,8 +129,8 @@ def test_the_input_stays_as_it_is():
             [None, None],
             'channel 1 has normalization "ct" but no intensity_statistics',
         ),
-        (["zscore", "zscore"], [None], r"2 normalization scheme\(s\) and 1 intensity_statistics"),
-        (["ct"], [CT, None], r"1 normalization scheme\(s\) and 2 intensity_statistics"),
+        (["zscore", "zscore"], [None], r"2 normalization schemes and 1 intensity_statistics"),
+        (["ct"], [CT, None], r"1 normalization scheme and 2 intensity_statistics"),
     ],
 )
 def test_impossible_plans(schemes: list[str], statistics: list[Any], message: str):

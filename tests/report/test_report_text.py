@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from dynunet_bundle.errors import counted
 from dynunet_bundle.report.charts import MARGIN, MAX_POINTS, WIDTH, strip_chart
 from dynunet_bundle.report.text import (
     DASH,
     clean,
-    counted,
     duration,
     measure_of,
     number,

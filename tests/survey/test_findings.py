@@ -70,7 +70,7 @@ def spoilt(own_phantom: Path) -> DatasetDescription:
 def test_a_good_data_set_has_no_findings(phantom):
     dataset = load_dataset(phantom)
     assert findings_of(dataset) == []
-    assert format_findings([], 8) == "8 cases: 0 error(s), 0 warning(s)"
+    assert format_findings([], 8) == "8 cases: 0 errors, 0 warnings"
 
 
 def test_every_problem_of_every_case_is_found(spoilt):
@@ -89,7 +89,7 @@ def test_every_problem_of_every_case_is_found(spoilt):
     for case, severity, words in expected:
         assert any(one[:2] == (case, severity) and words in one[2] for one in found), (case, words)
     table = format_findings(findings, 8).splitlines()
-    assert table[-1] == "8 cases: 3 error(s), 4 warning(s)"
+    assert table[-1] == "8 cases: 3 errors, 4 warnings"
     assert [row.split()[0] for row in table[:-1]] == ["error"] * 3 + ["warning"] * 4
 
 
@@ -161,10 +161,10 @@ def test_what_dataset_json_does_not_list_is_a_warning(own_phantom):
     result = run_script("check_dataset", own_phantom)
     assert result.returncode == 0, result.stderr
     for text in (
-        '"numTraining" is 6, but there are 3 training cases',
-        "imagesTr has 3 image(s) that are not listed: phantom_000.nii.gz, phantom_004.nii.gz",
-        "labelsTr has 3 label(s) without a listed image: phantom_000.nii.gz",
-        "5 cases: 0 error(s), 3 warning(s)",
+        '"numTraining" is 6, but it lists 3 training cases',
+        "imagesTr has 3 unlisted images: phantom_000.nii.gz, phantom_004.nii.gz",
+        "labelsTr has 3 unlisted labels: phantom_000.nii.gz",
+        "5 cases: 0 errors, 3 warnings",
     ):
         assert text in result.stdout
 
@@ -179,7 +179,7 @@ def test_a_damaged_file_does_not_hide_the_others(spoilt, own_phantom):
 
 def test_the_script_prints_a_table_or_json(phantom, own_phantom):
     good = run_script("check_dataset", phantom)
-    assert (good.returncode, good.stdout.strip()) == (0, "8 cases: 0 error(s), 0 warning(s)")
+    assert (good.returncode, good.stdout.strip()) == (0, "8 cases: 0 errors, 0 warnings")
     spoil(own_phantom)
     bad = run_script("check_dataset", own_phantom, "--json")
     assert bad.returncode == 2

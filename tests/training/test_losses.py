@@ -262,7 +262,7 @@ def test_settings_that_cannot_work(settings, words):
 
 def test_one_weight_an_output():
     outputs, label = made(3)
-    with pytest.raises(ConfigError, match=r"2 output\(s\), but loss#level_weights is \[1.0\]"):
+    with pytest.raises(ConfigError, match=r"2 outputs, but loss#level_weights is \[1.0\]"):
         SegmentationLoss(CLASSES)(outputs, label)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.drawing.text_table import number_cell, text_table
+from dynunet_bundle.errors import counted
 from dynunet_bundle.evaluation.dice import dice_by_target
 from dynunet_bundle.evaluation.scores import mean_of, summarize
 from dynunet_bundle.images.boxes import bounding_box
@@ -103,7 +104,9 @@ def decide_rules(
 
 def format_rules(decision: Mapping[str, Any]) -> str:
     """The decision as text for a terminal: one line per rule tried, and one for the result."""
-    lines = [f"keep only the largest component, by Dice of {decision['num_cases']} cases?"]
+    lines = [
+        f"keep only the largest component, by Dice of {counted(decision['num_cases'], 'case')}?"
+    ]
     rows = []
     for step in decision["steps"]:
         old, new = (number_cell(step[part]["mean_dice"]) for part in ("before", "after"))

@@ -26,7 +26,7 @@ from dynunet_bundle.best_configuration.run_results import RunResults, read_runs
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.drawing.text_table import number_cell, text_table
-from dynunet_bundle.errors import ConfigError, some_of
+from dynunet_bundle.errors import ConfigError, counted, some_of
 from dynunet_bundle.evaluation.scores import summarize
 from dynunet_bundle.files import ensure_writable, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
@@ -176,7 +176,7 @@ def format_best(content: Mapping[str, Any], out: Path) -> str:
         values = [*candidate["mean"].values(), candidate["mean_dice"]]
         mark = "best" if candidate["name"] == content["best"] else ""
         rows.append([candidate["name"], *map(number_cell, values), mark])
-    lines = [f"Dice in native space, out of fold, {content['num_cases']} cases"]
+    lines = [f"Dice in native space, out of fold, {counted(content['num_cases'], 'case')}"]
     lines += text_table(rows)
     lines += [
         printable(f"not in pairs: {name}: {reason}")

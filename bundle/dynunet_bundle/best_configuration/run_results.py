@@ -97,7 +97,7 @@ def read_run(path: Path) -> RunResults:
     summary = summarize_folds(records)
     if summary["missing_folds"]:
         missing = ", ".join(map(str, summary["missing_folds"]))
-        raise ConfigError(f"{path} lacks fold(s) {missing}. Train all its folds first.")
+        raise ConfigError(f"{path} lacks folds: {missing}. Train all its folds first.")
     scores = {case: list(entry["dice"].values()) for case, entry in summary["cases"].items()}
     masks = _masks(folder.predictions)
     lacking = sorted(set(scores) - set(masks))

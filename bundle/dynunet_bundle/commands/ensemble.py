@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.errors import counted
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -60,4 +61,4 @@ def run(arguments: argparse.Namespace) -> None:
             go_on=not arguments.restart,
         )
     )
-    print(f"{len(masks)} masks written to {arguments.output_dir}")
+    print(f"{counted(len(masks), 'mask')} written to {arguments.output_dir}")

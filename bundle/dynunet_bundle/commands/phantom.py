@@ -10,6 +10,7 @@ Labels of the test cases are in labelsTs.
 import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.errors import counted
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -42,4 +43,4 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.num_test,
     )
     make_phantom(folder, num_cases, num_test, arguments.seed)
-    print(f"{num_cases} training and {num_test} test cases in {folder}")
+    print(f"{counted(num_cases, 'training case')} and {counted(num_test, 'test case')} in {folder}")

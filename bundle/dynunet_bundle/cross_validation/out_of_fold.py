@@ -6,7 +6,7 @@ from typing import Any
 
 from dynunet_bundle.cross_validation.results import FOLD_SCHEMA, ResultFolder, fold_record
 from dynunet_bundle.dataset.cases import Case, file_identity, name_of
-from dynunet_bundle.errors import ConfigError, WeightsError
+from dynunet_bundle.errors import ConfigError, WeightsError, counted
 from dynunet_bundle.evaluation.statistics import SCORES_NAME, SCORES_SCHEMA
 from dynunet_bundle.files import (
     case_name,
@@ -99,8 +99,8 @@ def score_fold(
     scores = read_json(run_dir / SCORES_NAME, ConfigError, SCORES_SCHEMA)
     if set(scores["cases"]) != set(held_out[fold]):
         raise ConfigError(
-            f"fold {fold} holds out {len(held_out[fold])} case(s), but {run_dir / SCORES_NAME} has scores of other "
-            f"cases ({len(scores['cases'])}). Do not override validate#dataset."
+            f"fold {fold} holds out {counted(len(held_out[fold]), 'case')}, but {run_dir / SCORES_NAME} has scores of "
+            f"other cases ({len(scores['cases'])}). Do not override validate#dataset."
         )
     write_json(folder.fold_file(fold), fold_record(fold, scores, plan, held_out, basis))
     return 0

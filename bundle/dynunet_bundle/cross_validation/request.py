@@ -8,7 +8,7 @@ from typing import Any
 from dynunet_bundle.configs.command import read_texts, require_plan
 from dynunet_bundle.configs.overrides import check_overrides
 from dynunet_bundle.configs.usage import Usage
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, counted
 
 ALL = "all"
 FOLD_IDS = {
@@ -76,7 +76,7 @@ def chosen_folds(fold: str | None, folds: Sequence[str], num_folds: int) -> list
     unknown = [text for text in wanted if not text.isdecimal() or int(text) >= num_folds]
     if unknown:
         raise ConfigError(
-            f"there is no fold {unknown[0]}, only {num_folds} folds. "
+            f"there is no fold {unknown[0]}, only {counted(num_folds, 'fold')}. "
             f"Pass numbers from 0 to {num_folds - 1}, or all."
         )
     return numbers

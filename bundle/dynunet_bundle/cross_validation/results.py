@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.cross_validation.summary import FoldRecord, summarize_folds
-from dynunet_bundle.errors import ConfigError, some_of
+from dynunet_bundle.errors import ConfigError, counted, some_of
 from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.locks import exclusive
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, plan_differences
@@ -192,7 +192,7 @@ def collect(folder: ResultFolder) -> dict[str, Any]:
 def split_difference(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str | None:
     """First difference of two splits, given as the held-out cases of every fold; None if they are equal."""
     if len(then) != len(now):
-        return f"{len(then)} folds against {len(now)}"
+        return f"{counted(len(then), 'fold')} against {len(now)}"
     for fold, (old, new) in enumerate(zip(then, now, strict=True)):
         changed = sorted(set(old) ^ set(new))
         if changed:

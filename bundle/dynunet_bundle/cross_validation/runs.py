@@ -38,7 +38,7 @@ from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.dataset.folds import Folds, find_folds, folds_source
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
-from dynunet_bundle.errors import EXIT_STOPPED, ConfigError
+from dynunet_bundle.errors import EXIT_STOPPED, ConfigError, counted
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.watching.status import STATUS_NAME
@@ -181,7 +181,9 @@ class FoldRuns:
         if is_scored(self.results, fold, basis, self.plan, self.held_out):
             logger.info("fold %d: the held-out cases have been scored", fold)
             return 0
-        logger.info("fold %d of %d: predicting %d cases", fold, len(self.folds), len(cases))
+        logger.info(
+            "fold %d of %d: predicting %s", fold, len(self.folds), counted(len(cases), "case")
+        )
 
         def evaluate(masks_dir: Path) -> int:
             settings = {**self._fold_settings(fold), "masks_dir": masks_dir}

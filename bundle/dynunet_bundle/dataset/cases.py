@@ -13,6 +13,7 @@ from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import (
     CaseError,
     DatasetError,
+    counted,
     some_of,
 )
 from dynunet_bundle.files import (
@@ -159,7 +160,7 @@ def require_files(cases: Sequence[Case], rule: str) -> None:
         fetch = FETCH if any(is_dead_link(path) for _, path in missing) else ""
         raise CaseError(
             missing[0][0],
-            f"{len(missing)} file(s) {rule} do not exist: {shown}",
+            f"{counted(len(missing), 'missing file')} {rule}: {shown}",
             f"{fetch}Restore the files, or remove the cases.",
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import dynunet_bundle
-from dynunet_bundle.errors import DatasetError, some_of
+from dynunet_bundle.errors import DatasetError, counted, some_of
 from dynunet_bundle.files import read_json, write_json
 from dynunet_bundle.shapes import TEXT, list_of, object_with
 
@@ -63,7 +63,7 @@ def split_folds(num_cases: int, num_folds: int, seed: int = SPLIT_SEED) -> list[
     """
     if num_folds < MIN_FOLDS or num_cases < num_folds:
         raise DatasetError(
-            f"{num_cases} case(s) cannot be split into {num_folds} folds. {fewer_folds(num_cases)}"
+            f"{counted(num_cases, 'case')} cannot be split into {num_folds} folds. {fewer_folds(num_cases)}"
         )
     order = np.arange(num_cases)
     np.random.RandomState(seed).shuffle(order)
@@ -170,7 +170,7 @@ def find_folds(
         return default_folds(names, num_folds, seed)
     folds = read_folds(path, names)
     if len(folds) != num_folds:
-        logger.warning("%s has %d folds; num_folds is ignored", path, len(folds))
+        logger.warning("%s has %s; num_folds is ignored", path, counted(len(folds), "fold"))
     return folds
 
 
@@ -189,7 +189,7 @@ def read_folds(path: Path, names: Sequence[str]) -> Folds:
         unknown = sorted({*fold["train"], *fold["val"]} - set(names))
         if unknown:
             raise DatasetError(
-                f"{path}: fold {index} has {len(unknown)} case(s) that are not in the data set: "
+                f"{path}: fold {index} has {counted(len(unknown), 'case')} that are not in the data set: "
                 f"{some_of(unknown)}. {REMEDY}"
             )
         both = sorted(set(fold["train"]) & set(fold["val"]))

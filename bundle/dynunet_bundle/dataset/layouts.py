@@ -20,7 +20,7 @@ from dynunet_bundle.dataset.cases import (
 from dynunet_bundle.dataset.entries import read_entries
 from dynunet_bundle.dataset.image_folder import group_channels, is_whole_picture, missing_channels
 from dynunet_bundle.dataset.unlisted import dataset_notes
-from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.errors import DatasetError, counted
 from dynunet_bundle.files import case_name, read_json
 from dynunet_bundle.labels.dataset_json import LABELS_SCHEMA, read_labels
 from dynunet_bundle.labels.faults import find_name_fault
@@ -228,8 +228,8 @@ def _nnunet_cases(folder: Path, ending: str, num_channels: int) -> list[Case]:
         if (missing or len(channels) > num_channels) and not is_picture:
             lacks = f" {missing[0].name} is missing." if missing else ""
             raise DatasetError(
-                f"case {name} has {len(channels)} image file(s) in {folder}, dataset.json has {num_channels} "
-                f"channel(s).{lacks} The images in {folder} {rule}."
+                f"case {name} has {counted(len(channels), 'image file')} in {folder}, dataset.json has "
+                f"{counted(num_channels, 'channel')}.{lacks} The images in {folder} {rule}."
             )
     return [
         {"image": list(map(str, channels.values())), "name": name}
@@ -274,7 +274,7 @@ def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
     lacking = sorted({name_of(case) for case in cases} ^ set(masks))
     if lacking:
         raise DatasetError(
-            f"{len(lacking)} file(s) in {images} and {labels} have no partner of the same name: "
+            f"{counted(len(lacking), 'file')} in {images} and {labels} have no partner of the same name: "
             f"{', '.join(lacking[:5])}. Files are paired by name; CASE_0000, CASE_0001, ... are the channels of the "
             "label CASE. Add the missing files, move these away, or list the pairs in a dataset.json."
         )

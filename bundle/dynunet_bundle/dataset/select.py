@@ -12,7 +12,7 @@ from dynunet_bundle.dataset.folds import SPLIT_SEED, find_folds, find_splits, fo
 from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
-from dynunet_bundle.errors import DatasetError, PlanError
+from dynunet_bundle.errors import DatasetError, PlanError, counted
 from dynunet_bundle.labels.scheme import LabelScheme
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,9 @@ class FoldCases:
         dataset = load_dataset(self.dataset_dir)
         self._require_own_plan(dataset)
         cases = self._cases(dataset, part)
-        logger.info("fold %s, %s: %d case(s); folds: %s", self.fold, part, len(cases), self.source)
+        logger.info(
+            "fold %s, %s: %s; folds: %s", self.fold, part, counted(len(cases), "case"), self.source
+        )
         return with_previous(cases, self.previous_dir, self.cascade)
 
     def _cases(self, dataset: DatasetDescription, part: str) -> list[Case]:
@@ -140,9 +142,9 @@ class FoldCases:
         if not isinstance(self.fold, int) or not 0 <= self.fold < len(folds):
             path = find_splits(self.splits_file)
             found = (
-                f"there are {len(folds)} folds"
+                f"the data set has {counted(len(folds), 'fold')}"
                 if path is None
-                else f"{path} has {len(folds)} fold(s)"
+                else f"{path} has {counted(len(folds), 'fold')}"
             )
             raise DatasetError(
                 f"there is no fold {self.fold}: {found}. "

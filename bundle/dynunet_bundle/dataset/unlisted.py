@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import Case, image_files, list_images
-from dynunet_bundle.errors import some_of
+from dynunet_bundle.errors import counted, some_of
 from dynunet_bundle.shapes import excerpt
 
 IMAGES_DIR = "imagesTr"
@@ -38,8 +38,9 @@ def _wrong_numbers(
     for key, section in NUMBERS.items():
         number = content.get(key, found[section])
         if number != found[section]:
+            listed = counted(found[section], f"{section} case")
             yield (
-                f'"{key}" is {excerpt(repr(number))}, but there are {found[section]} {section} cases',
+                f'"{key}" is {excerpt(repr(number))}, but it lists {listed}',
                 (f"Correct the number, or check that no {section} case is missing."),
             )
 
@@ -53,13 +54,13 @@ def _unlisted(
     image_dirs = {file.parent for file in images} | {root / IMAGES_DIR}
     label_dirs = {file.parent for file in labels}
     for folders, listed, what in (
-        (image_dirs - label_dirs, images, "image(s) that are not listed"),
-        (label_dirs - image_dirs, labels, "label(s) without a listed image"),
+        (image_dirs - label_dirs, images, "image"),
+        (label_dirs - image_dirs, labels, "label"),
     ):
         for folder in sorted(folder for folder in folders if folder.is_dir()):
             others = [file.name for file in list_images(folder) if file not in listed]
             if others:
                 yield (
-                    f"{folder.name} has {len(others)} {what}: {some_of(others)}",
+                    f"{folder.name} has {counted(len(others), f'unlisted {what}')}: {some_of(others)}",
                     "They are not used. List them as pairs of image and label, or move them away.",
                 )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynunet_bundle.dicom_input.frames import Frame
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, counted
 
 MAX_SHIFT_VOXELS = 0.1
 """Largest distance of a voxel from its position on the grid along each axis, as for the channels of an image."""
@@ -110,10 +110,10 @@ def _require_no_gap(case: str, along: np.ndarray) -> None:
     if gaps.size:
         first = int(gaps[0])
         missing = round(float(steps[first]) / usual) - 1
-        more = f", and {gaps.size - 1} more gap(s) follow" if gaps.size > 1 else ""
+        more = f", and {counted(gaps.size - 1, 'more gap')} follow" if gaps.size > 1 else ""
         raise IrregularError(
             case,
-            f"{max(missing, 1)} slice(s) are missing after slice {first + 1} of {len(along)}: the step is "
+            f"{counted(max(missing, 1), 'missing slice')} after slice {first + 1} of {len(along)}: the step is "
             f"{steps[first]:.2f} mm instead of {usual:.2f} mm (from {along[first]:.2f} to {along[first + 1]:.2f} mm "
             f"along the normal){more}",
             RESEND,

@@ -24,7 +24,7 @@ from dynunet_bundle.dicom_input.parse import (
 )
 from dynunet_bundle.dicom_input.refusals import image_type, refusal, skip_reason, skipped_class
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
-from dynunet_bundle.errors import DatasetError
+from dynunet_bundle.errors import DatasetError, counted
 
 PLANES = ("sagittal", "coronal", "axial")
 """Names of planes, by the axis of the patient (x, y, z) that is closest to the normal of the slices."""
@@ -79,7 +79,7 @@ class Series:
     def __str__(self) -> str:
         """The facts that may be shown, without patient data."""
         number = "without a number" if self.number is None else f"number {self.number}"
-        parts = (number, self.modality, self.plane or "no plane", f"{self.num_images} images")
+        parts = (number, self.modality, self.plane or "no plane", counted(self.num_images, "image"))
         return f"{short_name(self.uid)} ({', '.join(parts)})"
 
 

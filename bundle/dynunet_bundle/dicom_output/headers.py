@@ -14,7 +14,7 @@ import numpy as np
 from dynunet_bundle.dicom_input.parse import value_of
 from dynunet_bundle.dicom_output.clean import drop_invalid
 from dynunet_bundle.dicom_output.slice_grid import is_multi_frame, require_straight, straighten
-from dynunet_bundle.errors import ObjectError
+from dynunet_bundle.errors import ObjectError, counted
 
 if TYPE_CHECKING:
     from dynunet_bundle.dicom_input.series import DicomSeries
@@ -118,8 +118,8 @@ def _require_one_source(headers: Sequence[Any]) -> None:
         )
     if len(images) < len(headers):
         raise ObjectError(
-            f"the {len(headers)} images of the series have {len(images)} value(s) of SOPInstanceUID, by which a DICOM "
-            f"result refers to each. {REMEDY}"
+            f"the {len(headers)} images of the series have {counted(len(images), 'value')} of SOPInstanceUID, by which "
+            f"a DICOM result refers to each. {REMEDY}"
         )
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dynunet_bundle.errors import ConfigError, some_of
+from dynunet_bundle.errors import ConfigError, counted, some_of
 from dynunet_bundle.evaluation.statistics import MEASURES, SCORES_SCHEMA, bootstrap_interval
 from dynunet_bundle.evaluation.text_tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
-from dynunet_bundle.report.text import counted
 from dynunet_bundle.terminal import printable
 
 NUM_CHANGED = 5

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 
 from dynunet_bundle.dataset.cases import LABEL, PREDICTION, name_of
 from dynunet_bundle.drawing.text_table import number_cell, text_table
+from dynunet_bundle.errors import counted
 from dynunet_bundle.evaluation.case_measures import (
     NSD_TOLERANCE_MM,
     grid_of,
@@ -25,7 +26,6 @@ from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_
 from dynunet_bundle.evaluation.text_tables import format_measures
 from dynunet_bundle.files import write_json
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.report.text import counted
 from dynunet_bundle.terminal import printable
 from dynunet_bundle.training.process.distributed import of_all_ranks
 

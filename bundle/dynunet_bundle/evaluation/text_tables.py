@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynunet_bundle.drawing.text_table import GAP, text_table
+from dynunet_bundle.errors import counted
 from dynunet_bundle.evaluation.statistics import MEASURES
-from dynunet_bundle.report.text import counted
 from dynunet_bundle.terminal import printable
 
 MAX_WIDTH = 100

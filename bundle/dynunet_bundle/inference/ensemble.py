@@ -18,7 +18,14 @@ import torch
 
 from dynunet_bundle.dataset.cases import image_files, list_images
 from dynunet_bundle.dataset.reference_labels import cases_by_name, dataset_root
-from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, OutputError, some_of
+from dynunet_bundle.errors import (
+    CaseError,
+    ConfigError,
+    DatasetError,
+    OutputError,
+    counted,
+    some_of,
+)
 from dynunet_bundle.files import (
     NIFTI_SUFFIXES,
     case_name,
@@ -297,5 +304,6 @@ def _require_weights(weights: Sequence[float] | None, num_members: int) -> None:
         len(weights) != num_members or not all(0 < weight < np.inf for weight in weights)
     ):
         raise ConfigError(
-            f"the weights are {list(weights)} for {num_members} member(s). Give one positive number per member."
+            f"the weights are {list(weights)} for {counted(num_members, 'member')}. Give one positive "
+            "number per member."
         )

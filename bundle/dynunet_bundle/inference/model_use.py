@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 
 from dynunet_bundle.dataset.case_marks import image_mark, name_mark
 from dynunet_bundle.dataset.cases import Case, name_of
-from dynunet_bundle.errors import ConfigError, WeightsError, some_of
+from dynunet_bundle.errors import ConfigError, WeightsError, counted, some_of
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.weights import weight_files
 from dynunet_bundle.preprocessing.recipe import image_recipe
@@ -105,7 +105,7 @@ class ModelUse:
 
     def _explanation(self, path: Path, fold: Any, names: Sequence[str]) -> str:
         return (
-            f"{path} is the model of fold {fold} and was trained on {len(names)} of the {len(self.cases)} cases "
+            f"{path} is the model of fold {fold} and was trained on {len(names)} of {counted(len(self.cases), 'case')} "
             f"({some_of(names)}), so that their scores would be too good. Pass its fold and its splits_file, or "
             "--allow_trained_cases True, which marks the scores."
         )

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from dynunet_bundle.errors import some_of
+from dynunet_bundle.errors import counted, some_of
 
 MAX_CLASSES = 255
 """Number of classes with the background: 0 to 254, below ``IGNORE_CLASS`` of ``scheme.py``."""
@@ -125,7 +125,8 @@ def _find_order_fault(regions: Regions, order: Sequence[int] | None) -> str | No
         )
     if len(order) != len(regions):
         return (
-            f"regions_class_order has {len(order)} value(s), {list(order)}, for {len(regions)} region(s) ({names}). "
+            f"regions_class_order has {counted(len(order), 'value')}, {list(order)}, for "
+            f"{counted(len(regions), 'region')} ({names}). "
             "Give one value per region, in the same order."
         )
     for (name, values), value in zip(regions.items(), order, strict=True):

@@ -23,7 +23,7 @@ from monai.networks.layers.utils import get_act_layer, get_pool_layer
 from monai.networks.nets import DynUNet
 from torch import nn
 
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import PlanError, counted
 from dynunet_bundle.planning.nnunet_rules import RESENC_BLOCKS
 
 MIN_LEVELS = 2
@@ -306,12 +306,13 @@ def _check_levels(
     num_levels = len(strides)
     if len(kernel_size) != num_levels or len(filters) < num_levels:
         raise PlanError(
-            f"{len(kernel_size)} kernel(s), {num_levels} stride(s) and {len(filters)} filter(s) do not match: "
+            f"{counted(len(kernel_size), 'kernel')}, {counted(num_levels, 'stride')} and "
+            f"{counted(len(filters), 'filter')} do not match: "
             f"each level needs one of each. {remedy}"
         )
     if num_levels < MIN_LEVELS:
         raise PlanError(
-            f"the plan has {num_levels} level(s), but a U-Net needs at least {MIN_LEVELS}. {remedy}"
+            f"the plan has {counted(num_levels, 'level')}, but a U-Net needs at least {MIN_LEVELS}. {remedy}"
         )
     if any(len(size) != spatial_dims for size in [*kernel_size, *strides]):
         raise PlanError(

@@ -7,7 +7,7 @@ from dynunet_bundle.dataset.cases import absolute, name_of
 from dynunet_bundle.dataset.folds import NUM_FOLDS, SPLITS_ID, fewer_folds, write_folds
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.dataset.select import load_dataset, names_for
-from dynunet_bundle.errors import ConfigError, PlanError
+from dynunet_bundle.errors import ConfigError, PlanError, counted
 from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import (
@@ -102,7 +102,7 @@ def _check_arguments(request: PlanRequest) -> None:
     if "#" in str(absolute(folder)):
         raise ConfigError(
             f'the overlay would name a file of folds in "{folder}", and MONAI\'s configs read # as ::. Write the '
-            "overlay to another folder (--out)."
+            "overlay to another folder (--output)."
         )
     if request.fingerprint and (request.out is None or request.preset):
         raise ConfigError("--fingerprint needs --out and cannot be combined with --preset.")
@@ -144,7 +144,7 @@ def _named(
         if len(names) != number:
             found = f" ({', '.join(map(str, values))})" if what == "label" else ""
             raise ConfigError(
-                f"--{what}_names has {len(names)} name(s), but there are {number} {what}s{found}."
+                f"--{what}_names has {counted(len(names), 'name')}, but there are {number} {what}s{found}."
             )
     return dataset.named(channels, LabelScheme(labels, values))
 
@@ -194,7 +194,11 @@ def _write_beside(
     """Write the facts and the folds; existing folds are checked and kept. The path of the folds comes first."""
     splits = None
     case_names = [name_of(case) for case in dataset.training]
-    row = ("folds", "not written", f"{len(case_names)} case(s). {fewer_folds(len(case_names))}")
+    row = (
+        "folds",
+        "not written",
+        f"{counted(len(case_names), 'case')}. {fewer_folds(len(case_names))}",
+    )
     if len(case_names) >= NUM_FOLDS:
         splits = absolute(ensure_writable(folder / "splits")) / f"{dataset.name}.json"
         write_folds(splits, case_names)

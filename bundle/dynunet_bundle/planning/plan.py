@@ -158,7 +158,7 @@ def plan_from(config: Mapping[str, Any]) -> Plan:
     missing = [name for name in PLAN_IDS if name not in config and DEFAULTS[name] is MISSING]
     if missing:
         raise PlanError(
-            f"the config lacks the plan id(s) {', '.join(missing)}. Pass an overlay of scripts/plan.py."
+            f"the config lacks ids of a plan: {', '.join(missing)}. Pass an overlay of scripts/plan.py."
         )
     return Plan(**{name: config[name] for name in PLAN_IDS if name in config})
 

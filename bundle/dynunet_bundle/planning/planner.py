@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import PlanError, counted
 from dynunet_bundle.planning.fingerprint import AXCODES, Fingerprint
 from dynunet_bundle.planning.nnunet_rules import (
     PLANNERS,
@@ -68,7 +68,7 @@ def make_plan(
     if fingerprint.intensities and len(fingerprint.intensities) != len(dataset.channel_names):
         raise PlanError(
             f"the channel names are {', '.join(dataset.channel_names)}, but the images have "
-            f"{len(fingerprint.intensities)} channel(s). Give one name per channel."
+            f"{counted(len(fingerprint.intensities), 'channel')}. Give one name per channel."
         )
     statistics: list[dict[str, float] | None] = [None] * len(dataset.channel_names)
     for channel, intensities in enumerate(fingerprint.intensities):

@@ -6,6 +6,7 @@ import numpy as np
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
+from dynunet_bundle.errors import counted
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.like import SourceModel
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, PlannedConfiguration
@@ -48,7 +49,7 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Pl
     for value, name in zip(dataset.labels.values, dataset.labels.names, strict=True):
         if total:
             count = fingerprint.label_voxels.get(value, 0)
-            rows.append((f"label {value}", name, f"{count} voxels, {count / total:.2%}"))
+            rows.append((f"label {value}", name, f"{counted(count, 'voxel')}, {count / total:.2%}"))
     if dataset.labels.ignore_value is not None:
         rows.append((f"label {dataset.labels.ignore_value}", "ignored", "not trained, not scored"))
     for name, parts in (dataset.labels.regions or {}).items():

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from scipy import ndimage
 
 from dynunet_bundle.dataset.cases import name_of
-from dynunet_bundle.errors import CaseError, PlanError
+from dynunet_bundle.errors import CaseError, PlanError, counted
 
 SCHEMES = ("zscore", "zscore_nonzero", "ct", "none", "rescale_to_0_1", "rgb_to_0_1")
 MIN_STD = 1e-8
@@ -53,7 +53,7 @@ class NormalizeChannelsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if len(normalization) != len(intensity_statistics):
             raise PlanError(
-                f"the plan has {len(normalization)} normalization scheme(s) "
+                f"the plan has {counted(len(normalization), 'normalization scheme')} "
                 f"and {len(intensity_statistics)} intensity_statistics. Give one of each per channel."
             )
         for channel, (scheme, statistics) in enumerate(

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from dynunet_bundle.drawing.colours import ClassColours
+from dynunet_bundle.errors import counted
 from dynunet_bundle.files import atomic_write
 from dynunet_bundle.report.charts import Strip, strip_chart
 from dynunet_bundle.report.content import (
@@ -34,7 +35,7 @@ from dynunet_bundle.report.tables import (
     summary_table,
     verdict,
 )
-from dynunet_bundle.report.text import clean, counted, measure_of, number
+from dynunet_bundle.report.text import clean, measure_of, number
 
 TEMPLATE_FOLDER = Path(__file__).parent / "template"
 NUM_WORST, NUM_BEST = 4, 2

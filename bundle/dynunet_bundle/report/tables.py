@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from dynunet_bundle.errors import counted
 from dynunet_bundle.report.content import Content
 from dynunet_bundle.report.text import (
     MEASURES,
     Measure,
     clean,
-    counted,
     duration,
     finite,
     measure_of,

@@ -92,11 +92,6 @@ def duration(seconds: Any) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun[-1] == 's' else 's'}"
-
-
 def clean(text: Any) -> str:
     """Text without folders, its control characters escaped; the template escapes markup.
 

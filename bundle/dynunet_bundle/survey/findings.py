@@ -14,7 +14,7 @@ import numpy as np
 
 from dynunet_bundle.dataset.layouts import DATASET_NAME, DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, counted
 from dynunet_bundle.images.nifti import ZERO_PIXDIM, unit_mm
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.problems import Problem, find_problems
@@ -187,7 +187,8 @@ def require_usable(findings: Sequence[Finding], num_cases: int) -> None:
 def format_findings(findings: Sequence[Finding], num_cases: int) -> str:
     """The findings as a table for a terminal, errors first, with a line of totals."""
     counts = Counter(finding.severity for finding in findings)
-    total = f"{num_cases} cases: {counts['error']} error(s), {counts['warning']} warning(s)"
+    totals = ", ".join(counted(counts[severity], severity) for severity in ("error", "warning"))
+    total = f"{counted(num_cases, 'case')}: {totals}"
     if not findings:
         return total
     rows = [

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dynunet_bundle.errors import some_of
+from dynunet_bundle.errors import counted, some_of
 from dynunet_bundle.images.grid import (
     MAX_CORNER_SHIFT_VOXELS,
     SPATIAL_AXES,
@@ -79,13 +79,13 @@ def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
 def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator[Problem]:
     if num_channels is not None and len(array) != num_channels:
         yield (
-            f"its image has {len(array)} channel(s), the plan has {num_channels}",
+            f"its image has {counted(len(array), 'channel')}, the plan has {num_channels}",
             "Pass the task overlay of this data set, or correct the file.",
         )
     low, high = float(array.min()), float(array.max())  # both are NaN if any voxel is
     if not np.isfinite([low, high]).all():
         yield (
-            f"its image has {int((~np.isfinite(array)).sum())} NaN or infinite voxel(s)",
+            f"its image has {counted(int((~np.isfinite(array)).sum()), 'NaN or infinite voxel')}",
             "Repair the file, e.g. set these voxels to the background value.",
         )
     elif high == low:
@@ -95,7 +95,10 @@ def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator
 def _geometry_problems(image: Volume, label: Volume, what: str) -> Iterator[Problem]:
     yield from _affine_problems(what, label.affine)
     if len(label.array) != 1:
-        yield f"its {what} has {len(label.array)} channels", "Save one label map per case."
+        yield (
+            f"its {what} has {counted(len(label.array), 'channel')}",
+            "Save one label map per case.",
+        )
         return
     shape, other = image.array.shape[1:], label.array.shape[1:]
     if shape != other:
@@ -123,7 +126,7 @@ def _value_problems(
         yield from _unnamed_value_problems(values)
         label_values = [int(value) for value in values if np.isfinite(value)]
     unexpected = [
-        f"{value:g} ({count} voxels)"
+        f"{value:g} ({counted(count, 'voxel')})"
         for value, count in zip(values, counts, strict=True)
         if value not in label_values
     ]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, counted
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 PIXEL_LOSSES = ("cross_entropy", "focal", "topk")
@@ -116,7 +116,7 @@ class SegmentationLoss(nn.Module):
             weights = self.level_weights
         if len(outputs) != len(weights):
             raise ConfigError(
-                f"the network gives {len(outputs)} output(s), but loss#level_weights is {weights}. "
+                f"the network gives {counted(len(outputs), 'output')}, but loss#level_weights is {weights}. "
                 "Give one weight per output."
             )
         with torch.autocast(label.device.type, enabled=False):

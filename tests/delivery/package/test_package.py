@@ -167,7 +167,7 @@ def test_regions_are_the_channels_of_the_output(tmp_path: Path) -> None:
     data = config(made, "metadata.json")["network_data_format"]
     assert data["inputs"]["image"]["channel_def"] == {"0": "T1", "1": "T2"}
     assert data["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}
-    assert "2 channel(s): whole, core" in (made.folder / "docs" / "README.md").read_text()
+    assert "2 channels: whole, core" in (made.folder / "docs" / "README.md").read_text()
 
 
 def test_the_facts_of_a_file_win_over_those_that_are_known(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_script_lists_what_failed(bundle: Path) -> None:
     assert done.returncode == 1
     assert "FAILED   files: LICENSE is missing." in done.stdout
     assert "passed   readme" in done.stdout
-    assert "error: 1 check(s) failed: files." in done.stderr
+    assert "error: 1 check failed: files." in done.stderr
 
 
 def test_what_the_bundles_own_code_says_of_it(bundle: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.delivery.package.facts import Facts
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, counted
 
 SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -98,9 +98,9 @@ def _class_texts(plan: Mapping[str, Any], targets: Sequence[str]) -> dict[str, s
     pairs = zip(plan["label_values"], plan["label_names"], strict=True)
     labels = ", ".join(f"{value} {label}" for value, label in pairs)
     return {
-        "image_classes": f"{len(plan['channel_names'])} channel(s): {channels}; the bundle normalises them",
+        "image_classes": f"{counted(len(plan['channel_names']), 'channel')}: {channels}; the bundle normalises them",
         "label_classes": f"one channel: {labels}",
-        "pred_classes": f"{len(targets)} channels: {', '.join(targets)}",
+        "pred_classes": f"{counted(len(targets), 'channel')}: {', '.join(targets)}",
     }
 
 

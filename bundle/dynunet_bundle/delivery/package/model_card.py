@@ -15,6 +15,7 @@ from dynunet_bundle.delivery.package.metadata import (
 )
 from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
 from dynunet_bundle.drawing.text_table import number_cell
+from dynunet_bundle.errors import counted
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 NOT_MEASURED = "GPU memory was not measured for this plan."
@@ -137,7 +138,7 @@ def _cases(model: Mapping[str, Any] | None) -> str:
     training = model.get("training") or {}
     if "num_cases" not in training:
         return "How many cases the model was trained on was not recorded."
-    lines = [f"Trained on {training['num_cases']} cases."]
+    lines = [f"Trained on {counted(training['num_cases'], 'case')}."]
     volumes = training.get("volumes_ml") or {}
     if volumes:
         lines += ["", "| label | volume in the training cases, ml |", "|---|---|"]
@@ -147,7 +148,7 @@ def _cases(model: Mapping[str, Any] | None) -> str:
 
 def _scores_of(scores: Mapping[str, Any] | None) -> str:
     cases = len((scores or {}).get("cases", ()))
-    return f"In native space, on {cases} case(s) that the model was not trained on."
+    return f"In native space, on {counted(cases, 'case')} that the model was not trained on."
 
 
 def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:

@@ -32,7 +32,7 @@ from dynunet_bundle.delivery.verify.files import (
     check_sums,
 )
 from dynunet_bundle.delivery.verify.metadata import check_metadata
-from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError
+from dynunet_bundle.errors import EXIT_FAILED, BundleError, ConfigError, counted
 from dynunet_bundle.terminal import printable
 
 CHECKS: dict[str, Callable[[BundleFolder], list[BundleProblem]]] = {
@@ -126,7 +126,7 @@ def require_passed(results: Sequence[Result]) -> None:
     """
     failed = [result.check for result in results if result.problems]
     if failed:
-        raise VerificationError(f"{len(failed)} check(s) failed: {', '.join(failed)}.")
+        raise VerificationError(f"{counted(len(failed), 'check')} failed: {', '.join(failed)}.")
 
 
 def format_result(result: Result) -> str:

@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.errors import ConfigError, first_line
-from dynunet_bundle.files import sha256_of, unique_keys
-from dynunet_bundle.shapes import FILE_PATH, TEXT, list_of, object_with, require_shape
+from dynunet_bundle.files import sha256_of
+from dynunet_bundle.shapes import FILE_PATH, TEXT, list_of, object_with, require_shape, unique_keys
 
 REQUIRED = (
     "LICENSE",

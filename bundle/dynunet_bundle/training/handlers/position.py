@@ -7,6 +7,7 @@ from pathlib import Path
 from ignite.engine import Engine
 from torch.optim.lr_scheduler import LRScheduler
 
+from dynunet_bundle.errors import counted
 from dynunet_bundle.training.handlers.generations import LAST
 
 logger = logging.getLogger(__name__)
@@ -23,10 +24,10 @@ def log_position(engine: Engine, folder: Path, done: int) -> None:
     state = engine.state
     if state.epoch >= state.max_epochs:
         logger.info(
-            "the training in %s has finished (%d epochs). Raise --epochs to continue, "
+            "the training in %s has finished (%s). Raise --epochs to continue, "
             "or start over with --restart True.",
             folder,
-            state.epoch,
+            counted(state.epoch, "epoch"),
         )
     elif done:
         logger.info(
