@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.errors import PlanError
+from dynunet_bundle.errors import PlanError, counted
 from dynunet_bundle.planning.plan import Plan, plan_from
 
 
@@ -48,7 +48,7 @@ def plan_like(dataset: DatasetDescription, source: SourceModel) -> Plan:
     ours, theirs = list(dataset.channel_names), plan.channel_names
     if len(ours) != len(theirs):
         raise PlanError(
-            f"{dataset.name} has {len(ours)} channel(s) ({', '.join(ours)}), {source.path} has {len(theirs)} "
+            f"{dataset.name} has {counted(len(ours), 'channel')} ({', '.join(ours)}), {source.path} has {len(theirs)} "
             f"({', '.join(theirs)}), each with its normalization. Pass data with the channels of the model, or plan "
             "without --like; a training takes the weights of channels of the same names."
         )
