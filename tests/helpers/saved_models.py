@@ -64,8 +64,14 @@ def save_model(
     plan = PLAN | changes
     torch.manual_seed(seed)
     network = built(plan)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+        else:
+            nn.init.normal_(parameter, float(name.endswith("weight")), 0.3)
+        if name.startswith("output_block"):
+            # large logits: nnU-Net rounds those of a volume's corners to whole numbers
+            parameter.data.mul_(30)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(
         path, network.state_dict(), plan, {"epoch": 3, "mirror_axes": [0], **(facts or {})}

@@ -181,6 +181,29 @@ def test_members_are_folds_and_mirror_over_common_axes(tmp_path: Path) -> None:
     assert model_facts(package / "models" / "model.pt")["mirror_axes"] == [2]
 
 
+def test_both_stages_of_a_cascade(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.pt", cascade=True)
+    low = save_model(
+        tmp_path / "previous_stage" / "model.pt",
+        1,
+        {"keep_largest": [[1]], "origin": {"configuration": "low"}},
+        spacing=[4.0] * 3,
+    )
+    written = export_nnunet(NnunetExportRequest(BUNDLE, model, tmp_path / "out"))
+    assert written.previous is not None
+    assert written.previous.folder == tmp_path / "out" / "nnUNetTrainer__nnUNetPlans__3d_lowres"
+    first, rules, second = written.commands()
+    assert "-o PREVIOUS_MASKS" in first and "-o FINAL_PREVIOUS_MASKS" in rules
+    assert second.endswith("-f 0 -prev_stage_predictions FINAL_PREVIOUS_MASKS")
+    models = imported(written.folder, tmp_path / "package") / "models"
+    require_equal_weights(model, models / "model.pt")
+    require_equal_weights(low, models / "previous_stage" / "model.pt")
+    shutil.rmtree(written.folder)
+    with pytest.raises(OutputError, match="3d_lowres exists"):
+        exported(model, tmp_path / "out")
+    assert not written.folder.exists()
+
+
 def test_component_rules_come_along(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model.pt", facts={"keep_largest": [[1, 2], [1]]})
     written = export_nnunet(NnunetExportRequest(BUNDLE, model, tmp_path / "out"))

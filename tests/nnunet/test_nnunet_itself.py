@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import BUNDLE, ROOT, run_script
-from helpers.saved_models import CT, FLAT, REGIONS, TWO_D, save_model
+from helpers.saved_models import FLAT, REGIONS, TWO_D, save_model
 
 from dynunet_bundle.nnunet.exporting import NnunetExportRequest, NnunetFolder, export_nnunet
 
@@ -30,7 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "residual, CT": {
         "architecture": "ResidualEncoderUNet",
         "normalization": ["ct"],
-        "intensity_statistics": [CT],
+        "intensity_statistics": [{"lower": 0.0, "upper": 1000.0, "mean": 300.0, "std": 200.0}],
     },
     "2d, mirrored, axes as stored": {**TWO_D, "axcodes": "yzx", "facts": {"mirror_axes": [1]}},
     "regions, batch norm": {**REGIONS, "norm_name": ["BATCH", {"affine": True}]},
@@ -110,6 +110,8 @@ def test_masks_of_an_exported_model(
     kind: str, commands: Path, images: Path, tmp_path: Path
 ) -> None:
     model = save_model(tmp_path / "model.pt", **MODELS[kind])
+    if kind == "cascade":
+        save_model(tmp_path / "previous_stage" / "model.pt", 1)
     written = export_nnunet(NnunetExportRequest(BUNDLE, model, tmp_path / "nnunet"))
     arguments: list[str | Path] = ["--precision", "float32"]
     options: list[str | Path] = []
@@ -117,16 +119,14 @@ def test_masks_of_an_exported_model(
         arguments.append("--tta")
     else:
         options.append("--disable_tta")
-    if kind == "cascade":
-        previous = save_model(tmp_path / "low" / "model.pt", 1)
-        low = export_nnunet(NnunetExportRequest(BUNDLE, previous, tmp_path / "nnunet_low"))
-        masks = masks_of_nnunet(commands, low, images, tmp_path / "low_masks", "--disable_tta")
+    if written.previous:
+        low = tmp_path / "low"
+        masks = masks_of_nnunet(commands, written.previous, images, low, "--disable_tta")
         options += ["-prev_stage_predictions", masks]
-        arguments += ["--previous", masks]
     theirs = masks_of_nnunet(commands, written, images, tmp_path / "theirs", *options)
     done = run_script(
         "predict",
-        *("--input", images, "--output", tmp_path / "ours", "--weights", model, *arguments),
+        *("--input", images, "--output_dir", tmp_path / "ours", "--model", model, *arguments),
     )
     assert done.returncode == 0, done.stderr
     require_equal_masks(tmp_path / "ours", theirs)
@@ -144,7 +144,7 @@ def test_masks_of_the_weights_of_the_bundle(
     theirs = masks_of_nnunet(commands, written, folder, tmp_path / "theirs")
     done = run_script(
         "predict",
-        *("--input", folder, "--output", tmp_path / "ours", "--precision", "float32"),
+        *("--input", folder, "--output_dir", tmp_path / "ours", "--precision", "float32"),
     )
     assert done.returncode == 0, done.stderr
     require_equal_masks(tmp_path / "ours", theirs)

@@ -4,7 +4,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dynunet_bundle.networks.model_json import (
     model_facts,
     model_files,
     model_settings,
+    previous_weights,
 )
 from dynunet_bundle.networks.weights import load_weights
 from dynunet_bundle.nnunet.component_rules import write_component_rules
@@ -28,6 +29,7 @@ from dynunet_bundle.nnunet.names import nnunet_state
 from dynunet_bundle.nnunet.results_folder import CHECKPOINTS
 from dynunet_bundle.nnunet.written_plans import (
     ENDINGS,
+    STAGE,
     nnunet_dataset,
     nnunet_plans,
     reader_for,
@@ -71,30 +73,43 @@ class NnunetFolder:
         folder: its path.
         folds: name of the fold of each file of weights.
         has_rules: whether there are rules for largest components, which nnU-Net applies by a command of its own.
+        is_cascade: whether it needs the masks of a previous stage.
         notes: what differs, for the user.
+        previous: the previous stage, if the model has it.
     """
 
     folder: Path
     folds: Sequence[str]
     has_rules: bool
+    is_cascade: bool
     notes: Sequence[str]
+    previous: "NnunetFolder | None" = None
 
-    def commands(self) -> list[str]:
-        """nnU-Net's commands for the masks of the bundle."""
+    def commands(self, masks: str = "MASKS") -> list[str]:
+        """nnU-Net's commands for the masks of the bundle, in their order.
+
+        Args:
+            masks: folder of the masks.
+        """
+        before = self.previous.commands("PREVIOUS_MASKS") if self.previous else []
+        hand_over = "FINAL_PREVIOUS_MASKS" if len(before) > 1 else "PREVIOUS_MASKS"
         lines = [
-            f"nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -m {self.folder} -f {' '.join(self.folds)}"
+            f"nnUNetv2_predict_from_modelfolder -i IMAGES -o {masks} -m {self.folder} -f {' '.join(self.folds)}"
+            + (f" -prev_stage_predictions {hand_over}" if self.is_cascade else "")
         ]
         if self.has_rules:
             lines.append(
-                "nnUNetv2_apply_postprocessing -i MASKS -o FINAL_MASKS "
+                f"nnUNetv2_apply_postprocessing -i {masks} -o FINAL_{masks} "
                 f"-pp_pkl_file {self.folder / 'postprocessing.pkl'} -plans_json {self.folder / 'plans.json'} "
                 f"-dataset_json {self.folder / 'dataset.json'}"
             )
-        return lines
+        return [*before, *lines]
 
 
 def export_nnunet(request: NnunetExportRequest) -> NnunetFolder:
     """Write a results folder: plans.json, dataset.json, a checkpoint per file of weights, and component rules.
+
+    The previous stage of a cascade, if the model has it, becomes a folder beside it.
 
     Args:
         request: what to export.
@@ -105,10 +120,35 @@ def export_nnunet(request: NnunetExportRequest) -> NnunetFolder:
         OutputError: if the folder exists, or cannot be written.
     """
     files = model_files(request.model)
+    first = previous_weights(files[0])
+    stages = [(files, request.overlays), *([(first, ())] if first else [])]
+    drafts = [_draft(request, *stage, is_previous=place > 0) for place, stage in enumerate(stages)]
+    written = [_written(draft) for draft in drafts]
+    return replace(written[0], previous=written[1] if first else None)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A results folder that can be written; attributes as in ``NnunetFolder``, and its content."""
+
+    target: Path
+    files: Sequence[Path]
+    configuration: str
+    plan: Plan
+    ids: Mapping[str, Any]
+    network: nn.Module
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    rules: Sequence[Sequence[int]]
+
+
+def _draft(
+    request: NnunetExportRequest, files: Sequence[Path], overlays: Sequence[str], is_previous: bool
+) -> _Draft:
     parser = load_workflow(
         request.bundle,
         "inference.json",
-        request.overlays,
+        overlays,
         {"device": "cpu"},
         plan=model_settings(files[0]),
         trust=request.trust,
@@ -118,33 +158,37 @@ def export_nnunet(request: NnunetExportRequest) -> NnunetFolder:
     try:
         origin = facts.get("origin", {})
         ending = request.file_ending or origin.get("file_ending") or ENDINGS[0]
-        configuration = _configuration(plan, origin)
+        configuration = _configuration(plan, origin, is_previous)
         plans = nnunet_plans(plan, configuration, reader_for(plan, ending))
         training = facts.get("training") or {}
         dataset = nnunet_dataset(plan, ending, training.get("num_cases", 0))
     except PlanError as error:
         raise PlanError(f"{files[0]} cannot be exported for nnU-Net: {error}") from error
     _require_plain_preprocessing(request.bundle, files, ids)
-    rules = parser.get_parsed_content(RULES_ID)
-    name = f"{TRAINER}__nnUNetPlans__{configuration}"
-    target = ensure_writable(request.output) / name
+    target = ensure_writable(request.output) / f"{TRAINER}__nnUNetPlans__{configuration}"
     if target.exists():
         raise OutputError(
             f"{target} exists, and may be a training of nnU-Net. Choose another --output_dir, or delete the folder."
         )
-    folds = _folds(files)
-    network = parser.get_parsed_content("network_def")
-    with tempfile.TemporaryDirectory(dir=request.output) as temporary:
-        draft = Path(temporary) / name
-        for file, fold in zip(files, folds, strict=True):
-            load_weights(network, file, ids)
-            _write_checkpoint(draft, fold, network, plan, _facts_of(files, file, configuration))
-        write_json(draft / "plans.json", plans)
-        write_json(draft / "dataset.json", dataset)
-        if rules:
-            write_component_rules(draft, rules)
-        shutil.move(draft, target)
-    return NnunetFolder(target, folds, bool(rules), _notes(plan, dataset))
+    network, rules = (parser.get_parsed_content(name) for name in ("network_def", RULES_ID))
+    return _Draft(target, files, configuration, plan, ids, network, plans, dataset, rules)
+
+
+def _written(draft: _Draft) -> NnunetFolder:
+    folds = _folds(draft.files)
+    with tempfile.TemporaryDirectory(dir=draft.target.parent) as temporary:
+        folder = Path(temporary) / draft.target.name
+        for file, fold in zip(draft.files, folds, strict=True):
+            load_weights(draft.network, file, draft.ids)
+            facts = _facts_of(draft.files, file, draft.configuration)
+            _write_checkpoint(folder, fold, draft.network, draft.plan, facts)
+        write_json(folder / "plans.json", draft.plans)
+        write_json(folder / "dataset.json", draft.dataset)
+        if draft.rules:
+            write_component_rules(folder, draft.rules)
+        shutil.move(folder, draft.target)
+    notes = _notes(draft.plan, draft.dataset)
+    return NnunetFolder(draft.target, folds, bool(draft.rules), draft.plan.cascade, notes)
 
 
 def _require_plain_preprocessing(
@@ -163,8 +207,13 @@ def _require_plain_preprocessing(
             )
 
 
-def _configuration(plan: Plan, origin: Mapping[str, str]) -> str:
-    """nnU-Net's name of the configuration: that of an imported model, or by the kind of the plan."""
+def _configuration(plan: Plan, origin: Mapping[str, str], is_previous: bool) -> str:
+    """nnU-Net's name of the configuration: that of an imported model, or by the kind of the plan.
+
+    The previous stage has the name that ``nnunet_plans`` gives to it in the plans of the cascade.
+    """
+    if is_previous:
+        return STAGE
     known = origin.get("configuration", "")
     if SAFE_NAME.fullmatch(known):
         return known
@@ -204,8 +253,6 @@ def _write_checkpoint(
 def _notes(plan: Plan, dataset: Mapping[str, Any]) -> list[str]:
     """What a user of the folder must know."""
     notes = []
-    if plan.cascade:
-        notes.append("the masks of the previous stage are -prev_stage_predictions of nnU-Net")
     ignored = dataset["labels"].get("ignore")
     if ignored != plan.ignore_value:
         notes.append(

@@ -17,6 +17,9 @@ CLASSES = "dynamic_network_architectures.architectures.unet."
 IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 """Arguments of a network that nnU-Net imports by their path."""
 
+STAGE = "3d_lowres"
+"""Configuration of the previous stage of a cascade."""
+
 NORMS = {
     "INSTANCE": "instancenorm.InstanceNorm",
     "INSTANCE_NVFUSER": "instancenorm.InstanceNorm",
@@ -95,7 +98,7 @@ def nnunet_plans(plan: Plan, configuration: str, reader: str) -> dict[str, Any]:
         **{f"{step}_kwargs": arguments for step, arguments in RESAMPLING.items()},
         "architecture": _architecture(plan),
         "batch_dice": plan.batch_dice,
-        **({"previous_stage": "3d_lowres"} if plan.cascade else {}),
+        **({"previous_stage": STAGE} if plan.cascade else {}),
     }
     return {
         "dataset_name": plan.task_name,
