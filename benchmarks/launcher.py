@@ -1,7 +1,8 @@
-"""Run a command on one core and record its resource usage.
+"""Run a command on one core, or on all, and record its resource usage.
 
     python -I launcher.py FIGURES.json CORE COMMAND...
 
+CORE is a number, or "all". The peak memory is that of the largest process.
 The peak memory of a process includes that of its parent at the start. This program is small, unlike the benchmark with
 its libraries, so that the peak is that of the command.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 def main() -> int:
     """Run the command, write ``cpu_s``, ``wall_s`` and ``peak_mib``, and return the exit code of the command."""
     figures, core, *command = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):  # inherited by the command
+    if core != "all" and hasattr(os, "sched_setaffinity"):  # inherited by the command
         os.sched_setaffinity(0, {int(core)})
     start = time.perf_counter()
     process = subprocess.Popen(command)  # noqa: S603 - commands of the benchmark's own

@@ -8,6 +8,7 @@
     python scripts/benchmark.py scaling --dataset_dir DATA/Task04_Hippocampus
     python scripts/benchmark.py predict --dataset_dir DATA/Task04_Hippocampus --rounds 3
     python scripts/benchmark.py predict --parts forward --grid seed --device cuda
+    python scripts/benchmark.py predict --model NNUNET_RESULTS --input IMAGES --rounds 3
     python scripts/benchmark.py parity --data DATA
 
 The other projects are in .venv-peers (peers-requirements.txt, make peers); missing ones are skipped. Exit code 1 if a
@@ -20,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.errors import user_errors_exit
+from dynunet_bundle.errors import ConfigError, user_errors_exit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks/, which is not installed
@@ -91,8 +92,21 @@ def predict(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     from benchmarks import (
         predict,
         predict_forward,
+        predict_model,
     )
 
+    if arguments.model:
+        if arguments.input is None:
+            raise ConfigError("--model needs --input with images by nnU-Net's names.")
+        job = predict_model.ModelJob(
+            arguments.model,
+            arguments.input,
+            arguments.configuration,
+            arguments.mirroring,
+            arguments.previous_dir,
+        )
+        own = (arguments.peers, arguments.core, job, arguments.rounds)
+        return predict_model.run(ROOT / "bundle", work_dir, *own)
     return predict.run(
         ROOT / "bundle",
         work_dir,
@@ -207,6 +221,17 @@ def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:
         "--precision", nargs="+", default=[], help="for forward: fp16 bf16 tf32 fp32 (default: all)"
     )
     command.add_argument("--rounds", type=at_least_1, default=1, help="rounds; the fastest counts")
+    command.add_argument(
+        "--model", type=Path, help="instead of all parts: a model of nnU-Net, results folder or zip"
+    )
+    command.add_argument("--input", type=Path, help="for --model: folder of images")
+    command.add_argument("--configuration", help="for --model: configuration, if there are several")
+    command.add_argument(
+        "--mirroring", action="store_true", help="for --model: average over mirrored versions"
+    )
+    command.add_argument(
+        "--previous_dir", type=Path, help="for --model: masks of a cascade's previous stage"
+    )
     command = commands.add_parser(
         "parity",
         parents=[common],

@@ -61,6 +61,7 @@ def plans_of(kind: str = "PlainConvUNet", dims: int = 3, **changes: Any) -> dict
         "architecture": {
             "network_class_name": CLASSES + kind,
             "arch_kwargs": network_arguments(kind, dims),
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
         "batch_dice": True,
         **changes,
@@ -70,6 +71,7 @@ def plans_of(kind: str = "PlainConvUNet", dims: int = 3, **changes: Any) -> dict
         "plans_name": "nnUNetPlans",
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
         "configurations": {"2d" if dims == 2 else "3d_fullres": configuration},
         "foreground_intensity_properties_per_channel": {
             "0": {"percentile_00_5": 1.0, "percentile_99_5": 9.0, "mean": 5.0, "std": 2.0}
