@@ -1,5 +1,6 @@
 """Errors reach the user as one line and exit code 2; files are whole or absent; progress lines."""
 
+import errno
 import logging
 import os
 import pickle
@@ -416,3 +417,8 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):
     remove_leftovers(tmp_path, "case [1].")
     assert not gone.exists()
     assert living.exists() and elsewhere.exists() and other.exists()
+
+
+def test_a_copy_to_a_full_disk_names_the_copy() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "from.txt", None, "to.txt")
+    assert str(find_user_error(full)).startswith("cannot write to.txt: No space")

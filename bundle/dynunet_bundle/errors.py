@@ -155,9 +155,10 @@ def find_user_error(error: BaseException | None) -> BundleError | None:
         if isinstance(one, BundleError):
             return one
         if isinstance(one, OSError) and one.errno in NO_ROOM:
+            # of a copy, the second one is what is written
+            target = one.filename2 or one.filename or "all output"
             return OutputError(
-                f"cannot write {one.filename or 'all output'}: {one.strerror}. "
-                "Free space and run the same command again."
+                f"cannot write {target}: {one.strerror}. Free space and run the same command again."
             )
         if isinstance(one, OSError) and one.errno in REFUSED_PATHS and one.filename is not None:
             return ConfigError(

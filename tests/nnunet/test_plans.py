@@ -200,6 +200,14 @@ def test_a_network_of_another_shape_is_refused(tmp_path: Path, field: str, value
         read_results(folder, None, "final")
 
 
+@pytest.mark.parametrize("field", ["kernel_sizes", "strides"])
+@pytest.mark.parametrize("level", [[], [3], [3, 3], [3, 3, 3, 3]])
+def test_levels_of_other_dimensions_are_refused(field: str, level: list[int]) -> None:
+    levels = [[1, 1, 1], level, [2, 2, 2]]
+    with pytest.raises(PlanError, match="a level has the kernel or stride .*, not 3 numbers"):
+        plan_of(plans_of(architecture=architecture(**{field: levels})))
+
+
 def test_axes_that_are_no_permutation_are_refused(tmp_path: Path) -> None:
     folder = make_results(tmp_path / "results")
     content = {**plans_of(), "transpose_forward": [0, 0, 1]}

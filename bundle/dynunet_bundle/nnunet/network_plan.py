@@ -135,6 +135,9 @@ def _network_fault(kind: str, arguments: Mapping[str, Any], dims: int) -> str | 
     kernels, strides = (
         [_per_axis(value, dims) for value in arguments[key]] for key in ("kernel_sizes", "strides")
     )
+    wrong = [value for value in (*kernels, *strides) if len(value) != dims]
+    if wrong:
+        return f"a level has the kernel or stride {wrong[0]}, not {dims} numbers"
     return (
         padding_fault(kind, kernels, strides)
         or _option_fault(arguments)
