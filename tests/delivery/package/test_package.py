@@ -313,3 +313,11 @@ def test_weights_that_are_missing_are_told_before_anything_is_made(tmp_path: Pat
     with pytest.raises(WeightsError, match="there are no weights"):
         make_package(request)
     assert not request.output.exists()
+
+
+def test_a_task_named_in_other_bytes_has_a_card(tmp_path: Path) -> None:
+    request = request_for(tmp_path)
+    content = json.loads(Path(request.overlays[0]).read_text())
+    Path(request.overlays[0]).write_text(json.dumps({**content, "task_name": "Task_\udcff"}))
+    card = (make_package(request).folder / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "Task_\\udcff" in card

@@ -187,10 +187,13 @@ def make_package(request: PackageRequest) -> Package:
 def write_docs(folder: Path, content: CardContent) -> None:
     """Write the model card and the licence of the data to ``docs``."""
     folder.mkdir(exist_ok=True)
-    (folder / "README.md").write_text(model_card(content), encoding="utf-8", newline="\n")
-    (folder / "data_license.txt").write_text(
-        content.facts.data_license.rstrip() + "\n", encoding="utf-8", newline="\n"
-    )
+    texts = {
+        "README.md": model_card(content),
+        "data_license.txt": content.facts.data_license.rstrip() + "\n",
+    }
+    for name, text in texts.items():
+        # a task has the name of its folder, which may have bytes outside UTF-8
+        (folder / name).write_bytes(text.encode(errors="backslashreplace"))
 
 
 def display_name(name: str) -> str:
