@@ -74,20 +74,19 @@ def run(
     package = import_nnunet(request).folder
     sections = {}
     how = "with" if job.mirroring else "without"
-    with opened(job.model) as root:
-        folder = choose_model(root, job.configuration, job.model)
-        for cores in (core, None):
-            place = work_dir / ("one" if cores is not None else "all")
-            place.mkdir()
-            contenders = [
-                *_theirs(peers, folder, job, place, cores),
-                *(_ours(bundle, package, job, place, cores, name) for name in PRECISIONS),
-            ]
-            turns = take_turns(contenders, rounds, cores)
-            rows = [fastest(found, by_cpu=cores is not None) for found in turns]
-            count = "one core" if cores is not None else f"{_num_cores()} cores"
-            title = f"{folder.name}, file to file, {how} mirroring, {count}"
-            sections[title] = _compared(rows, place)
+    folder = choose_model(opened(job.model), job.configuration, job.model)
+    for cores in (core, None):
+        place = work_dir / ("one" if cores is not None else "all")
+        place.mkdir()
+        contenders = [
+            *_theirs(peers, folder, job, place, cores),
+            *(_ours(bundle, package, job, place, cores, name) for name in PRECISIONS),
+        ]
+        turns = take_turns(contenders, rounds, cores)
+        rows = [fastest(found, by_cpu=cores is not None) for found in turns]
+        count = "one core" if cores is not None else f"{_num_cores()} cores"
+        title = f"{folder.name}, file to file, {how} mirroring, {count}"
+        sections[title] = _compared(rows, place)
     return sections
 
 

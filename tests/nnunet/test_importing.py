@@ -211,9 +211,12 @@ def cascade(folder: Path, low: str = "nnUNetTrainer__nnUNetPlans__3d_lowres") ->
 
 def test_a_cascade_predicts_both_stages_in_one_command(phantom: Path, tmp_path: Path) -> None:
     second = cascade(tmp_path / "Dataset099_Phantom")
-    options = ("--name", "phantom_mri_segmentation", "--output_dir", tmp_path)
+    facts = tmp_path / "facts.json"
+    facts.write_text(json.dumps({"data_license": "CC0", "authors": "A. Author"}))
+    options = ("--name", "phantom_mri_segmentation", "--output_dir", tmp_path, "--facts", facts)
     done = run_script("import_nnunet", "--model", second, *options)
     assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.zip")
     package = tmp_path / "phantom_mri_segmentation"
     first = package / "models" / "previous_stage"
     assert json.loads((first / "model.json").read_text())["plan"]["spacing"] == [3.0, 3.0, 3.0]
@@ -221,7 +224,7 @@ def test_a_cascade_predicts_both_stages_in_one_command(phantom: Path, tmp_path: 
     shutil.copytree(phantom / "imagesTs", images)
     (images / "bad.nii.gz").write_bytes(b"not an image")
     done = run_script(
-        "predict", "--model", package, "--input", images, "--output_dir", tmp_path / "both"
+        "predict", "--model", archive, "--input", images, "--output_dir", tmp_path / "both"
     )
     # one bad case does not end the others, in either stage
     assert done.returncode == 1 and "bad" in done.stderr

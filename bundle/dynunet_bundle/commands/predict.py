@@ -34,7 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_output_dir("folder for the masks")
     parser.add_model(
-        "package, folder of a training, or files of weights: several form an ensemble",
+        "package or its zip, folder of a training, or files of weights: several form an ensemble",
         default=None,
         nargs="+",
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
-from dynunet_bundle.errors import WeightsError
+from dynunet_bundle.dicom_input.archives import extracted
+from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
 from dynunet_bundle.shapes import (
@@ -38,6 +39,16 @@ WEIGHTS_NAME: Schema = {
 }
 MAX_MEMBERS = 100
 """Most further files of weights of an ensemble; nnU-Net trains five in all."""
+
+MAX_MEMBERS = 100
+"""Largest number of members of an ensemble that is read from a zip."""
+
+PACKED = frozenset(
+    f"model{number}{suffix}"
+    for number in ("", *(f"_{member}" for member in range(2, MAX_MEMBERS + 1)))
+    for suffix in (".pt", ".json")
+)
+"""Names of weights and their JSON in a package."""
 
 OF_AN_EPOCH = ("sha256", "epoch", "val_mean_dice")
 """Entries of ``model.json`` that are not those of another epoch of the same training."""
@@ -124,11 +135,16 @@ def model_files(model: Path) -> list[Path]:
 
     Args:
         model: a ``.pt`` file, or a folder with ``model.pt`` in it or in its ``models``: a package, a training; or a
-            run of several folds, whose models are the members of an ensemble.
+            run of several folds, whose models are the members of an ensemble; or the zip of a package, whose weights
+            are extracted to a folder that is removed when the process ends.
 
     Raises:
         WeightsError: if there are no weights, or the JSON beside them is malformed.
+        DatasetError: if a zip is damaged, larger than the limits, or has unsafe names.
+        OutputError: if the temporary folder has no space for a zip.
     """
+    if model.suffix.lower() == ".zip" and model.is_file():
+        model = _unpacked(model)
     if model.is_dir():
         places = (model / "models" / MODEL, model / MODEL)
         found = [place for place in places if place.is_file()][:1]
@@ -142,6 +158,21 @@ def model_files(model: Path) -> list[Path]:
             return found
         model = found[0]
     return [model, *(model.with_name(name) for name in model_facts(model).get("members", ()))]
+
+
+def _unpacked(archive: Path) -> Path:
+    """Folder of the package in a zip, with its weights only."""
+    try:
+        folder = extracted(archive, wanted=PACKED)
+    except DatasetError as error:
+        raise DatasetError(f"{archive}: {error}") from error
+    found = sorted(folder.glob(f"*/models/{MODEL}"))
+    if len(found) != 1:
+        raise WeightsError(
+            f"{archive} is not a package: it has {len(found)} files */models/{MODEL}, not one. Pass the zip of one "
+            "package, or its folder."
+        )
+    return found[0].parents[1]
 
 
 def previous_weights(weights: Path) -> list[Path]:
