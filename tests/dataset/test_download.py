@@ -477,7 +477,9 @@ def test_a_terminal_gets_a_bar(fetch, server, monkeypatch):
 
 def test_offline_is_one_line_and_exit_code_2(tmp_path):
     proxy = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    result = run_script("download", "--task", "4", "--out", tmp_path, env={**os.environ, **proxy})
+    result = run_script(
+        "download", "--task", "4", "--output_dir", tmp_path, env={**os.environ, **proxy}
+    )
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(
@@ -491,7 +493,7 @@ def test_the_script_names_the_licence_and_the_folder(tmp_path):
     folder = tmp_path / "Task09_Spleen"
     folder.mkdir()
     (folder / "dataset.json").write_text("{}")
-    result = run_script("download", "--task", "09", "--out", tmp_path)
+    result = run_script("download", "--task", "09", "--output_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     assert str(folder) in result.stdout
     assert "CC BY-SA 4.0" in result.stdout.splitlines()[-1]
@@ -512,7 +514,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path):
         proxy = f"http://127.0.0.1:{silent_proxy.getsockname()[1]}"
         script = ROOT / "scripts" / "download.py"
         process = subprocess.Popen(
-            [sys.executable, script, "--task", "4", "--out", tmp_path],
+            [sys.executable, script, "--task", "4", "--output_dir", tmp_path],
             env={**os.environ, "https_proxy": proxy},
             stderr=subprocess.PIPE,
             text=True,

@@ -65,6 +65,9 @@ def add_arguments(parser: CommandParser) -> None:
         "-o", "--output", type=Path, help="JSON file to write (default: in the folder of tasks)"
     )
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace an overlay that holds another plan"
+    )
+    parser.add_argument(
         "--num_workers",
         type=number_option(POSITIVE),
         default=4,

@@ -161,7 +161,7 @@ def find_folds(
 
     Raises:
         DatasetError: if the file does not exist elsewhere, if it does not belong to these cases, or if there are fewer
-            cases than folds.
+            cases than folds, or if another number of folds than the file's or the default is asked for.
     """
     path = find_splits(splits_file)
     if path is None:
@@ -170,6 +170,11 @@ def find_folds(
         return default_folds(names, num_folds, seed)
     folds = read_folds(path, names)
     if len(folds) != num_folds:
+        if num_folds != NUM_FOLDS:
+            raise DatasetError(
+                f"{path} has {counted(len(folds), 'fold')}, but num_folds is {num_folds}. Leave out --num_folds, or "
+                "pass --splits_file '$None' to draw folds anew."
+            )
         logger.warning("%s has %s; num_folds is ignored", path, counted(len(folds), "fold"))
     return folds
 

@@ -1,5 +1,6 @@
 """The work of ``scripts/plan.py``: get the facts, plan, write overlay, facts and folds, return a summary."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError, counted
 from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.planning.doubts import plan_doubts
 from dynunet_bundle.planning.fingerprint import (
     FINGERPRINT_SCHEMA,
     Fingerprint,
     extract_fingerprint,
 )
 from dynunet_bundle.planning.like import SourceModel, plan_like
-from dynunet_bundle.planning.plan import Plan
+from dynunet_bundle.planning.plan import PLAN_SCHEMA, Plan, plan_differences
 from dynunet_bundle.planning.planner import (
     CASCADE,
     PREVIOUS_STAGE,
@@ -36,6 +38,8 @@ from dynunet_bundle.planning.summary import (
     spacing_rule,
 )
 from dynunet_bundle.terminal import next_command
+
+logger = logging.getLogger(__name__)
 
 RGB = 3
 OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
@@ -59,6 +63,7 @@ class PlanRequest:
     num_workers: int = 4
     cache_dir: Path | None = None
     like: SourceModel | None = None
+    overwrite: bool = False
 
 
 def plan_dataset(request: PlanRequest) -> str:
@@ -84,6 +89,9 @@ def plan_dataset(request: PlanRequest) -> str:
     name = CASCADE if plan.cascade else request.configuration
     suffix = name if name in OWN_NAMES else f"{plan.spatial_dims}d"
     out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
+    _require_unchanged(out, plan, request.overwrite)
+    for doubt in plan_doubts(dataset, fingerprint, plan):
+        logger.warning("warning: %s", doubt)
     parts = [
         format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),
         decided,
@@ -105,7 +113,7 @@ def _check_arguments(request: PlanRequest) -> None:
             "overlay to another folder (--output)."
         )
     if request.fingerprint and (request.out is None or request.preset):
-        raise ConfigError("--fingerprint needs --out and cannot be combined with --preset.")
+        raise ConfigError("--fingerprint needs --output and cannot be combined with --preset.")
     if request.fingerprint and (request.channel_names or request.label_names):
         raise ConfigError(
             "--fingerprint cannot be combined with --channel_names or --label_names. "
@@ -119,6 +127,22 @@ def _check_arguments(request: PlanRequest) -> None:
         )
     if request.preset and (request.planner != "plain" or request.configuration in OWN_NAMES):
         raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
+
+
+def _require_unchanged(out: Path, plan: Plan, overwrite: bool) -> None:
+    """Refuse to change a plan with which weights may have been trained.
+
+    Raises:
+        ConfigError: with the ids that differ.
+    """
+    if overwrite or not out.is_file():
+        return
+    differences = plan_differences(read_json(out, ConfigError, PLAN_SCHEMA), plan.overlay())
+    if differences:
+        raise ConfigError(
+            f"{out} holds another plan ({'; '.join(differences)}), and weights trained with it need it. Write to "
+            "another file (--output), or replace it with --overwrite."
+        )
 
 
 def _named(

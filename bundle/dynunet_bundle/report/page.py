@@ -8,6 +8,7 @@ shows neither folders nor header fields that may identify a patient. MONAI has n
 import base64
 import datetime
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import jinja2
 
 from dynunet_bundle.drawing.colours import ClassColours
-from dynunet_bundle.errors import counted
+from dynunet_bundle.errors import counted, some_of
 from dynunet_bundle.files import atomic_write
 from dynunet_bundle.report.charts import Strip, strip_chart
 from dynunet_bundle.report.content import (
@@ -43,6 +44,8 @@ MAX_RANKED_SHARE = 3
 """At most one case in this many is labelled worst, and one in this many best: of five cases, four are not all worst."""
 
 REPORT_NAME = "report.html"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ def write_report(
     run = run or {}
     content = Content(scores or {}, run, masks_of(predictions, run))
     files = {"images": files_by_case(images), "labels": files_by_case(labels)}
+    for what, given in (("images", images), ("labels", labels)):
+        if given is not None:
+            _tell_missing(what, files[what], content)
     colours = _colours(run, class_names)
     shown = _shown_cases(content, files, colours)
     drawn = {value for case in shown for value in case.pictures.values}
@@ -174,6 +180,19 @@ def _shown_cases(
         flagged = sorted(drawable, key=lambda case: -len(content.flags(case)))
         chosen = dict.fromkeys(flagged[: NUM_WORST + NUM_BEST], "")
     return [_shown_case(content, files, case, rank, colours) for case, rank in chosen.items()]
+
+
+def _tell_missing(what: str, files: Mapping[str, Path], content: Content) -> None:
+    """Log the cases of the page that the given files lack."""
+    missing = [case for case in content.cases if find_file(files, case) is None]
+    if missing:
+        logger.warning(
+            "the folder of %s lacks %d of the %d cases of the report: %s",
+            what,
+            len(missing),
+            len(content.cases),
+            some_of(missing),
+        )
 
 
 def _drawable(content: Content) -> list[str]:
