@@ -91,9 +91,7 @@ def write_report(
     run = run or {}
     content = Content(scores or {}, run, masks_of(predictions, run))
     files = {"images": files_by_case(images), "labels": files_by_case(labels)}
-    for what, given in (("images", images), ("labels", labels)):
-        if given is not None:
-            _tell_missing(what, files[what], content)
+    _tell_missing(content, files, images=images, labels=labels)
     colours = _colours(run, class_names)
     shown = _shown_cases(content, files, colours)
     drawn = {value for case in shown for value in case.pictures.values}
@@ -182,17 +180,18 @@ def _shown_cases(
     return [_shown_case(content, files, case, rank, colours) for case, rank in chosen.items()]
 
 
-def _tell_missing(what: str, files: Mapping[str, Path], content: Content) -> None:
-    """Log the cases of the page that the given files lack."""
-    missing = [case for case in content.cases if find_file(files, case) is None]
-    if missing:
-        logger.warning(
-            "the folder of %s lacks %d of the %d cases of the report: %s",
-            what,
-            len(missing),
-            len(content.cases),
-            some_of(missing),
-        )
+def _tell_missing(content: Content, files: Mapping[str, Mapping[str, Path]], **given: Any) -> None:
+    """Log the cases of the page that the given images or labels lack."""
+    for what, source in given.items():
+        missing = [case for case in content.cases if find_file(files[what], case) is None]
+        if source is not None and missing:
+            logger.warning(
+                "the folder of %s lacks %d of the %d cases of the report: %s",
+                what,
+                len(missing),
+                len(content.cases),
+                some_of(missing),
+            )
 
 
 def _drawable(content: Content) -> list[str]:
