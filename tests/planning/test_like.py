@@ -59,7 +59,7 @@ def test_channels_in_another_order_keep_their_normalization() -> None:
 
 
 def test_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"2 channel\(s\) \(T1, T2\), PACKAGE has 1 \(MRI\)"):
+    with pytest.raises(PlanError, match=r"2 channels \(T1, T2\), PACKAGE has 1 \(MRI\)"):
         plan_like(replace(DATA, channel_names=("T1", "T2")), source_of())
 
 
