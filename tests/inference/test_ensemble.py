@@ -248,6 +248,7 @@ def test_the_script(images, member, tmp_path, monkeypatch, capsys):
     assert "2 masks written" in capsys.readouterr().out
     record = json.loads((out / "ensemble.json").read_text())
     assert record["keep_largest"] == [[1, 2], [1]] and record["weights"] == [1.0, 2.0]
+    assert str(tmp_path) not in json.dumps(record)
     expected = write_ensemble(
         request_for(images, *folders, weights=(1.0, 2.0), rules=[[1, 2], [1]], output=out / "x")
     )

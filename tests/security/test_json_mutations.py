@@ -41,6 +41,7 @@ from dynunet_bundle.cross_validation.commands import status_content
 from dynunet_bundle.cross_validation.out_of_fold import is_scored, score_basis, score_fold
 from dynunet_bundle.cross_validation.results import ResultFolder, collect
 from dynunet_bundle.cross_validation.summary import format_folds
+from dynunet_bundle.dataset.case_marks import name_mark
 from dynunet_bundle.dataset.folds import read_folds
 from dynunet_bundle.dataset.inputs import find_inputs
 from dynunet_bundle.dataset.select import load_dataset
@@ -371,7 +372,11 @@ def ensemble_record(folder: Path) -> Made:
     members = folder / "cross_validation" / "probabilities"
     out = folder / "out"
     out.mkdir()
-    record = {"members": [str(members)] * 2, "weights": None, "keep_largest": []}
+    record = {
+        "members": [name_mark(str(members.resolve()))] * 2,
+        "weights": None,
+        "keep_largest": [],
+    }
     write_json(out / "ensemble.json", record)
     request = EnsembleRequest((members, members), folder / "images", out, go_on=True)
     return out / "ensemble.json", lambda: write_ensemble(request)

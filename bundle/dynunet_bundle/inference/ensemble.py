@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynunet_bundle.dataset.case_marks import name_mark
 from dynunet_bundle.dataset.cases import image_files, list_images
 from dynunet_bundle.dataset.reference_labels import cases_by_name, dataset_root
 from dynunet_bundle.errors import (
@@ -278,7 +279,8 @@ def _start(request: EnsembleRequest, members: Members) -> set[str]:
     """
     folder = request.output
     record = {
-        "members": [str(member.resolve()) for member in request.members],
+        # folders may be called after patients
+        "members": [name_mark(str(member.resolve())) for member in request.members],
         "weights": request.weights and list(request.weights),
         "keep_largest": [list(values) for values in request.rules],
     }
