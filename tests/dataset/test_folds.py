@@ -93,7 +93,7 @@ def test_a_file_that_is_there_is_the_users(tmp_path: Path):
         ([["case_0"], ["case_1"]], r"\[1\]: .* is not of type 'object'"),
         (
             [{"train": ["case_0", "gone", "away"], "val": ["case_1"]}],
-            r"fold 0 has 2 cases that are not in the data set: away, gone",
+            r"fold 0 has 2 cases outside the data set: away, gone",
         ),
         (
             [

@@ -475,7 +475,9 @@ def test_plain_files_numbered_like_channels_are_cases(tmp_path: Path):
 
 def test_files_without_a_partner(tmp_path: Path):
     touch(tmp_path, "images/a.png", "images/b.png", "labels/b.png", "labels/c.png")
-    with pytest.raises(DatasetError, match=r"2 files in .*no partner of the same name: a, c\."):
+    with pytest.raises(
+        DatasetError, match=r"2 files in .*without a partner of the same name: a, c\."
+    ):
         load_dataset(tmp_path)
 
 

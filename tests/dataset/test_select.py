@@ -153,7 +153,7 @@ def test_one_case_cannot_be_split(make_dataset: MakeDataset):
 def test_a_file_of_folds_of_other_cases(make_dataset: MakeDataset, tmp_path: Path):
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": ["t_00"], "val": ["old_case"]}]))
-    with pytest.raises(DatasetError, match=r"not in the data set: old_case\."):
+    with pytest.raises(DatasetError, match=r"outside the data set: old_case\."):
         cases_of(str(make_dataset()), "training", splits_file=str(splits), **PLANNED)
 
 

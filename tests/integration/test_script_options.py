@@ -111,6 +111,29 @@ COMMANDS: list[tuple[str, str]] = [
         "--config_file {plan} --dataset_dir {data} --output_dir {run} --fold 1 --num_folds 2",
     ),
     ("verify_bundle", "{out}/dist/phantom_mri_segmentation --only metadata --json"),
+    ("draw_plan", "--dataset_dir {data} -m {run}/fold_0 --output {out}/of_model.png"),
+    (
+        "ensemble",
+        "--members {out}/probabilities --input {data}/imagesTs --output_dir {out}/of_model "
+        "-m {run}/fold_0",
+    ),
+    (
+        "evaluate",
+        "--predictions {out}/masks --labels {data}/labelsTs -m {run}/fold_0 --output {out}/of_model.json",
+    ),
+    (
+        "export",
+        f"--model {WEIGHTS} --output_dir {{out}}/of_nnunet --formats nnunet --file_ending .nii.gz",
+    ),
+    (
+        "plan",
+        "--dataset_dir {data} --like {run}/fold_0 --output {out}/of_plan.json --cache_dir {cache}",
+    ),
+    ("prepare", "--dataset_dir {data} -m {run}/fold_0 --prepared_dir {run}/prepared"),
+    (
+        "preview_feed",
+        "--dataset_dir {data} -m {run}/fold_0 --output {out}/of_feed.png --prepared_dir {run}/prepared",
+    ),
 ]
 """Commands that end well, in the order in which they run."""
 

@@ -313,7 +313,7 @@ def test_folds_of_cases_that_are_gone_are_refused_before_anything_is_written(
     tasks = tmp_path / "tasks"
     before = {path: path.read_bytes() for path in tasks.rglob("*.json")}
     with pytest.raises(
-        DatasetError, match=r"splits/Own\.json: fold 0 .*not in the data set: c0.* delete it"
+        DatasetError, match=r"splits/Own\.json: fold 0 .*outside the data set: c0.* delete it"
     ):
         plan_dataset(request_for(volumes, tmp_path, planner="resenc_m", overwrite=True))
     assert {path: path.read_bytes() for path in tasks.rglob("*.json")} == before

@@ -194,7 +194,7 @@ def read_folds(path: Path, names: Sequence[str]) -> Folds:
         unknown = sorted({*fold["train"], *fold["val"]} - set(names))
         if unknown:
             raise DatasetError(
-                f"{path}: fold {index} has {counted(len(unknown), 'case')} that are not in the data set: "
+                f"{path}: fold {index} has {counted(len(unknown), 'case')} outside the data set: "
                 f"{some_of(unknown)}. {REMEDY}"
             )
         both = sorted(set(fold["train"]) & set(fold["val"]))

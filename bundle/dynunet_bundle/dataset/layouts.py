@@ -274,7 +274,7 @@ def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
     lacking = sorted({name_of(case) for case in cases} ^ set(masks))
     if lacking:
         raise DatasetError(
-            f"{counted(len(lacking), 'file')} in {images} and {labels} have no partner of the same name: "
+            f"{counted(len(lacking), 'file')} in {images} and {labels} without a partner of the same name: "
             f"{', '.join(lacking[:5])}. Files are paired by name; CASE_0000, CASE_0001, ... are the channels of the "
             "label CASE. Add the missing files, move these away, or list the pairs in a dataset.json."
         )
