@@ -232,6 +232,24 @@ def test_the_name_of_an_entry_is_honoured(tmp_path: Path):
         load_dataset(listed(tmp_path, *pairs, entry_0="x", entry_1="x"))
 
 
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        (["p3/t1.nii.gz"], ["p3"]),
+        (["p3/t1.nii.gz", "p4/t1.nii.gz"], ["p3", "p4"]),
+        (["ts/x.nii.gz"], ["x"]),
+    ],
+)
+def test_a_file_name_that_cases_share_names_no_test_case(
+    tmp_path: Path, test: list[str], expected: list[str]
+):
+    root = listed(tmp_path, ("p1/t1.nii.gz", "p1/seg.nii.gz"), ("p2/t1.nii.gz", "p2/seg.nii.gz"))
+    touch(root, *test)
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(content | {"test": test}))
+    assert names(load_dataset(root).test) == expected
+
+
 def test_nnunets_raw_form_is_read(make_dataset: MakeDataset):
     root = make_dataset(num_cases=3)
     for file in [*(root / "imagesTr").iterdir(), *(root / "imagesTs").iterdir()]:

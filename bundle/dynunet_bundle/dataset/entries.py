@@ -6,7 +6,8 @@ channel (``c_00_0000`` and ``c_00``); the file name of its image. If files of di
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from dynunet_bundle.files import CHANNEL_SUFFIX, case_name
 
 
 def read_entries(
-    entries: Sequence[Any], root: Path, num_channels: int, where: str, labelled: bool
+    entries: Sequence[Any],
+    root: Path,
+    num_channels: int,
+    where: str,
+    labelled: bool,
+    shared: Collection[str] = (),
 ) -> list[Case]:
     """Cases of a section of dataset.json.
 
@@ -27,6 +33,7 @@ def read_entries(
         num_channels: channels of the data set.
         where: file and section, for messages.
         labelled: whether the section has labels.
+        shared: file names that several cases of another section have, see ``shared_names``.
 
     Raises:
         DatasetError: if a name cannot be a file name.
@@ -37,7 +44,13 @@ def read_entries(
         cases.append(_entry_case(content, root, num_channels, labelled))
         if NAME in content:
             cases[-1][NAME] = valid_name(content[NAME], f"{where}[{index}]")
-    return with_folder_names(cases, root)
+    return with_folder_names(cases, root, shared)
+
+
+def shared_names(cases: Sequence[Case]) -> set[str]:
+    """File names that several cases have: they name none of them, nor a case of another section."""
+    names = [case_name(image_files(case)[0]) for case in cases]
+    return {name for name, number in Counter(names).items() if number > 1}
 
 
 def valid_name(name: str, where: str) -> str:
@@ -92,14 +105,16 @@ def numbered_channels(case: Case, num_channels: int) -> Case:
     return {"image": list(map(str, files)), NAME: name}
 
 
-def with_folder_names(cases: list[Case], root: Path) -> list[Case]:
+def with_folder_names(cases: list[Case], root: Path, shared: Collection[str] = ()) -> list[Case]:
     """Cases named by their folders, if their files have the same names and each case has a folder of its own.
 
     Args:
         cases: cases of one section.
         root: folder of the data set. Folders of the same name are told apart by their path from it.
+        shared: names that no case may have.
     """
-    if len({name_of(case) for case in cases}) == len(cases):
+    own = {name_of(case) for case in cases}
+    if len(own) == len(cases) and own.isdisjoint(shared):
         return cases
     folders = [
         Path(os.path.commonpath(map(os.path.dirname, all_files(case).values()))) for case in cases

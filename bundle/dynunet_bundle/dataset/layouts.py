@@ -17,7 +17,7 @@ from dynunet_bundle.dataset.cases import (
     require_files,
     require_unique,
 )
-from dynunet_bundle.dataset.entries import read_entries
+from dynunet_bundle.dataset.entries import read_entries, shared_names
 from dynunet_bundle.dataset.image_folder import group_channels, is_whole_picture, missing_channels
 from dynunet_bundle.dataset.unlisted import dataset_notes
 from dynunet_bundle.errors import DatasetError, counted
@@ -163,16 +163,16 @@ def read_layout(root: Path, complete: bool = True) -> DatasetDescription:
 def _read_msd(root: Path, source: Path, content: Mapping[str, Any]) -> DatasetDescription:
     """``training`` has pairs of paths, ``test`` has paths; ``image`` may be a list with one file per channel."""
     channel_names = _channel_names(content, source)
-    sections = {
-        name: read_entries(
+    sections: dict[str, list[Case]] = {}
+    for name in ("training", "test"):
+        sections[name] = read_entries(
             content.get(name, []),
             root,
             len(channel_names),
             f"{source}: {name}",
             labelled=name == "training",
+            shared=shared_names(sections.get("training", ())),
         )
-        for name in ("training", "test")
-    }
     return DatasetDescription(
         task_name(root),
         channel_names,
