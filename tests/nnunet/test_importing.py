@@ -105,6 +105,28 @@ def test_rules_of_the_model_come_along(tmp_path: Path) -> None:
     assert facts["keep_largest"] == config["keep_largest"] == [[1, 2]]
 
 
+def test_rules_of_an_ensemble_are_written_beside_its_members(tmp_path: Path) -> None:
+    data = tmp_path / "Dataset099_Phantom"
+    results = make_results(data / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    step = "remove_all_but_largest_component_from_segmentation"
+    content = {
+        "postprocessing_fns": [step, step],
+        "postprocessing_kwargs": [{"labels_or_regions": 1}, {"labels_or_regions": 2}],
+    }
+    others = "ensemble___nnUNetTrainer__nnUNetPlans__2d___nnUNetTrainer__nnUNetPlans__3d_lowres___0"
+    ours = "ensemble___nnUNetTrainer__nnUNetPlans__2d___nnUNetTrainer__nnUNetPlans__3d_fullres___0"
+    for name in (others, ours):
+        folder = data / "ensembles" / name
+        folder.mkdir(parents=True)
+        (folder / "postprocessing.json").write_text(json.dumps(content))
+    package = import_nnunet(request(results, tmp_path / "out"))
+    facts = json.loads((package.folder / "models" / "model.json").read_text())
+    assert "keep_largest" not in facts
+    (rules,) = (tmp_path / "out").glob("*.json")
+    assert rules.stem == ours
+    assert json.loads(rules.read_text()) == {"keep_largest": [[1], [2]]}
+
+
 def test_a_zip_of_two_models_asks_which(tmp_path: Path) -> None:
     data = tmp_path / "Dataset099_Phantom"
     make_results(data / "nnUNetTrainer__nnUNetPlans__3d_fullres")

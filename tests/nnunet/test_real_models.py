@@ -89,3 +89,36 @@ def test_mirrored_masks_are_nnunets(name: str, models: Path, tmp_path: Path) -> 
     folder, _, masks, _ = MODELS[name]
     previous = ("--previous", models / folder / "masks_lowres_tta") if name == "cascade" else ()
     predict(models, tmp_path, name, masks.replace("notta", "tta"), "--tta", *previous)
+
+
+@pytest.mark.slow
+def test_an_ensemble_with_its_rules(models: Path, tmp_path: Path) -> None:
+    """The commands of docs/nnunet.md; nnU-Net's own are nnUNetv2_ensemble and nnUNetv2_apply_postprocessing."""
+    folder, members = models / "11_zip", []
+    for configuration in ("2d", "3d_fullres"):
+        done = run_script(
+            "import_nnunet",
+            *("--model", folder / "model.zip", "--configuration", configuration),
+            *("--output_dir", tmp_path / "packages", "--name", f"model_mr_any{configuration[0]}"),
+        )
+        assert done.returncode == 0, done.stderr
+        members.append(tmp_path / configuration / "probabilities")
+        done = run_script(
+            "predict",
+            *("--model", tmp_path / "packages" / f"model_mr_any{configuration[0]}"),
+            *("--input", folder / "images", "--output_dir", tmp_path / configuration),
+            *("--mirroring", "--precision", "float32", "--probabilities_dir", members[-1]),
+        )
+        assert done.returncode == 0, done.stderr
+    (rules,) = (tmp_path / "packages").glob("ensemble___*.json")
+    for masks, options in (("masks_ensemble", ()), ("masks_ensemble_pp", ("--config_file", rules))):
+        done = run_script(
+            "ensemble",
+            *("--members", *members, "--input", folder / "images"),
+            *("--output_dir", tmp_path / masks, *options),
+        )
+        assert done.returncode == 0, done.stderr
+        expected = sorted((folder / masks).glob("*.nii.gz"))
+        assert expected
+        for path in expected:
+            require_equal(tmp_path / masks / path.name, path)

@@ -99,7 +99,7 @@ def import_nnunet(request: ImportRequest) -> Package:
         stage = _stage_before(model)
         place = _place_before(request, model.results.folder, stage)
         previous = _converted(request, place, stage, folder / "previous") if place else None
-        return make_package(
+        package = make_package(
             PackageRequest(
                 bundle=request.bundle,
                 overlays=[str(model.overlay)],
@@ -114,6 +114,8 @@ def import_nnunet(request: ImportRequest) -> Package:
                 draft=True,
             )
         )
+        _write_ensemble_rules(model.results.folder, request.output)
+        return package
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -233,6 +235,23 @@ def _rules(folder: Path) -> list[list[int]] | None:
         if rules is not None:
             return rules
     return None
+
+
+def _write_ensemble_rules(folder: Path, output: Path) -> None:
+    """Write the component rules of the ensembles that a model is a member of, as overlays beside its package."""
+    for place in sorted(folder.parent.glob("ensembles/ensemble___*")):
+        # ensemble___MODEL___MODEL___FOLDS
+        members = place.name.split("___")[1:-1]
+        rules = component_rules(place) if folder.name in members else None
+        if rules is None:
+            continue
+        path = output / f"{place.name}.json"
+        write_json(path, {RULES_ID: rules})
+        logger.info(
+            "the ensemble of %s has rules of its own: pass --config_file %s to the ensemble command",
+            " and ".join(members),
+            path,
+        )
 
 
 def _facts(folder: Path, model: _Converted, given: Path | None) -> Path:
