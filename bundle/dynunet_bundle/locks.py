@@ -32,6 +32,9 @@ HOLDER = re.compile(
 POLL_S = 0.2
 """Seconds between two looks at a lock that another process holds."""
 
+NUM_LOOKS = 5
+"""Looks at the name of a holder before it counts as unknown."""
+
 WAIT = "Wait until it ends, stop it, or choose another folder."
 
 logger = logging.getLogger(__name__)
@@ -107,7 +110,7 @@ class ProcessLock:
                     raise self._busy(holder, f"{remedy} {hint}".lstrip())
                 self._move_away(holder)
             elif is_locked is False:
-                raise self._busy(holder, remedy)
+                raise self._busy(_holder_of(descriptor), remedy)
             elif _is_same_file(descriptor, self.path):
                 self._write_holder(descriptor)
                 taken = True
@@ -237,6 +240,16 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
+
+
+def _holder_of(descriptor: int) -> dict[str, str]:
+    """The living holder of a locked file, which may write its name a moment after it has got the lock."""
+    for _ in range(NUM_LOOKS):
+        holder = _parse(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+        if holder and not is_gone(holder["process"]):
+            break
+        time.sleep(POLL_S)
+    return holder
 
 
 def _parse(content: bytes) -> dict[str, str]:

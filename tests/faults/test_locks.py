@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -385,3 +386,18 @@ def test_a_store_that_was_prepared_meanwhile_is_not_prepared_again(
     assert len(cases) == len(dataset) and "waiting for it" in log.text
     assert "preparing" not in log.text
     assert all(np.load(case.image).size for case in cases)
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / ".package.lock"
+    name = f"{writer()}\t2026-01-01 00:00 UTC\tpackage\n"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def write() -> None:
+            file.write(name)
+            file.flush()
+
+        threading.Timer(0.3, write).start()
+        with pytest.raises(BusyError, match=rf"process {os.getpid()} of this machine"):
+            ProcessLock(path, "package").acquire()
