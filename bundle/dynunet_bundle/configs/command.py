@@ -35,7 +35,7 @@ def corrected_texts(line: CommandLine, known: set[str]) -> dict[str, str]:
     """Check the overrides of a command, and find those that MONAI takes for other values than they stand for.
 
     Args:
-        line: the command; its ids are known.
+        line: the command; its ids are known, and ``require_safe`` has accepted its configs.
         known: top-level ids of the configs.
 
     Returns:
@@ -65,6 +65,7 @@ def corrected_texts(line: CommandLine, known: set[str]) -> dict[str, str]:
     for name in given:
         usage.require_used(name)
     require_plan(usage.config, {**given, **values})
+    require_results(usage.config, {**given, **values})
     corrected = {name: _text_for_monai(texts[name], value) for name, value in values.items()}
     found = {name: text for name, text in corrected.items() if text is not None}
     idle = [name for name in (*given, *values) if not usage.uses(name.replace("::", "#"))]
@@ -154,25 +155,47 @@ def _text_for_monai(text: str, value: Any) -> str | None:
 
 
 def require_plan(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse values that show what they are only together: results of expressions, the plan, the file of folds.
+    """Refuse ids of a plan that do not fit each other, and a file of folds that is gone; no code is run.
 
     Args:
-        config: content of the configs; code in them is trusted.
+        config: content of the configs.
         values: overrides by id.
 
     Raises:
-        ConfigError: for an expression whose result is of a wrong type or out of range, ids of the plan that do not fit
-            each other, with the values that would do, or a file of folds that does not exist.
+        ConfigError: with the values that would do.
+        DatasetError: for a file of folds that does not exist.
     """
+    content = _with_overrides(config, values)
+    require_fitting_plan({name: content[name] for name in PLAN_IDS if name in content})
+    require_named_folds(content)
+
+
+def require_results(config: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse expressions whose results are of a wrong type or out of range, or do not fit the plan.
+
+    The expressions are run, so this comes after ``require_safe``, and after nothing else is left to refuse.
+
+    Args:
+        config: content of the configs.
+        values: overrides by id.
+
+    Raises:
+        ConfigError: naming the id, the result and what it must be.
+    """
+    content = _with_overrides(config, values)
+    results = expression_results(content)
+    require_values(results, "an expression", config)
+    require_fitting_plan(
+        {name: results.get(name, content[name]) for name in PLAN_IDS if name in content}
+    )
+
+
+def _with_overrides(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     parser = ConfigParser(copy.deepcopy(dict(config)))
     for name, value in values.items():
         parser[name] = copy.deepcopy(value)
-    content = parser.get()
-    results = expression_results(content)
-    require_values(results, "an expression", config)
-    plan = {name: results.get(name, content[name]) for name in PLAN_IDS if name in content}
-    require_fitting_plan(plan)
-    require_named_folds(content)
+    content: dict[str, Any] = parser.get()
+    return content
 
 
 def require_named_folds(content: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from dynunet_bundle.configs.code_check import require_safe
-from dynunet_bundle.configs.command import require_plan
+from dynunet_bundle.configs.command import require_plan, require_results
 from dynunet_bundle.configs.literals import literal
 from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.configs.recipe import training_recipe
@@ -101,6 +101,7 @@ def load_workflow(
     for where, ids in zip(places, [*contents, dict(settings or {}), literals], strict=True):
         require_values(ids, where, own)
     require_plan(own, {**content, **literals})
+    require_results(own, {**content, **literals})
     kind = "train" if "train" in own else "infer"
     workflow = BundleWorkflow(str(configs / config), workflow_type=kind, **{**content, **literals})
     workflow.initialize()
