@@ -1,6 +1,7 @@
 """What in a data set makes a plan doubtful, although it can be planned: told while it can still be mended."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.planning.fingerprint import Fingerprint
@@ -38,10 +39,11 @@ def _unnamed_ct(dataset: DatasetDescription, fingerprint: Fingerprint, plan: Pla
     lowest, highest = HOUNSFIELD_RANGE
     rows = zip(dataset.channel_names, fingerprint.intensities, plan.normalization, strict=False)
     for name, values, normalization in rows:
-        looks_ct = lowest <= values["min"] < AIR_OR_FAT and -AIR_OR_FAT < values["max"] <= highest
+        darkest, brightest = _extremes(values)
+        looks_ct = lowest <= darkest < AIR_OR_FAT and -AIR_OR_FAT < brightest <= highest
         if looks_ct and normalization != "ct":
             yield (
-                f'channel "{name}" has values from {values["min"]:g} to {values["max"]:g}, which look like Hounsfield '
+                f'channel "{name}" has values from {darkest:g} to {brightest:g}, which look like Hounsfield '
                 f"units, but is normalized by {normalization}. If it is CT, name the channel CT in dataset.json or "
                 "with --channel_names."
             )
@@ -52,7 +54,8 @@ def _unnamed_colours(
 ) -> Iterator[str]:
     values = fingerprint.intensities
     looks_coloured = len(values) == COLOURS and all(
-        0 <= one["min"] and 1 < one["max"] <= MAX_COLOUR for one in values
+        0 <= darkest and 1 < brightest <= MAX_COLOUR
+        for darkest, brightest in map(_extremes, values)
     )
     if looks_coloured and plan.spatial_dims == 2 and "rgb_to_0_1" not in plan.normalization:
         yield (
@@ -61,6 +64,11 @@ def _unnamed_colours(
             + ", ".join(plan.normalization)
             + ". If they are colours, name each of them rgb_to_0_1 in dataset.json or with --channel_names."
         )
+
+
+def _extremes(values: Mapping[str, float]) -> tuple[float, float]:
+    """Smallest and largest value of a channel; NaN, which is in no range, if a saved fingerprint lacks them."""
+    return values.get("min", math.nan), values.get("max", math.nan)
 
 
 def _missing_classes(dataset: DatasetDescription, fingerprint: Fingerprint) -> Iterator[str]:
