@@ -94,7 +94,6 @@ def write_report(
     _tell_missing(content, files, images=images, labels=labels)
     colours = _colours(run, class_names)
     shown = _shown_cases(content, files, colours)
-    drawn = {value for case in shown for value in case.pictures.values}
     page = _render(
         title=clean(title or run.get("task_name") or "Segmentation"),
         verdict=verdict(content),
@@ -103,7 +102,7 @@ def write_report(
         charts=_charts(content),
         shown=shown,
         pictures_title=_pictures_title(shown, len(_drawable(content))),
-        classes=colours.legend(sorted(drawn)),
+        classes=colours.legend(sorted({value for case in shown for value in case.pictures.values})),
         has_planes=any(panel.caption for case in shown for panel in case.pictures.panels),
         has_labels=bool(files["labels"]),
         cases=case_table(content),
