@@ -99,5 +99,10 @@ def test_another_plan_in_the_same_file_needs_overwrite(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds another plan \(.*architecture.*--overwrite"):
         plan_dataset(plan(data, tmp_path, planner="resenc_m"))
     assert (tmp_path / "plan.json").read_bytes() == before
+    hostile = {"task_name": "a\x1b[2Jb", "axcodes": "$__import__('os').system('x')\n"}
+    (tmp_path / "plan.json").write_text(json.dumps(hostile))
+    with pytest.raises(ConfigError) as info:
+        plan_dataset(plan(data, tmp_path))
+    assert str(info.value).isprintable()
     plan_dataset(plan(data, tmp_path, planner="resenc_m", overwrite=True))
     assert (tmp_path / "plan.json").read_bytes() != before

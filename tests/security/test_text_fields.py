@@ -26,6 +26,10 @@ PACKAGE = BUNDLE / "dynunet_bundle"
 CODE = {"inference.json"}  # a config of the bundle itself is a program
 
 ELSEWHERE = {
+    "commands.predict.CONFIG_SCHEMA",  # an overlay, which load_workflow reads again
+    "commands.predict.OBJECT",  # an argument: rules for series; test_paths.py
+    "images.tiff_spacing.SPACING_SCHEMA",  # numbers; tests/images
+    "planning.command.PLAN_SCHEMA",  # an overlay that a new plan is compared with; tests/planning
     "configs.values.ANYTHING",  # a value of a command line; test_paths.py
     "nnunet.component_rules.POSTPROCESSING_SCHEMA",  # names are compared, values are numbers; tests/nnunet
     "nnunet.results_folder.DATASET_SCHEMA",  # names are checked as those of a data set; tests/nnunet

@@ -37,9 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from dynunet_bundle.dataset.cases import absolute
     from dynunet_bundle.dataset.reference_labels import labels_by_case
+    from dynunet_bundle.evaluation.comparison import read_scores
     from dynunet_bundle.evaluation.output import page_images
-    from dynunet_bundle.evaluation.statistics import SCORES_NAME, SCORES_SCHEMA
-    from dynunet_bundle.files import ensure_writable, read_json
+    from dynunet_bundle.evaluation.statistics import SCORES_NAME
+    from dynunet_bundle.files import ensure_writable
     from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
     from dynunet_bundle.report.page import write_report
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder,
         images=page_images(arguments.input),
         labels=arguments.labels and labels_by_case(absolute(arguments.labels)),
-        scores=read_json(scores, ConfigError, SCORES_SCHEMA) if scores.is_file() else None,
+        scores=read_scores(scores) if scores.is_file() else None,
         run=read_run_json(record) if record.is_file() else None,
         title=arguments.title,
     )

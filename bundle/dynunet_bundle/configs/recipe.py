@@ -55,9 +55,10 @@ def training_recipe(contents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _is_json(value: Any) -> bool:
     try:
-        return bool(json.loads(json.dumps(value)) == value)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
+    return True
 
 
 def recipe_of_command() -> dict[str, Any]:

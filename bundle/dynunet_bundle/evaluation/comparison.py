@@ -40,7 +40,7 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
         ConfigError: if a file holds no scores, if the files share no case or no class, or if their NSD tolerances
             differ.
     """
-    ours, theirs = _read(first), _read(second)
+    ours, theirs = read_scores(first), read_scores(second)
     tolerances = [scores.get("nsd_tolerance_mm") for scores in (ours, theirs)]
     if None not in tolerances and tolerances[0] != tolerances[1]:
         raise ConfigError(
@@ -155,7 +155,12 @@ def _other_reference(pair: tuple[float | None, float | None]) -> bool:
     return a is not None and b is not None and round(a - b, DECIMALS) != 0
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read a scores.json.
+
+    Raises:
+        ConfigError: if it is missing or malformed.
+    """
     scores: dict[str, Any] = read_json(path, ConfigError, SCORES_SCHEMA)
     return scores
 
