@@ -18,7 +18,7 @@
 # Without a GPU omit --gpus. Scripts, such as plan.py, and torchrun:
 #
 #     docker run ... --entrypoint python dynunet-bundle ../scripts/plan.py \
-#         --dataset_dir /data/Task09_Spleen --out /out/plan.json --cache_dir /out/surveys
+#         --dataset_dir /data/Task09_Spleen --output /out/plan.json --cache_dir /out/surveys
 #     docker run ... --entrypoint torchrun dynunet-bundle --standalone --nproc_per_node=8 -m monai.bundle run training ...
 #
 # To use a bundle made by scripts/package.py, mount it over the one in the image:

@@ -34,18 +34,18 @@ $(PEERS)/.installed: peers-requirements.txt
 peers: $(PEERS)/.installed ## create .venv-peers with the projects that the benchmarks compare with
 
 demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs no GPU
-	$(BIN)/python scripts/make_phantom.py --out $(DATA) --num_cases 20 --num_test 4 --seed 0
-	$(BIN)/python scripts/plan.py --dataset_dir $(DATA)
+	$(BIN)/dynunet-bundle phantom --output_dir $(DATA) --num_cases 20 --num_test 4 --seed 0
+	$(BIN)/dynunet-bundle plan --dataset_dir $(DATA)
 	cd bundle && ../$(BIN)/python -m monai.bundle run training \
 	    --config_file "['configs/train.json','$(TASK)','configs/quick.json']" \
 	    --dataset_dir ../$(DATA) $(RUN) --epochs 5 --iterations_per_epoch 40 --val_interval 1 --restart True
 	cd bundle && ../$(BIN)/python -m monai.bundle run evaluating \
 	    --config_file "['configs/train.json','configs/evaluate.json','$(TASK)','configs/quick.json']" \
 	    --dataset_dir ../$(DATA) $(RUN)
-	$(BIN)/python scripts/predict.py --input $(DATA)/imagesTs --output $(DEMO)/predictions \
-	    --weights $(DEMO)/models/model.pt
+	$(BIN)/dynunet-bundle predict --input $(DATA)/imagesTs --output_dir $(DEMO)/predictions \
+	    --model $(DEMO)/models/model.pt
 	@echo "Test cases, not used in training:"
-	$(BIN)/python scripts/evaluate.py --predictions $(DEMO)/predictions --labels $(DATA)/labelsTs \
+	$(BIN)/dynunet-bundle evaluate --predictions $(DEMO)/predictions --labels $(DATA)/labelsTs \
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
@@ -83,7 +83,7 @@ sbom: $(BIN)/.installed ## write dist/sbom.json, the bill of materials
 	$(BIN)/python scripts/sbom.py --out dist/sbom.json
 
 template: $(BIN)/.installed ## regenerate metadata and model card of bundle/
-	$(BIN)/python scripts/package.py --refresh_template
+	$(BIN)/dynunet-bundle package --refresh_template
 
 format: $(BIN)/.installed ## format code and configs
 	$(BIN)/ruff format .

@@ -63,7 +63,9 @@ def run_script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Complete
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six training and two test phantoms in MSD layout; do not change them."""
     folder = tmp_path_factory.mktemp("data") / "Task99_Phantom"
-    result = run_script("make_phantom", "--out", folder, "--num_cases", "6", "--num_test", "2")
+    result = run_script(
+        "make_phantom", "--output_dir", folder, "--num_cases", "6", "--num_test", "2"
+    )
     assert result.returncode == 0, result.stderr
     return folder
 

@@ -303,4 +303,4 @@ def test_the_script(tmp_path, request_of, monkeypatch, capsys):
     assert lines[1].split() == ["organ", "lesion", "mean"]
     assert lines[4].startswith("2d + 3d ") and lines[4].endswith("  best")
     assert not lines[2].endswith("best")
-    assert any("scripts/ensemble.py --members OUT/2d/probabilities" in line for line in lines)
+    assert any("dynunet-bundle ensemble --members OUT/2d/probabilities" in line for line in lines)

@@ -245,7 +245,7 @@ def test_the_task04_defaults_are_the_seeds_table(real_data, tmp_path):
         real_data / "Task04_Hippocampus",
         "--preset",
         "seed",
-        "--out",
+        "--output",
         overlay,
     )
     assert result.returncode == 0, result.stderr

@@ -162,8 +162,8 @@ def test_what_the_script_asks_for(tmp_path: Path) -> None:
     done = run_script(
         "slurm",
         *("--nodes", 4, "--gpus_per_node", 8, "--cpus_per_process", 6, "--time", "12:00:00"),
-        *("--dataset_dir", tmp_path / "my data", "--out", tmp_path / "job"),
-        *("--task_config", overlay, "--epochs", 7, "--sbatch=--partition=gpu", "--max_restarts", 2),
+        *("--dataset_dir", tmp_path / "my data", "--output_dir", tmp_path / "job"),
+        *("--config_file", overlay, "--epochs", 7, "--sbatch=--partition=gpu", "--max_restarts", 2),
         *("--numa_binding", "exclusive"),
     )
     assert done.returncode == 0, done.stderr
@@ -236,7 +236,9 @@ def test_what_cannot_be_a_job(job: SlurmJob, changes: dict[str, object], message
 def test_the_script_refuses_bad_input_in_one_line(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = run_script("slurm", "--dataset_dir", tmp_path, "--out", tmp_path / "job", *arguments)
+    done = run_script(
+        "slurm", "--dataset_dir", tmp_path, "--output_dir", tmp_path / "job", *arguments
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert done.stdout == ""
@@ -289,7 +291,7 @@ def test_a_job_that_is_stopped_and_loses_a_process_trains_to_its_end(
     done = run_script(
         "slurm",
         *("--gpus_per_node", 0, "--processes_per_node", 2),
-        *("--dataset_dir", phantom, "--out", out),
+        *("--dataset_dir", phantom, "--output_dir", out),
         *(text for name, value in settings.items() for text in (f"--{name}", str(value))),
     )
     assert done.returncode == 0, done.stderr

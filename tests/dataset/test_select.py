@@ -70,7 +70,7 @@ def test_fold_0_of_ten_cases_is_that_of_scikit_learn(make_dataset: MakeDataset):
 def test_a_plan_of_another_data_set(
     make_dataset: MakeDataset, changes: dict[str, Any], message: str
 ):
-    with pytest.raises(PlanError, match=rf"{message}.*scripts/plan\.py"):
+    with pytest.raises(PlanError, match=rf"{message}.*dynunet-bundle plan"):
         cases_of(str(make_dataset(num_cases=10)), "training", **(PLANNED | changes))
 
 

@@ -63,7 +63,7 @@ def predict(source: Path, folder: Path) -> Found:
     plan.write_text(json.dumps(THRESHOLD_PLAN))
     done = run_script(
         "predict",
-        *("--input", source, "--output", output, "--weights", weights, "--config_file", plan),
+        *("--input", source, "--output_dir", output, "--model", weights, "--config_file", plan),
         *("--trust", "--dicom", *KINDS),
     )
     files = {path.name.partition(".")[2]: path for path in output.glob("series_*")}

@@ -1,4 +1,4 @@
-"""Synthetic cross-validations of a synthetic data set, in the form that scripts/train.py writes."""
+"""Synthetic cross-validations of a synthetic data set, in the form that dynunet-bundle train writes."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

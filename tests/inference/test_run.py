@@ -259,7 +259,7 @@ def test_the_script_tells_of_a_run_that_cannot_begin_in_one_line(tmp_path, weigh
     save_cases(tmp_path / "in", "a")
     arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu")
     report = tmp_path / "report.html"
-    done = run_script("predict", *arguments, "--weights", tmp_path / "nix.pt", "--report", report)
+    done = run_script("predict", *arguments, "--model", tmp_path / "nix.pt", "--report", report)
     assert done.returncode == 2 and done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr and not report.exists()
     (tmp_path / "file").write_text("")

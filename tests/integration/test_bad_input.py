@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(phantom, tmp_path):
 
 def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
     done = train(phantom, tmp_path, label_names="['background','liver']", label_values="[0, 1]")
-    assert_refused(done, "liver", "scripts/plan.py")
+    assert_refused(done, "liver", "dynunet-bundle plan")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_plan_of_another_data_set_is_refused(phantom, tmp_path):
 )
 def test_plan_py_refuses_a_bad_data_set(spoil, words, own_phantom, tmp_path):
     spoil(own_phantom)
-    done = run_script("plan", "--dataset_dir", own_phantom, "--out", tmp_path / "overlay.json")
+    done = run_script("plan", "--dataset_dir", own_phantom, "--output", tmp_path / "overlay.json")
     assert_refused(done, *words)
     assert not (tmp_path / "overlay.json").exists()
 
@@ -138,8 +138,8 @@ def test_predict_py_refuses_a_nan_and_keeps_what_was_done(own_phantom, tmp_path)
     replace_image(own_phantom / "imagesTs" / "phantom_007.nii.gz", set_nan)
     done = run_script(
         "predict",
-        *("--input", own_phantom / "imagesTs", "--output", tmp_path / "out"),
-        *("--weights", tmp_path / "models" / "model.pt"),
+        *("--input", own_phantom / "imagesTs", "--output_dir", tmp_path / "out"),
+        *("--model", tmp_path / "models" / "model.pt"),
     )
     # the other case is finished
     assert done.returncode == 1

@@ -242,7 +242,7 @@ def test_masks_of_all_folds_go_from_one_cross_validation_to_the_next(
         flags = {"epochs": 1, "iterations_per_epoch": 2, "num_folds": 2, "device": "cpu"}
         return run_script(
             "train",
-            *("--task_config", overlay, "--dataset_dir", data, "--out", tmp_path / name),
+            *("--config_file", overlay, "--dataset_dir", data, "--output_dir", tmp_path / name),
             *(text for key, value in flags.items() for text in (f"--{key}", str(value))),
             *more,
             cwd=tmp_path,

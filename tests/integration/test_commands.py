@@ -119,7 +119,7 @@ def test_predicting_with_the_last_epoch(trained: Path, phantom: Path, tmp_path: 
     }
     for name, options in ways.items():
         out = tmp_path / name
-        done = run_script("predict", "--input", phantom / "imagesTs", "--output", out, *options)
+        done = run_script("predict", "--input", phantom / "imagesTs", "--output_dir", out, *options)
         assert done.returncode == 0, done.stderr
         assert "weights: checkpoint_last.pt" in done.stderr
 
@@ -133,7 +133,7 @@ def test_evaluating_an_exported_model(
     pytest.importorskip("onnxscript")
     weights = trained / "models" / "model.pt"
     done = run_script(
-        "export", "--weights", weights, "--output", tmp_path / "out", "--formats", backend
+        "export", "--model", weights, "--output_dir", tmp_path / "out", "--formats", backend
     )
     assert done.returncode == 0, done.stderr
     (file,) = (path for path in (tmp_path / "out").iterdir() if path.suffix in (".ts", ".onnx"))
@@ -171,7 +171,7 @@ def test_run_without_an_id_predicts_what_predict_py_predicts(trained, phantom, o
     assert done.returncode == 0, done.stderr
     weights = ("--weights", trained / "models" / "model.pt")
     done = run_script(
-        "predict", "--input", phantom / "imagesTs", "--output", tmp_path / "theirs", *weights
+        "predict", "--input", phantom / "imagesTs", "--output_dir", tmp_path / "theirs", *weights
     )
     assert done.returncode == 0, done.stderr
     for image in (phantom / "imagesTs").iterdir():
@@ -186,8 +186,8 @@ def test_predict_py_refuses_an_overlay_of_another_plan(trained, phantom, overlay
     overlay.write_text(json.dumps({**json.loads(overlay.read_text()), "spacing": [3.0, 3.0, 3.0]}))
     done = run_script(
         "predict",
-        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
-        *("--weights", trained / "models" / "model.pt", "--config_file", overlay),
+        *("--input", phantom / "imagesTs", "--output_dir", tmp_path / "out"),
+        *("--model", trained / "models" / "model.pt", "--config_file", overlay),
     )
     assert done.returncode == 2
     assert "another plan" in done.stderr and "spacing" in done.stderr
@@ -203,8 +203,8 @@ def test_a_plan_of_model_json_stays_text(trained, phantom, tmp_path):
     (folder / "model.json").write_text(json.dumps(facts))
     done = run_script(
         "predict",
-        *("--input", phantom / "imagesTs", "--output", tmp_path / "out"),
-        *("--weights", folder / "model.pt"),
+        *("--input", phantom / "imagesTs", "--output_dir", tmp_path / "out"),
+        *("--model", folder / "model.pt"),
     )
     assert done.returncode == 0, done.stderr
     assert not canary.exists()

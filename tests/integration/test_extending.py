@@ -52,7 +52,7 @@ def test_own_code_trains(
 
 
 def test_the_command_of_the_page_trains(example: Path, phantom: Path) -> None:
-    command = re.search(r"python scripts/train\.py (.*?)\n\n", PAGE, re.S)
+    command = re.search(r"dynunet-bundle train (.*?)\n\n", PAGE, re.S)
     assert command is not None
     words = command.group(1).replace("\\\n", " ").split()
     places = {"DATA/Task04_Hippocampus": str(phantom), "RUNS/tversky": "run"}

@@ -173,7 +173,7 @@ def test_regions_of_a_decathlon_set_come_from_the_command_line(phantom, tmp_path
 def test_plan_py_refuses_declarations_that_contradict_themselves(labels, order, words, tmp_path):
     more = {} if order is None else {"regions_class_order": order}
     data = make_set(tmp_path / "Dataset008_Tumour", labels, (slice(0, 2),), **more)
-    done = run_script("plan", "--dataset_dir", data, "--out", tmp_path / "overlay.json")
+    done = run_script("plan", "--dataset_dir", data, "--output", tmp_path / "overlay.json")
     assert_refused(done, *words)
     assert not (tmp_path / "overlay.json").exists()
 

@@ -29,7 +29,7 @@ def test_saved_facts_alone_give_nnunets_plan(name, configuration, planner, tmp_p
     done = run_script(
         "plan",
         *("--fingerprint", facts, "--planner", planner),
-        *("--configuration", configuration, "--out", overlay),
+        *("--configuration", configuration, "--output", overlay),
     )
     assert done.returncode == 0, done.stderr
     plan = json.loads(overlay.read_text())
@@ -59,11 +59,11 @@ def test_saved_facts_alone_give_nnunets_plan(name, configuration, planner, tmp_p
 
 def test_a_plan_from_data_can_be_made_again_from_its_saved_facts(phantom, tmp_path):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
-    done = run_script("plan", "--dataset_dir", phantom, "--out", first)
+    done = run_script("plan", "--dataset_dir", phantom, "--output", first)
     assert done.returncode == 0, done.stderr
     assert re.search(r"cases +6\b", done.stdout)
     facts = tmp_path / "fingerprints" / "Task99_Phantom.json"
-    done = run_script("plan", "--fingerprint", facts, "--out", second)
+    done = run_script("plan", "--fingerprint", facts, "--output", second)
     assert done.returncode == 0, done.stderr
     one, other = (json.loads(path.read_text()) for path in (first, second))
     # facts alone have no cases, and so no folds

@@ -77,12 +77,14 @@ def shortened(command: str) -> str:
     line = command
     if "monai.bundle run training" in line or "run evaluating" in line:
         line += f" {SHORT if 'training' in line else '--num_folds 3 --device cpu'}"
-    if "train.py" in line:
+    if "dynunet-bundle train" in line:
         line += f" {SHORT}"
     # two processes on a CPU instead of eight GPUs
-    line = line.replace("nproc_per_node=8", "nproc_per_node=2").replace("gpus 8", "gpus 2")
+    line = line.replace("nproc_per_node=8", "nproc_per_node=2").replace(
+        "processes 8", "processes 2"
+    )
     # a small network and patch instead of the spleen's
-    if "Task09" in line and ("monai.bundle" in line or "train.py" in line):
+    if "Task09" in line and ("monai.bundle" in line or "dynunet-bundle train" in line):
         line += ' --patch_size "[16,64,64]" --filters "[4,8,8,8,8,8,8]"'
     return line
 
@@ -93,7 +95,8 @@ def test_every_other_command_runs(checkout, data, environment):
     done = subprocess.run(
         ["bash", "-euxc", "\n".join([*script, "pwd"])],
         cwd=checkout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # the copy's own package, and not that of the checkout which is installed
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout / "bundle")},
         capture_output=True,
         text=True,
         check=False,

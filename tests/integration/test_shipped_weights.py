@@ -48,7 +48,7 @@ def test_they_predict_real_cases_at_once(real_data: Path, tmp_path: Path) -> Non
         for kind in ("images", "labels"):
             (tmp_path / kind).mkdir(exist_ok=True)
             shutil.copy(data / f"{kind}Tr" / f"{name}.nii.gz", tmp_path / kind)
-    done = run_script("predict", "--input", tmp_path / "images", "--output", tmp_path / "masks")
+    done = run_script("predict", "--input", tmp_path / "images", "--output_dir", tmp_path / "masks")
     assert done.returncode == 0, done.stderr
     done = run_script(
         "evaluate",

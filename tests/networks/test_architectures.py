@@ -164,7 +164,14 @@ def test_predict_py_tells_it_in_one_line(phantom: Path, tmp_path: Path) -> None:
     overlay.write_text(json.dumps({"filters": TINY["filters"], "architecture": OLD_PATHS[1]}))
     done = run_script(
         "predict",
-        *("--input", phantom / "imagesTs", "--output", tmp_path / "out", "--config_file", overlay),
+        *(
+            "--input",
+            phantom / "imagesTs",
+            "--output_dir",
+            tmp_path / "out",
+            "--config_file",
+            overlay,
+        ),
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {overlay}: ") and LINE in done.stderr

@@ -42,7 +42,14 @@ def test_two_commands_from_a_results_folder_to_masks(phantom: Path, tmp_path: Pa
     )
     done = run_script(
         "import_nnunet",
-        *("--model", results.parent, "--name", "phantom_mri_segmentation", "--out", tmp_path),
+        *(
+            "--model",
+            results.parent,
+            "--name",
+            "phantom_mri_segmentation",
+            "--output_dir",
+            tmp_path,
+        ),
     )
     assert done.returncode == 0, done.stderr
     package = tmp_path / "phantom_mri_segmentation"
@@ -50,7 +57,7 @@ def test_two_commands_from_a_results_folder_to_masks(phantom: Path, tmp_path: Pa
         files = [package / "models" / name for name in ("model.pt", "model_2.pt")]
         done = run_script(
             "predict",
-            *("--input", phantom / "imagesTs", "--output", tmp_path / option[2:]),
+            *("--input", phantom / "imagesTs", "--output_dir", tmp_path / option[2:]),
             *(option, *([package] if option == "--model" else files)),
         )
         assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, fork_server
 from helpers.made_dicom import make_series
 from helpers.nnunet_results import (
     DATASET,
@@ -62,12 +62,12 @@ def run_line(tmp_path: Path) -> Callable[[str], list[str]]:
     """Run a command of the page, with its upper-case places in a temporary folder."""
 
     def run(line: str) -> list[str]:
-        script, *arguments = line.removeprefix("python scripts/").split(maxsplit=1)
+        arguments = line.removeprefix("dynunet-bundle ")
         words = [
             str(tmp_path / word) if re.match(r"(RESULTS|PACKAGES|STUDY|OUT|apps)\b", word) else word
-            for word in shlex.split(arguments[0])
+            for word in shlex.split(arguments)
         ]
-        done = run_script(script.removesuffix(".py"), *words)
+        done = fork_server.run(["-m", "dynunet_bundle", *words])
         assert done.returncode == 0, done.stderr
         return words
 
@@ -91,7 +91,7 @@ def study(folder: Path) -> np.ndarray:
 def test_two_commands_to_a_dicom_seg(results: Path, tmp_path: Path, run_line) -> None:
     pytest.importorskip("highdicom")
     study(tmp_path / "STUDY")
-    first, second, _ = commands("python")
+    first, second, _ = commands("dynunet-bundle")
     run_line(first)
     run_line(second)
     (found,) = (tmp_path / "OUT").glob("*.seg.dcm")
@@ -100,7 +100,7 @@ def test_two_commands_to_a_dicom_seg(results: Path, tmp_path: Path, run_line) ->
 
 def test_two_commands_to_monai_label(results: Path, tmp_path: Path, run_line) -> None:
     """The server loads the folder as a workflow; ``make test-clients`` starts the server itself."""
-    run_line(commands("python")[2])
+    run_line(commands("dynunet-bundle")[2])
     (server,) = commands("monailabel")
     words = shlex.split(server)
     assert words[words.index("models") + 1] == NAME

@@ -55,13 +55,21 @@ def predict(models: Path, tmp_path: Path, name: str, masks: str, *options: str |
     folder, model, _, choice = MODELS[name]
     done = run_script(
         "import_nnunet",
-        *("--model", models / folder / model, "--out", tmp_path, "--name", "model_mr_any", *choice),
+        *(
+            "--model",
+            models / folder / model,
+            "--output_dir",
+            tmp_path,
+            "--name",
+            "model_mr_any",
+            *choice,
+        ),
     )
     assert done.returncode == 0, done.stderr
     done = run_script(
         "predict",
         *("--model", tmp_path / "model_mr_any", "--input", models / folder / "images"),
-        *("--output", tmp_path / "masks", "--precision", "float32", *options),
+        *("--output_dir", tmp_path / "masks", "--precision", "float32", *options),
     )
     assert done.returncode == 0, done.stderr
     expected = sorted(path for path in (models / folder / masks).iterdir() if path.name[0] != ".")

@@ -77,7 +77,7 @@ def test_an_overlay_of_an_earlier_version_is_not_a_cascade(tmp_path: Path) -> No
 def test_the_command_line(tmp_path: Path) -> None:
     done = run_script(
         "plan",
-        *("--fingerprint", saved("liver", tmp_path), "--out", tmp_path / "overlay.json"),
+        *("--fingerprint", saved("liver", tmp_path), "--output", tmp_path / "overlay.json"),
         *("--configuration", "3d_cascade_fullres"),
     )
     assert done.returncode == 0, done.stderr

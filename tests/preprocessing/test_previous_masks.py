@@ -144,7 +144,7 @@ def refused(case: Case, transform: Compose) -> str:
     with pytest.raises(CaseError) as caught:
         apply_to_case(case, transform)
     message = str(caught.value)
-    assert message.startswith("case c0: ") and "scripts/predict.py" in message
+    assert message.startswith("case c0: ") and "dynunet-bundle predict" in message
     return message
 
 

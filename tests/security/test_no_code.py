@@ -233,7 +233,7 @@ def test_a_package_takes_no_code_from_an_overlay(tmp_path, monkeypatch, capsys):
     path = overlay(tmp_path, imports=["$import os"])
     weights = threshold_weights(tmp_path / "model.pt")
     arguments = ["--task_config", path, "--weights", weights, "--name", "liver_ct_segmentation"]
-    assert run_script(monkeypatch, "package", *arguments, "--out", tmp_path / "dist") == 2
+    assert run_script(monkeypatch, "package", *arguments, "--output_dir", tmp_path / "dist") == 2
     assert "would run code: imports" in capsys.readouterr().err
     assert not (tmp_path / "dist").exists()
 
@@ -253,7 +253,8 @@ def test_paths_are_literals(tmp_path, monkeypatch, name):
     options = ["--weights", weights, "--config_file", plan, "--trust"]
     options += ["--save_probabilities", f"{name} p"]
     assert (
-        run_script(monkeypatch, "predict", "--input", name, "--output", f"{name} o", *options) == 0
+        run_script(monkeypatch, "predict", "--input", name, "--output_dir", f"{name} o", *options)
+        == 0
     )
     masks = {path.name for path in Path(f"{name} o").glob("*.nii.gz")}
     assert masks == {f"{case}.nii.gz" for case in ("a", "$b", "@c", "%d", "e#1")}
@@ -281,7 +282,7 @@ def test_the_facts_of_weights_run_nothing(tmp_path, monkeypatch, marker, capsys)
     facts = {"sha256": sha256_of(weights), "mirror_axes": code(marker)}
     weights.with_suffix(".json").write_text(json.dumps(facts))
     arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights]
-    assert run_script(monkeypatch, "predict", *arguments, "--tta") == 2
+    assert run_script(monkeypatch, "predict", *arguments, "--mirroring") == 2
     assert "mirror_axes" in capsys.readouterr().err and not marker.exists()
 
 
@@ -341,7 +342,7 @@ def test_the_name_of_a_folder_becomes_a_plain_task_name(own_phantom, tmp_path, m
     folder = tmp_path / "$print('x') #1"
     own_phantom.rename(folder)
     path = tmp_path / "plan.json"
-    assert run_script(monkeypatch, "plan", "--dataset_dir", folder, "--out", path) == 0
+    assert run_script(monkeypatch, "plan", "--dataset_dir", folder, "--output", path) == 0
     assert json.loads(path.read_text())["task_name"] == "_print('x') _1"
     assert (tmp_path / "splits" / "_print('x') _1.json").is_file()
     load_workflow(BUNDLE, "train.json", [str(path)], {"dataset_dir": str(folder)})

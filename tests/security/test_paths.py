@@ -110,7 +110,7 @@ def test_a_plan_is_not_written_to_a_folder_that_its_overlay_could_not_name(
     phantom: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out #2"
-    done = run_script("plan", "--dataset_dir", phantom, "--out", folder / "plan.json")
+    done = run_script("plan", "--dataset_dir", phantom, "--output", folder / "plan.json")
     assert done.returncode == 2 and "MONAI's configs read # as ::" in done.stderr
     assert not folder.exists()
 

@@ -212,17 +212,17 @@ def said(home: Path) -> dict[str, tuple[str, str, int]]:
     config = ["--config_file", "overlay.json"]
     commands: list[tuple[str, list[str]]] = [
         ("check_dataset", ["data"]),
-        ("plan", ["--dataset_dir", "data", "--out", "plan/plan.json", "--cache_dir", "surveys"]),
+        ("plan", ["--dataset_dir", "data", "--output", "plan/plan.json", "--cache_dir", "surveys"]),
         ("prepare", ["--dataset_dir", "data", *config, "--prepared_dir", "store"]),
-        ("predict", ["--input", "data/images", "--output", "out", "--weights", "model.pt"]),
-        ("ensemble", ["--members", "probabilities", "probabilities", "--images", "data/images"]),
+        ("predict", ["--input", "data/images", "--output_dir", "out", "--model", "model.pt"]),
+        ("ensemble", ["--members", "probabilities", "probabilities", "--input", "data/images"]),
         ("evaluate", ["--predictions", "out", "--labels", "data/labels", "--label_names", *LABELS]),
         ("compare", ["out", "out", "--output", "comparison.json"]),
     ]
     more = {
         "plan": ["--label_names", *LABELS, "--channel_names", "CT"],
         "predict": [*config, "--device", "cpu", "--precision", "float32", "--report", "run.html"],
-        "ensemble": ["--output", "ensemble"],
+        "ensemble": ["--output_dir", "ensemble"],
         "evaluate": ["--csv", "scores.csv", "--report", "scores.html", "--images", "data/images"],
     }
     more["predict"] += ["--save_probabilities", "probabilities"]

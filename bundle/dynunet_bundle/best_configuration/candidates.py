@@ -188,7 +188,7 @@ def _require_recorded(run: RunResults, scores: Mapping[str, Sequence[float | Non
             if not same:
                 raise ConfigError(
                     f"{run.path} recorded a Dice of {then} for {case}, but its mask now has {now}: the label or the "
-                    "mask has changed. Delete its cross_validation/fold_*.json and run scripts/train.py "
+                    "mask has changed. Delete its cross_validation/fold_*.json and run dynunet-bundle train "
                     "--collect again."
                 )
 

@@ -1,6 +1,6 @@
 """Find the best configuration, or pair of configurations, for a data set, by nnU-Net's rule.
 
-Each run of ``scripts/train.py``, and each pair of runs with averaged probabilities, is scored out of fold. The highest
+Each run of the command ``train``, and each pair of runs with averaged probabilities, is scored out of fold. The highest
 mean foreground Dice wins; of equal candidates the first wins, and single runs come before pairs, so that the simpler
 one wins (``find_best_configuration.py`` of nnunetv2 2.8.1). Then ``component_rules`` decides the postprocessing of the
 winner's masks.
@@ -189,19 +189,19 @@ def format_best(content: Mapping[str, Any], out: Path) -> str:
 def _commands(content: Mapping[str, Any], out: Path) -> list[str]:
     rules = _quoted(overlay_path(out))
     overlays = {member["name"]: member_path(out, member["name"]) for member in content["members"]}
-    predict = "    python scripts/predict.py --input IMAGES"
+    predict = "    dynunet-bundle predict --input IMAGES"
     if len(overlays) == 1:
         (overlay,) = overlays.values()
-        return [f"{predict} --output MASKS --config_file {_quoted(overlay)} {rules}"]
+        return [f"{predict} --output_dir MASKS --config_file {_quoted(overlay)} {rules}"]
     folders = {name: Path("OUT") / name for name in overlays}
     commands = [
-        f"{predict} --output {_quoted(folder)} --config_file {_quoted(overlays[name])} "
-        f"--save_probabilities {_quoted(folder / 'probabilities')}"
+        f"{predict} --output_dir {_quoted(folder)} --config_file {_quoted(overlays[name])} "
+        f"--probabilities_dir {_quoted(folder / 'probabilities')}"
         for name, folder in folders.items()
     ]
     members = " ".join(_quoted(folder / "probabilities") for folder in folders.values())
     commands.append(
-        f"    python scripts/ensemble.py --members {members} --images IMAGES --output MASKS "
+        f"    dynunet-bundle ensemble --members {members} --input IMAGES --output_dir MASKS "
         f"--config_file {rules}"
     )
     return commands

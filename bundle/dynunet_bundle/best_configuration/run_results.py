@@ -1,4 +1,4 @@
-"""Read the cross-validations of several plans on one data set, as written by ``scripts/train.py``."""
+"""Read the cross-validations of several plans on one data set, as written by ``dynunet-bundle train``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunResults]:
     """Read runs that can be compared.
 
     Args:
-        paths: run folders, the ``--out`` of ``scripts/train.py``.
+        paths: run folders, the ``--output_dir`` of ``dynunet-bundle train``.
 
     Raises:
         ConfigError: if a run is not finished, if two runs differ in data set, labels or split, or have the same name.
@@ -90,7 +90,7 @@ def read_run(path: Path) -> RunResults:
     records = folder.records() if folder.path.is_dir() else {}
     if not records:
         raise ConfigError(
-            f"{path} holds no cross-validation. Pass --runs with folders that scripts/train.py wrote (its --out)."
+            f"{path} holds no cross-validation. Pass --runs with the --output_dir of dynunet-bundle train."
         )
     first = next(iter(records.values()))
     require_same(records, first["plan"], first["held_out"], folder.path)
@@ -103,7 +103,7 @@ def read_run(path: Path) -> RunResults:
     lacking = sorted(set(scores) - set(masks))
     if lacking:
         raise ConfigError(
-            f"{folder.predictions} has no mask of {some_of(lacking)}. Run scripts/train.py --collect again."
+            f"{folder.predictions} has no mask of {some_of(lacking)}. Run dynunet-bundle train --collect again."
         )
     probabilities, reason = _probabilities(folder.path / PROBABILITIES_DIR, first["plan"], scores)
     return RunResults(

@@ -112,7 +112,7 @@ def rules_of(overlays: Sequence[str], config_dir: Path) -> ComponentRules:
     """Component rules of overlays; later overlays take precedence, empty if none has rules.
 
     Args:
-        overlays: config files, such as ``scripts/find_best.py`` writes.
+        overlays: config files, such as ``dynunet-bundle find-best`` writes.
         config_dir: folder of the bundle's configs.
 
     Raises:

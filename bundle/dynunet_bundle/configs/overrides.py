@@ -39,7 +39,7 @@ RUN_ARGUMENTS = (
 CONFIG_SCHEMA = object_with(
     {name: or_code(schema) for name, schema in PLAN_SCHEMA["properties"].items()},
     propertyNames={"maxLength": 200},
-    description="Write ids and values as in bundle/configs; scripts/plan.py writes a whole overlay.",
+    description="Write ids and values as in bundle/configs; dynunet-bundle plan writes a whole overlay.",
 )
 """Shape of a config or an overlay: any ids, and the values of a plan."""
 

@@ -1,4 +1,4 @@
-"""The request of a scripts/train.py command line, checked before anything runs."""
+"""The request of a dynunet-bundle train command line, checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from dynunet_bundle.errors import ConfigError, counted
 ALL = "all"
 FOLD_IDS = {
     "bundle_root": "the bundle beside scripts/",
-    "ckpt_dir": "--out",
-    "config_file": "--task_config",
+    "ckpt_dir": "--output_dir",
+    "config_file": "--config_file",
     "fold": "--fold or --folds",
-    "masks_dir": "--out",
-    "output_dir": "--out",
-    "rank": "--gpus",
-    "weights_file": "--out",
-    "world_size": "--gpus",
+    "masks_dir": "--output_dir",
+    "output_dir": "--output_dir",
+    "rank": "--processes",
+    "weights_file": "--output_dir",
+    "world_size": "--processes",
 }
-"""Ids that scripts/train.py sets for each fold, with the option that determines each."""
+"""Ids that dynunet-bundle train sets for each fold, with the option that determines each."""
 
 
 @dataclass(frozen=True)

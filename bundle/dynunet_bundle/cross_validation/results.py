@@ -45,7 +45,7 @@ FOLD_SCHEMA = object_with(
         ),
     },
     ("cases", "mean", "mean_dice", "plan", "held_out", "basis"),
-    description="Delete the file, and run scripts/train.py --collect to score the fold again.",
+    description="Delete the file, and run dynunet-bundle train --collect to score the fold again.",
 )
 """Schema of ``fold_K.json``."""
 
@@ -132,7 +132,7 @@ def require_same(
     Raises:
         ConfigError: naming the fold and what differs.
     """
-    remedy = "Choose another --out, or delete that file to train and score the fold again."
+    remedy = "Choose another --output_dir, or delete that file to train and score the fold again."
     for fold, record in records.items():
         differences = plan_differences(record["plan"], plan)
         if differences:

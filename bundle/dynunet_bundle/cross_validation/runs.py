@@ -232,7 +232,7 @@ class FoldRuns:
             if differences:
                 raise ConfigError(
                     f"{models} holds a training of another plan ({'; '.join(differences)}). "
-                    "Choose another --out, or start over with --restart True."
+                    "Choose another --output_dir, or start over with --restart True."
                 )
         status = status_content(self._status_file(fold))
         return status.get("state") == "finished" and status.get("epochs", 0) >= self.epochs

@@ -19,13 +19,13 @@ WAIT_S = 900
 
 OWN_IDS = {
     "bundle_root": "the bundle beside scripts/",
-    "ckpt_dir": "--out",
-    "config_file": "--task_config",
-    "output_dir": "--out",
+    "ckpt_dir": "--output_dir",
+    "config_file": "--config_file",
+    "output_dir": "--output_dir",
     "rank": "--nodes",
     "world_size": "--nodes",
 }
-"""Ids that the script sets, with the option of scripts/slurm.py that determines each."""
+"""Ids that the script sets, with the option of dynunet-bundle slurm that determines each."""
 
 TEMPLATE = Path(__file__).with_name("slurm.sh.jinja")
 

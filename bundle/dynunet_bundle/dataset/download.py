@@ -122,7 +122,7 @@ def _output_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"cannot write {error.filename or folder}: {error.strerror or error}. "
-            "Free disk space, change permissions or choose another folder with --out. Then run the same command again."
+            "Free disk space, change permissions or pass another --output_dir. Then run the same command again."
         ) from error
 
 
@@ -157,7 +157,7 @@ def _careful_monai(work: Path) -> Iterator[None]:
 def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
-            f"{folder} exists but has no dataset.json. Move it away, or choose another folder with --out."
+            f"{folder} exists but has no dataset.json. Move it away, or choose another folder with --output_dir."
         )
     archive = folder.with_name(f"{folder.name}.tar")
     with _work_folder(folder) as work, _careful_monai(work):

@@ -20,7 +20,7 @@ Folds = list[dict[str, list[str]]]
 """Names of the ``train`` and ``val`` cases of each fold, as in nnU-Net's ``splits_final.json``."""
 
 NAMES = list_of({**TEXT, "maxLength": 255}, minItems=1)
-REMEDY = "Correct the file, or delete it and run scripts/plan.py again."
+REMEDY = "Correct the file, or delete it and run dynunet-bundle plan again."
 
 FOLDS_SCHEMA = list_of(
     object_with({"train": NAMES, "val": NAMES}, ("train", "val")),

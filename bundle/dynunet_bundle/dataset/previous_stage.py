@@ -16,8 +16,8 @@ PREVIOUS = "previous"
 """Key of the mask of the previous stage in a case."""
 
 HOW_TO_MAKE = (
-    "For training, use RUN/cross_validation/predictions of scripts/train.py with the 3d_lowres overlay; for other "
-    "images, predict the masks with scripts/predict.py and the weights of that training."
+    "For training, use RUN/cross_validation/predictions of dynunet-bundle train with the 3d_lowres overlay; for other "
+    "images, predict the masks with dynunet-bundle predict and the weights of that training."
 )
 
 
@@ -46,8 +46,8 @@ def with_previous(
     if not cascade:
         if previous_dir is not None:
             raise ConfigError(
-                f"previous_dir is {previous_dir}, but the plan is not a cascade. Pass the overlay of scripts/plan.py "
-                "--configuration 3d_cascade_fullres as the second config file, or omit previous_dir."
+                f"previous_dir is {previous_dir}, but the plan is not a cascade. Pass the overlay of "
+                "dynunet-bundle plan --configuration 3d_cascade_fullres with --config_file, or omit previous_dir."
             )
         return list(cases)
     if previous_dir is None:

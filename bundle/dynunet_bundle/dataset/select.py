@@ -162,5 +162,5 @@ class FoldCases:
             if found and planned != found:
                 raise PlanError(
                     f"the plan's {what} are {list(planned)}, those of {dataset.name} are {list(found)}. Run "
-                    f"scripts/plan.py --dataset_dir {self.dataset_dir} and pass its overlay as the second config file."
+                    f"dynunet-bundle plan --dataset_dir {self.dataset_dir} and pass its overlay with --config_file."
                 )

@@ -94,7 +94,7 @@ def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]
     """Label ids of task overlays, as keyword arguments of ``find_masks``; later overlays override earlier ones.
 
     Args:
-        overlays: config files as written by ``scripts/plan.py``.
+        overlays: config files as written by ``dynunet-bundle plan``.
         config_dir: folder of the bundle's configs.
 
     Raises:

@@ -173,7 +173,7 @@ def _require_probabilities(file: ProbabilityFile, values: np.ndarray) -> None:
         raise CaseError(
             file.case,
             f"{file.path} has numbers that are NaN or not between 0 and 1",
-            "Predict this image again with --save_probabilities.",
+            "Predict this image again with --probabilities_dir.",
         )
 
 
@@ -266,7 +266,7 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
     if missing:
         raise DatasetError(
             f"{folder} has no {some_of(missing)}, but each mask needs the grid of its image. "
-            "Pass the folder of the predicted images as --images."
+            "Pass the folder of the predicted images as --input."
         )
     return sources
 

@@ -229,7 +229,7 @@ def _require_finite(logits: torch.Tensor) -> None:
     if not logits.sum().isfinite() and not logits.isfinite().all():
         raise PredictionError(
             "the network's output has NaN or infinite values for this image. Check the image for extreme values "
-            "(scripts/check_dataset.py), or try --precision float32."
+            "(dynunet-bundle check), or try --precision float32."
         )
 
 

@@ -188,14 +188,14 @@ def read_probabilities(folder: str | Path) -> dict[str, ProbabilityFile]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DatasetError(f"{folder} does not exist. Predict with --save_probabilities {folder}.")
+        raise DatasetError(f"{folder} does not exist. Predict with --probabilities_dir {folder}.")
     arrays = sorted(file for file in folder.glob("*.npy") if not file.name.startswith("."))
     found = {
         path.stem: _read_header(path) for path in arrays if path.with_suffix(".json").is_file()
     }
     if not found:
         raise DatasetError(
-            f"{folder} holds no probabilities. Predict with --save_probabilities {folder}."
+            f"{folder} holds no probabilities. Predict with --probabilities_dir {folder}."
         )
     return found
 

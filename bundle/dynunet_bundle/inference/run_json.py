@@ -63,7 +63,7 @@ RUN_SCHEMA = object_with(
         "label_values": {**list_of(VALUE), "type": ["array", "null"]},
         "cases": by_name(CASE_SCHEMA),
     },
-    description="Predict again, or move the file away: scripts/predict.py did not write it.",
+    description="Predict again, or move the file away: dynunet-bundle predict did not write it.",
 )
 """Schema of ``run.json``; after an early stop, values that were not known yet are missing."""
 

@@ -86,7 +86,7 @@ def _build(network: type[BuiltNetwork], **arguments: Any) -> BuiltNetwork:
     ) as error:  # MONAI and torch raise many kinds for lists that do not fit each other
         raise PlanError(
             f"the plan gives no network ({first_line(error)}). Correct kernel_sizes, strides, filters or norm_name; "
-            "scripts/plan.py writes plans that fit."
+            "dynunet-bundle plan writes plans that fit."
         ) from error
 
 

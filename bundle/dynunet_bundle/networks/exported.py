@@ -1,4 +1,4 @@
-"""Exported models used as the network: the files of ``scripts/export.py``, run on torch tensors.
+"""Exported models used as the network: the files of ``dynunet-bundle export``, run on torch tensors.
 
 Each file has a JSON beside it with the plan and the SHA-256, like ``model.pt``. A file is opened in the process that
 computes the first patch, so that the networks can be copied and sent to other processes. Their precision is that of
@@ -236,7 +236,7 @@ def require_own_export(
     """
     if not path.is_file():
         raise WeightsError(
-            f"there is no exported model at {path}. Create it with scripts/export.py."
+            f"there is no exported model at {path}. Create it with dynunet-bundle export."
         )
     sidecar = sidecar_of(path)
     facts = read_json(sidecar, WeightsError, EXPORT_SCHEMA)

@@ -15,7 +15,7 @@ class FoldEnsemble(nn.Module):
     """Several trainings of one plan, whose logits are averaged.
 
     That is nnU-Net's rule for folds (``predict_logits_from_preprocessed_data`` of nnunetv2 2.8.1). Different plans are
-    averaged in probability, by ``scripts/ensemble.py``, which is nnU-Net's rule too. Only the weights are held several
+    averaged in probability, by the command ``ensemble``, which is nnU-Net's rule too. Only the weights are held several
     times; the members process a window one after the other.
 
     Args:

@@ -302,7 +302,7 @@ def _check_levels(
     filters: Sequence[int],
 ) -> None:
     """Refuse lists that do not describe one network."""
-    remedy = "Take kernel_sizes, strides and filters from one plan of scripts/plan.py."
+    remedy = "Take kernel_sizes, strides and filters from one plan of dynunet-bundle plan."
     num_levels = len(strides)
     if len(kernel_size) != num_levels or len(filters) < num_levels:
         raise PlanError(

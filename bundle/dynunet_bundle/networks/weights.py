@@ -26,7 +26,7 @@ from dynunet_bundle.shapes import excerpt
 
 HINT = (
     "Pass the overlays of its training to --config_file; "
-    "scripts/predict.py needs none, it reads the plan beside the weights."
+    "dynunet-bundle predict needs none, it reads the plan beside the weights."
 )
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _checked_state(
 ) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise WeightsError(
-            f"there are no weights at {path}. Train first, or pass --weights (--weights_file) with a model.pt."
+            f"there are no weights at {path}. Train first, or pass --model (--weights_file) with a model.pt."
         )
     state, facts = read_weights(path, checkpoint=True)
     differences = plan_differences(facts["plan"], plan) if "plan" in facts else []

@@ -1,4 +1,4 @@
-"""The work of ``scripts/plan.py``: get the facts, plan, write overlay, facts and folds, return a summary."""
+"""The work of ``dynunet-bundle plan``: get the facts, plan, write overlay, facts and folds, return a summary."""
 
 import logging
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Arguments of ``scripts/plan.py``; its help describes them."""
+    """Arguments of ``dynunet-bundle plan``; its help describes them."""
 
     tasks_dir: Path
     dataset_dir: str | None = None

@@ -64,7 +64,7 @@ FINGERPRINT_SCHEMA = object_with(
         "num_classes_with_background": {"type": "integer", "minimum": 1, "maximum": 255},
     },
     ("spacings_mm", "shapes_after_crop", "median_relative_size_after_cropping"),
-    description="Give the fingerprint that scripts/plan.py wrote, or nnU-Net's.",
+    description="Give the fingerprint that dynunet-bundle plan wrote, or nnU-Net's.",
 )
 """Schema of a fingerprint file: ours, or nnU-Net's, which has no axcodes, intensities or names."""
 

@@ -1,6 +1,6 @@
 """The plan: the flat, literal ids with which a config file describes one task.
 
-``scripts/plan.py`` writes a plan as a task overlay; train.json and inference.json hold its defaults (evaluate.json is
+The command ``plan`` writes a plan as a task overlay; train.json and inference.json hold its defaults (evaluate.json is
 read on top of train.json). Every list of lengths or sizes is in the order of the array axes that ``axcodes`` names
 ("SAR" = (z, y, x)); the coarsest axis comes first.
 
@@ -158,7 +158,7 @@ def plan_from(config: Mapping[str, Any]) -> Plan:
     missing = [name for name in PLAN_IDS if name not in config and DEFAULTS[name] is MISSING]
     if missing:
         raise PlanError(
-            f"the config lacks ids of a plan: {', '.join(missing)}. Pass an overlay of scripts/plan.py."
+            f"the config lacks ids of a plan: {', '.join(missing)}. Pass an overlay of dynunet-bundle plan."
         )
     return Plan(**{name: config[name] for name in PLAN_IDS if name in config})
 

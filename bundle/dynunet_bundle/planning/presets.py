@@ -20,7 +20,7 @@ class Preset:
 
 
 BATCH_SIZE = {2: 64, 3: 2}
-"""Patches (3D) or slices (2D) per step, by dimension, as in the seed's ``scripts/train.py``."""
+"""Patches (3D) or slices (2D) per step, by dimension, as in the seed's ``dynunet-bundle train``."""
 
 PRESETS = {
     "Task01": Preset((128, 128, 128), (1.0, 1.0, 1.0), (192, 160), (1.0, 1.0), mostly_empty=True),

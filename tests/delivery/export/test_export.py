@@ -260,7 +260,7 @@ def test_the_script_prints_the_table(tmp_path):
     weights, overlay = make_model(tmp_path / "run")
     done = run_script(
         "export",
-        *("--weights", weights, "--config_file", overlay, "--output", tmp_path / "out"),
+        *("--model", weights, "--config_file", overlay, "--output_dir", tmp_path / "out"),
         *("--formats", "torchscript", "tensorrt", "--repeats", "1", "--device", "cpu"),
     )
     assert done.returncode == 0, done.stderr

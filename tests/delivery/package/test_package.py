@@ -292,7 +292,7 @@ def test_large_weights_are_named_with_their_address(
 
 def test_the_template_is_made_by_the_same_generator() -> None:
     for path, content in template_files(BUNDLE, ROOT / "CHANGELOG.md").items():
-        message = "run scripts/package.py --refresh_template"
+        message = "run dynunet-bundle package --refresh_template"
         assert path.read_text() == content.decode(), message
 
 
@@ -303,7 +303,7 @@ def test_the_packages_that_metadata_require_are_those_of_the_project() -> None:
 
 
 def test_the_script_names_what_it_lacks(tmp_path: Path) -> None:
-    done = run_script("package", "--name", NAME, "--out", tmp_path)
+    done = run_script("package", "--name", NAME, "--output_dir", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--model" in done.stderr
 

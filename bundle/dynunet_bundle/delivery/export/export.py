@@ -187,8 +187,8 @@ def _reference(request: ExportRequest) -> Reference:
         num_channels = len(plan["channel_names"])
         if num_channels != shape[0]:
             raise ConfigError(
-                "this network also needs the mask of a previous stage, which --images cannot provide. "
-                "Leave out --images."
+                "this network also needs the mask of a previous stage, which --input cannot provide. "
+                "Leave out --input."
             )
         cases = find_images(request.images, num_channels)
         patches = image_patches(cases, parsed("preprocessing"), shape, request.num_patches)

@@ -25,7 +25,7 @@ REPORT_SCHEMA = object_with(
         ),
     },
     ("models",),
-    description="Pass an export.json written by scripts/export.py.",
+    description="Pass an export.json written by dynunet-bundle export.",
 )
 """Schema of ``export.json``."""
 

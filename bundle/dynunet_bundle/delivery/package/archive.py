@@ -89,7 +89,7 @@ def require_replaceable(target: Path) -> None:
     """
     if target.exists() and not (target / "configs" / "metadata.json").is_file():
         raise OutputError(
-            f"{target} exists and is not a bundle. Choose another --out, or remove it."
+            f"{target} exists and is not a bundle. Choose another --output_dir, or remove it."
         )
 
 
@@ -112,5 +112,5 @@ def publish(folder: Path, target: Path) -> None:
         if old.exists() and not target.exists():
             old.rename(target)
         raise OutputError(
-            f"cannot write {target}: {error.strerror}. Choose another --out."
+            f"cannot write {target}: {error.strerror}. Choose another --output_dir."
         ) from error

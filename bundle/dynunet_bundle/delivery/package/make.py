@@ -73,7 +73,7 @@ class PackageRequest:
         version: of the package; if None, the newest in the changelog.
         scores: ``scores.json`` of an evaluation, or None.
         facts: JSON for ``load_facts``, or None.
-        exports: ``export.json`` of ``scripts/export.py``, or None.
+        exports: ``export.json`` of ``dynunet-bundle export``, or None.
         curves: ``progress.png`` of the training, or None.
         weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.

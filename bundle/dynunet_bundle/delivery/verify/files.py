@@ -178,7 +178,7 @@ def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
     """SHA256SUMS lists every file, with its current checksum."""
     path = bundle.path / SUMS_NAME
     if not path.is_file():
-        raise SkippedCheck(f"there is no {SUMS_NAME}; scripts/package.py writes one")
+        raise SkippedCheck(f"there is no {SUMS_NAME}; dynunet-bundle package writes one")
     try:
         lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
         listed = {name: value for value, name in lines}

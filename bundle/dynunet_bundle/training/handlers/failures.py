@@ -132,7 +132,7 @@ class FailureHandler:
             )
         return (
             f"{place} has too little memory for batch_size {self.batch_size} and patch_size {self.patch_size}. "
-            "Lower one of them (--batch_size, --patch_size), or plan again with scripts/plan.py "
+            "Lower one of them (--batch_size, --patch_size), or plan again with dynunet-bundle plan "
             "--gpu_memory_gb N."
         )
 

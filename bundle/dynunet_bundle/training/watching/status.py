@@ -225,7 +225,7 @@ def find_runs(folder: Path) -> list[Path]:
     """Find the ``output_dir`` of each training in a folder.
 
     Args:
-        folder: an ``output_dir``; or a fold's folder of ``scripts/train.py``, with ``run`` in it; or a folder of folds.
+        folder: an ``output_dir``; or a fold's folder of ``train``, with ``run`` in it; or a folder of folds.
 
     Returns:
         At least one folder; ``folder`` itself if nothing is found.
