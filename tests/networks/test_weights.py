@@ -18,7 +18,7 @@ from monai.networks.nets import DynUNet
 import dynunet_bundle
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet, inference_state_dict
-from dynunet_bundle.networks.weights import WeightsLoader, load_weights, save_weights
+from dynunet_bundle.networks.weights import WeightsLoader, load_weights, save_weights, told_apart
 from dynunet_bundle.planning.plan import PLAN_IDS
 
 SETTINGS: dict[str, Any] = {
@@ -280,3 +280,10 @@ def refusal_of_sidecar(weights: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         load_weights(make_network(1), weights, PLAN)
     return str(caught.value)
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    assert told_apart([Path("/a/model.pt")]) == ["model.pt"]
+    assert told_apart([Path("/a/model.pt"), Path("/a/model_2.pt")]) == ["model.pt", "model_2.pt"]
+    folds = [Path(f"/run/fold_{fold}/models/model.pt") for fold in (0, 1)]
+    assert told_apart(folds) == ["fold_0/models/model.pt", "fold_1/models/model.pt"]

@@ -90,6 +90,15 @@ def test_colours_that_are_not_normalized_as_such_are_told(
     assert doubts(caplog, named) == []
 
 
+def test_the_task_has_the_name_that_the_user_gives(tmp_path: Path) -> None:
+    data = volumes(tmp_path / "data", 0, 9)
+    plan_dataset(PlanRequest(tmp_path, dataset_dir=str(data), name="Liver CT $(x)"))
+    (overlay,) = tmp_path.glob("Liver*_3d.json")
+    content = json.loads(overlay.read_text())
+    assert content["task_name"] == overlay.stem.removesuffix("_3d") and "$" not in overlay.name
+    assert Path(content["splits_file"]).is_file()
+
+
 def test_another_plan_in_the_same_file_needs_overwrite(tmp_path: Path) -> None:
     data = volumes(tmp_path / "data", 0, 9)
     plan_dataset(plan(data, tmp_path))

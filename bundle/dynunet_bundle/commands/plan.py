@@ -65,6 +65,10 @@ def add_arguments(parser: CommandParser) -> None:
         "-o", "--output", type=Path, help="JSON file to write (default: in the folder of tasks)"
     )
     parser.add_argument(
+        "--name",
+        help="name of the task, which titles, DICOM objects and cards carry (default: that of the folder)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace an overlay that holds another plan"
     )
     parser.add_argument(

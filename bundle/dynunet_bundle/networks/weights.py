@@ -5,6 +5,7 @@ weights of another plan are refused with a one-line message instead of a page of
 """
 
 import logging
+import os
 import pickle  # noqa: S403 - for the name of its exception only
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -246,4 +247,17 @@ class WeightsLoader:
             logger.info("weights: %s", self.network.path.name)
             return
         load_weights(self.network, self.path, self.plan)
-        logger.info("weights: %s", ", ".join(path.name for path in weight_files(self.path)))
+        logger.info("weights: %s", ", ".join(told_apart(weight_files(self.path))))
+
+
+def told_apart(files: Sequence[Path]) -> list[str]:
+    """Short names of files for a log: their names, or their paths below the folder that they share if names repeat.
+
+    Args:
+        files: paths of weights.
+    """
+    names = [file.name for file in files]
+    if len(set(names)) == len(names):
+        return names
+    shared = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    return [str(file.absolute().relative_to(shared)) for file in files]

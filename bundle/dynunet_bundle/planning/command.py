@@ -1,12 +1,12 @@
 """The work of ``dynunet-bundle plan``: get the facts, plan, write overlay, facts and folds, return a summary."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynunet_bundle.dataset.cases import absolute, name_of
 from dynunet_bundle.dataset.folds import NUM_FOLDS, SPLITS_ID, fewer_folds, write_folds
-from dynunet_bundle.dataset.layouts import DatasetDescription
+from dynunet_bundle.dataset.layouts import DatasetDescription, task_name
 from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError, counted
 from dynunet_bundle.files import ensure_writable, read_json, write_json
@@ -64,6 +64,7 @@ class PlanRequest:
     cache_dir: Path | None = None
     like: SourceModel | None = None
     overwrite: bool = False
+    name: str | None = None
 
 
 def plan_dataset(request: PlanRequest) -> str:
@@ -85,6 +86,8 @@ def plan_dataset(request: PlanRequest) -> str:
         dataset = load_dataset(str(request.dataset_dir))
         fingerprint = extract_fingerprint(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
+    if request.name:
+        dataset = replace(dataset, name=task_name(Path(request.name)))
     plan, decided = _decide(dataset, fingerprint, request)
     name = CASCADE if plan.cascade else request.configuration
     suffix = name if name in OWN_NAMES else f"{plan.spatial_dims}d"
