@@ -54,19 +54,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
     )
     parser.add_argument(
-        "--channel_names", nargs="+", help="names of channels, if there is no dataset.json"
-    )
-    parser.add_argument(
-        "--label_names",
-        nargs="+",
-        help="names of labels, background first, if there is no dataset.json",
-    )
-    parser.add_argument(
         "-o", "--output", type=Path, help="JSON file to write (default: in the folder of tasks)"
-    )
-    parser.add_argument(
-        "--name",
-        help="name of the task, which titles, DICOM objects and cards carry (default: that of the folder)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an overlay that holds another plan"
@@ -82,6 +70,23 @@ def add_arguments(parser: CommandParser) -> None:
         type=Path,
         default=cache_folder(),
         help="cache of the facts of each file (default: %(default)s)",
+    )
+    _add_names(parser)
+
+
+def _add_names(parser: CommandParser) -> None:
+    """Names that the data set lacks."""
+    parser.add_argument(
+        "--channel_names", nargs="+", help="names of channels, if there is no dataset.json"
+    )
+    parser.add_argument(
+        "--label_names",
+        nargs="+",
+        help="names of labels, background first, if there is no dataset.json",
+    )
+    parser.add_argument(
+        "--name",
+        help="name of the task, which titles, DICOM objects and cards carry (default: that of the folder)",
     )
 
 
