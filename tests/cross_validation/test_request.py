@@ -46,8 +46,8 @@ def test_overrides_are_read_as_monai_reads_them() -> None:
     ("arguments", "message"),
     [
         (["--epocs", "3"], 'did you mean "epochs"'),
-        (["--ckpt_dir", "x"], "ckpt_dir is set by --out"),
-        (["--config_file=x"], "config_file is set by --task_config"),
+        (["--ckpt_dir", "x"], "ckpt_dir is set by --output_dir"),
+        (["--config_file=x"], "config_file is set by --config_file"),
         (["3"], '"3" does not follow an option'),
         (["--epochs", "3", "4"], '"4" does not follow an option'),
     ],

@@ -15,7 +15,7 @@ from dynunet_bundle.cross_validation import runs as fold_runs
 from dynunet_bundle.cross_validation.commands import ProcessRunner
 from dynunet_bundle.cross_validation.request import FoldsRequest
 from dynunet_bundle.cross_validation.runs import FoldRuns, train_folds
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.files import write_json
 
 PLAN = ("filters", "kernel_sizes", "strides", "patch_size", "spacing", "label_names")
@@ -198,13 +198,15 @@ def test_a_split_of_the_user_decides(request_for: Any, trains: Any, tmp_path: Pa
     )
     runner = trains()
     flags = ("--epochs", "2", "--splits_file", str(splits))
-    assert train_folds(request_for(overrides=flags)) == 0
+    with pytest.raises(DatasetError, match="has 2 folds, but num_folds is 3"):
+        train_folds(request_for(overrides=flags))
+    assert train_folds(request_for(overrides=flags, settings={})) == 0
     assert len(runner.commands) == 2
     write_json(
         splits, [{"train": names[2:], "val": names[:2]}, {"train": names[3:], "val": names[:1]}]
     )
     with pytest.raises(ConfigError, match="phantom_000 is held out in fold 0 and in fold 1"):
-        train_folds(request_for(overrides=flags))
+        train_folds(request_for(overrides=flags, settings={}))
 
 
 JOB = """
@@ -232,6 +234,7 @@ def test_two_jobs_at_once_prepare_each_case_once(request_for: Any, phantom: Path
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             text=True,
         )

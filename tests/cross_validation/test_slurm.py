@@ -229,8 +229,8 @@ def test_what_cannot_be_a_job(job: SlurmJob, changes: dict[str, object], message
     ("arguments", "message"),
     [
         (("--epocs", "3"), 'did you mean "epochs"'),
-        (("--ckpt_dir", "x"), "ckpt_dir is set by --out"),
-        (("--task_config", "none.json"), "none.json does not exist"),
+        (("--ckpt_dir", "x"), "ckpt_dir is set by --output_dir"),
+        (("--config_file", "none.json"), "none.json does not exist"),
     ],
 )
 def test_the_script_refuses_bad_input_in_one_line(
@@ -265,7 +265,7 @@ def test_the_documented_array(
 ) -> None:
     script = next(block for block in documented_shell("cross_validation.md") if "array" in block)
     program = TRAINING.replace("trap end USR1", "trap end TERM").replace("exit 1", "exit 75")
-    executable(tmp_path / "bin" / "python", program)
+    executable(tmp_path / "bin" / "dynunet-bundle", program)
     variables = {
         "DOES": does,
         "ON_SIGNAL": "",

@@ -146,5 +146,5 @@ def test_no_page_is_made_unless_asked_for(page, tmp_path):
 def test_images_of_a_page_are_in_a_folder(page, tmp_path):
     summary = summarize_measures({"x": []}, ["background"], 1.0)
     outputs = Outputs(report=tmp_path / "page.html", images=tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"none is not a folder.*--images"):
+    with pytest.raises(ConfigError, match=r"none is not a folder.*--input"):
         write_outputs(summary, tmp_path, tmp_path, outputs)

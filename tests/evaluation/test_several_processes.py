@@ -11,6 +11,8 @@ from conftest import BUNDLE, save_nifti
 from helpers.made_runs import AFFINE, CASES, PLAN, make_dataset, truth_of
 from helpers.predictions import THRESHOLD_PLAN, threshold_weights
 
+from dynunet_bundle.errors import counted
+
 CONFIGS = [BUNDLE / "configs" / name for name in ("train.json", "evaluate.json")]
 
 
@@ -61,7 +63,7 @@ def test_a_bad_case_fails_alone_in_every_process(
         path.write_bytes(path.read_bytes()[: -30 if case in bad else None])
     result = evaluate(tmp_path, dataset, *held_out)
     assert result.returncode == 1
-    assert f"{len(bad)} of {len(held_out)} cases failed" in result.stderr
+    assert f"{len(bad)} of {counted(len(held_out), 'case')} failed" in result.stderr
     assert all(f"case {case}: " in result.stderr for case in bad)
     scores = tmp_path / "out" / "scores.json"
     good = [case for case in held_out if case not in bad]

@@ -64,7 +64,13 @@ def test_a_rate_that_is_far_too_high(
 def test_a_gpu_that_is_full(runs: Runs, tmp_path: Path) -> None:
     training = runs.training(tmp_path)
     done = training.run(probe("OutOfMemory", network="@network", at=3))
-    needed = ("batch_size 2", "patch_size [16, 16, 16]", "--batch_size", "--patch_size", "plan.py")
+    needed = (
+        "batch_size 2",
+        "patch_size [16, 16, 16]",
+        "--batch_size",
+        "--patch_size",
+        "dynunet-bundle plan",
+    )
     assert_error(done, 1, "too little memory", *needed)
     assert load(training.models / LAST)["epoch"] == 1
     assert training.status()["state"] == "failed"

@@ -57,7 +57,7 @@ def use(weights: Path | list[str], preprocessing: Any = STEPS, **options: Any) -
 
 def test_held_out_cases_are_scored_and_trained_ones_are_not(weights: Path, cases: Any) -> None:
     assert use(weights, cases=cases[2:]) == []
-    with pytest.raises(ConfigError, match=r"fold 0 .*2 of the 3 cases \(case_0, case_1\).*--allow"):
+    with pytest.raises(ConfigError, match=r"fold 0 .*2 of 3 cases \(case_0, case_1\).*--allow"):
         use(weights, cases=cases[:3])
     assert use(weights, cases=cases[:3], allow_trained_cases=True) == ["case_0", "case_1"]
     assert use([str(weights)] * 2, cases=cases[:1], allow_trained_cases=True) == ["case_0"]
@@ -147,7 +147,7 @@ def test_a_training_notes_what_it_learns_from_and_the_other_fold_is_refused(
         return content
 
     assert "trained_cases" not in evaluate(0)
-    with pytest.raises(ConfigError, match="is the model of fold 0 and was trained on 2 of the 2"):
+    with pytest.raises(ConfigError, match="is the model of fold 0 and was trained on 2 of 2"):
         evaluate(1)
     marked = evaluate(1, allow_trained_cases=True)
     assert sorted(marked["trained_cases"]) == sorted(marked["cases"])

@@ -80,7 +80,7 @@ def test_a_crash_between_array_and_header_leaves_no_case(folder, tmp_path, monke
 
 
 def test_folders_without_any(tmp_path):
-    with pytest.raises(DatasetError, match="does not exist. Predict with --save_probabilities"):
+    with pytest.raises(DatasetError, match="does not exist. Predict with --probabilities_dir"):
         read_probabilities(tmp_path / "none")
     with pytest.raises(DatasetError, match="holds no probabilities"):
         read_probabilities(tmp_path)

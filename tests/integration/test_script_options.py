@@ -67,7 +67,7 @@ COMMANDS: list[tuple[str, str]] = [
     (
         "plan",
         "--dataset_dir {data} --configuration {configuration} --planner plain --gpu_memory_gb 8 "
-        "--output {out}/planned.json --num_workers 1 --cache_dir {cache}",
+        "--output {out}/planned.json --overwrite --name planned --num_workers 1 --cache_dir {cache}",
     ),
     (
         "plan",

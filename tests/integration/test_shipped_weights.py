@@ -70,4 +70,4 @@ def test_without_them_the_message_says_what_to_do(real_data: Path, tmp_path: Pat
     script = str(tmp_path / "scripts" / "predict.py")
     done = fork_server.run([script, "--input", str(images), "--output", str(tmp_path / "out")])
     assert done.returncode == 2
-    assert "there are no weights at" in done.stderr and "--weights" in done.stderr
+    assert "there are no weights at" in done.stderr and "--model" in done.stderr

@@ -38,7 +38,7 @@ def test_all_problems_of_a_case_are_listed_at_once():
     label[0, 0, 0, 0] = 9
     flat = np.diag([1.0, 1.0, 0.0, 1.0])
     problems = problems_of(image, label, 2, [0, 1, 2], flat)
-    words = ("affine of its image", "1 channel", "1 NaN", "affine of its label", "9 (1 voxels)")
+    words = ("affine of its image", "1 channel", "1 NaN", "affine of its label", "9 (1 voxel)")
     assert len(problems) == len(words)
     assert all(word in problem for word, problem in zip(words, problems, strict=True))
 
@@ -66,8 +66,8 @@ def test_any_few_whole_numbers_may_be_labels():
     [
         (-1, "different values from -1 to 2"),
         (1.4, "not whole numbers"),
-        (np.nan, r"nan \(1 voxels\); expected: 0 to 2"),
-        (np.inf, r"inf \(1 voxels\); expected: 0 to 2"),
+        (np.nan, r"nan \(1 voxel\); expected: 0 to 2"),
+        (np.inf, r"inf \(1 voxel\); expected: 0 to 2"),
     ],
 )
 def test_what_cannot_be_a_label(value: float, words: str):

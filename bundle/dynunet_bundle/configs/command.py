@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 
 from dynunet_bundle.configs.command_line import CommandLine
 from dynunet_bundle.configs.literals import literal
-from dynunet_bundle.configs.overrides import RUN_ARGUMENTS, read_overlay
+from dynunet_bundle.configs.overrides import RUN_ARGUMENTS, read_overlay, top_level
 from dynunet_bundle.configs.results import expression_results
 from dynunet_bundle.configs.usage import Usage
 from dynunet_bundle.configs.values import (
@@ -193,7 +193,9 @@ def require_results(config: Mapping[str, Any], values: Mapping[str, Any]) -> Non
 def _with_overrides(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     parser = ConfigParser(copy.deepcopy(dict(config)))
     for name, value in values.items():
-        parser[name] = copy.deepcopy(value)
+        # a part of a section needs the section
+        if top_level(name) in config or top_level(name) == name:
+            parser[name] = copy.deepcopy(value)
     content: dict[str, Any] = parser.get()
     return content
 

@@ -154,7 +154,12 @@ class ProcessRunner:
         sys.stdout.flush()
         self._is_busy = True
         quiet = [QUIET if word == "monai.bundle" else word for word in command]
-        self._process = subprocess.Popen(quiet, start_new_session=True)  # noqa: S603 - ours
+        # the same package as here, also if another one is installed
+        package = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(  # noqa: S603 - ours
+            quiet, start_new_session=True, env={**os.environ, "PYTHONPATH": paths}
+        )
         if self.signal is not None:  # it arrived while the process was starting
             self._send(signal.SIGTERM)
         code = self._process.wait()

@@ -64,7 +64,13 @@ def test_a_gpu_without_memory_says_what_to_lower(start: Start, tmp_path: Path) -
 
     part(workflow, "train#trainer").add_event_handler(Events.ITERATION_STARTED, fill)
     message = str(run_and_fail(workflow))
-    for needed in ("--batch_size", "--patch_size", "batch_size 2", "[16, 16, 16]", "plan.py"):
+    for needed in (
+        "--batch_size",
+        "--patch_size",
+        "batch_size 2",
+        "[16, 16, 16]",
+        "dynunet-bundle plan",
+    ):
         assert needed in message
 
 
