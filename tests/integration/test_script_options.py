@@ -231,7 +231,7 @@ def folder(
         "changelog": work / "CHANGELOG.md",
         "cache": work / "cache",
         "scores": work / "run/cross_validation/fold_0.json",
-        "fingerprint": work / "out" / "fingerprints" / "Task99_Phantom.json",
+        "fingerprint": work / "out" / "fingerprints" / "planned.json",
         "configuration": {2: "2d", 3: "3d_fullres"}[dims],
     }
 
