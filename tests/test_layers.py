@@ -7,10 +7,11 @@ import pytest
 from conftest import BUNDLE
 
 PACKAGE = BUNDLE / "dynunet_bundle"
-LOOSE = {"__init__", "__main__", "errors", "files", "locks", "limits", "shapes", "terminal"}
+LOOSE = {"__init__", "__main__", "errors", "files", "shapes", "terminal"}
 """What every room needs; nothing else is loose at the root of the package."""
 
 ROOMS = (
+    "machine",
     "dicom_input",
     "images",
     "drawing",

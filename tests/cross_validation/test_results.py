@@ -196,7 +196,7 @@ print(collect(ResultFolder(Path(sys.argv[1])))["missing_folds"])
 
 def test_two_jobs_that_end_at_once_leave_the_whole_summary(folder: ResultFolder) -> None:
     """A process that waits for the lock must then read what the other one has written."""
-    from dynunet_bundle.locks import exclusive
+    from dynunet_bundle.machine.locks import exclusive
 
     save(folder, 0, 1)
     with exclusive(folder.path / ".lock", "collects"):

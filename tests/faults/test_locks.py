@@ -27,11 +27,11 @@ from fault_runs import (  # noqa: F401 - the_runs is a fixture
 from helpers.package_cases import NAME, request_for
 from helpers.predictions import run_of, save_cases, threshold_weights
 
-from dynunet_bundle import locks
 from dynunet_bundle.delivery.package.make import make_package
 from dynunet_bundle.errors import BusyError, OutputError
 from dynunet_bundle.files import writer
-from dynunet_bundle.locks import ProcessLock, claim, exclusive, release_claims
+from dynunet_bundle.machine import locks
+from dynunet_bundle.machine.locks import ProcessLock, claim, exclusive, release_claims
 
 pytestmark = pytest.mark.fault
 
@@ -43,7 +43,7 @@ if "nfs" in mode:
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
     fcntl.flock = refuse
-from dynunet_bundle.locks import ProcessLock
+from dynunet_bundle.machine.locks import ProcessLock
 lock = ProcessLock(path, path.name.split(".")[1])
 if "race" in mode:
     while not path.with_name("go").exists():

@@ -12,13 +12,13 @@ import pytest
 from conftest import BUNDLE, TINY, save_nifti
 from helpers.predictions import run_of, save_cases, threshold_weights
 
-from dynunet_bundle import limits
 from dynunet_bundle.configs.workflow import BundleWorkflow
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import CaseError, PredictionError
 from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.machine import limits
 from dynunet_bundle.preprocessing.store import PreparedDataset
 from dynunet_bundle.survey.survey import survey_dataset
 

@@ -15,13 +15,13 @@ from monai.data import MetaTensor
 from spoiled_files import extension_bomb, gzip_bomb, meta, nifti, nrrd, png
 
 import dynunet_bundle.preprocessing.resample as resample_module
-from dynunet_bundle import limits
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.dataset.case_errors import apply_to_case
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError
 from dynunet_bundle.images.nifti import load_nifti
 from dynunet_bundle.images.read import read_volume
-from dynunet_bundle.limits import max_image_bytes, require_room
+from dynunet_bundle.machine import limits
+from dynunet_bundle.machine.limits import max_image_bytes, require_room
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 READ = """

@@ -17,7 +17,7 @@ from dynunet_bundle.configs.overrides import check_overrides, known_ids
 from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
-from dynunet_bundle.locks import claim
+from dynunet_bundle.machine.locks import claim
 
 
 def check_command() -> None:

@@ -28,7 +28,7 @@ OWN_COMPONENTS = frozenset(
         *("dataset.select.FoldCases", "dicom_output.save_objects.SaveDicomObjectsd"),
         *("evaluation.scores.ScoreHandler", "feed.loader.DaliLoader"),
         *("inference.evaluator.CaseEvaluator", "inference.evaluator.CaseProgress"),
-        "locks.release_claims",
+        "machine.locks.release_claims",
         "inference.model_use.ModelUse",
         *("inference.inferer.PatchInferer", "inference.probabilities.SaveProbabilitiesd"),
         *("inference.quality.NoteQualityd", "inference.restore.RestoreClassesd"),

@@ -13,7 +13,7 @@ from dynunet_bundle.configs.overrides import known_ids, read_overlay, top_level
 from dynunet_bundle.configs.recipe import training_recipe
 from dynunet_bundle.configs.values import COMMAND_LINE, require_values
 from dynunet_bundle.errors import ConfigError, find_user_error
-from dynunet_bundle.locks import release_claims
+from dynunet_bundle.machine.locks import release_claims
 
 RECIPE = "recipe"
 

@@ -16,7 +16,7 @@ from typing import Any
 from dynunet_bundle.cross_validation.summary import FoldRecord, summarize_folds
 from dynunet_bundle.errors import ConfigError, counted, some_of
 from dynunet_bundle.files import read_json, write_json
-from dynunet_bundle.locks import exclusive
+from dynunet_bundle.machine.locks import exclusive
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, plan_differences
 from dynunet_bundle.shapes import (
     COUNT,

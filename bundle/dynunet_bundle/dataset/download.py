@@ -32,7 +32,7 @@ from monai.apps.utils import HashCheckError, download_url, extractall
 from monai.apps.utils import logger as monai_logger
 
 from dynunet_bundle.errors import ConfigError, DatasetError, OutputError, first_line
-from dynunet_bundle.locks import WAIT, exclusive
+from dynunet_bundle.machine.locks import WAIT, exclusive
 
 LICENCE = (
     "The data is licensed CC BY-SA 4.0 by the Medical Segmentation Decathlon "

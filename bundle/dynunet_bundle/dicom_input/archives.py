@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from dynunet_bundle.errors import DatasetError, OutputError
 from dynunet_bundle.files import is_gone, is_inside, writer
-from dynunet_bundle.limits import GIB
+from dynunet_bundle.machine.limits import GIB
 from dynunet_bundle.terminal import NO_ROOM
 
 PREFIX = "dynunet-dicom-"

@@ -14,7 +14,7 @@ from dynunet_bundle.dicom_input.parse import INSTALL, convert_values, is_encapsu
 from dynunet_bundle.dicom_input.refusals import has_float_pixels
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.limits import require_memory, require_room
+from dynunet_bundle.machine.limits import require_memory, require_room
 
 RESEND = "Send the series again."
 

@@ -34,7 +34,7 @@ from dynunet_bundle.dicom_input.scan import Series, scan
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError
 from dynunet_bundle.errors import BundleError, CaseError, DatasetError
 from dynunet_bundle.files import sha256_of
-from dynunet_bundle.limits import max_image_bytes
+from dynunet_bundle.machine.limits import max_image_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynunet_bundle.files import case_name, is_inside
-from dynunet_bundle.limits import MAX_MM, max_image_bytes, require_room
+from dynunet_bundle.machine.limits import MAX_MM, max_image_bytes, require_room
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")

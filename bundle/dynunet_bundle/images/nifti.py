@@ -20,7 +20,7 @@ from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.streams import require_end, require_size
-from dynunet_bundle.limits import require_memory, require_place, require_room
+from dynunet_bundle.machine.limits import require_memory, require_place, require_room
 
 GZIP_SUFFIX = ".gz"
 GZIP_RATIO = 1032

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.streams import require_end
 from dynunet_bundle.images.tiff_checks import DEFLATE_RATIO, check_tiff
-from dynunet_bundle.limits import require_axes, require_room
+from dynunet_bundle.machine.limits import require_axes, require_room
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK_HEAD = 8  # bytes of a chunk's length and type

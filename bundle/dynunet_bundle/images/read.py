@@ -16,7 +16,7 @@ from dynunet_bundle.errors import CaseError
 from dynunet_bundle.files import CHANNEL_SUFFIX, NIFTI_SUFFIXES, case_name
 from dynunet_bundle.images.grid import SPATIAL_AXES, grid_difference
 from dynunet_bundle.images.nifti import affine_mm, load_nifti, read_voxels
-from dynunet_bundle.limits import require_axes
+from dynunet_bundle.machine.limits import require_axes
 
 
 class Volume(NamedTuple):

@@ -28,7 +28,7 @@ from dynunet_bundle.images.header_checks import (
 from dynunet_bundle.images.picture_checks import require_sound_picture
 from dynunet_bundle.images.streams import ENCODINGS, decompress, require_size
 from dynunet_bundle.images.tiff_spacing import tiff_spacing, with_spacing
-from dynunet_bundle.limits import require_memory, require_place, require_room
+from dynunet_bundle.machine.limits import require_memory, require_place, require_room
 
 READERS = {
     **dict.fromkeys(NRRD_SUFFIXES, "NrrdImageIO"),

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from dynunet_bundle.limits import MAX_AXIS, require_axes, require_room
+from dynunet_bundle.machine.limits import MAX_AXIS, require_axes, require_room
 
 MAX_PAGES = 5_000
 """Directories of a file; SimpleITK takes 0.8 s for this number."""

@@ -45,7 +45,7 @@ from dynunet_bundle.inference.probabilities import (
 from dynunet_bundle.inference.save_mask import save_mask
 from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.locks import WAIT, exclusive
+from dynunet_bundle.machine.locks import WAIT, exclusive
 from dynunet_bundle.shapes import TEXT, list_of, object_with
 from dynunet_bundle.terminal import progress
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from dynunet_bundle.errors import ConfigError, PredictionError
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
-from dynunet_bundle.limits import require_memory
+from dynunet_bundle.machine.limits import require_memory
 from dynunet_bundle.networks.cpu.forward import fit_to_cpu
 from dynunet_bundle.networks.precision import compute_dtype, computing_in
 from dynunet_bundle.terminal import progress

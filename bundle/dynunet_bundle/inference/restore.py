@@ -14,7 +14,7 @@ from monai.utils.enums import TraceKeys
 from dynunet_bundle.dataset.cases import IMAGE
 from dynunet_bundle.inference.planes import resized_planes
 from dynunet_bundle.labels.scheme import LabelScheme
-from dynunet_bundle.limits import require_memory
+from dynunet_bundle.machine.limits import require_memory
 from dynunet_bundle.preprocessing.resample import ResampleToSpacingd
 
 CLASS_TYPE = torch.uint8

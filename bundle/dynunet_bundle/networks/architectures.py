@@ -12,7 +12,7 @@ from monai.networks.nets import DynUNet
 from torch import nn
 
 from dynunet_bundle.errors import PlanError, first_line
-from dynunet_bundle.limits import require_memory
+from dynunet_bundle.machine.limits import require_memory
 from dynunet_bundle.networks.dynunet import (
     DeepSupervisedDynUNet,
     DeepSupervisedPlainConvUNet,

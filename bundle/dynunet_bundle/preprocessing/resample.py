@@ -21,7 +21,7 @@ from monai.utils.enums import TraceKeys
 
 from dynunet_bundle.dataset.cases import IMAGE, name_of
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.limits import (
+from dynunet_bundle.machine.limits import (
     RESAMPLED_FACTOR,
     max_image_bytes,
     require_memory,

@@ -56,7 +56,7 @@ from dynunet_bundle.files import (
     write_json,
 )
 from dynunet_bundle.labels.extents import class_extents
-from dynunet_bundle.locks import exclusive
+from dynunet_bundle.machine.locks import exclusive
 from dynunet_bundle.preprocessing.append_previous import append_masks
 from dynunet_bundle.preprocessing.positions import (
     POSITIONS_PER_CLASS,

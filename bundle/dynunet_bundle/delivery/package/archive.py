@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynunet_bundle.errors import OutputError
 from dynunet_bundle.files import TEMPORARY_SUFFIX, atomic_write, ensure_writable, sha256_of
-from dynunet_bundle.locks import WAIT, exclusive
+from dynunet_bundle.machine.locks import WAIT, exclusive
 
 SUMS_NAME = "SHA256SUMS"
 """File of checksums, in the format of ``sha256sum --check``."""

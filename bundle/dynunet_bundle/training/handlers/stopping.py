@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ignite.engine import Engine, Events
 
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, STOP_SIGNALS
-from dynunet_bundle.locks import release_claims
+from dynunet_bundle.machine.locks import release_claims
 from dynunet_bundle.training.handlers.checkpoint import CheckpointHandler
 from dynunet_bundle.training.handlers.clipping import steps_now
 from dynunet_bundle.training.process.distributed import any_rank

@@ -1,0 +1,1 @@
+"""What processes share on one machine: locks on folders, and limits of memory."""
