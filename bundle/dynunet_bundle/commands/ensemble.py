@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import counted
 
 
@@ -44,6 +45,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    import_monai()
     from dynunet_bundle.configs.overlays import rules_of
     from dynunet_bundle.inference.ensemble import EnsembleRequest, write_ensemble
     from dynunet_bundle.networks.model_json import model_files, model_settings

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import ConfigError
 
 
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.input and not arguments.report:
         raise ConfigError("--input is for --report. Pass --report too, or leave it out.")
 
+    import_monai()
     from dynunet_bundle.evaluation.case_measures import require_tolerance
     from dynunet_bundle.evaluation.label_source import find_label_source
     from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks

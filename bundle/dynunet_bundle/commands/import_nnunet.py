@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE, changelog_file
+from dynunet_bundle.configs.lean_monai import import_monai
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -58,6 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    import_monai()
     from dynunet_bundle.nnunet.importing import ImportRequest, import_nnunet
 
     package = import_nnunet(

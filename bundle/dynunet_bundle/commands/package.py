@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE, changelog_file
+from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.terminal import next_command
 
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.refresh_template and None in (arguments.model, arguments.name):
         raise ConfigError("a package needs --model MODEL.pt and --name organ_modality_task.")
 
+    import_monai()
     from dynunet_bundle.delivery.package.make import PackageRequest, make_package
     from dynunet_bundle.delivery.package.template import refresh_template
     from dynunet_bundle.networks.model_json import model_files

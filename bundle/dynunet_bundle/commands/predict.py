@@ -17,6 +17,7 @@ from typing import Any
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PredictionError
 
 
@@ -181,6 +182,9 @@ def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> No
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     _require_input(arguments.input)
+    if not arguments.trust:
+        # own code may need any part of MONAI
+        import_monai()
     from dynunet_bundle.networks.model_json import model_settings, previous_weights
 
     weights = _weights_of(arguments)
