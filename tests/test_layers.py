@@ -32,6 +32,7 @@ ROOMS = (
     "best_configuration",
     "delivery",
     "nnunet",
+    "api",
     "commands",
 )
 """From the lowest to the highest. CONTRIBUTING.md says what belongs where."""

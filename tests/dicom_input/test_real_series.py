@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from dynunet_bundle.errors import CaseError, DatasetError
-from dynunet_bundle.images.simpleitk import _affine_of
+from dynunet_bundle.images.simpleitk import sitk_affine
 
 pytest.importorskip("pydicom")
 
@@ -20,7 +20,7 @@ def read_with_gdcm(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _affine_of(image)
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), sitk_affine(image)
 
 
 def test_all_series_agree_with_gdcm(real_data: Path) -> None:

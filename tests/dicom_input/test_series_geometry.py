@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from dynunet_bundle.errors import CaseError
-from dynunet_bundle.images.simpleitk import _affine_of
+from dynunet_bundle.images.simpleitk import sitk_affine
 
 pytest.importorskip("pydicom")
 
@@ -62,7 +62,7 @@ def test_agrees_with_gdcm_after_rescaling(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         series.array[0], sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)
     )
-    np.testing.assert_allclose(series.affine, _affine_of(image), atol=1e-5)
+    np.testing.assert_allclose(series.affine, sitk_affine(image), atol=1e-5)
 
 
 def test_each_slice_has_its_own_rescaling(tmp_path: Path) -> None:

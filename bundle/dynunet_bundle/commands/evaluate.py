@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import ConfigError
 
@@ -64,27 +63,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("--input is for --report. Pass --report too, or leave it out.")
 
     import_monai()
-    from dynunet_bundle.evaluation.case_measures import require_tolerance
-    from dynunet_bundle.evaluation.label_source import find_label_source
-    from dynunet_bundle.evaluation.mask_folders import find_masks, measure_masks
-    from dynunet_bundle.evaluation.output import Outputs, write_outputs
-    from dynunet_bundle.evaluation.scores import format_scores, summarize_measures
-    from dynunet_bundle.networks.model_json import model_files, model_plan
+    from dynunet_bundle.api.data_sets import evaluate_masks
+    from dynunet_bundle.evaluation.scores import format_scores
 
-    predictions = Path(arguments.predictions)
-    tolerance_mm = arguments.nsd_tolerance_mm
-    require_tolerance(tolerance_mm)
-    given = {"label_names": arguments.label_names, "label_values": arguments.label_values}
-    plan = model_plan(model_files(arguments.model)[0]) if arguments.model else None
-    source = find_label_source(given, arguments.config_file, BUNDLE / "configs", predictions, plan)
-    masks = find_masks(str(predictions), arguments.labels, **source.ids)
-    scheme = masks.labels
-    summary = summarize_measures(
-        measure_masks(masks, tolerance_mm), scheme.target_names, tolerance_mm
+    done = evaluate_masks(
+        Path(arguments.predictions),
+        arguments.labels,
+        names={"label_names": arguments.label_names, "label_values": arguments.label_values},
+        model=arguments.model,
+        config_files=arguments.config_file,
+        nsd_tolerance_mm=arguments.nsd_tolerance_mm,
+        files=(arguments.output, arguments.csv, arguments.report, arguments.input),
     )
-    outputs = Outputs(arguments.output, arguments.csv, arguments.report, arguments.input)
-    class_names = dict(zip(scheme.values, scheme.names, strict=True))
-    references = {name: reference for name, (_, reference) in masks.files.items()}
-    written = write_outputs(summary, predictions, references, outputs, class_names)
-    print(f"{source.told}\n{format_scores(summary)}\nsaved to {', '.join(map(str, written))}")
-    masks.require_all()
+    saved = ", ".join(map(str, done.written))
+    print(f"{done.told}\n{format_scores(done.summary)}\nsaved to {saved}")
+    done.masks.require_all()

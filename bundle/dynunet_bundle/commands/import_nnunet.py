@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE, changelog_file
 from dynunet_bundle.configs.lean_monai import import_monai
+from dynunet_bundle.configs.places import BUNDLE, changelog_file
 
 
 def add_arguments(parser: CommandParser) -> None:

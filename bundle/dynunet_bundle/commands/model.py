@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.places import BUNDLE
 
 
 def training_workflow(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Any:
@@ -20,18 +20,10 @@ def training_workflow(arguments: argparse.Namespace, overrides: Mapping[str, Any
     Raises:
         BundleError: if the model lacks its plan, or as ``load_workflow``.
     """
+    from dynunet_bundle.api.data_sets import training_of
     from dynunet_bundle.configs.workflow import load_workflow
-    from dynunet_bundle.errors import WeightsError
-    from dynunet_bundle.networks.model_json import model_files, model_plan, model_recipe
 
-    plan, recipe = {}, {}
-    if arguments.model:
-        weights = model_files(arguments.model)[0]
-        plan, recipe = dict(model_plan(weights)), model_recipe(weights)
-        if not plan:
-            raise WeightsError(
-                f"{weights.with_suffix('.json')} has no plan. Pass the task overlay with --config_file."
-            )
+    plan, recipe = training_of(arguments.model)
     return load_workflow(
         BUNDLE,
         "train.json",

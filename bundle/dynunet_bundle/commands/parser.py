@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import ConfigError
 
 logger = logging.getLogger(__name__)

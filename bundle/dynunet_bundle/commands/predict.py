@@ -13,12 +13,15 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import BUNDLE
 from dynunet_bundle.configs.lean_monai import import_monai
+from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PredictionError
+
+if TYPE_CHECKING:
+    from dynunet_bundle.api.model_choice import ModelChoice
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -104,50 +107,33 @@ def _series_rules(text: str | None) -> dict[str, Any] | None:
     return rules
 
 
+def _choice_of(arguments: argparse.Namespace) -> "ModelChoice":
+    """Which model predicts, and how."""
+    from dynunet_bundle.api.model_choice import ModelChoice
+
+    return ModelChoice(
+        models=arguments.model or (),
+        config_files=arguments.config_file,
+        device=arguments.device,
+        checkpoint=arguments.checkpoint,
+        mirroring=arguments.mirroring,
+        precision=arguments.precision,
+    )
+
+
 def _overrides_of(arguments: argparse.Namespace, weights: list[Path]) -> dict[str, Any]:
     """Values by id for inference.json."""
-    from dynunet_bundle.networks.model_json import learnt_mirroring
-
     given = {
         "input": arguments.input,
         "output_dir": str(arguments.output_dir),
-        "device": arguments.device,
-        "precision": arguments.precision,
         "probabilities_dir": arguments.probabilities_dir,
         "previous_dir": arguments.previous_dir,
         "series_rules": _series_rules(arguments.series),
         "dicom_objects": arguments.dicom,
         "resume": not arguments.restart,
     }
-    overrides = {name: value for name, value in given.items() if value is not None}
-    if arguments.model or arguments.checkpoint == "last":
-        overrides["weights_file"] = weights[0] if len(weights) == 1 else weights
-    if arguments.mirroring:
-        # also for a model without mirroring: the config then refuses it with a reason
-        overrides["displayable_configs#mirroring"] = True
-        overrides |= {"mirror_axes": axes} if (axes := learnt_mirroring(weights[0])) else {}
-    return overrides
-
-
-def _weights_of(arguments: argparse.Namespace) -> list[Path]:
-    """The file of weights, or those of an ensemble: of the models given, else of the last overlay, else shipped."""
-    from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
-    from dynunet_bundle.files import read_json
-    from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL, model_files
-
-    if arguments.model:
-        # the first file of an ensemble names the others, which may be given, too
-        named = (file for model in arguments.model for file in model_files(model))
-        weights = list(dict.fromkeys(named))
-    else:
-        given: Any = None
-        for overlay in arguments.config_file:
-            given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
-        files = BUNDLE / "models" / MODEL if given is None else given
-        weights = [Path(file) for file in (files if isinstance(files, list) else [files])]
-    if arguments.checkpoint == "last":
-        return [file.with_name(CHECKPOINTS[0]) for file in weights]
-    return weights
+    own = {name: value for name, value in given.items() if value is not None}
+    return {**own, **_choice_of(arguments).overrides(weights)}
 
 
 def _require_input(text: str) -> None:
@@ -187,7 +173,7 @@ def run(arguments: argparse.Namespace) -> None:
         import_monai()
     from dynunet_bundle.networks.model_json import model_settings, previous_weights
 
-    weights = _weights_of(arguments)
+    weights = _choice_of(arguments).weights()
     plan = model_settings(weights[0])
     overrides = _overrides_of(arguments, weights)
     first_stage = previous_weights(weights[0]) if plan.get("cascade") else []

@@ -7,7 +7,7 @@ import argparse
 
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.commands.places import in_work_folder
+from dynunet_bundle.configs.places import in_work_folder
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -25,12 +25,9 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    # of all cases, so that the data set needs no folds
-    overrides = {
-        "dataset_dir": arguments.dataset_dir,
-        "prepared_dir": arguments.prepared_dir,
-        "fold": "all",
-    }
+    from dynunet_bundle.api.data_sets import prepare_overrides
+
+    overrides = prepare_overrides(arguments.dataset_dir, arguments.prepared_dir)
     workflow = training_workflow(arguments, overrides)
     workflow.parser.get_parsed_content("train#dataset").cases()
     print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")

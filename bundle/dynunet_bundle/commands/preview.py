@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser, fold_name
-from dynunet_bundle.commands.places import in_work_folder
+from dynunet_bundle.configs.places import in_work_folder
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser, fold_name
-from dynunet_bundle.commands.places import BUNDLE
+from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.terminal import next_command
 
 

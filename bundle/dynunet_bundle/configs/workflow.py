@@ -83,6 +83,62 @@ def load_workflow(
             code; for a value of a wrong type or out of range, or a plan whose ids do not fit each other.
     """
     configs = Path(bundle_root).resolve() / "configs"
+    ids = _checked_ids(configs, config, overlays, overrides, plan, recipe, settings, trust)
+    # only the config of a training has a recipe
+    kind = "train" if RECIPE in ids else "infer"
+    workflow = BundleWorkflow(str(configs / config), workflow_type=kind, **ids)
+    workflow.initialize()
+    return workflow
+
+
+def load_parser(
+    bundle_root: str | Path,
+    config: str,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    plan: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> ConfigParser:
+    """Read a config with overlays and overrides, for single components of it.
+
+    Other than ``load_workflow`` it leaves the process as it is: no logging is configured, no random seed is set.
+
+    Args:
+        bundle_root: the bundle folder.
+        config: name of the config in ``configs``.
+        overlays: as for ``load_workflow``.
+        overrides: as for ``load_workflow``.
+        plan: as for ``load_workflow``.
+        recipe: as for ``load_workflow``.
+        trust: as for ``load_workflow``.
+
+    Returns:
+        The parser; ``get_parsed_content`` builds a component.
+
+    Raises:
+        ConfigError: as ``load_workflow``.
+    """
+    configs = Path(bundle_root).resolve() / "configs"
+    ids = _checked_ids(configs, config, overlays, overrides, plan, recipe, None, trust)
+    parser = ConfigParser()
+    parser.read_config(str(configs / config))
+    parser.update(pairs=ids)
+    return parser
+
+
+def _checked_ids(
+    configs: Path,
+    config: str,
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any] | None,
+    plan: Mapping[str, Any] | None,
+    recipe: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+    trust: bool,
+) -> dict[str, Any]:
+    """Ids that replace those of a config, checked."""
     known = known_ids(configs)
     own = ConfigParser.load_config_files([str(configs / config)])
     contents = [read_overlay(overlay, known) for overlay in overlays]
@@ -102,7 +158,4 @@ def load_workflow(
         require_values(ids, where, own)
     require_plan(own, {**content, **literals})
     require_results(own, {**content, **literals})
-    kind = "train" if "train" in own else "infer"
-    workflow = BundleWorkflow(str(configs / config), workflow_type=kind, **{**content, **literals})
-    workflow.initialize()
-    return workflow
+    return {**content, **literals}

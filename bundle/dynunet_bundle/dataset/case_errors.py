@@ -16,6 +16,7 @@ from dynunet_bundle.dataset.cases import (
     image_files,
     is_dead_link,
     is_dicom_case_file,
+    is_in_memory,
     name_of,
 )
 from dynunet_bundle.errors import (
@@ -40,7 +41,7 @@ def apply_to_case(
     """Run the preprocessing on one case. Each error names the case, and no metadata of the image.
 
     Args:
-        case: paths of the raw files.
+        case: paths of the raw files, or the image as a MetaTensor.
         transform: the composed preprocessing.
 
     Returns:
@@ -70,6 +71,8 @@ def apply_to_case(
 def unreadable(case: Mapping[str, Any], error: BaseException) -> CaseError:
     """The error for a case with an unreadable file, with the first cause as its reason and without folder names."""
     cause = _first_cause(error)
+    if is_in_memory(case):
+        return too_large(name_of(case), first_line(cause))
     files = list(all_files(case).values())
     series = [file for file in files if is_dicom_case_file(file)]
     paths = [Path(file) for file in files if file not in series]

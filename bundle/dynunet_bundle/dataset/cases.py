@@ -69,11 +69,21 @@ def name_of(case: Mapping[Any, Any]) -> str:
     """
     if NAME in case:
         return str(case[NAME])
-    image = case[IMAGE]
-    if isinstance(image, (str, os.PathLike, list, tuple)):
+    if not is_in_memory(case):
         return _name_of_file(image_files(case)[0])
-    meta = getattr(image, "meta", {})  # an array of a client has none
+    meta = getattr(case[IMAGE], "meta", {})  # an array of a client has none
     return _name_of_file(str(meta[META_FILE_NAME])) if meta.get(META_FILE_NAME) else "unnamed"
+
+
+def is_in_memory(case: Mapping[Any, Any]) -> bool:
+    """Whether the image of a case is an array, not files."""
+    return not isinstance(case[IMAGE], (str, os.PathLike, list, tuple))
+
+
+def source_of(image: Any) -> str | None:
+    """Path of the file that a MetaTensor was read from; None for an image that a program has in memory."""
+    file = image.meta.get(META_FILE_NAME)
+    return str(file) if file else None
 
 
 def _name_of_file(file: str) -> str:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import name_of, source_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.dicom_output.object import Algorithm
 from dynunet_bundle.errors import ConfigError, ObjectError
@@ -30,10 +29,11 @@ VERSION_DIGITS = 12  # of the weights' SHA-256, the version of the algorithm
 class SaveDicomObjectsd(MapTransform):
     """Write DICOM objects for each mask of a DICOM series: ``postprocessing`` of inference.json.
 
-    Images that are not DICOM are passed through. ``CASE.seg.dcm`` is a binary segmentation, ``CASE.fractional.dcm`` a
-    segmentation of probabilities, ``CASE.rtstruct.dcm`` a structure set and ``CASE.report.dcm`` a report with the
-    volumes of the segmentation. An empty mask gives no objects. An object that the headers do not allow is left out,
-    with its reason under ``REFUSED`` of the saved facts. MONAI cannot write DICOM.
+    Images that are not DICOM, and images in memory, are passed through. ``CASE.seg.dcm`` is a binary segmentation,
+    ``CASE.fractional.dcm`` a segmentation of probabilities, ``CASE.rtstruct.dcm`` a structure set and
+    ``CASE.report.dcm`` a report with the volumes of the segmentation. An empty mask gives no objects. An object that
+    the headers do not allow is left out, with its reason under ``REFUSED`` of the saved facts. MONAI cannot write
+    DICOM.
 
     Args:
         keys: keys of the masks, label values ``[1, X, Y, Z]``, MetaTensors on the grid of the series.
@@ -83,8 +83,8 @@ class SaveDicomObjectsd(MapTransform):
         written = dict(data)
         for key in self.key_iterator(written):
             mask = written[key]
-            source = str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])
-            if self.objects and is_series_name(source):
+            source = source_of(mask)
+            if self.objects and source is not None and is_series_name(source):
                 case = name_of({**written, "image": mask})
                 array = np.asarray(mask[0].as_tensor().cpu()).astype(np.int32)
                 saved = self._write(array, source, case, written.get(self.probability_key))

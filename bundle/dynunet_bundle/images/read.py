@@ -69,7 +69,7 @@ def read_channels(paths: Sequence[str]) -> tuple[Volume, list[Any]]:
 def _read_file(path: str | Path) -> tuple[Volume, Any]:
     if str(path).lower().endswith(NIFTI_SUFFIXES):
         image = load_nifti(path)
-        array = _channels_first(read_voxels(path, image))
+        array = channels_first(read_voxels(path, image))
         return _volume(case_name(path), array, affine_mm(image)), image
     if is_series_name(path):
         # pydicom is an optional dependency
@@ -88,7 +88,7 @@ def _volume(case: str, array: np.ndarray, affine: np.ndarray) -> Volume:
     return Volume(array, affine)
 
 
-def _channels_first(array: np.ndarray) -> np.ndarray:
+def channels_first(array: np.ndarray) -> np.ndarray:
     """NIfTI's (x, y[, z[, t][, c]]) with channels last -> ``[C, X, Y, Z]``."""
     while array.ndim < SPATIAL_AXES:
         array = array[..., np.newaxis]

@@ -65,15 +65,15 @@ def read_foreign(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         picture = _read_picture(path)
         return picture, with_spacing(LPS_TO_RAS, tiff_spacing(path, picture.shape[-1]))
     image = _read_with_sitk(path)
-    affine = _affine_of(image)
+    affine = sitk_affine(image)
     require_place(case_name(path), affine)
-    return _sitk_array(image), affine
+    return sitk_channels(image), affine
 
 
 def _read_picture(path: str | Path) -> np.ndarray:
     """A picture as ``[C, X, Y, Z]``. BMP is read by Pillow: SimpleITK colours grey pictures and pads truncated ones."""
     if not str(path).lower().endswith(".bmp"):
-        return _sitk_array(_read_with_sitk(path))
+        return sitk_channels(_read_with_sitk(path))
     with _open_bitmap(path) as picture:
         grey = picture.mode in ("1", "L")
         require_room(case_name(path), (*picture.size, 1 if grey else 3), 1)
@@ -209,7 +209,7 @@ def _decompressed(path: Path, stored: Stored, reader: sitk.ImageFileReader) -> s
     return image
 
 
-def _sitk_array(image: sitk.Image) -> np.ndarray:
+def sitk_channels(image: sitk.Image) -> np.ndarray:
     """SimpleITK's (z, y, x[, components]) -> ``[C, X, Y, Z]``."""
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() == 1:
@@ -222,7 +222,7 @@ def _sitk_array(image: sitk.Image) -> np.ndarray:
     return array.transpose(3, 2, 1, 0)
 
 
-def _affine_of(image: sitk.Image) -> np.ndarray:
+def sitk_affine(image: sitk.Image) -> np.ndarray:
     """Affine ``[4, 4]`` in RAS+ from SimpleITK's origin, spacing and directions in LPS+."""
     dims = image.GetDimension()
     used = min(dims, SPATIAL_AXES)

@@ -4,7 +4,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -94,7 +94,7 @@ class CaseEvaluator(SupervisedEvaluator):
             self._note_refused(engine)
             return output
         except Exception as error:
-            failure = _failure(error, batchdata)
+            failure = _failure_of(error, batchdata)
             alone = self.state.epoch_length == 1 and not self._is_shared
             if failure is None or (alone and find_user_error(error)):
                 raise
@@ -162,15 +162,28 @@ class CaseProgress:
         self._since = now
 
 
-def _failure(error: Exception, batchdata: Mapping[Any, Any]) -> BundleError | None:
-    """The error if it concerns only this case; None if all other cases would fail as well."""
+def _failure_of(error: Exception, batchdata: Mapping[Any, Any]) -> BundleError | None:
+    image = batchdata.get(IMAGE)
+    return case_failure(error, lambda: _name(batchdata), () if image is None else image.shape[1:])
+
+
+def case_failure(
+    error: Exception, name: Callable[[], str], shape: Sequence[int]
+) -> BundleError | None:
+    """The error if it concerns only one case; None if all other cases would fail as well.
+
+    Args:
+        error: what happened as the case was predicted.
+        name: gives the name of the case.
+        shape: of the preprocessed image, for a message.
+    """
     user_error = find_user_error(error)
     if isinstance(user_error, OutputError):
         return None
     if user_error is not None or not ran_out_of_memory(error):
         return user_error
-    size = " x ".join(map(str, batchdata[IMAGE].shape[1:])) + " values at the spacing of the plan"
-    return too_large(_name(batchdata), first_line(error), size)
+    size = " x ".join(map(str, shape)) + " values at the spacing of the plan"
+    return too_large(name(), first_line(error), size)
 
 
 def _name(batchdata: Mapping[Any, Any]) -> str:

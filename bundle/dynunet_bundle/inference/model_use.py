@@ -50,13 +50,20 @@ class ModelUse:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Check the use as the engine starts."""
+        engine.state.trained_cases = self.check()
+
+    def check(self) -> list[str]:
         """Check the use.
+
+        Returns:
+            Names of the cases that the model was trained on, each once.
 
         Raises:
             WeightsError: if the training had another preprocessing.
             ConfigError: if the weights were trained on cases that would be scored.
         """
-        engine.state.trained_cases = []
+        trained: list[str] = []
         for path in self.weights:
             facts = model_facts(path)
             learnt = facts.get("learnt_from")
@@ -64,9 +71,7 @@ class ModelUse:
                 self._require_preprocessing(path, learnt["preprocessing"])
                 names = self._trained(path, learnt["trained"])
                 # in their order, and once for an ensemble
-                engine.state.trained_cases = list(
-                    dict.fromkeys([*engine.state.trained_cases, *names])
-                )
+                trained = list(dict.fromkeys([*trained, *names]))
                 if names and not self.allow_trained_cases:
                     raise ConfigError(self._explanation(path, learnt["fold"], names))
             elif facts:
@@ -75,8 +80,9 @@ class ModelUse:
                     "earlier versions: neither can be checked.",
                     path.with_suffix(".json").name,
                 )
-        if engine.state.trained_cases:
+        if trained:
             logger.warning("scores of cases that the model was trained on are too good")
+        return trained
 
     def _require_preprocessing(self, path: Path, then: Sequence[Mapping[str, Any]]) -> None:
         difference = preprocessing_difference(then, image_recipe(self.preprocessing))

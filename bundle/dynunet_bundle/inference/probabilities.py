@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import name_of, source_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.files import atomic_write, ensure_writable, read_json, write_json
@@ -92,7 +91,7 @@ class SaveProbabilitiesd(MapTransform):
     """Save probabilities for ensembles: ``postprocessing`` of inference.json and evaluate.json.
 
     Each case is stored as ``output_dir/CASE.npy`` and ``CASE.json``. MONAI's SaveImaged would write, in place, an image
-    file that can only be read as a whole and lacks the names of the classes.
+    file that can only be read as a whole and lacks the names of the classes. Those of an image in memory are not saved.
 
     Args:
         keys: keys of the probabilities, MetaTensors ``[C, X, Y, Z]`` on the grid of the file in their meta data.
@@ -117,8 +116,10 @@ class SaveProbabilitiesd(MapTransform):
         saved = dict(data)
         for key in self.key_iterator(saved):
             tensor = saved[key]
+            file = source_of(tensor)
+            if file is None:
+                continue
             case = name_of({**saved, "image": tensor})
-            file = str(tensor.meta[ImageMetaKey.FILENAME_OR_OBJ])
             # the folder of a series may be called after a patient
             source = case if is_series_name(file) else Path(file).name
             save_probabilities(

@@ -34,10 +34,15 @@ class RestoreClassesd(MapTransform):
         keys: keys of the outputs ``[C, D, H, W]`` on the preprocessed grid, logits.
         transform: the preprocessing, as for Invertd. Steps before its resampling are undone by their own inverses.
         labels: the plan's labels.
-        probability_key: key for the probabilities ``[C, X, Y, Z]``, float16 on the grid of the file, or None. They
-            need the memory that this class saves.
+        probability_key: key for the probabilities ``[C, X, Y, Z]`` on the grid of the file, or None. They need the
+            memory that this class saves.
         allow_missing_keys: as in MONAI.
+
+    Attributes:
+        probability_type: type of the probabilities, float16, as the files have it.
     """
+
+    probability_type = torch.float16
 
     def __init__(
         self,
@@ -72,12 +77,13 @@ class RestoreClassesd(MapTransform):
     ) -> tuple[MetaTensor, MetaTensor | None]:
         resample, *others = self._steps()
         shape, coarse_axis, trace, affine = _before(resample, image)
-        num_bytes = 1 + 2 * len(logits) * (self.probability_key is not None)
+        itemsize = self.probability_type.itemsize * (self.probability_key is not None)
+        num_bytes = 1 + len(logits) * itemsize
         require_memory(math.prod(shape) * num_bytes, "its mask, with probabilities if wanted,")
         classes = torch.empty((1, *shape), dtype=CLASS_TYPE, device=logits.device)
         shares = None
         if self.probability_key is not None:
-            shares = torch.empty((len(logits), *shape), dtype=torch.float16)
+            shares = torch.empty((len(logits), *shape), dtype=self.probability_type)
         for planes, chunk in resized_planes(logits, shape, coarse_axis):
             classes[0, planes] = self._decide(chunk)
             if shares is not None:

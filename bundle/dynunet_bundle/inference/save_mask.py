@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
-from monai.utils import ImageMetaKey
 
-from dynunet_bundle.dataset.cases import name_of
+from dynunet_bundle.dataset.cases import name_of, source_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError, OutputError
 from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
@@ -45,6 +44,9 @@ class SaveMaskd(SaveImaged):
     after the inverse transforms, which may differ from the file's in the last digits; and it drops the sform and qform
     codes. Only the geometry of the source's header is copied.
 
+    The mask of an image in memory (of a Python program, or of an operator of MONAI Deploy) is not saved: the image has
+    no file whose grid, format and name the mask could take.
+
     Args:
         keys: keys of the masks, MetaTensors ``[1, X, Y, Z]`` on the grid of the file in their meta data.
         output_dir: folder of the results.
@@ -66,10 +68,13 @@ class SaveMaskd(SaveImaged):
         saved = dict(data)
         for key in self.key_iterator(saved):
             mask = saved[key]
+            source = source_of(mask)
+            if source is None:
+                continue
             begun = time.monotonic()
             file = save_mask(
                 mask[0].as_tensor(),
-                Path(str(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])),
+                Path(source),
                 self.output_dir,
                 name_of({**saved, "image": mask}),
                 np.asarray(mask.affine, dtype=float),
@@ -77,6 +82,13 @@ class SaveMaskd(SaveImaged):
             seconds = time.monotonic() - begun
             saved[SAVED] = {"file": file.name, "sha256": sha256_of(file), "seconds": seconds}
         return saved
+
+
+def mask_array(mask: torch.Tensor) -> np.ndarray:
+    """A mask in the smallest of ``MASK_TYPES`` that holds its values, as in files."""
+    array = mask.cpu().numpy()
+    largest = array.max(initial=0)
+    return array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
 
 
 def refused_objects(saved: Mapping[str, Any]) -> str:
@@ -125,9 +137,7 @@ def save_mask(
         raise OutputError(
             f"the mask of {case} would replace the image itself. Choose another output folder."
         )
-    array = mask.cpu().numpy()
-    largest = array.max(initial=0)
-    array = array.astype(next(kind for kind in MASK_TYPES if largest <= np.iinfo(kind).max))
+    array = mask_array(mask)
     if is_dicom:
         content = _packed(nib.Nifti1Image(array, affine))
     else:

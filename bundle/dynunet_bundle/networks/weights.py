@@ -235,6 +235,10 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Load the weights as the engine starts."""
+        self.load()
+
+    def load(self) -> None:
         """Load the weights.
 
         Raises:

@@ -1,0 +1,1 @@
+"""What a Python program uses: ``from dynunet_bundle import Predictor, plan, prepare, evaluate`` (docs/python.md)."""
