@@ -394,6 +394,20 @@ def test_progress_passes_all_items_on_and_logs_the_last(caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records] == ["prepare: 3 of 3"]
 
 
+def test_progress_tells_the_time_left_in_fewer_and_fewer_lines(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger="dynunet_bundle.terminal")
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("dynunet_bundle.terminal.time.monotonic", lambda: float(next(clock)))
+    # batches of two windows, 6 s each
+    batches = [[0, 1]] * 50
+    assert list(progress(batches, "windows", 100, unit="window", size=len)) == batches
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:2] == ["windows: 4 of 100, 0:04:48 left", "windows: 12 of 100, 0:04:24 left"]
+    assert lines[-1] == "windows: 100 of 100" and len(lines) == 6
+
+
 def test_progress_on_a_terminal_is_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

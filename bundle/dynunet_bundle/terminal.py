@@ -5,11 +5,12 @@ import errno
 import io
 import logging
 import os
+import re
 import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -17,7 +18,17 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-LINE_INTERVAL_S = 10.0  # seconds between two lines of progress
+LINE_INTERVAL_S = 10.0
+"""Time between the first two lines of progress. It doubles up to ``MAX_INTERVAL_S``: logs of long jobs stay short."""
+
+MAX_INTERVAL_S = 80.0
+
+COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+"""Yellow and red, by the level that a line begins with."""
+
+RESET = "\x1b[0m"
+LEVEL = re.compile(rf"(\d\d:\d\d:\d\d )?({'|'.join(COLOURS)})\b", re.IGNORECASE)
+"""Start of a line of a log, with its time or without."""
 
 PACKAGE = __name__.partition(".")[0]
 LAYOUT = "\n\t"
@@ -48,15 +59,65 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
-def next_command(name: str, **options: object) -> str:
+def say(template: str, *values: object) -> None:
+    """Print a result; names and paths in it stay on their line.
+
+    Args:
+        template: text for ``str.format``.
+        *values: its values, whose control characters are escaped.
+    """
+    print(template.format(*map(printable, values)))
+
+
+def tell_start(work: str, **facts: object) -> None:
+    """Log the header of a long job: on what it works, where, and where its results go.
+
+    Args:
+        work: the job.
+        **facts: what a person checks first; a list is shown with commas, sizes with crosses, nothing is left out.
+    """
+    logger.info(
+        "%s: %s", work, "; ".join(f"{name} {_fact(value)}" for name, value in facts.items())
+    )
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        is_size = all(isinstance(part, int) for part in value)
+        return (" x " if is_size else ", ").join(map(str, value))
+    return str(value)
+
+
+def next_command(name: str, *words: object, **options: object) -> str:
     """The line that tells a user how to go on.
 
     Args:
         name: name of the command.
-        options: its options.
+        *words: its arguments by position.
+        **options: its options.
     """
-    words = [f"--{option} {shlex.quote(str(value))}" for option, value in options.items()]
-    return f"next: {' '.join(['dynunet-bundle', name, *words])}"
+    parts = ["dynunet-bundle", name, *(shlex.quote(str(word)) for word in words)]
+    parts += [f"--{option} {shlex.quote(str(value))}" for option, value in options.items()]
+    return printable(f"next: {' '.join(parts)}")
+
+
+def clock(seconds: float | None) -> str:
+    """``3661.2`` -> ``1:01:01``; ``unknown`` for None."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+class LevelFormatter(logging.Formatter):
+    """The message of a log record; that of a warning or an error begins with its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        text = super().format(record)
+        is_plain = record.levelno < logging.WARNING
+        return text if is_plain else f"{record.levelname.lower()}: {text}"
 
 
 class ClosedStreamError(BrokenPipeError):
@@ -68,12 +129,23 @@ class PrintableStream(io.TextIOWrapper):
 
     original: io.TextIOWrapper | None = None
     is_broken = False
+    has_colours = False
+    """Whether lines of warnings and errors are coloured."""
 
     def write(self, text: str) -> int:
         """Write ``text``; a progress bar starts with a carriage return."""
         start = "\r" if text.startswith("\r") else ""
         with self._watched():
-            return super().write(start + printable(text.removeprefix(start), LAYOUT))
+            return super().write(
+                start + self._coloured(printable(text.removeprefix(start), LAYOUT))
+            )
+
+    def _coloured(self, text: str) -> str:
+        level = LEVEL.match(text) if self.has_colours else None
+        if level is None:
+            return text
+        line = text.rstrip("\n")
+        return f"{COLOURS[level[2].lower()]}{line}{RESET}{text[len(line) :]}"
 
     def flush(self) -> None:
         """Flush; this tells of a closed pipe also where argparse has ignored it."""
@@ -116,8 +188,8 @@ def protect_terminal() -> None:
     logging.setLogRecordFactory(PrintableRecord)
     logging.raiseExceptions = False
     threading.excepthook = _thread_failed
-    # Python 3.13 and later colour tracebacks and help by control characters
-    os.environ.setdefault("NO_COLOR", "1")
+    # Python 3.13 and later colour tracebacks and help by control characters, which would be escaped
+    os.environ.setdefault("PYTHON_COLORS", "0")
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         # a test or a server may have replaced it, or this function may have
@@ -135,6 +207,8 @@ def _protected(stream: io.TextIOWrapper) -> PrintableStream:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    protected.has_colours = stream.name == "<stderr>" and stream.isatty() and not is_plain
     # it would close the buffer that both have when it goes
     protected.original = stream
     for handler in logging.getLogger().handlers:
@@ -164,23 +238,39 @@ def flush_quietly() -> None:
                 stream.is_broken = False
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield ``items`` and show the progress: a bar on a terminal, a plain line every few seconds elsewhere.
+def progress(
+    items: Iterable[T],
+    what: str,
+    total: int,
+    unit: str = "case",
+    size: Callable[[T], int] = lambda item: 1,
+) -> Iterator[T]:
+    """Yield ``items`` and show the progress and the time left: a bar on a terminal, elsewhere a line now and then.
 
     Args:
         items: anything to iterate over.
         what: short name of the job.
-        total: number of items.
+        total: number of units.
+        unit: what is counted.
+        size: number of units in an item.
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, unit="case")
+        with tqdm(desc=what, total=total, unit=unit) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item))
         return
-    last = time.monotonic()
-    for count, item in enumerate(items, start=1):
-        now = time.monotonic()
-        if now - last >= LINE_INTERVAL_S or count == total:
-            logger.info("%s: %d of %d", what, count, total)
-            last = now
+    begun = last = time.monotonic()
+    interval, count = LINE_INTERVAL_S, 0
+    for item in items:
         yield item
+        count += size(item)
+        now = time.monotonic()
+        if count < total and now - last >= interval:
+            left = (now - begun) / count * (total - count)
+            logger.info("%s: %d of %d, %s left", what, count, total, clock(left))
+            last, interval = now, min(2 * interval, MAX_INTERVAL_S)
+    if count:
+        logger.info("%s: %d of %d", what, count, total)

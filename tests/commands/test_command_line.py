@@ -219,8 +219,11 @@ def test_the_wheel_holds_the_bundle_and_works_from_any_folder(tmp_path: Path) ->
     assert "tasks/DATA_3d.json" in installed("plan", "DATA")
     plan = json.loads((work / "tasks" / "DATA_3d.json").read_text())
     assert plan["splits_file"] == str(work / "tasks" / "splits" / "DATA.json")
-    installed("predict", "-i", "DATA/imagesTs", "-o", "MASKS", "--device", "cpu")
+    # outside the data set, whose classes are not those of the model of the bundle
+    (work / "DATA" / "imagesTs").rename(work / "IMAGES")
+    installed("predict", "-i", "IMAGES", "-o", "MASKS", "--device", "cpu")
     assert [path.name for path in (work / "MASKS").glob("*.nii.gz")] == ["phantom_005.nii.gz"]
+    (work / "IMAGES").rename(work / "DATA" / "imagesTs")
     installed("prepare", "DATA", "-c", "tasks/DATA_3d.json")
     assert len(list((work / "prepared").glob("*.image.npy"))) == 5
     written = {path.name for path in (tmp_path / "site" / "dynunet_bundle" / "bundle").iterdir()}

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 import pytest
 from conftest import BUNDLE
 
-from dynunet_bundle.configs.quiet import MONAI_LOGGERS, VERBOSE, HiddenMessages, hide_noise
+from dynunet_bundle.configs.quiet import (
+    MONAI_LOGGERS,
+    VERBOSE,
+    HiddenMessages,
+    hidden_noise,
+    hide_noise,
+)
 
 
 @pytest.fixture
@@ -42,6 +48,20 @@ def test_noise_is_counted_and_all_else_is_shown(
     assert shown(logging.ERROR, "> broken")
     assert shown(logging.INFO, "epoch 1/2")
     assert hidden.count == 3
+
+
+def test_the_number_of_hidden_messages_is_told_at_the_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hidden: HiddenMessages
+) -> None:
+    monkeypatch.setattr("dynunet_bundle.configs.quiet.hide_noise", lambda: hidden)
+    caplog.set_level(logging.INFO)
+    with hidden_noise():
+        pass
+    assert not caplog.records
+    with pytest.raises(KeyError), hidden_noise():
+        hidden.count = 2
+        raise KeyError
+    assert caplog.messages == ["2 messages of MONAI and torch not shown; --verbose shows all"]
 
 
 def test_the_environment_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from dynunet_bundle.dicom_output.codes import (
     Code,
     LabelCodes,
     codes_of_labels,
+    uncoded_doubt,
 )
+from dynunet_bundle.dicom_output.labels import coded_labels
 from dynunet_bundle.drawing.colours import COLOURS, ClassColours
 from dynunet_bundle.errors import ConfigError
 
@@ -100,6 +102,22 @@ def test_unknown_names_get_a_private_code() -> None:
     # a partial match does not count: the label is more than the organ or the side alone
     assert one("liver something").type.scheme == PRIVATE_SCHEME
     assert one("Anterior").type.scheme == PRIVATE_SCHEME
+
+
+def test_labels_without_a_code_are_named_with_the_key_to_set() -> None:
+    told = uncoded_doubt(["liver", "lab7", "plaque"], "Task03_Liver", {"plaque": "cancer"})
+    assert told and "lab7" in told and "plaque" not in told and "liver" not in told
+    assert '{"label_codes": {"lab7": "left kidney"}}' in told
+    assert uncoded_doubt(["liver", "lab7"], overrides={"lab7": "left kidney"}) is None
+    assert uncoded_doubt(["Anterior"], "Task04_Hippocampus") is None
+
+
+def test_labels_without_a_code_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        coded_labels({"background": 0, "told once": 1}, "", None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    coded_labels({"background": 0, "told once": 1}, "", {"told once": "liver"})
+    assert len(caplog.records) == 1
 
 
 def test_colours_are_distinct() -> None:

@@ -38,8 +38,11 @@ def doubts(caplog: pytest.LogCaptureFixture, request: PlanRequest) -> list[str]:
     caplog.clear()
     caplog.set_level(logging.WARNING)
     plan_dataset(request)
-    texts = [record.getMessage() for record in caplog.records]
-    return [text.removeprefix("warning: ") for text in texts if text.startswith("warning: ")]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "dynunet_bundle.planning.command"
+    ]
 
 
 @pytest.mark.parametrize(

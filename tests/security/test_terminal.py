@@ -1,10 +1,12 @@
 """Names with control characters, other terminals, Ctrl-C and closed pipes: no raw characters, and no traceback."""
 
+import ast
 import errno
 import io
 import json
 import logging
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -29,8 +31,9 @@ from dynunet_bundle.errors import (
 from dynunet_bundle.evaluation.text_tables import measures_csv
 from dynunet_bundle.files import MAX_NAME_BYTES, atomic_write, ensure_writable, fitting_name
 from dynunet_bundle.report.text import clean
-from dynunet_bundle.terminal import PrintableRecord, PrintableStream, printable
+from dynunet_bundle.terminal import PrintableRecord, PrintableStream, next_command, printable, say
 
+PACKAGE = ROOT / "bundle" / "dynunet_bundle"
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 
 NAMES = {
@@ -168,6 +171,62 @@ def test_a_stream_escapes_what_is_not_layout() -> None:
     assert stream_text("größe\n", encoding="ascii") == "gr\\xf6\\xdfe\n"
     # a progress bar
     assert stream_text("\r 10 %", "\r 20 %") == "\r 10 %\r 20 %"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("warning: a\x1b[2J\n", "\x1b[33mwarning: a\\x1b[2J\x1b[0m\n"),
+        ("12:00:00 WARNING a\n", "\x1b[33m12:00:00 WARNING a\x1b[0m\n"),
+        ("error: a\n  b\n", "\x1b[31merror: a\n  b\x1b[0m\n"),
+        ("12:00:00 INFO warning: a\n", "12:00:00 INFO warning: a\n"),
+        ("warnings: 3\n", "warnings: 3\n"),
+    ],
+)
+def test_warnings_and_errors_are_coloured(line: str, shown: str) -> None:
+    raw = io.BytesIO()
+    stream = PrintableStream(raw)
+    stream.has_colours = True
+    stream.write(line)
+    stream.flush()
+    assert raw.getvalue().decode() == shown
+    assert "\x1b" not in stream_text(line)
+
+
+@pytest.mark.parametrize(
+    ("given", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_are_for_terminals_that_want_them(given: dict[str, str], coloured: bool) -> None:
+    environment = {**os.environ, "TERM": "xterm", **given}
+    environment.pop("NO_COLOR", None) if coloured else None
+    command = [sys.executable, "-m", "dynunet_bundle", "train", "/nowhere", "-o", "/nowhere/out"]
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb") as terminal:
+        subprocess.run(
+            command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment, check=False
+        )
+        os.close(theirs)
+        shown = terminal.read1().decode()
+    assert shown.splitlines()[-1].startswith("\x1b[31merror: " if coloured else "error: ")
+    piped = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
+    assert piped.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_results_keep_names_on_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("the page is {}", Path("a\nerror: b"))
+    print(next_command("report", "a\nb", input="c d\x1b"))
+    assert capsys.readouterr().out == (
+        "the page is a\\nerror: b\nnext: dynunet-bundle report 'a\\nb' --input 'c d\\x1b'\n"
+    )
+
+
+def test_commands_print_names_by_say_only() -> None:
+    """A text with values in it, given to ``print``, would show the line breaks of a path."""
+    for path in (*PACKAGE.glob("commands/*.py"), *PACKAGE.glob("cross_validation/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                texts = [ast.unparse(one) for one in node.args if isinstance(one, ast.JoinedStr)]
+                assert not texts, path
 
 
 def test_a_log_record_has_no_control_characters() -> None:

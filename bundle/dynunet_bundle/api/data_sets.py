@@ -11,6 +11,7 @@ from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.shapes import OBJECT
+from dynunet_bundle.terminal import tell_start
 
 if TYPE_CHECKING:
     from dynunet_bundle.planning.command import PlanRequest
@@ -272,6 +273,13 @@ def evaluate_masks(
     source = find_label_source(names, config_files, BUNDLE / "configs", predictions, of_model)
     masks = find_masks(str(predictions), labels, **source.ids)
     scheme = masks.labels
+    tell_start(
+        "evaluation",
+        cases=len(masks.files),
+        classes=list(scheme.target_names[1:]),
+        predictions=predictions,
+        labels=labels,
+    )
     measures = measure_masks(masks, nsd_tolerance_mm)
     summary = summarize_measures(measures, scheme.target_names, nsd_tolerance_mm)
     class_names = dict(zip(scheme.values, scheme.names, strict=True))

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -33,4 +34,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         ensure_writable(arguments.output.parent)
         write_json(arguments.output, comparison)
-        print(f"saved to {arguments.output}")
+        say("saved to {}", arguments.output)

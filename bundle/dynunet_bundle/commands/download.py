@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.terminal import say
 
 EXIT_STOPPED = 75
 """Stopped by a signal; the same command may be run again."""
@@ -41,6 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
             "stopped. Run the same command again; it downloads the archive anew.", file=sys.stderr
         )
         return EXIT_STOPPED
-    print(f"the data set is in {folder}")
+    say("the data set is in {}", folder)
     print(LICENCE)
     return 0

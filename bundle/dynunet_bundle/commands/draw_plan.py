@@ -12,6 +12,7 @@ from pathlib import Path
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.places import cache_folder
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -55,4 +56,4 @@ def run(arguments: argparse.Namespace) -> None:
         prepared["label"][0].numpy(),
     )
     save_figure(figure, arguments.output)
-    print(f"the picture is in {arguments.output}")
+    say("the picture is in {}", arguments.output)

@@ -14,6 +14,7 @@ from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import counted
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -63,4 +64,4 @@ def run(arguments: argparse.Namespace) -> None:
             go_on=not arguments.restart,
         )
     )
-    print(f"{counted(len(masks), 'mask')} written to {arguments.output_dir}")
+    say("{} written to {}", counted(len(masks), "mask"), arguments.output_dir)

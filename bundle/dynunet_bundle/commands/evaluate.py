@@ -14,6 +14,7 @@ from pathlib import Path
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         nsd_tolerance_mm=arguments.nsd_tolerance_mm,
         files=(arguments.output, arguments.csv, arguments.report, arguments.input),
     )
-    saved = ", ".join(map(str, done.written))
-    print(f"{done.told}\n{format_scores(done.summary)}\nsaved to {saved}")
+    say("{}", done.told)
+    print(format_scores(done.summary))
+    say("saved to {}", ", ".join(map(str, done.written)))
     done.masks.require_all()

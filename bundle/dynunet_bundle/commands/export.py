@@ -15,6 +15,7 @@ import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.terminal import say
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Precisions as the names of the files have them."""
@@ -126,5 +127,6 @@ def _export_networks(arguments: argparse.Namespace, formats: list[str]) -> None:
         trust=arguments.trust,
     )
     rows = export_models(request)
-    print(f"{format_exports(rows)}\nfiles and export.json are in {request.output}")
+    print(format_exports(rows))
+    say("files and export.json are in {}", request.output)
     require_parity(rows)

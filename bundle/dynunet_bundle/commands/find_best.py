@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -40,4 +41,5 @@ def run(arguments: argparse.Namespace) -> None:
             pairs=arguments.pairs,
         )
     )
-    print(f"{format_best(content, arguments.output)}\nsaved to {arguments.output}")
+    print(format_best(content, arguments.output))
+    say("saved to {}", arguments.output)

@@ -18,6 +18,7 @@ from pathlib import Path
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.places import BUNDLE, changelog_file
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -77,9 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
             previous=arguments.previous_model,
         )
     )
-    print(package.folder)
+    say("{}", package.folder)
     if package.archive:
-        print(package.archive)
+        say("{}", package.archive)
     else:
         print(
             "No zip was written: the weights keep the licence of their authors, which nnU-Net does not record. To give "

@@ -72,14 +72,17 @@ def run_command(name: str, words: Sequence[str], program: str | None = None) -> 
     import logging
 
     from dynunet_bundle.commands.parser import command_module, command_parser
-    from dynunet_bundle.configs.quiet import VERBOSE, hide_noise
+    from dynunet_bundle.configs.quiet import VERBOSE, hidden_noise
+    from dynunet_bundle.terminal import LevelFormatter
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LevelFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     arguments = command_parser(name, program or f"{PROGRAM} {name}").parse_words(words)
     if vars(arguments).pop("verbose"):
         os.environ[VERBOSE] = "1"
-    hide_noise()
-    return command_module(name).run(arguments) or 0
+    with hidden_noise():
+        return command_module(name).run(arguments) or 0
 
 
 def run_program(words: Sequence[str] | None = None) -> int:

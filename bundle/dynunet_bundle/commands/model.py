@@ -2,9 +2,22 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.terminal import say
+
+
+def say_model(weights: Path) -> None:
+    """Print where weights are, and the score of their epoch."""
+    from dynunet_bundle.networks.model_json import model_facts
+
+    facts = model_facts(weights)
+    score, epoch = facts.get("val_mean_dice"), facts.get("epoch")
+    parts = [] if epoch is None else [f"epoch {epoch}"]
+    parts += [] if score is None else [f"mean Dice {score:.4f}"]
+    say("model: {}{}", weights, f" ({', '.join(parts)})" if parts else "")
 
 
 def training_workflow(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Any:

@@ -13,11 +13,12 @@ give a bitwise identical zip. docs/delivery.md lists the keys of FACTS.json. Che
 import argparse
 from pathlib import Path
 
+from dynunet_bundle.commands.model import say_model
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.places import BUNDLE, changelog_file
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.terminal import next_command
+from dynunet_bundle.terminal import next_command, say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.refresh_template:
         for path in refresh_template(BUNDLE, arguments.changelog):
-            print(f"wrote {path}")
+            say("wrote {}", path)
         return
     weights, *members = model_files(arguments.model)
     package = make_package(
@@ -86,5 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
             trust=arguments.trust,
         )
     )
-    print(f"{package.folder}\n{package.archive}")
+    for file in (weights, *members):
+        say_model(file)
+    say("{}\n{}", package.folder, package.archive)
     print(next_command("predict", model=package.folder, input="IMAGES", output_dir="MASKS"))

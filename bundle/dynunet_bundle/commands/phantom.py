@@ -11,6 +11,7 @@ import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.errors import counted
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -43,4 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.num_test,
     )
     make_phantom(folder, num_cases, num_test, arguments.seed)
-    print(f"{counted(num_cases, 'training case')} and {counted(num_test, 'test case')} in {folder}")
+    say(
+        "{} and {} in {}",
+        counted(num_cases, "training case"),
+        counted(num_test, "test case"),
+        folder,
+    )

@@ -92,8 +92,14 @@ def _add_names(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from dynunet_bundle.dicom_output.codes import uncoded_doubt
     from dynunet_bundle.networks.starting_model import source_model
     from dynunet_bundle.planning.command import PlanRequest, plan_dataset
+    from dynunet_bundle.planning.plan import Plan
+
+    def codes_doubt(plan: Plan) -> list[str]:
+        doubt = uncoded_doubt(plan.label_names[1:], plan.task_name)
+        return [doubt] if doubt else []
 
     values = vars(arguments)
     out, like = values.pop("output"), values.pop("like")
@@ -101,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         tasks_dir=in_work_folder("configs/tasks"),
         out=out,
         like=like and source_model(like),
+        more_doubts=codes_doubt,
         **values,
     )
     print(plan_dataset(request))

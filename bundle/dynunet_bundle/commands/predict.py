@@ -11,14 +11,14 @@ check. Run the same command again to resume: finished cases are skipped.
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.places import BUNDLE
-from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PredictionError
+from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PlanError, PredictionError
+from dynunet_bundle.terminal import next_command, say
 
 if TYPE_CHECKING:
     from dynunet_bundle.api.model_choice import ModelChoice
@@ -148,6 +148,32 @@ def _require_input(text: str) -> None:
         )
 
 
+def _require_wanted_model(arguments: argparse.Namespace, plan: dict[str, Any]) -> None:
+    """Refuse to predict images of a data set of other classes with the model of the bundle, which nobody has named.
+
+    Raises:
+        PlanError: with the ways on.
+    """
+    from dynunet_bundle.dataset.default_task import other_classes
+
+    doubt = other_classes(arguments.input, plan)
+    if doubt and not arguments.model and not arguments.config_file:
+        raise PlanError(f"{doubt} If that model is meant, pass --model {BUNDLE / 'models'}.")
+
+
+def _tell_uncoded(workflow: Any) -> None:
+    """Warn of classes without DICOM codes before the prediction, if it writes DICOM objects."""
+    from dynunet_bundle.dataset.cases import image_files
+    from dynunet_bundle.dicom_input.names import is_series_name
+
+    names = ("dicom_objects", "cases", "label_names", "task_name", "label_codes")
+    objects, cases, classes, task, codes = map(workflow.parser.get_parsed_content, names)
+    if objects and any(is_series_name(file) for case in cases for file in image_files(case)):
+        from dynunet_bundle.dicom_output.labels import tell_uncoded
+
+        tell_uncoded(classes[1:], task, codes)
+
+
 def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> None:
     """Print run.json and write the report, as far as they are wanted."""
     from dynunet_bundle.dataset.cases import name_of
@@ -175,6 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     weights = _choice_of(arguments).weights()
     plan = model_settings(weights[0])
+    _require_wanted_model(arguments, plan)
     overrides = _overrides_of(arguments, weights)
     first_stage = previous_weights(weights[0]) if plan.get("cascade") else []
     if first_stage and arguments.previous_dir is None:
@@ -195,6 +222,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.report:
         ensure_writable(arguments.report.parent)
+    _tell_uncoded(workflow)
     run_file = arguments.output_dir / "run.json"
     before = _content_of(run_file)
     try:
@@ -209,11 +237,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise
     _publish(arguments, workflow, run_file)
     if not arguments.json:
-        print(f"masks are in {arguments.output_dir}")
+        say("masks are in {}", arguments.output_dir)
         if not arguments.report:
-            print(
-                f"next: dynunet-bundle report {shlex.quote(str(arguments.output_dir))} --input IMAGES"
-            )
+            print(next_command("report", arguments.output_dir, input=_report_input(arguments)))
+
+
+def _report_input(arguments: argparse.Namespace) -> str:
+    """The images of the prediction as ``report`` takes them; a word in their place for a file, a list or DICOM."""
+    from dynunet_bundle.dicom_input.names import is_dicom_input
+
+    path = Path(arguments.input)
+    return str(path) if path.is_dir() and not is_dicom_input(path) else "IMAGES"
 
 
 def _predict_first_stage(arguments: argparse.Namespace, weights: list[Path]) -> Path:

@@ -8,6 +8,7 @@ import argparse
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.places import in_work_folder
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -30,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = prepare_overrides(arguments.dataset_dir, arguments.prepared_dir)
     workflow = training_workflow(arguments, overrides)
     workflow.parser.get_parsed_content("train#dataset").cases()
-    print(f"prepared cases are in {workflow.parser.get_parsed_content('prepared_dir')}")
+    say("prepared cases are in {}", workflow.parser.get_parsed_content("prepared_dir"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser, fold_name
 from dynunet_bundle.configs.places import in_work_folder
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -57,4 +58,4 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {name: workflow.parser.get_parsed_content(path) for name, path in parts.items()}
     picture = preview({**settings, "oversampling": 1.0}, arguments.columns)
     save_png(picture, arguments.output)
-    print(f"the picture is in {arguments.output}")
+    say("the picture is in {}", arguments.output)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -56,4 +57,4 @@ def run(arguments: argparse.Namespace) -> None:
         run=read_run_json(record) if record.is_file() else None,
         title=arguments.title,
     )
-    print(f"the page is {page}")
+    say("the page is {}", page)

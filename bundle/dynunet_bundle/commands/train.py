@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 a training failed, 2 bad input, 75 stopped by a signal.
 import argparse
 from pathlib import Path
 
+from dynunet_bundle.commands.model import say_model
 from dynunet_bundle.commands.parser import CommandParser, fold_name
 from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.terminal import next_command
@@ -102,11 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tell_next(run_dir: Path) -> None:
     """Say where the models are, how good they are, and what to do with them."""
-    from dynunet_bundle.networks.model_json import model_facts, model_files
+    from dynunet_bundle.networks.model_json import model_files
 
     for weights in model_files(run_dir):
-        facts = model_facts(weights)
-        score = facts.get("val_mean_dice")
-        told = "" if score is None else f", mean Dice {score:.4f}"
-        print(f"model: {weights} (epoch {facts.get('epoch')}{told})")
+        say_model(weights)
     print(next_command("predict", model=run_dir, input="IMAGES", output_dir="MASKS"))

@@ -4,8 +4,9 @@ import ast
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
 from dynunet_bundle.machine.locks import claim
+from dynunet_bundle.terminal import tell_start
 
 
 def check_command() -> None:
@@ -56,6 +58,7 @@ def preflight(
     command: None = None,
     claims: Sequence[str] = (),
     kind: str = "training",
+    plan: Mapping[str, Any] | None = None,
 ) -> None:
     """Find faults that would appear late or never: ``preflight`` of train.json, evaluate.json and inference.json.
 
@@ -69,6 +72,7 @@ def preflight(
         command: result of ``check_command``, which MONAI builds first.
         claims: folders that only one run may use at a time; the first process of a run claims them.
         kind: name of the work; claims of different kinds are independent.
+        plan: ids of the plan, for the header in the log.
 
     Raises:
         BusyError: if another process works in one of the folders.
@@ -92,6 +96,10 @@ def preflight(
     if int(os.environ.get("RANK", "0")) == 0:
         for folder in claims:
             claim(folder, kind)
+        if plan is not None:
+            places = list(map(os.path.relpath, folders))
+            task, patch = plan["task_name"], list(plan["patch_size"])
+            tell_start(kind, task=task, patch=patch, device=device, folders=places)
 
 
 def require_device(device: torch.device | str) -> None:

@@ -9,7 +9,11 @@ import os
 import runpy
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from dynunet_bundle.errors import counted
 
 VERBOSE = "DYNUNET_BUNDLE_VERBOSE"
 """Environment variable that shows all messages, also of processes that a command starts."""
@@ -33,6 +37,9 @@ LINES = (
 """Starts of log lines of MONAI's bundle commands that need no action."""
 
 MONAI_LOGGERS = ("monai.bundle.scripts", "monai.bundle.workflows")
+
+
+logger = logging.getLogger("dynunet_bundle.configs.quiet")
 
 
 class HiddenMessages(logging.Filter):
@@ -71,6 +78,18 @@ def hide_noise() -> HiddenMessages | None:
     return None if os.environ.get(VERBOSE) else HiddenMessages()
 
 
+@contextmanager
+def hidden_noise() -> Iterator[None]:
+    """Hide such messages during the block, and tell their number at its end."""
+    hidden = hide_noise()
+    try:
+        yield
+    finally:
+        if hidden is not None and hidden.count:
+            told = counted(hidden.count, "message")
+            logger.info("%s of MONAI and torch not shown; --verbose shows all", told)
+
+
 if __name__ == "__main__":
-    hide_noise()
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    with hidden_noise():
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)

@@ -41,6 +41,7 @@ from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError, counted
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.planning.plan import plan_differences
+from dynunet_bundle.terminal import say, tell_start
 from dynunet_bundle.training.watching.status import STATUS_NAME
 
 CONFIGS = {"training": ("train.json",), "evaluating": ("train.json", "evaluate.json")}
@@ -60,6 +61,7 @@ def train_folds(request: FoldsRequest) -> int:
     """
     with ProcessRunner() as runner:
         runs = FoldRuns(request, runner)
+        runs.tell_start()
         if request.fold == ALL:
             return runs.train(ALL)
         folds = chosen_folds(request.fold, request.folds, len(runs.folds))
@@ -69,8 +71,9 @@ def train_folds(request: FoldsRequest) -> int:
                 return code
             if runner.signal is not None:
                 return EXIT_STOPPED
-        print(f"Dice in native space, out of fold\n{format_folds(collect(runs.results))}")
-        print(f"saved to {runs.results.path / 'summary.json'}")
+        print("Dice in native space, out of fold")
+        print(format_folds(collect(runs.results)))
+        say("saved to {}", runs.results.path / "summary.json")
     return 0
 
 
@@ -105,7 +108,10 @@ class FoldRuns:
         parser = self._parser()
         self.plan: dict[str, Any] = parser.get_parsed_content("plan")
         self.epochs: int = parser.get_parsed_content("epochs")
-        cases = load_dataset(request.dataset_dir).training
+        dataset = load_dataset(request.dataset_dir)
+        # before cases are prepared
+        parser.get_parsed_content("cases").require_own_plan(dataset)
+        cases = dataset.training
         self.cases: dict[str, Case] = {name_of(case): case for case in cases}
         self.previous_dir: str | None = parser.get_parsed_content("previous_dir")
         self.folds = self._find_folds(parser)
@@ -114,6 +120,18 @@ class FoldRuns:
         if request.fold != ALL:
             require_disjoint(self.held_out)
             require_same(self.results.records(), self.plan, self.held_out, self.results.path)
+
+    def tell_start(self) -> None:
+        """Log what will be trained, and where."""
+        tell_start(
+            "training",
+            task=self.plan["task_name"],
+            cases=len(self.cases),
+            patch=list(self.plan["patch_size"]),
+            epochs=self.epochs,
+            processes=self.request.num_processes,
+            folder=self.request.out,
+        )
 
     def complete(self, fold: int) -> int:
         """Train and score a fold unless that is done, then update the summary.

@@ -1,16 +1,20 @@
 """From the user's input (an image, a folder, a list, DICOM) to the cases to predict."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import FILES, Case, absolute, name_of, require_unique
+from dynunet_bundle.dataset.default_task import other_classes, other_sizes
 from dynunet_bundle.dataset.entries import numbered_channels, valid_name, with_folder_names
 from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dicom_input.names import is_dicom_input, is_series_name
 from dynunet_bundle.errors import DatasetError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.shapes import TEXT, list_of
+
+logger = logging.getLogger(__name__)
 
 LIST_IDS = ("test", "testing")
 """Keys of unlabelled images in the lists of the Medical Segmentation Decathlon and of MONAI."""
@@ -33,7 +37,10 @@ LIST_SCHEMA = {
 
 
 def find_inputs(
-    source: str | Path, num_channels: int = 1, series_rules: Mapping[str, Any] | None = None
+    source: str | Path,
+    num_channels: int = 1,
+    series_rules: Mapping[str, Any] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> list[Case]:
     """Find the cases to predict: ``cases#cases`` of inference.json.
 
@@ -41,6 +48,7 @@ def find_inputs(
         source: an image file, a folder of images (see ``find_images``), a JSON list, or a DICOM folder or zip archive.
         num_channels: channels of the plan.
         series_rules: rules that choose the series of a DICOM study, see ``dicom_cases.find_cases``.
+        plan: ids of the plan; images that the default one may not fit are told.
 
     Returns:
         Unlabelled cases.
@@ -49,6 +57,18 @@ def find_inputs(
         DatasetError: if the path is empty, there are no images, a name occurs twice, or a list is malformed.
         CaseError: if a file is not an image.
     """
+    cases = _find_cases(source, num_channels, series_rules)
+    doubts = [other_classes(source, plan)]
+    if not is_dicom_input(absolute(source)) and (doubt := other_sizes(cases, plan)):
+        doubts.append(f"{doubt} For images of another kind, pass a model of such images.")
+    for doubt in filter(None, doubts):
+        logger.warning("%s", doubt)
+    return cases
+
+
+def _find_cases(
+    source: str | Path, num_channels: int, series_rules: Mapping[str, Any] | None
+) -> list[Case]:
     path = absolute(source)
     if path.is_file() and path.suffix.lower() == ".json":
         return read_list(path, num_channels)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dataset.cases import Case, absolute, name_of
+from dynunet_bundle.dataset.default_task import other_sizes, plan_line, require_names
 from dynunet_bundle.dataset.folds import SPLIT_SEED, find_folds, find_splits, folds_source
 from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
@@ -86,6 +87,7 @@ class FoldCases:
         splits_file: JSON with the folds; used if it exists.
         previous_dir: folder of the masks of the previous stage, for a cascade.
         cascade: whether the plan is a cascade, see ``with_previous``.
+        plan: ids of the plan; the default one is refused for data that it may not fit.
     """
 
     dataset_dir: str
@@ -97,6 +99,7 @@ class FoldCases:
     splits_file: str | None = None
     previous_dir: str | None = None
     cascade: bool = False
+    plan: Mapping[str, Any] | None = None
 
     @property
     def training(self) -> list[Case]:
@@ -127,7 +130,7 @@ class FoldCases:
 
     def _part(self, part: str) -> list[Case]:
         dataset = load_dataset(self.dataset_dir)
-        self._require_own_plan(dataset)
+        self.require_own_plan(dataset)
         cases = self._cases(dataset, part)
         logger.info(
             "fold %s, %s: %s; folds: %s", self.fold, part, counted(len(cases), "case"), self.source
@@ -152,7 +155,16 @@ class FoldCases:
             )
         return [by_name[name] for name in sorted(folds[self.fold][part])]
 
-    def _require_own_plan(self, dataset: DatasetDescription) -> None:
+    def require_own_plan(self, dataset: DatasetDescription) -> None:
+        """Refuse a plan that was made for other data.
+
+        Args:
+            dataset: the data set.
+
+        Raises:
+            PlanError: with the command that plans the data.
+        """
+        require_names(dataset, self.dataset_dir, self.plan)
         for what, planned, found in (
             ("channels", tuple(self.channel_names), dataset.channel_names),
             ("labels", self.labels.names, dataset.labels.names),
@@ -161,6 +173,10 @@ class FoldCases:
             # plain folders have no names; then the plan's names are used, and the values are checked case by case
             if found and planned != found:
                 raise PlanError(
-                    f"the plan's {what} are {list(planned)}, those of {dataset.name} are {list(found)}. Run "
-                    f"dynunet-bundle plan --dataset_dir {self.dataset_dir} and pass its overlay with --config_file."
+                    f"the plan's {what} are {list(planned)}, those of {dataset.name} are {list(found)}. "
+                    f"{plan_line(self.dataset_dir)}"
                 )
+        if dataset.name != (self.plan or {}).get("task_name"):
+            doubt = other_sizes(dataset.training, self.plan)
+            if doubt:
+                logger.warning("%s %s", doubt, plan_line(self.dataset_dir))

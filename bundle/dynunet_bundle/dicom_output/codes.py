@@ -9,6 +9,7 @@ Stored on disk: ``PRIVATE_SCHEME`` and the private codes, in DICOM objects.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.drawing.colours import RGB_COLOURS
-from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.files import read_json
 from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
@@ -125,6 +126,33 @@ def codes_of_labels(
             codes = _look_up(_words(override or name), organ)
             found.append(replace(codes, name=name) if codes else _private(name))
     return _with_distinct_colours(found)
+
+
+def uncoded_doubt(
+    names: Sequence[str],
+    task_name: str = "",
+    overrides: Mapping[str, str | Mapping[str, Any]] | None = None,
+) -> str | None:
+    """What to do about labels that get a private code, which other systems cannot interpret; None if none does.
+
+    Args:
+        names: label names without the background.
+        task_name: see ``codes_of_labels``.
+        overrides: see ``codes_of_labels``.
+
+    Raises:
+        ConfigError: as ``codes_of_labels``.
+    """
+    found = codes_of_labels(names, task_name, overrides)
+    private = [codes.name for codes in found if codes.type.scheme == PRIVATE_SCHEME]
+    if not private:
+        return None
+    example = json.dumps({"label_codes": {private[0]: "left kidney"}}, ensure_ascii=False)
+    return (
+        f"no DICOM code is known for {some_of(private)}: a SEG gets private codes, which other systems cannot "
+        f"interpret. Set label_codes in an overlay: for each class a known name, such as {example}, or a code, as in "
+        "docs/dicom_output.md."
+    )
 
 
 def _look_up(words: tuple[str, ...], organ: Code | None) -> LabelCodes | None:

@@ -4,13 +4,19 @@ Stored on disk: ``VALUE_NOTE``, in segments and regions of DICOM objects.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dynunet_bundle.dicom_output.codes import MAX_MEANING_CHARACTERS, LabelCodes, codes_of_labels
+from dynunet_bundle.dicom_output.codes import (
+    MAX_MEANING_CHARACTERS,
+    LabelCodes,
+    codes_of_labels,
+    uncoded_doubt,
+)
 from dynunet_bundle.errors import ObjectError
 
 LOG = logging.getLogger(__name__)
@@ -60,7 +66,26 @@ def coded_labels(
 ) -> Present:
     """Codes and values of all labels except the background, in a mask or not, so that colours do not vary by mask."""
     names = [name for name, value in labels.items() if value]
+    tell_uncoded(names, task_name, codes)
     return [(found, labels[found.name]) for found in codes_of_labels(names, task_name, codes)]
+
+
+def tell_uncoded(names: Sequence[str], task_name: str, codes: Mapping[str, Any] | None) -> None:
+    """Warn of labels without a code that others can interpret, once in a process.
+
+    Args:
+        names: label names without the background.
+        task_name: see ``codes_of_labels``.
+        codes: overrides of ``codes_of_labels``.
+    """
+    doubt = uncoded_doubt(names, task_name, codes)
+    if doubt:
+        _tell_once(doubt)
+
+
+@cache
+def _tell_once(line: str) -> None:
+    LOG.warning("%s", line)
 
 
 def say_nothing(path: Path) -> None:

@@ -47,7 +47,7 @@ from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.machine.locks import WAIT, exclusive
 from dynunet_bundle.shapes import TEXT, list_of, object_with
-from dynunet_bundle.terminal import progress
+from dynunet_bundle.terminal import progress, tell_start
 
 CHUNK_BYTES = 64 * 2**20
 """Size of one chunk of the means, float32. It bounds the memory, whatever the size of a case."""
@@ -121,6 +121,7 @@ def _write_masks(
     todo = [case for case in members[0] if case not in done]
     if done:
         logger.info("%d of %d masks exist already", len(members[0]) - len(todo), len(members[0]))
+    tell_start("ensemble", members=len(members), cases=len(todo), folder=request.output)
     finish = _Finish(labels, request.rules)
     written = []
     for case in progress(todo, "ensemble", total=len(todo)):

@@ -22,6 +22,7 @@ from dynunet_bundle.errors import (
     BundleError,
     OutputError,
     PredictionError,
+    counted,
     failed_cases,
     find_user_error,
     first_line,
@@ -146,8 +147,9 @@ class CaseProgress:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
 
-    def _start(self) -> None:
+    def _start(self, engine: Engine) -> None:
         self._since = time.monotonic()
+        logger.info("predicting %s", counted(engine.state.epoch_length or 0, "case"))
 
     def _report(self, engine: Engine) -> None:
         now = time.monotonic()

@@ -198,8 +198,9 @@ class PatchInferer(SlidingWindowInferer):
     def _batches(self, windows: list[Window]) -> Iterable[list[Window]]:
         size = int(self.sw_batch_size)
         batches = [windows[first : first + size] for first in range(0, len(windows), size)]
-        shown = self.progress and len(batches) >= MANY_BATCHES
-        return progress(batches, "windows", len(batches)) if shown else batches
+        if not self.progress or len(batches) < MANY_BATCHES:
+            return batches
+        return progress(batches, "windows", len(windows), unit="window", size=len)
 
     def _mirrored(self, batch: torch.Tensor, network: Network) -> torch.Tensor:
         """Mean of the logits over all combinations of the mirrored axes, ``[windows, outputs, *patch]``.

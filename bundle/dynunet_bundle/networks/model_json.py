@@ -50,6 +50,9 @@ PACKED = frozenset(
 )
 """Names of weights and their JSON in a package."""
 
+CODES_ID = "label_codes"
+"""Id of inference.json: DICOM codes of classes. An overlay of the training, or of the package, sets it."""
+
 OF_AN_EPOCH = ("sha256", "epoch", "val_mean_dice")
 """Entries of ``model.json`` that are not those of another epoch of the same training."""
 
@@ -207,7 +210,7 @@ def learnt_mirroring(path: Path) -> list[int] | None:
 
 
 def model_settings(weights: Path) -> dict[str, Any]:
-    """The ids that a prediction takes from model.json: the plan, and the rules for largest components.
+    """The ids that a prediction takes from model.json: the plan, rules for largest components, DICOM codes of classes.
 
     Args:
         weights: the ``.pt`` file.
@@ -215,8 +218,9 @@ def model_settings(weights: Path) -> dict[str, Any]:
     Raises:
         WeightsError: as ``model_plan``.
     """
-    rules = model_facts(weights).get("keep_largest")
-    return {**model_plan(weights), **({} if rules is None else {"keep_largest": rules})}
+    facts = model_facts(weights)
+    ids = {"keep_largest": facts.get("keep_largest"), CODES_ID: model_recipe(weights).get(CODES_ID)}
+    return {**model_plan(weights), **{name: ids[name] for name in ids if ids[name] is not None}}
 
 
 def model_recipe(weights: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The work of ``dynunet-bundle plan``: get the facts, plan, write overlay, facts and folds, return a summary."""
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from dynunet_bundle.planning.summary import (
     preset_rows,
     spacing_rule,
 )
-from dynunet_bundle.terminal import next_command
+from dynunet_bundle.terminal import next_command, tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Arguments of ``dynunet-bundle plan``; its help describes them."""
+    """Arguments of ``dynunet-bundle plan``; its help describes them.
+
+    ``more_doubts`` gives doubts about the plan that rooms above this one have, one line each.
+    """
 
     tasks_dir: Path
     dataset_dir: str | None = None
@@ -65,6 +69,7 @@ class PlanRequest:
     like: SourceModel | None = None
     overwrite: bool = False
     name: str | None = None
+    more_doubts: Callable[[Plan], Iterable[str]] = lambda plan: ()
 
 
 def plan_dataset(request: PlanRequest) -> str:
@@ -84,6 +89,9 @@ def plan_dataset(request: PlanRequest) -> str:
         fingerprint = Fingerprint.from_json(content)
     else:
         dataset = load_dataset(str(request.dataset_dir))
+        tell_start(
+            "planning", task=dataset.name, cases=len(dataset.training), folder=request.dataset_dir
+        )
         fingerprint = extract_fingerprint(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
     if request.name:
@@ -93,8 +101,8 @@ def plan_dataset(request: PlanRequest) -> str:
     suffix = name if name in OWN_NAMES else f"{plan.spatial_dims}d"
     out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
     _require_unchanged(out, plan, request.overwrite)
-    for doubt in plan_doubts(dataset, fingerprint, plan):
-        logger.warning("warning: %s", doubt)
+    for doubt in (*plan_doubts(dataset, fingerprint, plan), *request.more_doubts(plan)):
+        logger.warning("%s", doubt)
     parts = [
         format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),
         decided,

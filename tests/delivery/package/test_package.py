@@ -20,6 +20,7 @@ from dynunet_bundle.delivery.package.metadata import REQUIRED_PACKAGES
 from dynunet_bundle.delivery.package.template import template_files
 from dynunet_bundle.errors import ConfigError, OutputError, WeightsError
 from dynunet_bundle.files import sha256_of
+from dynunet_bundle.networks.model_json import model_settings
 
 SCORES = {
     "mean_dice": 0.5,
@@ -272,6 +273,21 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(
     with pytest.raises(OutputError, match="Permission denied"):
         package_archive.publish(fresh, target)
     assert (target / "old").is_file()
+
+
+def test_codes_of_an_overlay_are_in_the_package_for_all_clients(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    codes = {"head": "left kidney", "tail": "liver"}
+    (tmp_path / "codes.json").write_text(json.dumps({"label_codes": codes}))
+    request = request_for(tmp_path)
+    overlays = [*request.overlays, str(tmp_path / "codes.json")]
+    made = make_package(dataclasses.replace(request, overlays=overlays))
+    assert "no DICOM code" not in log.text
+    assert config(made, "inference.json")["label_codes"] == codes
+    assert model_settings(made.folder / "models" / "model.pt")["label_codes"] == codes
+    again = dataclasses.replace(request, weights=made.folder / "models" / "model.pt")
+    assert config(make_package(again), "inference.json")["label_codes"] == codes
 
 
 def test_large_weights_are_named_with_their_address(

@@ -43,6 +43,7 @@ from dynunet_bundle.files import atomic_write, ensure_writable, sha256_of, versi
 from dynunet_bundle.networks.exported import BACKENDS, computes, sidecar_of
 from dynunet_bundle.networks.model_json import model_plan
 from dynunet_bundle.networks.weights import load_weights
+from dynunet_bundle.terminal import tell_start
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,13 @@ def export_models(request: ExportRequest) -> list[ExportRow]:
         WeightsError: if the weights are missing or belong to another plan.
         OutputError: if the folder cannot be written to.
     """
+    tell_start(
+        "export",
+        formats=list(request.formats),
+        precisions=list(request.precisions),
+        device=request.device,
+        folder=request.output,
+    )
     wanted = [(name, precision) for name in request.formats for precision in request.precisions]
     reasons = {pair: unavailable(*pair, request.device) for pair in wanted}
     ensure_writable(request.output)

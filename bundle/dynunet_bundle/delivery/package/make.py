@@ -29,10 +29,16 @@ from dynunet_bundle.delivery.package.archive import (
 from dynunet_bundle.delivery.package.facts import load_facts, states_license
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
+from dynunet_bundle.dicom_output.labels import tell_uncoded
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
 from dynunet_bundle.files import read_json, sha256_of, write_json
-from dynunet_bundle.networks.model_json import PREVIOUS_STAGE, model_recipe, model_settings
+from dynunet_bundle.networks.model_json import (
+    CODES_ID,
+    PREVIOUS_STAGE,
+    model_recipe,
+    model_settings,
+)
 from dynunet_bundle.networks.weights import load_weights, read_weights
 from dynunet_bundle.planning.plan import plan_from
 from dynunet_bundle.shapes import Schema
@@ -173,7 +179,7 @@ def make_package(request: PackageRequest) -> Package:
         write_docs(folder / "docs", content)
         if request.curves is not None:
             shutil.copyfile(request.curves, folder / "docs" / "progress.png")
-        _add_weights(request, folder, content.model or {}, plan)
+        _add_weights(request, folder, model or {}, plan, _codes_of(configs["inference.json"]))
         _add_previous(request.previous, folder)
         write_sums(folder)
         if is_draft:
@@ -200,6 +206,12 @@ def display_name(name: str) -> str:
     """``hippocampus_mr_segmentation`` -> ``"Hippocampus MR segmentation"``."""
     words = [word.upper() if word in ABBREVIATIONS else word for word in name.split("_")]
     return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
+
+
+def _codes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The DICOM codes of classes in a config of the package; warn of classes that have none."""
+    tell_uncoded(config["label_names"][1:], config["task_name"], config[CODES_ID])
+    return {} if config[CODES_ID] is None else {CODES_ID: config[CODES_ID]}
 
 
 def _optional(path: Path | None, schema: Schema) -> Mapping[str, Any] | None:
@@ -267,11 +279,17 @@ def _add_previous(files: Sequence[Path], folder: Path) -> None:
 
 
 def _add_weights(
-    request: PackageRequest, folder: Path, model: Mapping[str, Any], plan: Mapping[str, Any]
+    request: PackageRequest,
+    folder: Path,
+    model: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    codes: Mapping[str, Any],
 ) -> None:
     """Add the weights and their JSON, or the address of weights that are too large for the Model Zoo."""
     sha256 = sha256_of(request.weights)
     facts = dict(model) or {"plan": dict(plan), "sha256": sha256}
+    if codes:
+        facts["recipe"] = {**facts.get("recipe", {}), **codes}
     for number, member in _numbered(request.members):
         target = folder / "models" / MEMBER.format(number)
         shutil.copyfile(member, target)

@@ -13,13 +13,13 @@ from dynunet_bundle.drawing.charts import INK, MUTED, Chart, Line, draw_charts, 
 from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import first_line
+from dynunet_bundle.terminal import clock
 from dynunet_bundle.training.watching.status import (
     LOG_NAME,
     STATUS_NAME,
     read_log,
     read_status_file,
 )
-from dynunet_bundle.training.watching.status_text import clock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.files import atomic_write
-from dynunet_bundle.terminal import printable
+from dynunet_bundle.terminal import clock, printable
 from dynunet_bundle.training.watching.status import DICE_BY_CLASS, LOG_NAME, MEAN_DICE, record_of
-from dynunet_bundle.training.watching.status_text import clock
 
 logger = logging.getLogger(__name__)
 

@@ -3,17 +3,8 @@
 from collections.abc import Sequence
 
 from dynunet_bundle.drawing.text_table import number_cell, text_table
-from dynunet_bundle.terminal import printable
+from dynunet_bundle.terminal import clock, printable
 from dynunet_bundle.training.watching.status import RunStatus
-
-
-def clock(seconds: float | None) -> str:
-    """``3661.2`` -> ``1:01:01``; ``unknown`` for None."""
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def describe_run(status: RunStatus) -> str:
