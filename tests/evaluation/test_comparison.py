@@ -140,11 +140,43 @@ def test_scores_without_measures_have_their_dice(files, tmp_path):
 
 def test_the_table(files):
     lines = format_comparison(compare_files(*files)).splitlines()
-    assert lines[0] == "B - A, paired by case: 5 cases in both"
-    assert lines[2].startswith("liver") and "p (Wilcoxon)" in lines[2]
-    assert lines[3].split()[:2] == ["dice", "0.200"] and lines[3].split()[-1] == "5"
+    assert lines[:2] == [f"A: {files[0]}", f"B: {files[1]}"]
+    assert lines[2] == "B - A, paired by case: 5 cases in both"
+    assert lines[4].startswith("liver") and "p (Wilcoxon)" in lines[4]
+    assert lines[5].split()[:2] == ["dice", "0.200"] and lines[5].split()[-1] == "5"
     assert "Dice of c4: 0.5000 -> 0.9000" in lines
     assert not any(line.startswith("nsd") for line in lines)
+
+
+def verdict_of(differences, tmp_path):
+    cases = [
+        {f"c{i}": [row(0.5 + value)] for i, value in enumerate(values)} for values in differences
+    ]
+    files = [save(tmp_path / f"{i}.json", rows, names=NAMES[:2]) for i, rows in enumerate(cases)]
+    comparison = compare_files(*files)
+    verdict = comparison["verdict"]["liver"]
+    assert f"liver: {verdict}" in format_comparison(comparison).splitlines()
+    return verdict, comparison["differences"]["liver"]["dice"]["smallest_p_value"]
+
+
+def test_the_verdict_says_what_the_test_can_show(tmp_path):
+    steps = [i / 100 for i in range(1, 8)]
+    better, smallest = verdict_of([[0] * 7, steps], tmp_path)
+    assert better.startswith("B is better: B - A is 0.040 [") and smallest == 2 / 2**7
+    worse, _ = verdict_of([steps, [0] * 7], tmp_path)
+    assert worse.startswith("A is better: B - A is -0.040 [")
+    mixed, _ = verdict_of([[0] * 7, [0.01, -0.02, 0.03, -0.04, 0.05, -0.06, 0.005]], tmp_path)
+    assert mixed.startswith("no difference shown") and mixed.endswith(
+        "This does not show that A and B are equal."
+    )
+    few, smallest = verdict_of([[0] * 5, steps[:5]], tmp_path)
+    assert few.startswith("the test cannot show a difference") and smallest == 2 / 2**5
+    assert "cannot fall below 0.062 here" in few
+    # pairs that are equal do not count for the test
+    same, smallest = verdict_of([[0] * 7, [0] * 4 + steps[:3]], tmp_path)
+    assert same.startswith("the test cannot show a difference") and smallest == 2 / 2**3
+    equal, smallest = verdict_of([[0] * 3, [0] * 3], tmp_path)
+    assert (equal, smallest) == ("A and B are equal in 3 pairs.", 1)
 
 
 # --- refusals

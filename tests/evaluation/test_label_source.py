@@ -49,6 +49,26 @@ def overlay(folder, **content):
     return path
 
 
+def test_an_ensemble_names_its_classes_up_to_the_comparison(folders):
+    for name, prediction in (("ensemble", "other"), ("single", "masks")):
+        (folders / prediction).rename(folders / name)
+    record = {"members": ["a"], "weights": None, "keep_largest": []}
+    labels = {key: RUN[key] for key in ("label_names", "label_values")}
+    (folders / "ensemble" / "ensemble.json").write_text(
+        json.dumps(record | labels | {"ignore_value": None, "regions": None})
+    )
+    for name in ("ensemble", "single"):
+        command = ["--predictions", folders / name, "--labels", folders / "labels"]
+        assert run_script("evaluate", *command).returncode == 0
+    done = run_script("compare", folders / "ensemble", folders / "single")
+    assert done.returncode == 0
+    assert "head: A and B are equal in 1 pair." in done.stdout
+    # that of an older version has no names
+    (folders / "ensemble" / "ensemble.json").write_text(json.dumps(record))
+    given = {"label_names": None, "label_values": None}
+    assert not find_label_source(given, [], BUNDLE / "configs", folders / "ensemble").ids
+
+
 OF_RUN = {"label_names": RUN["label_names"], "label_values": [0, 1, 2], "ignore_value": 9}
 
 

@@ -1,6 +1,9 @@
 """Folders of masks: pairs of files, the meaning of their values, and refusals."""
 
+import csv
+import io
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +12,8 @@ from conftest import BUNDLE, run_script, save_nifti, save_picture
 
 from dynunet_bundle.errors import CaseError, ConfigError, DatasetError, PlanError
 from dynunet_bundle.evaluation.mask_folders import find_masks, label_ids, measure_masks
+from dynunet_bundle.evaluation.scores import summarize_measures
+from dynunet_bundle.evaluation.text_tables import format_measures, measures_csv
 from dynunet_bundle.images.read import Volume
 
 NAMES = ["background", "head", "tail"]
@@ -151,6 +156,46 @@ def test_values_with_gaps_are_classes(gaps):
     scores, names = score(gaps, NAMES, [0, 128, 255])
     assert scores == {"x": [2 / 3, 1.0]}
     assert names == NAMES
+
+
+def test_pictures_are_measured_in_pixels(gaps):
+    for folder in ("labels", "predictions"):
+        (gaps / folder / "x.png").rename(gaps / folder / "y.png")
+    command = ["--predictions", gaps / "predictions", "--labels", gaps / "labels"]
+    done = run_script("evaluate", *command, "--csv", gaps / "s.csv", "--report", gaps / "r.html")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((gaps / "predictions" / "scores.json").read_text())
+    assert scores["nsd_tolerance_px"] == 1 and "nsd_tolerance_mm" not in scores
+    measures = scores["measures"]["y"]["128"]
+    assert list(measures) == list(scores["statistics"]["128"])
+    assert (measures["area_px2"], measures["reference_area_px2"]) == (8, 16)
+    assert (measures["area_difference_px2"], measures["hd95_px"]) == (-8, 1)
+    # no mm and no ml, in any file or on the terminal
+    shown = [done.stdout, (gaps / "s.csv").read_text(), json.dumps(scores)]
+    page = (gaps / "r.html").read_text(encoding="utf-8")
+    shown.append(re.sub(r"<style>.*?</style>|base64,[^\"]*", "", page, flags=re.DOTALL))
+    for text in shown:
+        assert not re.search(r"_mm\b|_ml\b|\bmm\b|\bml\b", text)
+    assert "area bias: 128 -50.0 % (-8 px\u00b2)" in page
+    assert "Caution: 1 case only." in page
+
+
+def test_a_picture_and_a_volume_have_their_own_units(gaps):
+    mask = np.ones((4, 4, 4), np.uint8) * 255
+    for folder in ("labels", "predictions"):
+        save_nifti(gaps / folder / "v.nii.gz", mask)
+    summary = summarize_measures(
+        measure_masks(find_masks(str(gaps / "predictions"), str(gaps / "labels"))),
+        ["b", "128", "255"],
+        1.0,
+    )
+    statistics = summary["statistics"]["255"]
+    assert statistics["volume_ml"]["mean"] == pytest.approx(0.064)
+    assert statistics["area_px2"]["mean"] == 8
+    assert statistics["hd95_px"]["num_cases"] == statistics["hd95_mm"]["num_cases"] == 1
+    rows = list(csv.DictReader(io.StringIO(measures_csv(summary).decode())))
+    assert [row["volume_ml"] for row in rows if row["class"] == "255"] == ["0.064", ""]
+    format_measures(summary)
 
 
 def test_classes_with_gaps_are_named_by_the_values_that_occur(gaps):

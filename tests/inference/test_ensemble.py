@@ -13,11 +13,13 @@ from probability_cases import LABELS, REGIONS, one_hot, random_probabilities, sa
 
 from dynunet_bundle.errors import BundleError, CaseError, ConfigError, DatasetError, OutputError
 from dynunet_bundle.evaluation.dice import dice_by_target
+from dynunet_bundle.evaluation.label_source import label_ids_of_masks
 from dynunet_bundle.files import case_name
 from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference import ensemble as module
 from dynunet_bundle.inference.ensemble import EnsembleRequest, average_classes, write_ensemble
 from dynunet_bundle.inference.probabilities import read_probabilities
+from dynunet_bundle.labels.scheme import LabelScheme
 
 SHAPE = (9, 7, 5)
 AFFINE = np.array([[0, 2, 0, 5], [-1.5, 0, 0, -3], [0, 0, 3, 1], [0, 0, 0, 1.0]])
@@ -249,6 +251,11 @@ def test_the_script(images, member, tmp_path, monkeypatch, capsys):
     record = json.loads((out / "ensemble.json").read_text())
     assert record["keep_largest"] == [[1, 2], [1]] and record["weights"] == [1.0, 2.0]
     assert str(tmp_path) not in json.dumps(record)
+    # the labels, for whoever scores the masks
+    labels = next(iter(read_probabilities(folders[0]).values())).labels
+    _, ids = label_ids_of_masks(out)
+    assert LabelScheme.from_plan(ids) == labels
+    assert record["label_names"] == list(labels.names)
     expected = write_ensemble(
         request_for(images, *folders, weights=(1.0, 2.0), rules=[[1, 2], [1]], output=out / "x")
     )

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dynunet_bundle.inference import quality
-from dynunet_bundle.inference.quality import NoteQualityd, find_flags
+from dynunet_bundle.inference.flags import LOOK, UNUSABLE, find_flags
+from dynunet_bundle.inference.quality import NoteQualityd
 from dynunet_bundle.labels.scheme import LabelScheme
 
 CLASSES = LabelScheme(["background", "a", "b"])
@@ -89,3 +90,39 @@ def test_flags(changes, kinds):
 def test_without_facts_of_the_training_only_the_prediction_itself_counts():
     flags = find_flags(facts(components={"a": 9, "b": 9}), {}, max_entropy=0.5, max_clipped=0.1)
     assert flags == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade"),
+    [
+        ({"volumes_ml": {"a": 8.9, "b": 1.0}}, LOOK),
+        ({"volumes_ml": {"a": 9.1, "b": 1.0}}, UNUSABLE),
+        ({"volumes_ml": {"a": 0.3, "b": 1.0}}, UNUSABLE),
+        ({"volumes_ml": {"a": 0.0, "b": 0.0}}, UNUSABLE),
+        ({"components": {"a": 20, "b": 1}}, LOOK),
+        ({"components": {"a": 21, "b": 1}}, UNUSABLE),
+        ({"entropy": {"a": 0.9, "b": 0.1}}, LOOK),
+        ({"entropy": {"a": 1.1, "b": 0.1}}, UNUSABLE),
+        ({"clipped": [0.4]}, LOOK),
+        ({"clipped": [0.6]}, UNUSABLE),
+        ({"sheared_degrees": 9.0}, LOOK),
+    ],
+)
+def test_a_flag_has_a_grade(changes, grade):
+    (flag,) = find_flags(facts(**changes), TRAINING, max_entropy=0.5, max_clipped=0.1)
+    assert flag["grade"] == grade
+
+
+def test_many_components_are_usual_if_the_training_had_as_many():
+    training = {"components": {"a": [1, 40]}}
+    assert find_flags(facts(components={"a": 35, "b": 1}), training, 0.5, 0.1) == []
+    (flag,) = find_flags(facts(components={"a": 41, "b": 1}), training, 0.5, 0.1)
+    assert flag["grade"] == UNUSABLE
+
+
+def test_the_flag_of_a_picture_is_in_pixels():
+    found = {**facts(areas_px2={"a": 9500, "b": 1000}), "volumes_ml": None}
+    (flag,) = find_flags(found, TRAINING, max_entropy=0.5, max_clipped=0.1)
+    assert flag["message"] == "a has 9500 px\u00b2; training cases have 1000 to 3000 px\u00b2"
+    assert flag["range"] == [1000, 3000]
+    assert flag["grade"] == UNUSABLE

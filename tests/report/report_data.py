@@ -132,8 +132,9 @@ def text_of(element: ET.Element) -> str:
 
 
 def data_pictures(page: Path) -> list[Image.Image]:
-    """All pictures within a page, decoded to their last row."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text(encoding="utf-8"))
+    """All pictures within a page, without their contours, decoded to their last row."""
+    content = page.read_text(encoding="utf-8")
+    found = re.findall(r'class="base" src="data:image/(?:png|jpeg);base64,([^"]+)"', content)
     pictures = [Image.open(io.BytesIO(base64.b64decode(text, validate=True))) for text in found]
     for picture in pictures:
         picture.load()
@@ -141,9 +142,22 @@ def data_pictures(page: Path) -> list[Image.Image]:
 
 
 def pixels(panel: Panel) -> np.ndarray:
-    """``[height, width, 3]`` of a panel."""
-    content = base64.b64decode(panel.source.partition(",")[2], validate=True)
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    """``[height, width, 3]`` of a panel with its contours, as a browser lays them over each other."""
+    layers = [
+        Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True)))
+        for source in (panel.source, panel.prediction, panel.reference)
+        if source
+    ]
+    return np.asarray(merged(*layers))
+
+
+def merged(picture: Image.Image, *overlays: Image.Image | None) -> Image.Image:
+    """A picture with layers over it, as RGB."""
+    whole = picture.convert("RGBA")
+    for overlay in overlays:
+        if overlay is not None:
+            whole = Image.alpha_composite(whole, overlay.convert("RGBA"))
+    return whole.convert("RGB")
 
 
 def inked(picture: np.ndarray, *values: int) -> np.ndarray:

@@ -30,7 +30,14 @@ frame.onload = () => {
     images, ascending, descending: order(), sorted: column.getAttribute("aria-sort"),
     width: frame.contentWindow.innerWidth, content: page.documentElement.scrollWidth,
     body: page.body.scrollWidth,
-    panels: Array.from(page.querySelectorAll(".case .frame"), (panel) => panel.offsetHeight),
+    contours: ["prediction", "reference"].map((kind) => {
+      const count = () => Array.from(page.querySelectorAll(".overlay"), (image) => image.offsetWidth > 0)
+        .filter(Boolean).length;
+      const before = count();
+      page.getElementById(`show-${kind}`).click();
+      return [before, count()];
+    }),
+    panels: Array.from(page.querySelectorAll(".largest .frame"), (panel) => panel.offsetHeight),
     scores: [page.querySelector("#scores .scroll").scrollWidth, page.querySelector("#scores .scroll").clientWidth],
   });
 };
@@ -95,9 +102,14 @@ def test_a_browser_refuses_every_other_script(browser: str, page: Path):
 
 def test_a_narrow_window_shows_all_pictures_without_sideways_scrolling(browser: str, page: Path):
     found = probed(browser, page)
-    assert len(found["images"]) == 18 and min(found["images"]) > 0
+    # six cases with nine slices in three layers: the picture and both contours
+    assert len(found["images"]) == 6 * 9 * 3 and min(found["images"]) > 0
     assert found["width"] == 400
     assert found["content"] <= 400 and found["body"] <= 400
+
+
+def test_contours_can_be_switched_off(browser: str, page: Path):
+    assert probed(browser, page)["contours"] == [[108, 54], [54, 0]]
 
 
 def test_a_press_on_a_heading_sorts_by_the_full_number(browser: str, page: Path):

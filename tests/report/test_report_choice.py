@@ -7,7 +7,10 @@ import pytest
 from report_data import made_run, parsed, save_cases, text_of
 
 from dynunet_bundle.drawing.colours import COLOURS
-from dynunet_bundle.report.page import _ranked, write_report
+from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.report.choice import chosen_cases, ranks_of
+from dynunet_bundle.report.content import Content
+from dynunet_bundle.report.page import write_report
 
 CASES = [f"case_{number}" for number in range(9)]
 
@@ -22,8 +25,16 @@ def test_no_message_is_told_twice(tmp_path: Path, folders: dict[str, Path]):
     content = page.read_text(encoding="utf-8")
     for message in ("3 parts, not 1", "darker than the training", "cannot read"):
         assert content.count(message) == 1
-    links = {link.attrib["href"] for link in parsed(page).findall(".//article/h3/a")}
-    assert links == {"#flags"}
+    # the flags of a case stand in its card; those of a case without pictures in a table
+    (card,) = (card for card in parsed(page).findall(".//article") if card.find("ul") is not None)
+    assert text_of(card[0]) == "case_1 look"
+    told = [text_of(item) for item in card.iter("li")]
+    assert told == ["look 3 parts, not 1", "look darker than the training"]
+    assert parsed(page).find(".//section[@id='flags']//tbody") is None
+    del folders["images"]
+    page = write_report(tmp_path / "r.html", **folders, run=made_run(CASES))
+    assert len(parsed(page).findall(".//section[@id='flags']//tbody/tr")) == 2
+    assert page.read_text(encoding="utf-8").count("3 parts, not 1") == 1
 
 
 @pytest.mark.parametrize(
@@ -38,13 +49,60 @@ def test_no_message_is_told_twice(tmp_path: Path, folders: dict[str, Path]):
     ],
 )
 def test_at_most_a_third_is_called_worst_and_a_third_best(count: int, ranks: list[str]):
-    found = _ranked({f"case_{number}": number / count for number in range(count)})
+    dice = {f"case_{number:02d}": {"a": number / count} for number in range(count)}
+    masks = {case: Path(case) for case in dice}
+    found = chosen_cases(Content({"cases": dice, "mean": {"a": 0.5}}, {}, masks))
     assert list(found.values()) == ranks
-    assert list(found)[0] == "case_0" and list(found)[-1] == f"case_{count - 1}"
+    assert list(found)[0] == "case_00" and list(found)[-1] == f"case_{count - 1:02d}"
 
 
 def test_of_equal_cases_none_is_the_worst():
-    assert set(_ranked(dict.fromkeys(CASES, 1.0)).values()) == {""}
+    assert set(ranks_of(dict.fromkeys(CASES, 1.0)).values()) == {""}
+
+
+GRADED = {
+    "case_2": {"kind": "volume", "value": 3.5, "range": [1.0, 3.0]},
+    "case_5": {"kind": "volume", "value": 9.5, "range": [1.0, 3.0]},
+    "case_7": {"kind": "empty"},
+}
+"""Flags of an older version, without a grade."""
+
+
+def graded_content() -> Content:
+    """Nine cases whose Dice falls with their number, three of them flagged, one failed."""
+    run = made_run(CASES)
+    run["cases"]["case_1"]["flags"] = []
+    for case, flag in GRADED.items():
+        run["cases"][case]["flags"] = [{"label": "head", "message": case, **flag}]
+    dice = {case: {"head": 1 - number / 10} for number, case in enumerate(CASES)}
+    return Content(
+        {"cases": dice, "mean": {"head": 0.5}}, run, {case: Path(case) for case in CASES[:8]}
+    )
+
+
+def test_cases_are_sorted_by_grade_then_by_dice():
+    content = graded_content()
+    found = list(chosen_cases(content))
+    assert found == ["case_7", "case_5", "case_2", "case_6", "case_4", "case_0"]
+    assert content.by_grade[:4] == ["case_8", "case_5", "case_7", "case_2"]
+    assert [content.grade(case) for case in content.by_grade[:5]] == [
+        "failed",
+        "probably unusable",
+        "probably unusable",
+        "look",
+        "",
+    ]
+
+
+def test_the_number_and_the_names_of_the_cases_can_be_chosen():
+    content = graded_content()
+    assert list(chosen_cases(content, ["2"])) == ["case_7", "case_5"]
+    assert len(chosen_cases(content, ["all"])) == len(chosen_cases(content, ["99"])) == 8
+    assert list(chosen_cases(content, ["case_3", "case_5"])) == ["case_5", "case_3"]
+    assert not chosen_cases(content, ["0"])
+    for wanted in (["case_9"], ["case_1", "2"], ["-1"], ["1.5"], ["case_8"]):
+        with pytest.raises(ConfigError, match="Pass names of cases, a number, or all"):
+            chosen_cases(content, wanted)
 
 
 @pytest.mark.parametrize(

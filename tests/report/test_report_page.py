@@ -48,7 +48,7 @@ def test_the_page_stands_alone(tmp_path: Path, folders: dict[str, Path]):
         value.startswith(("data:", "#"))
         for value in re.findall(r'\b(?:src|href)="([^"]*)', content)
     )
-    assert len(data_pictures(page)) == (4 + 2) * 3
+    assert len(data_pictures(page)) == (4 + 2) * 3 * 3
     assert content.count("Research software. Not a medical device.") == 2
     (script,) = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -83,16 +83,18 @@ def test_the_case_table_holds_scores_volumes_and_flags(tmp_path: Path, folders: 
     scores["measures"]["case_4"]["head"]["nsd"] = None
     page = write_report(tmp_path / "r.html", folders["predictions"], scores=scores, run=run)
     rows = table_rows(page, "cases")
-    assert [text_of(row[0]) for row in rows] == CASES
+    # by grade: failed, flagged, others
+    order = [CASES[-1], CASES[1], CASES[0], *CASES[2:-1]]
+    assert [text_of(row[0]) for row in rows] == order
     keys = ("dice", "nsd", "hd95_mm", "volume_ml", "reference_volume_ml")
-    for case, row in zip(CASES, rows, strict=True):
+    for case, row in zip(order, rows, strict=True):
         expected = [scores["measures"][case][name][key] for name in NAMES for key in keys]
-        found = [cell.attrib["data-key"] for cell in row[1:-1]]
+        found = [cell.attrib["data-key"] for cell in row[1:-2]]
         assert [float(text) if text else None for text in found] == expected
-    assert text_of(rows[4][2]) == "\N{EN DASH}"
-    assert text_of(rows[1][-1]) == rows[1][-1].attrib["data-key"] == "2"
-    assert text_of(rows[-1][-1]) == "failed"
-    assert text_of(rows[0][-1]) == ""
+    assert text_of(rows[order.index("case_4")][2]) == "\N{EN DASH}"
+    assert text_of(rows[1][-2]) == rows[1][-2].attrib["data-key"] == "2"
+    assert [text_of(row[-1]) for row in rows[:3]] == ["failed", "look", ""]
+    assert text_of(rows[2][-2]) == ""
 
 
 def test_worst_cases_come_before_best_and_the_verdict_is_one_sentence(
@@ -103,18 +105,35 @@ def test_worst_cases_come_before_best_and_the_verdict_is_one_sentence(
     ranked = sorted(means, key=lambda case: means[case])
     page = write_report(tmp_path / "r.html", **folders, scores=scores, run=made_run(CASES))
     shown = [text_of(heading) for heading in parsed(page).findall(".//article/h3")]
-    flagged = {"case_1": " 2 flags"}
-    ranks = [" worst"] * 3 + [""] + [" best"] * 2
+    ranks = dict(zip(ranked, [" worst"] * 3 + [""] * 4 + [" best"] * 2, strict=True))
+    # the flagged case, then four with the lowest and one with the highest Dice of the others
+    others = [case for case in ranked if case != "case_1"]
     assert shown == [
-        f"{case}{rank}{flagged.get(case, '')}"
-        for case, rank in zip([*ranked[:4], *ranked[-2:]], ranks, strict=True)
+        f"case_1 look{ranks['case_1']}",
+        *(
+            f"{case}{' failed' if case == CASES[-1] else ''}{ranks[case]}"
+            for case in [*others[:4], others[-1]]
+        ),
     ]
     worst = min(NAMES, key=lambda name: scores["mean"][name])
     verdict = parsed(page).find(".//p[@class='verdict']")
     assert verdict is not None
+    sizes = {
+        name: np.array(
+            [
+                [row[name][key] for key in ("volume_ml", "reference_volume_ml")]
+                for row in scores["measures"].values()
+            ]
+        ).mean(axis=0)
+        for name in NAMES
+    }
+    bias = ", ".join(
+        f"{name} {100 * (ours - theirs) / theirs:+.1f} % ({ours - theirs:+.2f} ml)"
+        for name, (ours, theirs) in sizes.items()
+    )
     assert text_of(verdict) == (
         f"Mean Dice {scores['mean_dice']:.3f} in 9 cases and 2 classes; lowest for {worst}, "
-        f"{scores['mean'][worst]:.3f}; 1 case failed; 1 case with 2 quality flags."
+        f"{scores['mean'][worst]:.3f}; volume bias: {bias}; 1 case failed; 1 case with 2 quality flags."
     )
 
 
@@ -125,14 +144,14 @@ def test_predictions_without_labels_show_those_with_most_flags_first(
     images, predictions = folders["images"], folders["predictions"]
     page = write_report(tmp_path / "r.html", predictions, images=images, run=run)
     shown = [text_of(heading) for heading in parsed(page).findall(".//article/h3")]
-    assert shown[:3] == ["case_1 2 flags", "case_0", "case_2"]
+    assert shown[:3] == ["case_1 look", "case_0", "case_2"]
     assert len(shown) == 6
     content = page.read_text(encoding="utf-8")
     assert 'id="scores"' not in content and 'id="distributions"' not in content
     assert "swatch reference" not in content
     assert "8 cases segmented; 1 case failed; 1 case with 2 quality flags." in content
     volumes = [float(row[1].attrib["data-key"]) for row in table_rows(page, "cases")]
-    assert volumes == [1.25 + number for number in range(9)]
+    assert volumes == [1.25 + number for number in (8, 1, 0, *range(2, 8))]
 
 
 def test_the_facts_of_the_run_are_there(tmp_path: Path, folders: dict[str, Path]):
@@ -143,8 +162,8 @@ def test_the_facts_of_the_run_are_there(tmp_path: Path, folders: dict[str, Path]
         for group in parsed(page).findall(".//dl")
         for term, text in zip(group.findall("dt"), group.findall("dd"), strict=True)
     }
-    assert terms["Weights model.pt"] == run["weights"][0]["sha256"]
-    assert terms["Plan SHA-256"] == run["plan_sha256"]
+    assert terms["SHA-256 of model.pt"] == run["weights"][0]["sha256"]
+    assert terms["SHA-256 of the plan"] == run["plan_sha256"]
     assert terms["Duration"] == "3 min 25 s"
     assert terms["patch_size"] == "[16, 16, 16]"
     assert terms["members"] == '["a.pt"]'
@@ -154,8 +173,10 @@ def test_the_facts_of_the_run_are_there(tmp_path: Path, folders: dict[str, Path]
         ["load", "0.50 s", "0.50 s", "4.5 s"],
         ["network", "8.0 s", "12.0 s", "1 min 12 s"],
     ]
+    assert (terms["Patch"], terms["Predicted"]) == ("16 \u00d7 16 \u00d7 16", run["started"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", terms["Page written"])
     flags = [[text_of(cell) for cell in row] for row in table_rows(page, "flags")]
-    assert flags[0] == ["case_1", "components", "head", "3 parts, not 1"]
+    assert flags[0] == ["case_1", "components", "head", "3 parts, not 1", "look"]
     assert [row[0] for row in flags] == ["case_1"] * 2
     failures = [[text_of(cell) for cell in row] for row in table_rows(page, "failures")]
     assert failures == [["case_8", "cannot read x.nii (OSError)"]]
@@ -228,7 +249,7 @@ def test_images_are_found_by_channel_by_file_and_by_case(tmp_path: Path):
         )
         for images in (folders["images"], file, {"a": str(file)}, {"a": [file, file]})
     ]
-    assert all(page.count('src="data:image/png') == 3 for page in pages)
+    assert all(page.count('class="base" src="data:image/jpeg') == 9 for page in pages)
 
 
 def test_a_run_cannot_lead_out_of_its_folder(tmp_path: Path, folders: dict[str, Path]):
@@ -259,7 +280,7 @@ def test_sixty_cases_stay_below_five_megabytes(tmp_path: Path):
         value = place / 4 if place < 4 else 1.5 - place / 100
         scores["measures"][name] = {label: {"dice": value} for label in NAMES}
     page = write_report(tmp_path / "r.html", **folders, scores=scores, run=made_run(names))
-    assert len(data_pictures(page)) == 18
+    assert len(data_pictures(page)) == 6 * 9
     assert page.stat().st_size < 5e6
 
 
@@ -290,4 +311,4 @@ print([name for name in ("torch", "monai", "ignite", "SimpleITK") if name in sys
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
-    assert len(data_pictures(tmp_path / "r.html")) == 18
+    assert len(data_pictures(tmp_path / "r.html")) == 6 * 9

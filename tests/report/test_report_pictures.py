@@ -3,12 +3,14 @@
 import tracemalloc
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import save_picture
-from report_data import LEVELS, SHAPE, body, by_plane, extent, inked, pixels, saved_case
+from PIL import Image
+from report_data import LEVELS, SHAPE, body, by_plane, extent, inked, merged, pixels, saved_case
 
 from dynunet_bundle.drawing.colours import BASE_COLOURS, COLOURS, ClassColours
 from dynunet_bundle.report.drawing import Sheet, draw_plane, round_below
@@ -40,6 +42,12 @@ def tilted(degrees: float) -> np.ndarray:
     affine[:3, :3] = turn @ np.diag(SPACING)
     affine[:3, 3] = (-30, 12, 5)
     return affine
+
+
+def drawn(*given: Any) -> Image.Image:
+    """A plane with its contours, as RGB."""
+    layers = draw_plane(*given)
+    return merged(layers.picture, layers.prediction, layers.reference)
 
 
 def test_right_front_and_head_of_the_patient_are_left_and_on_top(tmp_path: Path):
@@ -136,14 +144,14 @@ def test_a_reference_is_dashed_black_and_in_the_colour_of_its_class():
     empty, mask = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
     mask[5:15, 4:16] = 2
     white, sheet = np.ones((20, 20)), Sheet((200, 200), (), 0, "")
-    shown = np.asarray(draw_plane(white, (0, 1), mask, empty, sheet).convert("RGB"))
+    shown = np.asarray(drawn(white, (0, 1), mask, empty, sheet))
     line = shown[50, 40:160]
     colour, black = (line == LEVELS[1]).all(axis=-1), (line == 0).all(axis=-1)
     assert (colour | black).all()
     assert 0.4 < colour.mean() < 0.6
     photograph = np.repeat(white[..., np.newaxis], 3, axis=-1) * 255
-    drawn = np.asarray(draw_plane(photograph, (0, 255), mask, empty, sheet))
-    assert np.array_equal(drawn[50, 40:160], line)
+    photographed = np.asarray(drawn(photograph, (0, 255), mask, empty, sheet))
+    assert np.array_equal(photographed[50, 40:160], line)
 
 
 def test_every_class_has_a_colour_of_its_own_in_every_picture():
@@ -160,9 +168,7 @@ def test_every_class_has_a_colour_of_its_own_in_every_picture():
     mask = np.zeros((20, 20), np.uint8)
     mask[4:8, 4:16], mask[10:16, 4:8], mask[10:16, 12:16] = 9, 4, 255
     sheet = Sheet((200, 200), (), 0, "")
-    shown = np.asarray(
-        draw_plane(np.zeros((20, 20)), (0, 1), None, mask, sheet, colours).convert("RGB")
-    )
+    shown = np.asarray(drawn(np.zeros((20, 20)), (0, 1), None, mask, sheet, colours))
     for value, (row, column) in ((1, (40, 60)), (2, (130, 40)), (3, (130, 120))):
         assert inked(shown, value)[row, column]
 
@@ -218,7 +224,7 @@ def test_letters_stand_at_their_borders_and_over_the_contours():
         letters = ["", "", "", ""]
         letters[place] = "R"
         sheet = Sheet((side, side), letters, 0, "")
-        picture = draw_plane(masks[0], (0, 1), None, masks[0], sheet).convert("L")
+        picture = drawn(masks[0], (0, 1), None, masks[0], sheet).convert("L")
         shown = np.array(picture)
         shown[-20:, :20] = 0  # the end of the scale
         assert (shown[rows, columns] > 200).sum() > 20
@@ -226,7 +232,7 @@ def test_letters_stand_at_their_borders_and_over_the_contours():
         assert not shown.any()
     everywhere = (np.indices((side, side)).sum(axis=0) % 2).astype(np.uint8)
     sheet = Sheet((side, side), "RLAP", 0, "")
-    covered = np.array(draw_plane(masks[0], (0, 1), None, everywhere, sheet).convert("RGB"))
+    covered = np.array(drawn(masks[0], (0, 1), None, everywhere, sheet))
     assert (covered[85:115, :30].min(axis=-1) > 200).sum() > 20
 
 

@@ -2,6 +2,7 @@
 
     dynunet-bundle report MASKS --input IMAGES
     dynunet-bundle report MASKS --input IMAGES --labels DATA/labelsTs --output REPORT.html
+    dynunet-bundle report MASKS --input IMAGES --cases all
 
 MASKS is a folder of predict, ensemble or evaluate; the page shows the run.json and the scores.json in it.
 """
@@ -27,6 +28,13 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, help="HTML file to write (default: MASKS/report.html)"
     )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        default=(),
+        help="cases to show: their names, a number of cases, or all (default: 6, flagged ones first)",
+    )
     parser.add_argument("--title", help="heading of the page (default: name of the task)")
 
 
@@ -39,12 +47,14 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.dataset.cases import absolute
     from dynunet_bundle.dataset.reference_labels import labels_by_case
     from dynunet_bundle.evaluation.comparison import read_scores
+    from dynunet_bundle.evaluation.label_source import label_ids_of_masks
     from dynunet_bundle.evaluation.output import page_images
     from dynunet_bundle.evaluation.statistics import SCORES_NAME
     from dynunet_bundle.files import ensure_writable
     from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
     from dynunet_bundle.report.page import write_report
 
+    _, ids = label_ids_of_masks(folder)
     scores, record = folder / SCORES_NAME, folder / RUN_NAME
     page: Path = arguments.output or folder / "report.html"
     ensure_writable(page.parent)
@@ -56,5 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
         scores=read_scores(scores) if scores.is_file() else None,
         run=read_run_json(record) if record.is_file() else None,
         title=arguments.title,
+        class_names=dict(
+            zip(ids.get("label_values", ()), ids.get("label_names", ()), strict=False)
+        ),
+        cases=arguments.cases,
     )
     say("the page is {}", page)

@@ -13,6 +13,7 @@ from dynunet_bundle.files import atomic_write, ensure_writable
 
 INK = "#222222"
 OUTLINE_PIXELS = 2  # width of outlines
+JPEG_QUALITY = 90
 SHOWN_PERCENTILES = (1, 99.5)  # shown black and white
 
 
@@ -79,6 +80,13 @@ def png_bytes(picture: Image.Image) -> bytes:
     """The picture as the content of a PNG file."""
     content = io.BytesIO()
     picture.save(content, format="PNG", optimize=True)
+    return content.getvalue()
+
+
+def jpeg_bytes(picture: Image.Image) -> bytes:
+    """The picture as the content of a JPEG file."""
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=JPEG_QUALITY, optimize=True)
     return content.getvalue()
 
 

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from dynunet_bundle.errors import CaseError, ConfigError
 from dynunet_bundle.evaluation.dice import members
-from dynunet_bundle.evaluation.statistics import Measures
+from dynunet_bundle.evaluation.statistics import PIXEL_NAMES, Measures
 from dynunet_bundle.evaluation.surfaces import SurfaceMeasures, surface_measures
 from dynunet_bundle.labels.extents import MM3_PER_ML
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
@@ -35,21 +35,24 @@ class Grid(NamedTuple):
     """Voxel size of a case.
 
     Attributes:
-        spacing_mm: voxel size along each axis of the array.
+        spacing_mm: voxel size along each axis of the array; 1 for a picture.
         voxel_ml: voxel volume.
+        in_pixels: whether the case is a plain picture, which is measured in pixels.
     """
 
     spacing_mm: tuple[float, ...]
     voxel_ml: float
+    in_pixels: bool = False
 
 
-def grid_of(affine: np.ndarray, case: str) -> Grid:
+def grid_of(affine: np.ndarray, case: str, in_pixels: bool = False) -> Grid:
     """The grid of a case; the axes may be oblique.
 
     Args:
         affine: ``[4, 4]`` from voxel indices to millimetres. The spacing is the length of its columns; the voxel
             volume is their determinant, which is less than the product of the spacing if the gantry was tilted.
         case: name of the case, for the message.
+        in_pixels: whether the case is a plain picture, see ``counts_pixels``.
 
     Raises:
         CaseError: if the voxel volume is zero or not finite.
@@ -61,7 +64,7 @@ def grid_of(affine: np.ndarray, case: str) -> Grid:
             f"the affine {np.asarray(affine).tolist()} gives its voxels a volume of {voxel_ml} ml",
             "Repair the header of the file.",
         )
-    return Grid(tuple(affine_to_spacing(affine).tolist()), voxel_ml)
+    return Grid(tuple(affine_to_spacing(affine).tolist()), voxel_ml, in_pixels)
 
 
 def require_tolerance(tolerance_mm: float) -> None:
@@ -91,7 +94,7 @@ def measure_case(
         tolerance_mm: distance up to which NSD counts surfaces as equal.
 
     Returns:
-        One dictionary per target, with all of ``statistics.MEASURES``.
+        One dictionary per target, with all of ``statistics.MEASURES``, or ``PIXEL_MEASURES`` of a picture.
 
     Raises:
         ValueError: if the shapes differ.
@@ -111,7 +114,7 @@ def measure_case(
         if predicted.any() and expected.any():
             labelled = None if known.all() else known
             surfaces = surface_measures(predicted, expected, spacing_mm, tolerance_mm, labelled)
-        measures.append(_all_measures(predicted, expected, surfaces, grid.voxel_ml))
+        measures.append(_all_measures(predicted, expected, surfaces, grid))
     return measures
 
 
@@ -138,14 +141,16 @@ def _union(boxes: Sequence[tuple[slice, ...] | None], num_axes: int) -> tuple[sl
 
 
 def _all_measures(
-    predicted: np.ndarray, expected: np.ndarray, surfaces: SurfaceMeasures, voxel_ml: float
+    predicted: np.ndarray, expected: np.ndarray, surfaces: SurfaceMeasures, grid: Grid
 ) -> Measures:
     num_predicted, num_expected = int(predicted.sum()), int(expected.sum())
     overlap = int((predicted & expected).sum())
     nsd = surfaces.nsd
     if (num_predicted == 0) != (num_expected == 0):
         nsd = 0.0
-    return {
+    # an area is a whole number of pixels
+    size = 1 if grid.in_pixels else grid.voxel_ml
+    measures = {
         "dice": _ratio(2 * overlap, num_predicted + num_expected),
         "iou": _ratio(overlap, num_predicted + num_expected - overlap),
         "hd95_mm": surfaces.hd95_mm,
@@ -153,10 +158,12 @@ def _all_measures(
         "nsd": nsd,
         "sensitivity": _ratio(overlap, num_expected),
         "precision": _ratio(overlap, num_predicted),
-        "volume_ml": num_predicted * voxel_ml,
-        "reference_volume_ml": num_expected * voxel_ml,
-        "volume_difference_ml": (num_predicted - num_expected) * voxel_ml,
+        "volume_ml": num_predicted * size,
+        "reference_volume_ml": num_expected * size,
+        "volume_difference_ml": (num_predicted - num_expected) * size,
     }
+    names = PIXEL_NAMES if grid.in_pixels else {}
+    return {names.get(name, name): value for name, value in measures.items()}
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -1,4 +1,7 @@
-"""Paired comparison of two sets of masks: how much better B is than A, and with what confidence."""
+"""Paired comparison of two sets of masks: how much better B is than A, and with what confidence.
+
+Stored on disk: the keys of ``compare_files``.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +11,14 @@ import numpy as np
 from scipy import stats
 
 from dynunet_bundle.errors import ConfigError, counted, some_of
-from dynunet_bundle.evaluation.statistics import MEASURES, SCORES_SCHEMA, bootstrap_interval
+from dynunet_bundle.evaluation.statistics import (
+    ALL_MEASURES,
+    MEASURES,
+    PIXEL_NAMES,
+    SCORES_SCHEMA,
+    TOLERANCES,
+    bootstrap_interval,
+)
 from dynunet_bundle.evaluation.text_tables import columns_text, interval_text
 from dynunet_bundle.files import read_json
 from dynunet_bundle.terminal import printable
@@ -17,8 +27,11 @@ NUM_CHANGED = 5
 DECIMALS = 9
 """Decimals to which differences (mm, ml or fractions) are compared: later ones differ by rounding only."""
 
-REFERENCE_MEASURE = "reference_volume_ml"
-COMPARED = tuple(measure for measure in MEASURES if measure != REFERENCE_MEASURE)
+REFERENCE_MEASURES = ("reference_volume_ml", "reference_area_px2")
+COMPARED = tuple(measure for measure in ALL_MEASURES if measure not in REFERENCE_MEASURES)
+
+SIGNIFICANCE = 0.05
+"""p value below which the verdict calls a difference shown."""
 
 Rows = dict[str, dict[str, dict[str, float | None]]]
 """Measures by case and class."""
@@ -34,19 +47,15 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
     Returns:
         ``a`` and ``b`` (the files), ``num_cases`` in both, ``only_in_a`` and ``only_in_b`` (names of cases that are
         left out), ``other_references`` (names of cases in which the reference volume of a class differs: A and B were
-        scored on different labels), and ``differences`` by class and measure, see ``paired_difference``.
+        scored on different labels), ``differences`` by class and measure, see ``paired_difference``, and ``verdict`` by
+        class: what the differences of the Dice show, in words.
 
     Raises:
         ConfigError: if a file holds no scores, if the files share no case or no class, or if their NSD tolerances
             differ.
     """
     ours, theirs = read_scores(first), read_scores(second)
-    tolerances = [scores.get("nsd_tolerance_mm") for scores in (ours, theirs)]
-    if None not in tolerances and tolerances[0] != tolerances[1]:
-        raise ConfigError(
-            f"the NSD tolerance is {tolerances[0]} mm in {first} but {tolerances[1]} mm in {second}. "
-            "Evaluate again with the same --nsd_tolerance_mm."
-        )
+    _require_one_tolerance(ours, theirs, first, second)
     ours, theirs = _rows(ours), _rows(theirs)
     common = [case for case in ours if case in theirs]
     if not common:
@@ -59,6 +68,13 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
     def pair(case: str, name: str, measure: str) -> tuple[float | None, float | None]:
         return ours[case].get(name, {}).get(measure), theirs[case].get(name, {}).get(measure)
 
+    differences = {
+        name: {
+            measure: paired_difference({case: pair(case, name, measure) for case in common})
+            for measure in _compared(name, ours, theirs)
+        }
+        for name in names
+    }
     return {
         "a": str(first),
         "b": str(second),
@@ -68,16 +84,35 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
         "other_references": [
             case
             for case in common
-            if any(_other_reference(pair(case, name, REFERENCE_MEASURE)) for name in names)
+            if any(
+                _other_reference(pair(case, name, measure))
+                for name in names
+                for measure in REFERENCE_MEASURES
+            )
         ],
-        "differences": {
-            name: {
-                measure: paired_difference({case: pair(case, name, measure) for case in common})
-                for measure in COMPARED
-            }
-            for name in names
-        },
+        "differences": differences,
+        "verdict": {name: _verdict(rows["dice"]) for name, rows in differences.items()},
     }
+
+
+def _require_one_tolerance(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], first: Path, second: Path
+) -> None:
+    for key, unit in TOLERANCES.items():
+        tolerances = [scores.get(key) for scores in (ours, theirs)]
+        if None not in tolerances and tolerances[0] != tolerances[1]:
+            raise ConfigError(
+                f"the NSD tolerance is {tolerances[0]} {unit} in {first} but {tolerances[1]} {unit} in {second}. "
+                "Evaluate again with the same --nsd_tolerance_mm."
+            )
+
+
+def _compared(name: str, *files: Rows) -> list[str]:
+    """Measures of a class: those of volumes, of pictures, or both."""
+    known = {measure for rows in files for row in rows.values() for measure in row.get(name, {})}
+    of_pictures = known & set(PIXEL_NAMES.values())
+    listed = known if of_pictures else {*known, *MEASURES}
+    return [measure for measure in COMPARED if measure in listed]
 
 
 def paired_difference(
@@ -91,8 +126,8 @@ def paired_difference(
     Returns:
         ``mean`` of the differences, ``ci95`` (bootstrap over pairs, see ``bootstrap_interval``), ``p_value`` of
         the two-sided Wilcoxon signed-rank test by scipy (equal pairs are dropped; 1 if all pairs are equal),
-        ``num_pairs``, ``num_left_out`` (cases with a value in one file only), and ``changed_most``: up to five cases
-        that differ, the largest difference first.
+        ``smallest_p_value`` that this number of differing pairs can give, ``num_pairs``, ``num_left_out`` (cases with a
+        value in one file only), and ``changed_most``: up to five cases that differ, the largest difference first.
     """
     known = {case: (a, b) for case, (a, b) in pairs.items() if a is not None and b is not None}
     differences = {case: round(b - a, DECIMALS) for case, (a, b) in known.items()}
@@ -105,6 +140,7 @@ def paired_difference(
         "mean": float(np.mean(values)) if values else None,
         "ci95": bootstrap_interval(values),
         "p_value": _signed_rank(values) if values else None,
+        "smallest_p_value": _smallest_p(len(changed)) if values else None,
         "num_pairs": len(values),
         "num_left_out": sum((a is None) != (b is None) for a, b in pairs.values()),
         "changed_most": [
@@ -121,7 +157,11 @@ def paired_difference(
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """One block per class: one row per measure, then the cases whose Dice changed most."""
-    lines = [f"B - A, paired by case: {counted(comparison['num_cases'], 'case')} in both"]
+    lines = [
+        f"A: {printable(comparison['a'])}",
+        f"B: {printable(comparison['b'])}",
+        f"B - A, paired by case: {counted(comparison['num_cases'], 'case')} in both",
+    ]
     for letter in "ab":
         others = comparison[f"only_in_{letter}"]
         if others:
@@ -135,6 +175,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         columns = [
             ("mean [95 % interval]", [interval_text(r["mean"], r["ci95"]) for r in shown.values()]),
             ("p (Wilcoxon)", [f"{row['p_value']:.2g}" for row in shown.values()]),
+            ("smallest possible p", [f"{row['smallest_p_value']:.2g}" for row in shown.values()]),
             ("pairs", [str(row["num_pairs"]) for row in shown.values()]),
         ]
         lines += ["", *columns_text((name, list(shown)), columns)]
@@ -142,7 +183,43 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
             f"Dice of {printable(case['case'])}: {case['a']:.4f} -> {case['b']:.4f}"
             for case in rows["dice"]["changed_most"]
         ]
+    verdict = comparison["verdict"]
+    lines += [
+        "",
+        "verdict, by the Dice",
+        *(f"{printable(name)}: {verdict[name]}" for name in verdict),
+    ]
+    if len(verdict) > 1:
+        lines.append(
+            f"{len(verdict)} classes are {len(verdict)} tests: decide beforehand which one counts."
+        )
     return "\n".join(lines)
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What the differences of the Dice show, as a sentence."""
+    if not row["num_pairs"]:
+        return "no case has a Dice in both."
+    mean, smallest = row["mean"], row["smallest_p_value"]
+    found = (
+        f"B - A is {interval_text(mean, row['ci95'])} on average over "
+        f"{counted(row['num_pairs'], 'pair')}, p = {row['p_value']:.2g}"
+    )
+    if not row["changed_most"]:
+        return f"A and B are equal in {counted(row['num_pairs'], 'pair')}."
+    if smallest >= SIGNIFICANCE:
+        return (
+            f"the test cannot show a difference: {found}, which cannot fall below {smallest:.2g} here. "
+            "Compare more cases."
+        )
+    if row["p_value"] < SIGNIFICANCE:
+        return f"{'B' if mean > 0 else 'A'} is better: {found}."
+    return f"no difference shown: {found}. This does not show that A and B are equal."
+
+
+def _smallest_p(num_differing: int) -> float:
+    """Smallest p value of the exact signed-rank test: all differences have one sign, 2 of 2^n signs."""
+    return float(min(1.0, 2.0 ** (1 - num_differing)))
 
 
 def _signed_rank(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Where the names and values of classes come from: options, task overlays, or the run that made the masks."""
+"""Sources of the names and values of classes: options, task overlays, or the run or ensemble that made the masks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynunet_bundle.evaluation.mask_folders import LABEL_IDS, label_ids
+from dynunet_bundle.inference.ensemble import RECORD_NAME, read_ensemble_json
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 
 BY_VALUE = "classes are named by their values"
@@ -30,20 +31,21 @@ def find_label_source(
     predictions: str | Path,
     plan: Mapping[str, Any] | None = None,
 ) -> LabelSource:
-    """Names and values of the classes: from the options, the overlays or the run that made the masks, in this order.
+    """Names and values of the classes: from the options, the overlays or the maker of the masks, in this order.
 
-    ``run.json`` is read only if neither options nor overlays name the classes. It then also gives the regions and the
-    ignored value, unless an overlay does. If the given values differ from the run's, its names are not used.
+    ``run.json``, or ``ensemble.json`` of an ensemble, is read only if neither options nor overlays name the classes.
+    It then also gives the regions and the ignored value, unless an overlay does. If the given values differ from its
+    values, its names are not used.
 
     Args:
         given: ``label_names`` and ``label_values`` of the command line, None if not given.
         overlays: config files of the task; later ones override earlier ones.
         config_dir: folder of the bundle's configs.
-        predictions: folder of masks, where a prediction also writes ``run.json``.
+        predictions: folder of masks, where a prediction also writes ``run.json``, and an ensemble ``ensemble.json``.
         plan: plan ids of a model; overlays and options take precedence.
 
     Raises:
-        ConfigError: if an overlay or ``run.json`` is malformed.
+        BundleError: if an overlay, ``run.json`` or ``ensemble.json`` is malformed.
     """
     of_model = {name: plan[name] for name in LABEL_IDS if name in plan} if plan else {}
     of_overlays = of_model | label_ids(overlays, config_dir)
@@ -53,8 +55,7 @@ def find_label_source(
         other = "--config_file" if overlays else "--model"
         source = "--label_names" if "label_names" in options else other
         return LabelSource(ids, f"class names: from {source}")
-    file = Path(predictions) / RUN_NAME
-    of_run = _ids_of_run(file)
+    file, of_run = label_ids_of_masks(Path(predictions))
     if of_run and ids.get("label_values", of_run["label_values"]) == of_run["label_values"]:
         if {"regions", "regions_class_order"} & set(ids):
             of_run = {name: value for name, value in of_run.items() if "regions" not in name}
@@ -63,13 +64,28 @@ def find_label_source(
     return LabelSource(ids, f"{BY_VALUE}; {remedy}")
 
 
-def _ids_of_run(file: Path) -> dict[str, Any]:
-    """Label ids of a ``run.json``; empty if the file is missing or does not name the classes."""
-    run = read_run_json(file)
-    names, values = run.get("label_names"), run.get("label_values")
+def label_ids_of_masks(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file beside some masks that names their classes, and their label ids; empty without such a file.
+
+    Args:
+        folder: of masks that ``predict`` or ``ensemble`` wrote.
+
+    Raises:
+        BundleError: if the file is malformed.
+    """
+    run = folder / RUN_NAME
+    if run.is_file():
+        return run, _label_ids_in(read_run_json(run))
+    ensemble = folder / RECORD_NAME
+    return ensemble, _label_ids_in(read_ensemble_json(ensemble))
+
+
+def _label_ids_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Label ids of a ``run.json`` or ``ensemble.json``; empty if it does not name the classes."""
+    names, values = content.get("label_names"), content.get("label_values")
     if not names or not values or len(names) != len(values):
         return {}
-    plan = run.get("plan", {})
+    plan = content.get("plan", content)
     rest = ("ignore_value", "regions", "regions_class_order")
     return {
         "label_names": names,
@@ -97,7 +113,7 @@ def with_names(run: Mapping[str, Any], class_names: Mapping[int, str]) -> dict[s
 
 
 def _renamed_case(facts: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
-    by_class = ("volumes_ml", "components", "entropy")
+    by_class = ("volumes_ml", "areas_px2", "components", "entropy")
     renamed = {
         key: {new.get(name, name): value for name, value in facts[key].items()}
         for key in by_class

@@ -32,7 +32,7 @@ from dynunet_bundle.evaluation.case_measures import (
     require_tolerance,
 )
 from dynunet_bundle.evaluation.statistics import Measures
-from dynunet_bundle.images.grid import grid_difference
+from dynunet_bundle.images.grid import counts_pixels, grid_difference
 from dynunet_bundle.images.read import Volume, mask_values, read_volume
 from dynunet_bundle.labels.faults import MAX_CLASSES, Regions
 from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
@@ -48,11 +48,13 @@ class Pair(NamedTuple):
         prediction: label values or class numbers, ``[X, Y, Z]``.
         reference: label values or class numbers, ``[X, Y, Z]``.
         affine: ``[4, 4]``, of the reference.
+        in_pixels: whether the masks are plain pictures.
     """
 
     prediction: np.ndarray
     reference: np.ndarray
     affine: np.ndarray
+    in_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ class MaskFolders:
     def pairs(self) -> Iterator[tuple[str, Pair]]:
         """Name and masks of each case, as class numbers; ignored voxels of the reference are ``IGNORE_CLASS``."""
         for name, files in progress(self.files.items(), "score", total=len(self.files)):
-            prediction, reference, affine = _load_pair(name, *files)
+            pair = _load_pair(name, *files)
             ours, theirs = (
                 self.labels.to_classes(torch.from_numpy(mask)).numpy()
-                for mask in (prediction, reference)
+                for mask in (pair.prediction, pair.reference)
             )
-            yield name, Pair(ours, theirs, affine)
+            yield name, pair._replace(prediction=ours, reference=theirs)
 
 
 def label_ids(overlays: Sequence[str], config_dir: str | Path) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def measure_masks(
                 pair.prediction,
                 pair.reference,
                 masks.labels.target_classes,
-                grid_of(pair.affine, name),
+                grid_of(pair.affine, name, pair.in_pixels),
                 nsd_tolerance_mm,
             )
         except CaseError as error:
@@ -279,7 +281,8 @@ def _load_pair(name: str, prediction: str, reference: str) -> Pair:
             name, f"its masks have {num_channels} channels", "Use masks with one value per voxel."
         )
     values = [mask_values(name, volume.array[0]) for volume in (ours, theirs)]
-    return Pair(values[0], values[1], theirs.affine)
+    in_pixels = counts_pixels(reference, theirs.array.shape)
+    return Pair(values[0], values[1], theirs.affine, in_pixels)
 
 
 def _read(name: str, path: str) -> Volume:

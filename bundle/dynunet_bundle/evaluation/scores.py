@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
+from monai.utils import ImageMetaKey
 
 from dynunet_bundle.dataset.cases import LABEL, PREDICTION, name_of
 from dynunet_bundle.drawing.text_table import number_cell, text_table
@@ -22,9 +23,16 @@ from dynunet_bundle.evaluation.case_measures import (
     measure_case,
     require_tolerance,
 )
-from dynunet_bundle.evaluation.statistics import SCORES_NAME, Measures, measure_statistics
+from dynunet_bundle.evaluation.statistics import (
+    SCORES_NAME,
+    TOLERANCES,
+    Measures,
+    measure_statistics,
+    measures_of,
+)
 from dynunet_bundle.evaluation.text_tables import format_measures
 from dynunet_bundle.files import write_json
+from dynunet_bundle.images.grid import counts_pixels
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.terminal import printable
 from dynunet_bundle.training.process.distributed import of_all_ranks
@@ -77,16 +85,22 @@ def summarize_measures(
         tolerance_mm: tolerance of the NSD.
 
     Returns:
-        The keys of ``summarize``; ``nsd_tolerance_mm``; ``statistics`` by name and measure, see
-        ``measure_statistics``; ``measures`` by case, name and measure.
+        The keys of ``summarize``; ``nsd_tolerance_mm``, of pictures ``nsd_tolerance_px``; ``statistics`` by name and
+        measure, see ``measure_statistics``; ``measures`` by case, name and measure.
     """
     names = list(label_names[1:])
     dice = {case: [row["dice"] for row in rows] for case, rows in measures.items()}
     return {
         **summarize(dice, label_names),
-        "nsd_tolerance_mm": tolerance_mm,
+        **_tolerances(measures_of(measures), tolerance_mm),
         "statistics": measure_statistics(measures, names),
         "measures": {case: dict(zip(names, rows, strict=True)) for case, rows in measures.items()},
+    }
+
+
+def _tolerances(names: Sequence[str], tolerance: float) -> dict[str, float]:
+    return {
+        key: tolerance for key, unit in TOLERANCES.items() if not names or f"hd95_{unit}" in names
     }
 
 
@@ -157,7 +171,7 @@ class ScoreHandler:
                 _class_numbers(prediction),
                 _class_numbers(outputs[LABEL]),
                 self.targets,
-                grid_of(np.asarray(prediction.affine.cpu()), name),
+                grid_of(np.asarray(prediction.affine.cpu()), name, _in_pixels(prediction)),
                 self.nsd_tolerance_mm,
             )
 
@@ -173,6 +187,11 @@ class ScoreHandler:
         write_json(self.path, summary)
         # a table has line breaks, which log arguments must not have
         logger.info(f"{format_scores(summary)}\nsaved to {printable(self.path)}")
+
+
+def _in_pixels(mask: Any) -> bool:
+    """Whether a MetaTensor ``[1, X, Y, Z]`` on the grid of its file is a plain picture."""
+    return counts_pixels(str(mask.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")), mask.shape)
 
 
 def _class_numbers(mask: torch.Tensor) -> np.ndarray:

@@ -47,6 +47,7 @@ SCORES_SCHEMA = object_with(
         "mean_dice": MAYBE_NUMBER,
         "num_cases": by_name(COUNT),
         "nsd_tolerance_mm": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        "nsd_tolerance_px": {"type": ["number", "null"], "exclusiveMinimum": 0},
         "statistics": by_name(CLASS_STATISTICS),
         "measures": by_name(by_name(by_name(MAYBE_NUMBER))),
         "trained_cases": list_of(TEXT),
@@ -69,8 +70,25 @@ MEASURES = (
     "volume_difference_ml",
 )
 
+PIXEL_NAMES = {
+    "hd95_mm": "hd95_px",
+    "assd_mm": "assd_px",
+    "volume_ml": "area_px2",
+    "reference_volume_ml": "reference_area_px2",
+    "volume_difference_ml": "area_difference_px2",
+}
+"""Names of the measures of a plain picture, which has no physical size."""
+
+PIXEL_MEASURES = tuple(PIXEL_NAMES.get(measure, measure) for measure in MEASURES)
+ALL_MEASURES = tuple(
+    dict.fromkeys(name for pair in zip(MEASURES, PIXEL_MEASURES, strict=True) for name in pair)
+)
+
+TOLERANCES = {"nsd_tolerance_mm": "mm", "nsd_tolerance_px": "px"}
+"""Keys of the NSD tolerance in ``scores.json``, and their units."""
+
 Measures = dict[str, float | None]
-"""All ``MEASURES`` of one class or region in one case."""
+"""All ``MEASURES`` (of a picture ``PIXEL_MEASURES``) of one class or region in one case."""
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -121,13 +139,20 @@ def measure_statistics(
     return {
         name: {
             measure: _statistics([rows[index] for rows in cases.values()], measure)
-            for measure in MEASURES
+            for measure in measures_of(cases)
         }
         for index, name in enumerate(names)
     }
 
 
+def measures_of(cases: Mapping[str, Sequence[Measures]]) -> list[str]:
+    """Names of the measures of some cases in their order; of pictures and volumes together, those of both."""
+    known = {measure for rows in cases.values() for row in rows for measure in row}
+    return [measure for measure in ALL_MEASURES if measure in known]
+
+
 def _statistics(rows: Sequence[Measures], measure: str) -> dict[str, Any]:
+    rows = [row for row in rows if measure in row]
     values = [value for row in rows if (value := row[measure]) is not None]
     present = [row for row in rows if row["dice"] is not None]
     return {

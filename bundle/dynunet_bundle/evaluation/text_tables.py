@@ -7,7 +7,7 @@ from typing import Any
 
 from dynunet_bundle.drawing.text_table import GAP, text_table
 from dynunet_bundle.errors import counted
-from dynunet_bundle.evaluation.statistics import MEASURES
+from dynunet_bundle.evaluation.statistics import TOLERANCES, measures_of
 from dynunet_bundle.terminal import printable
 
 MAX_WIDTH = 100
@@ -23,9 +23,10 @@ def format_measures(summary: Mapping[str, Any]) -> str:
         summary: result of ``summarize_measures``.
     """
     statistics = summary["statistics"]
-    columns = [(name, [_cell(rows[key]) for key in MEASURES]) for name, rows in statistics.items()]
-    titles = [*MEASURES]
-    titles[titles.index("nsd")] = f"nsd at {summary['nsd_tolerance_mm']:g} mm"
+    measures = list(next(iter(statistics.values()), {}))
+    columns = [(name, [_cell(rows[key]) for key in measures]) for name, rows in statistics.items()]
+    tolerances = [f"{summary[key]:g} {unit}" for key, unit in TOLERANCES.items() if key in summary]
+    titles = [f"nsd at {tolerances[0]}" if key == "nsd" else key for key in measures]
     text = [
         "mean over cases [95 % interval]",
         *columns_text(("measure", titles), columns),
@@ -68,12 +69,13 @@ def measures_csv(summary: Mapping[str, Any]) -> bytes:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "class", *MEASURES])
+    measures = measures_of({case: [*rows.values()] for case, rows in summary["measures"].items()})
+    writer.writerow(["case", "class", *measures])
     for case, rows in summary["measures"].items():
         for name, row in rows.items():
             # csv writes None as an empty cell
             writer.writerow(
-                [_text_cell(case), _text_cell(name), *(row[measure] for measure in MEASURES)]
+                [_text_cell(case), _text_cell(name), *(row.get(measure) for measure in measures)]
             )
     return text.getvalue().encode()
 
@@ -97,7 +99,10 @@ def _cell(statistics: Mapping[str, Any]) -> str:
 
 
 def _notes(statistics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    undefined = {name: rows["hd95_mm"]["num_undefined"] for name, rows in statistics.items()}
+    undefined = {
+        name: (rows.get("hd95_mm") or rows["hd95_px"])["num_undefined"]
+        for name, rows in statistics.items()
+    }
     return [
         f"{printable(name)}: no distances in {count} of {counted(statistics[name]['dice']['num_cases'], 'case')}, "
         "because only one of the masks has it"

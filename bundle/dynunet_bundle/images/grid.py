@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+
+from dynunet_bundle.files import PICTURE_SUFFIXES
 
 SPATIAL_AXES = 3
 
@@ -18,6 +21,16 @@ def voxel_mm3(affine: np.ndarray) -> float:
         affine: ``[4, 4]``, from voxel indices to millimetres.
     """
     return abs(float(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
+
+
+def counts_pixels(file: str | Path, shape: Sequence[int]) -> bool:
+    """Whether a file is a plain picture: lengths and areas are in pixels, not in millimetres.
+
+    Args:
+        file: image or mask; a mask has the format of its image.
+        shape: of the array; its last axis has the slices.
+    """
+    return str(file).lower().endswith(PICTURE_SUFFIXES) and shape[-1] == 1
 
 
 def sheared_degrees(affine: np.ndarray) -> float:

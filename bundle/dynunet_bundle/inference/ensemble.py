@@ -9,7 +9,7 @@ Stored on disk: one mask per case, and ``ensemble.json``.
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ from dynunet_bundle.inference.probabilities import (
 )
 from dynunet_bundle.inference.save_mask import save_mask
 from dynunet_bundle.labels.largest_component import ComponentRules, KeepLargestd, require_rules
-from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.labels.scheme import LABEL_IDS, LabelScheme
 from dynunet_bundle.machine.locks import WAIT, exclusive
-from dynunet_bundle.shapes import TEXT, list_of, object_with
+from dynunet_bundle.planning.plan import VALUE
+from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 from dynunet_bundle.terminal import progress, tell_start
 
 CHUNK_BYTES = 64 * 2**20
@@ -58,6 +59,11 @@ RECORD_SCHEMA = object_with(
         "members": list_of(TEXT),
         "weights": {**list_of({"type": "number"}), "type": ["array", "null"]},
         "keep_largest": list_of(list_of({"type": "integer"})),
+        "label_names": list_of(TEXT),
+        "label_values": list_of(VALUE),
+        "ignore_value": {"type": ["integer", "null"]},
+        "regions": {**by_name(list_of(VALUE)), "type": ["object", "null"]},
+        "regions_class_order": {**list_of(VALUE), "type": ["array", "null"]},
     },
     description="Choose another --output_dir, or pass --restart.",
 )
@@ -273,7 +279,9 @@ def _find_sources(files: Mapping[str, ProbabilityFile], folder: Path) -> dict[st
 
 
 def _start(request: EnsembleRequest, members: Members) -> set[str]:
-    """Write the request to the output folder; return the cases whose masks are newer than their probabilities.
+    """Write the request and the labels to the output folder; return the cases that are done.
+
+    Their masks are newer than their probabilities.
 
     Raises:
         OutputError: if the folder holds masks of another request.
@@ -285,16 +293,33 @@ def _start(request: EnsembleRequest, members: Members) -> set[str]:
         "weights": request.weights and list(request.weights),
         "keep_largest": [list(values) for values in request.rules],
     }
+    labels = next(iter(members[0].values())).labels
+    whole = {**record, **dict(zip(LABEL_IDS, astuple(labels), strict=True))}
     path = folder / RECORD_NAME
     if not request.go_on or not path.is_file():
-        write_json(path, record)
+        write_json(path, whole)
         return set()
-    if read_json(path, OutputError, RECORD_SCHEMA) != record:
+    earlier = read_ensemble_json(path)
+    if {key: earlier.get(key) for key in record} != record:
         raise OutputError(
             f"{folder} holds masks of another ensemble (see {path}). Choose another --output_dir, or pass --restart."
         )
+    # one of an older version does not name the classes
+    write_json(path, whole)
     masks = {case_name(file): file for file in list_images(folder)}
     return {case for case in members[0] if case in masks and _is_newer(masks[case], case, members)}
+
+
+def read_ensemble_json(path: Path) -> dict[str, Any]:
+    """The content of ``ensemble.json``; empty if it does not exist.
+
+    Raises:
+        OutputError: if it is malformed.
+    """
+    if not path.is_file():
+        return {}
+    record: dict[str, Any] = read_json(path, OutputError, RECORD_SCHEMA)
+    return record
 
 
 def _is_newer(mask: Path, case: str, members: Members) -> bool:

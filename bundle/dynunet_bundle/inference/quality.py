@@ -1,6 +1,6 @@
-"""Quality flags of a prediction: high entropy, and intensities, volumes or components unlike the training cases'.
+"""What a network's output says about its own quality: entropy, and intensities unlike those of the training.
 
-Stored on disk: the kinds of ``find_flags`` and the keys ``entropy`` and ``clipped``, in ``run.json``.
+Stored on disk: the keys ``entropy`` and ``clipped``, in ``run.json``. ``flags.py`` judges them.
 """
 
 import math
@@ -17,11 +17,6 @@ from dynunet_bundle.labels.scheme import LabelScheme
 QUALITY = "quality"
 MAX_VOXELS = 2**21
 """Largest number of voxels that are examined; larger volumes are subsampled along each axis."""
-
-MAX_SHEARED_DEGREES = 0.5  # above it, a case is flagged; rounded headers give less
-
-VOLUME_MARGIN = 0.1
-"""Fraction by which a volume may be outside the range of the training cases without a flag."""
 
 
 class NoteQualityd(MapTransform):
@@ -100,69 +95,3 @@ def _clipped_share(values: torch.Tensor, statistics: Mapping[str, float] | None)
     low, high = ((statistics[end] - statistics["mean"]) / scale for end in ("lower", "upper"))
     margin = 1e-3 * (high - low)
     return float(((values <= low + margin) | (values >= high - margin)).float().mean())
-
-
-def find_flags(
-    facts: Mapping[str, Any],
-    training: Mapping[str, Any],
-    max_entropy: float,
-    max_clipped: float,
-) -> list[dict[str, Any]]:
-    """Quality flags of a case, in the form of run.json.
-
-    Args:
-        facts: a case of run.json: ``volumes_ml``, ``components``, ``entropy``, ``clipped``, ``sheared_degrees``.
-        training: ``training`` of model.json, on the training cases; may be empty.
-        max_entropy: mean entropy in bits above which a class is flagged.
-        max_clipped: fraction of foreground voxels outside the training's intensities above which a case is flagged.
-    """
-    flags = []
-    volumes = facts["volumes_ml"]
-    if volumes and not any(volumes.values()):
-        flags.append(_flag("empty", None, "nothing was found", 0))
-    for name, value in volumes.items():
-        span = training.get("volumes_ml", {}).get(name)
-        if value and span and not _within(value, span, VOLUME_MARGIN):
-            text = (
-                f"{name} has {value:.2f} ml; training cases have {span[0]:.2f} to {span[1]:.2f} ml"
-            )
-            flags.append(_flag("volume", name, text, value, span))
-    for name, value in facts["components"].items():
-        span = training.get("components", {}).get(name)
-        if span and value > span[1]:
-            text = f"{name} has {value} components; training cases have at most {span[1]}"
-            flags.append(_flag("components", name, text, value, span))
-    for name, value in (facts["entropy"] or {}).items():
-        if value is not None and value > max_entropy:
-            text = f"the network is uncertain about {name}: {value:.2f} bits per voxel"
-            flags.append(_flag("entropy", name, text, value, [0.0, max_entropy]))
-    return [*flags, *_image_flags(facts, max_clipped)]
-
-
-def _image_flags(facts: Mapping[str, Any], max_clipped: float) -> list[dict[str, Any]]:
-    """Flags of the image, whatever the mask is."""
-    flags = []
-    for channel, value in enumerate(facts["clipped"]):
-        if value is not None and value > max_clipped:
-            text = f"{value:.0%} of the foreground in channel {channel} is brighter or darker than in training"
-            flags.append(_flag("intensity", None, text, value, [0.0, max_clipped]))
-    if facts.get("sheared_degrees", 0) > MAX_SHEARED_DEGREES:
-        text = f"the slices are sheared by {facts['sheared_degrees']:.1f} degrees; the network saw them as straight"
-        flags.append(_flag("sheared", None, text, facts["sheared_degrees"]))
-    return flags
-
-
-def _within(value: float, span: Sequence[float], margin: float) -> bool:
-    return span[0] * (1 - margin) <= value <= span[1] * (1 + margin)
-
-
-def _flag(
-    kind: str, label: str | None, message: str, value: float, span: Sequence[float] | None = None
-) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "label": label,
-        "message": message,
-        "value": value,
-        "range": None if span is None else list(span),
-    }

@@ -37,11 +37,24 @@ CASE_SCHEMA = object_with(
         "sheared_degrees": {"type": "number"},
         "seconds": {**by_name({"type": "number"}), "type": ["object", "null"]},
         "volumes_ml": {**by_name({"type": "number"}), "type": ["object", "null"]},
+        "areas_px2": {**by_name({"type": "number"}), "type": ["object", "null"]},
         "components": {**by_name(COUNT), "type": ["object", "null"]},
         "entropy": {**by_name(MAYBE_NUMBER), "type": ["object", "null"]},
         "clipped": list_of(MAYBE_NUMBER),
         "flags": list_of(
-            object_with({"kind": TEXT, "label": MAYBE_TEXT, "message": TEXT, "value": MAYBE_NUMBER})
+            object_with(
+                {
+                    "kind": TEXT,
+                    "grade": TEXT,
+                    "label": MAYBE_TEXT,
+                    "message": TEXT,
+                    "value": MAYBE_NUMBER,
+                    "range": {
+                        **list_of({"type": "number"}, minItems=2, maxItems=2),
+                        "type": ["array", "null"],
+                    },
+                }
+            )
         ),
     }
 )

@@ -23,11 +23,12 @@ from dynunet_bundle.dataset.cases import Case, all_files, name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, find_user_error
 from dynunet_bundle.files import json_sha256, sha256_of, versions, write_json
-from dynunet_bundle.images.grid import sheared_degrees
-from dynunet_bundle.inference.quality import QUALITY, find_flags
+from dynunet_bundle.images.grid import counts_pixels, sheared_degrees
+from dynunet_bundle.inference.flags import find_flags
+from dynunet_bundle.inference.quality import QUALITY
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 from dynunet_bundle.inference.save_mask import REFUSED, SAVED, refused_objects
-from dynunet_bundle.labels.extents import class_extents
+from dynunet_bundle.labels.extents import MM3_PER_ML, class_extents
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.weights import weight_files
 
@@ -166,6 +167,7 @@ class RunRecord:
         )
         names = self.plan["label_names"][1:]
         refused = refused_objects(saved)
+        in_pixels = counts_pixels(saved["file"], mask.shape)
         facts = {
             "status": "failed" if refused else "done",
             "error": f"case {name}: {refused}" if refused else None,
@@ -176,17 +178,16 @@ class RunRecord:
             "refused": saved.get(REFUSED, {}),
             "made_by": self._of_case(self._content["made_by"], self.cases.get(name)),
             "shape": list(mask.shape[1:]),
-            "spacing_mm": [float(value) for value in nib.affines.voxel_sizes(affine)],
             "sheared_degrees": round(sheared_degrees(affine), 3),
             "seconds": self._seconds(now, saved["seconds"]),
-            "volumes_ml": dict(zip(names, extents.volumes_ml, strict=True)),
+            **_sizes(names, extents.volumes_ml, None if in_pixels else affine),
             "components": dict(zip(names, extents.components, strict=True)),
             "entropy": quality.get("entropy"),
             "clipped": quality.get("clipped", []),
         }
         facts["flags"] = find_flags(facts, self._training, **self.limits)
         for flag in facts["flags"]:
-            logger.warning("%s: %s", name, flag["message"])
+            logger.warning("%s: %s: %s", name, flag["grade"], flag["message"])
         return facts
 
     def _seconds(self, now: float, saving: float) -> dict[str, float]:
@@ -261,6 +262,17 @@ class RunRecord:
     def _write(self) -> None:
         self._content["seconds"] = round(time.monotonic() - self._begun, 3)
         write_json(self.path, self._content)
+
+
+def _sizes(
+    names: Sequence[str], volumes_ml: Sequence[float], affine: np.ndarray | None
+) -> dict[str, Any]:
+    """Spacing, and volumes by class; areas for a picture without affine, whose pixels count as voxels of 1 mm3."""
+    if affine is None:
+        areas_px2 = [round(volume * MM3_PER_ML) for volume in volumes_ml]
+        return {"areas_px2": dict(zip(names, areas_px2, strict=True))}
+    spacing = [float(value) for value in nib.affines.voxel_sizes(affine)]
+    return {"spacing_mm": spacing, "volumes_ml": dict(zip(names, volumes_ml, strict=True))}
 
 
 def _identity(file: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def strip_chart(measure: Measure, values: Mapping[str, Mapping[str, float | None
     known = [value for cases in values.values() for value in cases.values() if value is not None]
     if not known:
         return None
-    ticks, span = _ticks_about(_ends(known, measure.best))
+    ticks, span = ticks_about(_ends(known, measure.best))
     all_points = len(known) <= MAX_POINTS
     rows = tuple(
         _row(name, cases, place, (measure, span, all_points))
@@ -145,7 +145,7 @@ def _x(value: float, span: tuple[float, float]) -> float:
     return MARGIN + (value - span[0]) / (span[1] - span[0]) * (WIDTH - 2 * MARGIN)
 
 
-def _ticks_about(values: Sequence[float]) -> tuple[list[float], tuple[float, float]]:
+def ticks_about(values: Sequence[float]) -> tuple[list[float], tuple[float, float]]:
     """Round tick values that enclose all values, and the range from the first to the last."""
     low, high = min(values), max(values)
     if low == high:

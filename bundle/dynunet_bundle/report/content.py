@@ -11,20 +11,29 @@ import numpy as np
 
 from dynunet_bundle.dataset.cases import list_images
 from dynunet_bundle.files import case_name
-from dynunet_bundle.report.text import clean, finite
+from dynunet_bundle.inference.flags import GRADES, grade_of
+from dynunet_bundle.report.text import Measure, clean, finite, measure_of
 
 Files = Mapping[str, Path]
 """Files by case name."""
 
+FAILED = "failed"
+CASE_GRADES = (FAILED, *GRADES, "")
+"""Grades of cases, the worst first; empty for a case without flags."""
+
+SIZES = {"volume_ml": "volumes_ml", "area_px2": "areas_px2"}
+"""Keys of run.json by those of scores.json."""
+
 
 @dataclass(frozen=True)
 class Flag:
-    """A quality flag: something about a case that a person should check."""
+    """A quality flag: something about a case that a person should check; ``grade`` is one of ``GRADES``."""
 
     case: str
     kind: str
     label: str
     message: str
+    grade: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,8 @@ class Content:
         """Scored classes or regions, then other classes with a volume; without the background."""
         names = dict.fromkeys(self.scores.get("mean", self.statistics))
         for case in self.run.get("cases", {}).values():
-            names |= dict.fromkeys(case.get("volumes_ml") or {})
+            for sizes in SIZES.values():
+                names |= dict.fromkeys(case.get(sizes) or {})
         background = self.run.get("label_names", ["background"])[:1]
         return [name for name in names if name not in background]
 
@@ -74,10 +84,21 @@ class Content:
         """Statistics by class and measure; empty for scores of older versions."""
         return self.scores.get("statistics", {})
 
+    def measure(self, key: str) -> Measure:
+        """How a measure is shown, the NSD with its tolerance."""
+        tolerances = {
+            unit: finite(self.scores.get(f"nsd_tolerance_{unit}")) for unit in ("mm", "px")
+        }
+        known = ((value, unit) for unit, value in tolerances.items() if value is not None)
+        return measure_of(key, *next(known, (None, "")))
+
     @property
-    def tolerance_mm(self) -> float | None:
-        """Tolerance of the normalised surface Dice."""
-        return finite(self.scores.get("nsd_tolerance_mm"))
+    def in_pixels(self) -> bool:
+        """Whether the cases are plain pictures, without a physical size."""
+        measures = {key for by_class in self.statistics.values() for key in by_class}
+        return "area_px2" in measures or any(
+            "areas_px2" in self.run_of(case) for case in self.cases
+        )
 
     def value(self, case: str, name: str, measure: str) -> float | None:
         """One measure of one class in one case; None if it is undefined or unknown."""
@@ -86,8 +107,8 @@ class Content:
             return finite(measured[measure])
         if measure == "dice":
             return finite(self.scores.get("cases", {}).get(case, {}).get(name))
-        if measure == "volume_ml":
-            return finite((self.run_of(case).get("volumes_ml") or {}).get(name))
+        if measure in SIZES:
+            return finite((self.run_of(case).get(SIZES[measure]) or {}).get(name))
         return None
 
     def run_of(self, case: str) -> Mapping[str, Any]:
@@ -106,10 +127,24 @@ class Content:
         found = []
         for flag in facts.get("flags", ()):
             label, message = flag.get("label"), clean(flag.get("message", ""))
-            found.append(
-                Flag(case, str(flag["kind"]), "" if label is None else str(label), message)
-            )
-        return found
+            kind, grade = str(flag["kind"]), flag.get("grade")
+            if grade not in GRADES:
+                # of an older version
+                grade = grade_of(kind, finite(flag.get("value")), flag.get("range"))
+            found.append(Flag(case, kind, "" if label is None else str(label), message, grade))
+        return sorted(found, key=lambda flag: GRADES.index(flag.grade))
+
+    def grade(self, case: str) -> str:
+        """The worst grade of a case: ``failed``, one of ``GRADES``, or empty."""
+        if self.run_of(case).get("status", "done") != "done":
+            return FAILED
+        flags = self.flags(case)
+        return flags[0].grade if flags else ""
+
+    @cached_property
+    def by_grade(self) -> list[str]:
+        """All cases, the worst grade first, and by name within a grade."""
+        return sorted(self.cases, key=lambda case: (CASE_GRADES.index(self.grade(case)), case))
 
     @property
     def failures(self) -> list[Failure]:

@@ -1,4 +1,4 @@
-"""One plane as a picture: grey values in true proportions, contours along voxel borders, letters and a scale bar."""
+"""One plane as layers: grey values in true proportions with letters and a scale bar, and contours on voxel borders."""
 
 import math
 from collections.abc import Sequence
@@ -20,9 +20,6 @@ bright and dark ground and on the prediction's line."""
 
 THIN_BELOW_PIXELS = 4
 """Voxel size below which thin lines are used: wide ones would cover the area that they enclose."""
-
-GREY_LEVELS = 256 - len(COLOURS)
-"""Palette entries for grey values, of 256. With a palette, a file is a third of the size that RGB would need."""
 
 RGB_CHANNELS = 3
 LETTER_PIXELS, SCALE_TEXT_PIXELS = 19, 14
@@ -49,6 +46,21 @@ class Sheet:
     scale_text: str
 
 
+@dataclass(frozen=True)
+class PlaneLayers:
+    """One drawn plane in layers of equal size, so that a page can hide the contours.
+
+    Attributes:
+        picture: grey or RGB, with letters and scale bar.
+        prediction: contours of the prediction on a transparent ground.
+        reference: contours of the reference on a transparent ground; None without a reference.
+    """
+
+    picture: Image.Image
+    prediction: Image.Image
+    reference: Image.Image | None
+
+
 def draw_plane(
     image: np.ndarray,
     window: tuple[float, float],
@@ -56,8 +68,8 @@ def draw_plane(
     prediction: np.ndarray,
     sheet: Sheet,
     colours: ClassColours | None = None,
-) -> Image.Image:
-    """Draw a slice with the contours of its masks, each class in its colour.
+) -> PlaneLayers:
+    """Draw a slice and the contours of its masks, each class in its colour.
 
     Args:
         image: ``[rows, columns]``, or ``[rows, columns, 3]`` for colours.
@@ -66,9 +78,6 @@ def draw_plane(
         prediction: ``[rows, columns]`` label values; its contours are solid.
         sheet: size, letters and scale bar.
         colours: of the classes; if None, chosen by their values.
-
-    Returns:
-        A palette picture, or RGB if ``image`` has colours.
     """
     colours = colours or ClassColours()
     shade = (np.nan_to_num(image.astype(np.float32)) - window[0]) / (window[1] - window[0])
@@ -77,32 +86,27 @@ def draw_plane(
     _write(ImageDraw.Draw(picture), sheet, WHITE, BLACK)
     texts = Image.new("L", sheet.size)
     _write(ImageDraw.Draw(texts), sheet, WHITE, WHITE)
+    # letters stay readable where a contour crosses them
+    is_text = np.asarray(texts) > 0
     pixels_a_voxel = min(sheet.size[0] / image.shape[1], sheet.size[1] / image.shape[0])
     thin, wide = LINE_PIXELS if pixels_a_voxel >= THIN_BELOW_PIXELS else THIN_LINE_PIXELS
-    inks = _solid(_borders(prediction, sheet.size, wide, colours))
-    if reference is not None:
-        dashed = _dashed(_borders(reference, sheet.size, thin, colours))
-        inks = np.where(dashed != NO_INK, dashed, inks)
-    # keep letters readable where a contour crosses them
-    inks[np.asarray(texts) > 0] = NO_INK
-    if picture.mode == "L":
-        return _with_palette(np.asarray(picture), inks)
-    shown = np.array(picture)
-    shown[inks == BLACK_INK] = BLACK
-    for number, colour in enumerate(COLOURS):
-        shown[inks == number + 1] = ImageColor.getrgb(colour)
-    return Image.fromarray(shown)
+    solid = _solid(_borders(prediction, sheet.size, wide, colours))
+    solid[is_text] = NO_INK
+    if reference is None:
+        return PlaneLayers(picture, _transparent(solid), None)
+    dashed = _dashed(_borders(reference, sheet.size, thin, colours))
+    dashed[is_text] = NO_INK
+    return PlaneLayers(picture, _transparent(solid), _transparent(dashed))
 
 
-def _with_palette(grey: np.ndarray, inks: np.ndarray) -> Image.Image:
-    """Grey levels and inks, both ``[height, width]``, as a picture with a palette."""
-    levels = grey.astype(np.uint16) * (GREY_LEVELS - 1) // WHITE
-    entries = np.where(inks > 0, GREY_LEVELS - 1 + inks, levels)
-    entries[inks == BLACK_INK] = 0
-    picture = Image.frombytes("P", grey.shape[::-1], entries.astype(np.uint8).tobytes())
-    greys = np.linspace(BLACK, WHITE, GREY_LEVELS).round().astype(int).repeat(RGB_CHANNELS)
+def _transparent(inks: np.ndarray) -> Image.Image:
+    """Inks ``[height, width]`` as a palette picture, transparent without ink."""
+    entries = np.where(inks > 0, inks + 1, np.where(inks == BLACK_INK, 1, 0)).astype(np.uint8)
+    picture = Image.frombytes("P", inks.shape[::-1], entries.tobytes())
+    ground_and_black = [BLACK] * (2 * RGB_CHANNELS)
     inked = (level for colour in COLOURS for level in ImageColor.getrgb(colour))
-    picture.putpalette([*greys.tolist(), *inked])
+    picture.putpalette([*ground_and_black, *inked])
+    picture.info["transparency"] = 0
     return picture
 
 

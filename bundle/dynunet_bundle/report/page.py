@@ -1,8 +1,8 @@
 """One self-contained HTML page about a folder of predictions: scores, pictures, cases, quality flags, facts of the run.
 
-The page works offline and without JavaScript; its only script sorts tables. It names cases by their file names and
-shows neither folders nor header fields that may identify a patient. MONAI has no such page: its MetricsSaver and
-``write_metrics_reports`` write CSV files.
+The page works offline and without JavaScript; its only script sorts tables. Contours are layers, which a check box
+hides. It names cases by their file names and shows neither folders nor header fields that may identify a patient. MONAI
+has no such page: its MetricsSaver and ``write_metrics_reports`` write CSV files.
 """
 
 import base64
@@ -19,30 +19,29 @@ import jinja2
 from dynunet_bundle.drawing.colours import ClassColours
 from dynunet_bundle.errors import counted, some_of
 from dynunet_bundle.files import atomic_write
+from dynunet_bundle.report.agreement import MAX_PLOTS, agreement_plot, agreements
 from dynunet_bundle.report.charts import Strip, strip_chart
+from dynunet_bundle.report.choice import chosen_cases, drawable_cases
 from dynunet_bundle.report.content import (
     Content,
+    Flag,
     files_by_case,
     find_file,
     masks_of,
 )
+from dynunet_bundle.report.facts import key_facts, run_facts, settings, stage_times
 from dynunet_bundle.report.pictures import CaseFiles, CasePictures, draw_case
 from dynunet_bundle.report.tables import (
     CHART_MEASURES,
     case_table,
-    run_facts,
-    settings,
-    stage_times,
+    caution,
+    meanings,
     summary_table,
     verdict,
 )
-from dynunet_bundle.report.text import clean, measure_of, number
+from dynunet_bundle.report.text import clean, number
 
 TEMPLATE_FOLDER = Path(__file__).parent / "template"
-NUM_WORST, NUM_BEST = 4, 2
-MAX_RANKED_SHARE = 3
-"""At most one case in this many is labelled worst, and one in this many best: of five cases, four are not all worst."""
-
 REPORT_NAME = "report.html"
 
 logger = logging.getLogger(__name__)
@@ -50,12 +49,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShownCase:
-    """One case with pictures: its rank (``worst``, ``best`` or empty), its scores as text, its number of flags."""
+    """One case with pictures: its grade, its rank (``worst``, ``best`` or empty), its scores as text, its flags."""
 
     name: str
+    grade: str
     rank: str
     scores: str
-    num_flags: int
+    flags: Sequence[Flag]
     pictures: CasePictures
 
 
@@ -69,6 +69,7 @@ def write_report(
     run: Mapping[str, Any] | None = None,
     title: str | None = None,
     class_names: Mapping[int, str] | None = None,
+    cases: Sequence[str] = (),
 ) -> Path:
     """Write the page; sections that need a missing input are left out.
 
@@ -81,11 +82,13 @@ def write_report(
         run: content of run.json.
         title: heading of the page; default: the task's name.
         class_names: name of each label value, the background first; default: the names in ``run``.
+        cases: to show with pictures, see ``chosen_cases``.
 
     Returns:
         ``path``.
 
     Raises:
+        ConfigError: if ``cases`` names an unknown case.
         OutputError: if the file cannot be written.
     """
     run = run or {}
@@ -93,32 +96,56 @@ def write_report(
     files = {"images": files_by_case(images), "labels": files_by_case(labels)}
     _tell_missing(content, files, images=images, labels=labels)
     colours = _colours(run, class_names)
-    shown = _shown_cases(content, files, colours)
+    shown = _shown_cases(content, files, colours, cases)
     page = _render(
         title=clean(title or run.get("task_name") or "Segmentation"),
-        verdict=verdict(content),
-        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        summary=summary_table(content),
-        charts=_charts(content),
         shown=shown,
-        pictures_title=_pictures_title(shown, len(_drawable(content))),
+        pictures_title=_pictures_title(shown),
+        num_drawable=len(drawable_cases(content)),
         classes=colours.legend(sorted({value for case in shown for value in case.pictures.values})),
         has_planes=any(panel.caption for case in shown for panel in case.pictures.panels),
         has_labels=bool(files["labels"]),
-        cases=case_table(content),
-        failures=content.failures,
-        flags=[flag for case in content.cases for flag in content.flags(case)],
-        has_run=bool(run),
-        facts=run_facts(run),
-        versions=settings(run.get("versions")),
-        parameters=settings(run.get("parameters")),
-        plan=settings(run.get("plan")),
-        times=stage_times(run),
+        flags=_flags_without_card(content, shown),
+        **_numbers(content),
+        **_facts(content),
     )
     with atomic_write(path) as file:
         # file names are not always valid Unicode
         file.write(page.encode("utf-8", errors="replace"))
     return path
+
+
+def _numbers(content: Content) -> dict[str, Any]:
+    """Scores and sizes, as the template names them."""
+    summary = summary_table(content)
+    sizes = agreements(content)
+    return {
+        "verdict": verdict(content),
+        "caution": caution(content),
+        "summary": summary,
+        "meanings": meanings(summary),
+        "charts": _charts(content),
+        "agreements": [agreement_plot(one) for one in sizes[:MAX_PLOTS]],
+        "num_agreements": len(sizes),
+        "cases": case_table(content),
+    }
+
+
+def _facts(content: Content) -> dict[str, Any]:
+    """Facts of the run, as the template names them."""
+    run = content.run
+    written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    return {
+        "written": written,
+        "key_facts": key_facts(content, written),
+        "failures": content.failures,
+        "has_run": bool(run),
+        "facts": run_facts(run),
+        "versions": settings(run.get("versions")),
+        "parameters": settings(run.get("parameters")),
+        "plan": settings(run.get("plan")),
+        "times": stage_times(run),
+    }
 
 
 def _render(**context: Any) -> str:
@@ -143,7 +170,7 @@ def _charts(content: Content) -> list[Strip]:
             name: {case: content.value(case, name, key) for case in content.cases}
             for name in content.scored
         }
-        chart = strip_chart(measure_of(key, content.tolerance_mm), values)
+        chart = strip_chart(content.measure(key), values)
         if chart is not None:
             charts.append(chart)
     return charts
@@ -156,26 +183,25 @@ def _colours(run: Mapping[str, Any], class_names: Mapping[int, str] | None) -> C
     return ClassColours({value: name for value, name in named.items() if value != 0})
 
 
-def _pictures_title(shown: Sequence[ShownCase], num_cases: int) -> str:
-    if any(case.rank for case in shown):
-        all_shown = len(shown) == num_cases
-        return "Cases, lowest Dice first" if all_shown else "Cases with the lowest and highest Dice"
-    return "Cases to look at" if any(case.num_flags for case in shown) else "Pictures"
+def _pictures_title(shown: Sequence[ShownCase]) -> str:
+    return "Cases to look at" if any(case.flags for case in shown) else "Cases"
+
+
+def _flags_without_card(content: Content, shown: Sequence[ShownCase]) -> list[Flag]:
+    """Flags of the cases without pictures: the others' stand in their cards."""
+    names = {case.name for case in shown}
+    return [flag for case in content.by_grade if case not in names for flag in content.flags(case)]
 
 
 def _shown_cases(
-    content: Content, files: Mapping[str, Mapping[str, Path]], colours: ClassColours
+    content: Content,
+    files: Mapping[str, Mapping[str, Path]],
+    colours: ClassColours,
+    wanted: Sequence[str],
 ) -> list[ShownCase]:
-    """Cases by ascending mean Dice (both ends only if there are many); without scores, those with most flags first."""
+    chosen = chosen_cases(content, wanted)
     if not files["images"]:
         return []
-    drawable = _drawable(content)
-    scored = {case: content.mean_dice(case) for case in drawable}
-    known = {case: dice for case, dice in scored.items() if dice is not None}
-    chosen = _ranked(known)
-    if not known:
-        flagged = sorted(drawable, key=lambda case: -len(content.flags(case)))
-        chosen = dict.fromkeys(flagged[: NUM_WORST + NUM_BEST], "")
     return [_shown_case(content, files, case, rank, colours) for case, rank in chosen.items()]
 
 
@@ -191,24 +217,6 @@ def _tell_missing(content: Content, files: Mapping[str, Mapping[str, Path]], **g
                 len(content.cases),
                 some_of(missing),
             )
-
-
-def _drawable(content: Content) -> list[str]:
-    return [case for case in content.cases if find_file(content.masks, case) is not None]
-
-
-def _ranked(scores: Mapping[str, float]) -> dict[str, str]:
-    """The cases to show, by ascending score, each with its rank: worst, best or empty."""
-    ranked = sorted(scores, key=lambda case: scores[case])
-    shown = ranked if len(ranked) <= NUM_WORST + NUM_BEST else ranked[:NUM_WORST]
-    shown = shown + [case for case in ranked[-NUM_BEST:] if case not in shown]
-    differ = len(set(scores.values())) > 1
-    most = len(ranked) // MAX_RANKED_SHARE if differ else 0
-    worst, best = min(NUM_WORST, most), min(NUM_BEST, most)
-    ranks = dict.fromkeys(ranked[:worst], "worst") | dict.fromkeys(
-        ranked[len(ranked) - best :], "best"
-    )
-    return {case: ranks.get(case, "") for case in shown}
 
 
 def _shown_case(
@@ -228,5 +236,5 @@ def _shown_case(
         pictures = draw_case(CaseFiles(case, image, prediction, reference), ignored, colours)
     values = ((name, content.value(case, name, "dice")) for name in content.scored)
     dice = ", ".join(f"{name} {number(value)}" for name, value in values)
-    num_flags = len(content.flags(case))
-    return ShownCase(case, rank, f"Dice {dice}" if dice else "", num_flags, pictures)
+    told = f"Dice {dice}" if dice else ""
+    return ShownCase(case, content.grade(case), rank, told, content.flags(case), pictures)

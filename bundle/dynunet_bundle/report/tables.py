@@ -1,27 +1,32 @@
-"""Tables of a report: scores by class, cases, facts of the run, times."""
+"""Tables of a report, scores by class and cases, and its verdict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dynunet_bundle.errors import counted
-from dynunet_bundle.report.content import Content
+from dynunet_bundle.inference.flags import UNUSABLE
+from dynunet_bundle.report.agreement import agreements, bias_text
+from dynunet_bundle.report.content import CASE_GRADES, Content
 from dynunet_bundle.report.text import (
     MEASURES,
     Measure,
     clean,
-    duration,
     finite,
     measure_of,
     number,
-    shown_value,
 )
 
-CASE_MEASURES = ("dice", "nsd", "hd95_mm", "volume_ml", "reference_volume_ml")
-CHART_MEASURES = ("dice", "nsd", "hd95_mm")
-SHORT_TITLES = {"reference_volume_ml": "Reference"}
+CASE_MEASURES = (
+    *("dice", "nsd", "hd95_mm", "hd95_px"),
+    *("volume_ml", "reference_volume_ml", "area_px2", "reference_area_px2"),
+)
+CHART_MEASURES = ("dice", "nsd", "hd95_mm", "hd95_px")
+SHORT_TITLES = {"reference_volume_ml": "Reference", "reference_area_px2": "Reference"}
+
+SMALL_NUMBER = 10
+"""Number of cases below which the page warns: the 95 % interval then contains the true mean in less than 90 % of
+samples (docs/evaluation.md)."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +57,21 @@ class SummaryTable:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case: its cells in column order, its number of flags, and whether it failed."""
+    """One case: its cells in column order, its number of flags, and its grade with its place for sorting."""
 
     name: str
     cells: tuple[Cell, ...]
     num_flags: int
-    failed: bool
+    grade: str
+    grade_key: int
 
 
 @dataclass(frozen=True)
 class CaseTable:
-    """Cases as rows; ``groups`` are the classes, each with its columns and their units."""
+    """Cases as rows, the worst grade first; ``groups`` are the classes with their columns: title and measure."""
 
-    groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    groups: tuple[tuple[str, tuple[tuple[str, Measure], ...]], ...]
     rows: tuple[CaseRow, ...]
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """One stage: the median, maximum and sum of its times over the cases, as text."""
-
-    stage: str
-    texts: tuple[str, ...]
 
 
 def cell(value: Any, digits: int) -> Cell:
@@ -90,7 +88,7 @@ def summary_table(content: Content) -> SummaryTable | None:
         return None
     listed = [measure.key for measure in MEASURES if measure.key in keys]
     ordered = [*listed, *sorted(keys - set(listed))]
-    columns = tuple(measure_of(key, content.tolerance_mm) for key in ordered)
+    columns = tuple(content.measure(key) for key in ordered)
     rows = tuple(
         (name, tuple(_summary(measures.get(column.key, {}), column) for column in columns))
         for name, measures in statistics.items()
@@ -125,11 +123,10 @@ def case_table(content: Content) -> CaseTable:
         for key in CASE_MEASURES:
             if any(content.value(case, name, key) is not None for case in content.cases):
                 measure = measure_of(key)
-                known.append((SHORT_TITLES.get(key, measure.title), measure.unit))
+                known.append((SHORT_TITLES.get(key, measure.title), measure))
                 columns.append((name, measure))
         if known:
             groups.append((name, tuple(known)))
-    failed = {failure.case for failure in content.failures}
     rows = [
         CaseRow(
             case,
@@ -138,58 +135,35 @@ def case_table(content: Content) -> CaseTable:
                 for name, measure in columns
             ),
             len(content.flags(case)),
-            case in failed,
+            content.grade(case),
+            CASE_GRADES.index(content.grade(case)),
         )
-        for case in content.cases
+        for case in content.by_grade
     ]
     return CaseTable(tuple(groups), tuple(rows))
 
 
-def run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts of the run, such as task, device and duration, as terms and texts."""
-    facts = [
-        ("Task", run.get("task_name")),
-        ("Status", _status(run)),
-        ("Error", run.get("error")),
-        ("Started", run.get("started")),
-        ("Duration", duration(run["seconds"]) if "seconds" in run else None),
-        ("Device", run.get("device")),
-        ("Plan SHA-256", run.get("plan_sha256")),
-    ]
-    facts += [
-        (f"Weights {clean(file.get('file', ''))}".rstrip(), file.get("sha256"))
-        for file in run.get("weights") or ()
-    ]
-    return [(term, clean(text)) for term, text in facts if text not in (None, "")]
+def meanings(summary: SummaryTable | None) -> list[tuple[str, str]]:
+    """Title and meaning of each measure of the summary."""
+    return [(measure.title, measure.meaning) for measure in summary.columns] if summary else []
 
 
-def _status(run: Mapping[str, Any]) -> str | None:
-    status, code = run.get("status"), run.get("exit_code")
-    return f"{status}, exit code {code}" if status and code else status
-
-
-def settings(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Names and values as terms and texts."""
-    return [(clean(name), shown_value(value)) for name, value in (values or {}).items()]
-
-
-def stage_times(run: Mapping[str, Any]) -> list[StageTime]:
-    """Times of each stage."""
-    stages: dict[str, list[float]] = {}
-    for facts in run.get("cases", {}).values():
-        for stage, seconds in (facts.get("seconds") or {}).items():
-            known = finite(seconds)
-            if known is not None:
-                stages.setdefault(clean(stage), []).append(known)
-    return [
-        StageTime(stage, tuple(map(duration, (float(np.median(times)), max(times), sum(times)))))
-        for stage, times in stages.items()
-    ]
+def caution(content: Content) -> str:
+    """A warning about statistics over few cases, or empty."""
+    number_of_cases = len(content.scores.get("cases", {}))
+    if not 0 < number_of_cases < SMALL_NUMBER:
+        return ""
+    return (
+        f"Caution: {counted(number_of_cases, 'case')} only. Means and limits of agreement of few cases are "
+        "unreliable, and their 95 % intervals are too narrow."
+    )
 
 
 def verdict(content: Content) -> str:
-    """Summary of the page in one sentence: mean score, lowest class, failures, flags."""
+    """Summary of the page in one sentence: mean score, lowest class, volume bias, failures, flags."""
     parts = [_score_part(content) or _segmented_part(content)]
+    if bias := bias_text(agreements(content)):
+        parts.append(bias)
     if content.failures:
         parts.append(f"{counted(len(content.failures), 'case')} failed")
     if outcome := _outcome(content):
@@ -198,6 +172,8 @@ def verdict(content: Content) -> str:
     if content.run:
         total = sum(len(content.flags(case)) for case in flagged)
         flags = f"{counted(len(flagged), 'case')} with {counted(total, 'quality flag')}"
+        unusable = sum(content.flags(case)[0].grade == UNUSABLE for case in flagged)
+        flags += f", {unusable} {UNUSABLE}" if unusable else ""
         parts.append(flags if flagged else "no quality flag")
     return "; ".join(parts) + "."
 

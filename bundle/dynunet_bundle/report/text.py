@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynunet_bundle.terminal import LAYOUT, printable
@@ -27,6 +27,7 @@ class Measure:
         unit: of its values, or empty.
         digits: decimals.
         best: value of a perfect mask, which the axis of a chart must include; None if not needed.
+        meaning: one sentence.
     """
 
     key: str
@@ -34,34 +35,80 @@ class Measure:
     unit: str = ""
     digits: int = 3
     best: float | None = None
+    meaning: str = ""
 
 
+HD95 = (
+    "95th percentile of the distances from each surface to the other, the larger of both directions. "
+    "0 is perfect; undefined if only one mask has the class."
+)
+ASSD = "Mean distance between the surfaces of both masks. 0 is perfect; undefined if only one mask has the class."
 MEASURES = (
-    Measure("dice", "Dice", best=1),
-    Measure("nsd", "NSD", best=1),
-    Measure("hd95_mm", "HD95", "mm", 2, best=0),
-    Measure("assd_mm", "ASSD", "mm", 2, best=0),
-    Measure("iou", "IoU", best=1),
-    Measure("sensitivity", "Sensitivity", best=1),
-    Measure("precision", "Precision", best=1),
-    Measure("volume_difference_ml", "Volume difference", "ml", 2),
-    Measure("volume_ml", "Volume", "ml", 2),
-    Measure("reference_volume_ml", "Reference volume", "ml", 2),
+    Measure(
+        "dice",
+        "Dice",
+        best=1,
+        meaning="Overlap divided by the mean of both volumes. 1 is perfect, 0 no overlap.",
+    ),
+    Measure(
+        "nsd",
+        "NSD",
+        best=1,
+        meaning="Normalised surface Dice: share of both surfaces within the tolerance of the other. 1 is perfect.",
+    ),
+    Measure("hd95_mm", "HD95", "mm", 2, 0, HD95),
+    Measure("hd95_px", "HD95", "px", 2, 0, HD95),
+    Measure("assd_mm", "ASSD", "mm", 2, 0, ASSD),
+    Measure("assd_px", "ASSD", "px", 2, 0, ASSD),
+    Measure(
+        "iou",
+        "IoU",
+        best=1,
+        meaning="Overlap divided by the union of both masks. 1 is perfect; below the Dice.",
+    ),
+    Measure("sensitivity", "Sensitivity", best=1, meaning="Share of the reference that was found."),
+    Measure(
+        "precision",
+        "Precision",
+        best=1,
+        meaning="Share of the prediction that is in the reference.",
+    ),
+    Measure(
+        "volume_difference_ml",
+        "Volume difference",
+        "ml",
+        2,
+        meaning="Predicted minus reference volume: above 0, too much was segmented.",
+    ),
+    Measure(
+        "area_difference_px2",
+        "Area difference",
+        "px\u00b2",
+        0,
+        meaning="Predicted minus reference area: above 0, too much was segmented.",
+    ),
+    Measure("volume_ml", "Volume", "ml", 2, meaning="Volume of the prediction."),
+    Measure("area_px2", "Area", "px\u00b2", 0, meaning="Area of the prediction."),
+    Measure("reference_volume_ml", "Reference volume", "ml", 2, meaning="Volume of the reference."),
+    Measure(
+        "reference_area_px2", "Reference area", "px\u00b2", 0, meaning="Area of the reference."
+    ),
 )
 """Measures in column order, most wanted first."""
 
 
-def measure_of(key: str, tolerance_mm: float | None = None) -> Measure:
+def measure_of(key: str, tolerance: float | None = None, unit: str = "mm") -> Measure:
     """How a measure is shown; an unlisted measure is titled by its key.
 
     Args:
         key: as in scores.json.
-        tolerance_mm: tolerance of the normalised surface Dice, added to its title.
+        tolerance: tolerance of the normalised surface Dice, added to its title.
+        unit: of the tolerance.
     """
     for measure in MEASURES:
         if measure.key == key:
-            if key == "nsd" and tolerance_mm is not None:
-                return Measure(key, f"NSD at {tolerance_mm:g} mm", best=measure.best)
+            if key == "nsd" and tolerance is not None:
+                return replace(measure, title=f"NSD at {tolerance:g} {unit}")
             return measure
     return Measure(key, clean(key).replace("_", " "))
 

@@ -166,7 +166,7 @@ def eval_metrics(scores: Mapping[str, Any] | None) -> dict[str, float]:
     figures |= {f"dice_{name}": value for name, value in scores["mean"].items()}
     for name, measures in scores.get("statistics", {}).items():
         for measure, summary in measures.items():
-            if measure in ("hd95_mm", "assd_mm", "nsd"):
+            if measure in ("hd95_mm", "assd_mm", "hd95_px", "assd_px", "nsd"):
                 figures[f"{measure}_{name}"] = summary["mean"]
     return {
         name: round(value, METRIC_DIGITS) for name, value in figures.items() if value is not None

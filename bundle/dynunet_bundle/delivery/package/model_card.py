@@ -167,11 +167,18 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
                 name,
                 str(scores["num_cases"].get(name, "-")),
                 dice,
-                number_cell(measures.get("hd95_mm", {}).get("median"), ".2f"),
+                _distance(measures),
                 number_cell(measures.get("nsd", {}).get("mean"), ".4f"),
             )
         )
     return rows
+
+
+def _distance(measures: Mapping[str, Any]) -> str:
+    """Median HD95; in mm unless the cases are plain pictures."""
+    if "hd95_px" in measures:
+        return f"{number_cell(measures['hd95_px'].get('median'), '.2f')} px"
+    return number_cell(measures.get("hd95_mm", {}).get("median"), ".2f")
 
 
 def _export_rows(exports: Mapping[str, Any] | None) -> list[Sequence[str]]:
