@@ -8,7 +8,7 @@ import pytest
 from conftest import BUNDLE
 
 from dynunet_bundle.configs.overlays import merged_configs
-from dynunet_bundle.configs.recipe import recipe_of_command, training_recipe
+from dynunet_bundle.configs.recipe import command_facts, recipe_of_command, training_recipe
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.networks.model_json import model_files, model_recipe
@@ -30,6 +30,14 @@ def test_a_recipe_has_neither_the_plan_nor_places() -> None:
 
 def test_another_process_has_no_recipe() -> None:
     assert recipe_of_command() == {}
+    assert command_facts() == {}
+
+
+def test_a_command_is_named_without_its_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(CONFIGS / "train.json"), "/home/x/spleen.json", "configs/quick.json"]
+    words = ["run", "training", "--config_file", str(files), "--epochs", "3"]
+    monkeypatch.setattr("sys.argv", ["/site/monai/bundle/__main__.py", *words])
+    assert command_facts() == {"run_id": "training", "overlays": ["spleen.json", "quick.json"]}
 
 
 def test_the_recipe_lies_under_overlays_and_over_the_plan(tmp_path: Path) -> None:

@@ -145,6 +145,11 @@ REFUSED: list[tuple[str, str]] = [
         "predict",
         "--input {data}/imagesTs --output_dir {out}/series --model {plan} --previous_dir {out}",
     ),
+    ("predict", "--input {data}/imagesTs --list_series"),
+    (
+        "predict",
+        "--input {data}/imagesTs --output_dir {out}/map --model {run} --series_map {out}/map.json",
+    ),
     ("slurm", "--dataset_dir {data} --output_dir {plan} --numa_binding node"),
     (
         "train",

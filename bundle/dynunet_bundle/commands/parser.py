@@ -121,18 +121,19 @@ class CommandParser(argparse.ArgumentParser):
         told = f"{what} (default: the model of the bundle)" if default else what
         self.add_argument("-m", "--model", type=Path, default=default, nargs=nargs, help=told)
 
-    def add_output_dir(self, what: str, default: Path | None = None) -> None:
+    def add_output_dir(self, what: str, default: Path | None = None, required: bool = True) -> None:
         """The folder of results: ``-o``, ``--output_dir``.
 
         Args:
             what: the files in it, for the help.
-            default: the folder if the user names none; without it the option is required.
+            default: the folder if the user names none.
+            required: whether the option is required if there is no default.
         """
         self.add_argument(
             "-o",
             "--output_dir",
             type=Path,
-            required=default is None,
+            required=required and default is None,
             default=default,
             help=what,
         )

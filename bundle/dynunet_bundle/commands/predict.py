@@ -11,6 +11,8 @@ check. Run the same command again to resume: finished cases are skipped.
 
 import argparse
 import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "-i", "--input", required=True, help="image, folder, JSON list, or DICOM folder or zip"
     )
-    parser.add_output_dir("folder for the masks")
+    parser.add_output_dir("folder for the masks", required=False)
     parser.add_model(
         "package or its zip, folder of a training, or files of weights: several form an ensemble",
         default=None,
@@ -68,6 +70,11 @@ def _add_how(parser: CommandParser) -> None:
         "--series", help='DICOM series to use: its name, or rules, e.g. \'{"modality": "CT"}\''
     )
     parser.add_argument(
+        "--list_series",
+        action="store_true",
+        help="only list the DICOM series of the input; descriptions are shown on a terminal alone",
+    )
+    parser.add_argument(
         "--previous_dir",
         help="for a cascade: folder of the masks of the previous stage (default: its package predicts them, if it can)",
     )
@@ -91,6 +98,12 @@ def _add_results(parser: CommandParser) -> None:
         "--probabilities_dir",
         metavar="FOLDER",
         help="folder for probabilities, for the ensemble command; large files",
+    )
+    parser.add_argument(
+        "--series_map",
+        type=Path,
+        metavar="FILE",
+        help="JSON file to write: the DICOM series of each mask, by UID; it identifies patients",
     )
     parser.add_argument("--report", type=Path, help="HTML file to write: a page with pictures")
     parser.add_argument("--json", action="store_true", help="print run.json")
@@ -161,13 +174,13 @@ def _require_wanted_model(arguments: argparse.Namespace, plan: dict[str, Any]) -
         raise PlanError(f"{doubt} If that model is meant, pass --model {BUNDLE / 'models'}.")
 
 
-def _tell_uncoded(workflow: Any) -> None:
+def _tell_uncoded(workflow: Any, cases: Sequence[Mapping[str, Any]]) -> None:
     """Warn of classes without DICOM codes before the prediction, if it writes DICOM objects."""
     from dynunet_bundle.dataset.cases import image_files
     from dynunet_bundle.dicom_input.names import is_series_name
 
-    names = ("dicom_objects", "cases", "label_names", "task_name", "label_codes")
-    objects, cases, classes, task, codes = map(workflow.parser.get_parsed_content, names)
+    names = ("dicom_objects", "label_names", "task_name", "label_codes")
+    objects, classes, task, codes = map(workflow.parser.get_parsed_content, names)
     if objects and any(is_series_name(file) for case in cases for file in image_files(case)):
         from dynunet_bundle.dicom_output.labels import tell_uncoded
 
@@ -194,6 +207,23 @@ def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> No
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     _require_input(arguments.input)
+    if arguments.list_series:
+        _list_series(arguments.input)
+        return
+    if arguments.output_dir is None:
+        raise ConfigError("--output_dir is missing. Pass a folder for the masks.")
+    _predict(arguments)
+
+
+def _list_series(source: str) -> None:
+    """Print the series of a DICOM source; descriptions reach no file or pipe."""
+    from dynunet_bundle.dataset.dicom_listing import series_table
+
+    print(series_table(source, with_descriptions=sys.stdout.isatty()))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    """Predict the cases of the input."""
     if not arguments.trust:
         # own code may need any part of MONAI
         import_monai()
@@ -222,7 +252,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.report:
         ensure_writable(arguments.report.parent)
-    _tell_uncoded(workflow)
+    cases = workflow.parser.get_parsed_content("cases")
+    _tell_uncoded(workflow, cases)
+    if arguments.series_map:
+        from dynunet_bundle.dataset.dicom_listing import write_series_map
+
+        write_series_map(arguments.series_map, cases)
     run_file = arguments.output_dir / "run.json"
     before = _content_of(run_file)
     try:

@@ -1,7 +1,7 @@
 """The recipe of a training: what its overlays and its command line set, apart from the plan and from places.
 
-Stored on disk: ``recipe`` in model.json, as an overlay would set the ids. With the plan it makes the configs of a
-package, so that nobody has to name the overlays again.
+Stored on disk: ``recipe`` in model.json, as an overlay would set the ids; with the plan it makes the configs of a
+package, so that nobody has to name the overlays again. And ``made_with``, the names of what the command named.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import dynunet_bundle
 from dynunet_bundle.configs.command import check_overlays, read_texts
-from dynunet_bundle.configs.command_line import runs_as_command
+from dynunet_bundle.configs.command_line import CommandLine, runs_as_command
 from dynunet_bundle.configs.overrides import (
     RUN_ARGUMENTS,
     check_overrides,
@@ -70,9 +70,7 @@ def recipe_of_command() -> dict[str, Any]:
     """
     if not runs_as_command(sys.argv):
         return {}
-    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
-    known = known_ids(configs)
-    line = check_overrides(sys.argv[1:], known)
+    line, known = _command()
     texts = {name: text for name, text in line.texts.items() if name not in RUN_ARGUMENTS}
     given = {
         name: value
@@ -81,6 +79,25 @@ def recipe_of_command() -> dict[str, Any]:
     }
     run = [line.settings.get("run_id", "run"), line.settings.get("init_id", "initialize")]
     usage = check_overlays(line.config_files, known, run)
-    overlays = [file for file in line.config_files if Path(file).name not in MAIN]
-    contents = [read_overlay(file, known) for file in overlays]
+    contents = [read_overlay(file, known) for file in _overlays(line)]
     return training_recipe([*contents, given, read_texts(texts, [usage])])
+
+
+def command_facts() -> dict[str, Any]:
+    """The run id and the file names of the overlays in the command line of this process; empty in a server."""
+    if not runs_as_command(sys.argv):
+        return {}
+    line, _ = _command()
+    names = [Path(file).name for file in _overlays(line)]
+    return {"run_id": str(line.settings.get("run_id", "run")), "overlays": names}
+
+
+def _command() -> tuple[CommandLine, set[str]]:
+    """The command line, and the ids of the configs."""
+    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
+    known = known_ids(configs)
+    return check_overrides(sys.argv[1:], known), known
+
+
+def _overlays(line: CommandLine) -> list[str]:
+    return [file for file in line.config_files if Path(file).name not in MAIN]

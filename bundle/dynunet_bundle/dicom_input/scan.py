@@ -53,7 +53,7 @@ class Series:
         study: StudyInstanceUID.
         number: SeriesNumber, or None.
         modality: e.g. ``MR``.
-        description: SeriesDescription; it may contain a patient's name, so it is matched but never shown.
+        description: SeriesDescription; it may contain a patient's name, so it is matched, and shown on request only.
         image_types: values of ImageType that all its images have.
         files: files of its images.
         num_images: number of frames in all files.
@@ -61,6 +61,7 @@ class Series:
         problem: why it cannot be read, judging by its headers, or None.
         remedy: what to do about the problem, or None.
         damaged: unreadable files that may belong to it.
+        size: columns and rows of its first image.
     """
 
     uid: str
@@ -75,6 +76,7 @@ class Series:
     problem: str | None
     remedy: str | None = None
     damaged: tuple[DamagedFile, ...] = field(default=(), repr=False)
+    size: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         """The facts that may be shown, without patient data."""
@@ -227,6 +229,7 @@ def _summary(
             problem=problem and problem[0],
             remedy=problem and problem[1],
             damaged=tuple(one for one in damaged if one.may_belong(uid, files, complete)),
+            size=(int(value_of(first, "Columns") or 0), int(value_of(first, "Rows") or 0)),
         )
 
 

@@ -69,6 +69,7 @@ MODEL_SCHEMA = object_with(
         "val_mean_dice": MAYBE_NUMBER,
         "members": list_of(WEIGHTS_NAME, maxItems=MAX_MEMBERS, uniqueItems=True),
         "recipe": OBJECT,
+        "made_with": object_with({"run_id": TEXT, "overlays": list_of(TEXT)}),
         "keep_largest": list_of(list_of(COUNT, minItems=1)),
         "mirror_axes": {
             **list_of({"type": "integer", "minimum": 0, "maximum": 2}, uniqueItems=True),

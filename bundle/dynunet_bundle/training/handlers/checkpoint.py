@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dynunet_bundle.configs.recipe import command_facts
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.dynunet import inference_state_dict, unwrapped
@@ -342,5 +343,6 @@ class CheckpointHandler:
             **training_facts(engine, self.loader, self.plan["label_names"]),
             "learnt_from": self._learnt_from,
             "recipe": self.recipe,
+            "made_with": command_facts(),
         }
         save_weights(self.ckpt_dir / MODEL, inference_state_dict(self.averaged), self.plan, facts)
