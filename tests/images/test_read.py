@@ -361,3 +361,19 @@ def test_a_real_picture_and_its_mask(real_data: Path):
     # nuclei are stained violet: less green than red and blue
     red, green, blue = (float(channel[mask[0] == 255].mean()) for channel in image)
     assert green < red < blue
+
+
+def test_a_repaired_header_is_told_once_with_its_case(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "negative.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.diag([1.0, 2.0, 3.0, 1.0])), path)
+    raw = bytearray(path.read_bytes())
+    raw[84:88] = struct.pack("<f", -2.0)
+    raw[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(raw)
+    for _ in range(2):
+        assert np.allclose(np.abs(np.diag(read_volume(path).affine)), [1, 2, 3, 1])
+    (told,) = caplog.messages
+    assert told.startswith("case negative: its header is wrong: pixdim[1,2,3]")
+    assert not capfd.readouterr().err

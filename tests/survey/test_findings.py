@@ -114,7 +114,7 @@ def edit_header(path: Path, edit) -> None:
     path.write_bytes(gzip.compress(raw))
 
 
-@pytest.mark.parametrize("sizes", [(0, 0, 0), (1, 0, 1), None])
+@pytest.mark.parametrize("sizes", [(0, 0, 0), (1, 0, 1), (1, -2, 1), None])
 @pytest.mark.parametrize("form", [False, True])
 def test_missing_forms_and_sizes_are_warnings(own_phantom, sizes, form):
     def edit(raw: bytearray, image) -> None:
@@ -129,8 +129,12 @@ def test_missing_forms_and_sizes_are_warnings(own_phantom, sizes, form):
     assert {finding.severity for finding in findings} <= {"warning"}
     text = " ".join(finding.problem for finding in findings)
     assert text.count("qform_code and sform_code are 0") == 2 * (not form)
-    how = "the sform gives it" if form else "it is taken for 1 mm"
-    assert text.count(f"(pixdim) is 0; {how}") == 2 * (sizes is not None)
+    size, how = ("-2", "its absolute value, 2 mm, is taken")
+    if sizes is not None and 0 in sizes:
+        size, how = ("0", "it is taken for 1 mm")
+    how = "the sform gives it" if form else how
+    assert text.count(f"(pixdim) is {size}; {how}") == 2 * (sizes is not None)
+    assert text.count("(pixdim)") == 2 * (sizes is not None)
 
 
 @pytest.mark.parametrize("kind", ["beside", "inside", "ignored"])

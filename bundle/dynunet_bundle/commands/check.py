@@ -13,16 +13,9 @@ from dynunet_bundle.errors import EXIT_BAD_INPUT
 
 def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
-    from dynunet_bundle.shapes import POSITIVE, number_option
-
     parser.add_dataset_dir()
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--num_workers",
-        type=number_option(POSITIVE),
-        default=4,
-        help="threads that read cases (default: 4)",
-    )
+    parser.add_num_workers()
 
 
 def run(arguments: argparse.Namespace) -> int:

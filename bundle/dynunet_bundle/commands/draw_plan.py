@@ -17,15 +17,11 @@ from dynunet_bundle.terminal import say
 
 def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
-    parser.add_old_names(out="output")
-    parser.add_dataset_dir()
-    parser.add_config_files()
-    parser.add_model("model whose plan and recipe are used", default=None)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
+    parser.add_training_source()
+    parser.add_picture()
     parser.add_argument(
         "--cache_dir", type=Path, default=cache_folder(), help="cache of facts, as in plan"
     )
-    parser.add_trust()
 
 
 def run(arguments: argparse.Namespace) -> None:

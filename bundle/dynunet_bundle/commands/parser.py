@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.configs.places import BUNDLE, in_work_folder
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.shapes import POSITIVE, number_option
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,35 @@ class CommandParser(argparse.ArgumentParser):
     def add_trust(self) -> None:
         """The switch for own code."""
         self.add_argument("--trust", action="store_true", help=TRUST)
+
+    def add_training_source(self) -> None:
+        """The data set, and what the config of its training is made from, see ``training_workflow``."""
+        self.add_dataset_dir()
+        self.add_config_files()
+        self.add_model("model whose plan and recipe are used", default=None)
+        self.add_trust()
+
+    def add_picture(self) -> None:
+        """The picture to write: ``-o``, ``--output``."""
+        self.add_old_names(out="output")
+        self.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
+
+    def add_prepared_dir(self) -> None:
+        """The folder of the prepared cases."""
+        self.add_argument(
+            "--prepared_dir",
+            default=str(in_work_folder("eval/prepared")),
+            help="folder for prepared cases (default: %(default)s)",
+        )
+
+    def add_num_workers(self) -> None:
+        """Threads of a survey."""
+        self.add_argument(
+            "--num_workers",
+            type=number_option(POSITIVE),
+            default=4,
+            help="threads that read cases (default: 4)",
+        )
 
     def add_device(self) -> None:
         """Where the network runs."""

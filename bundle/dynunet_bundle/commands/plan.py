@@ -22,7 +22,7 @@ from dynunet_bundle.configs.places import cache_folder, in_work_folder
 
 def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
-    from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
+    from dynunet_bundle.shapes import NUMBER, number_option
 
     parser.add_old_names(out="output")
     parser.add_dataset_dir(required=False)
@@ -59,12 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an overlay that holds another plan"
     )
-    parser.add_argument(
-        "--num_workers",
-        type=number_option(POSITIVE),
-        default=4,
-        help="threads that read cases (default: 4)",
-    )
+    parser.add_num_workers()
     parser.add_argument(
         "--cache_dir",
         type=Path,

@@ -273,7 +273,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     _publish(arguments, workflow, run_file)
     if not arguments.json:
         say("masks are in {}", arguments.output_dir)
-        if not arguments.report:
+        if arguments.report:
+            say("the page is {}", arguments.report)
+        else:
             print(next_command("report", arguments.output_dir, input=_report_input(arguments)))
 
 

@@ -7,21 +7,13 @@ import argparse
 
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.configs.places import in_work_folder
 from dynunet_bundle.terminal import say
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
-    parser.add_dataset_dir()
-    parser.add_config_files()
-    parser.add_model("model whose plan and recipe are used", default=None)
-    parser.add_argument(
-        "--prepared_dir",
-        default=str(in_work_folder("eval/prepared")),
-        help="folder for prepared cases (default: %(default)s)",
-    )
-    parser.add_trust()
+    parser.add_training_source()
+    parser.add_prepared_dir()
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,11 +4,9 @@ dynunet-bundle preview DATA/Task09_Spleen --config_file bundle/configs/tasks/Tas
 """
 
 import argparse
-from pathlib import Path
 
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser, fold_name
-from dynunet_bundle.configs.places import in_work_folder
 from dynunet_bundle.terminal import say
 
 
@@ -16,16 +14,9 @@ def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
     from dynunet_bundle.shapes import COUNT, POSITIVE, number_option
 
-    parser.add_old_names(out="output")
-    parser.add_dataset_dir()
-    parser.add_config_files()
-    parser.add_model("model whose plan and recipe are used", default=None)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG file to write")
-    parser.add_argument(
-        "--prepared_dir",
-        default=str(in_work_folder("eval/prepared")),
-        help="folder for prepared cases (default: %(default)s)",
-    )
+    parser.add_training_source()
+    parser.add_picture()
+    parser.add_prepared_dir()
     parser.add_argument(
         "--fold",
         default="0",
@@ -38,7 +29,6 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--seed", type=number_option(COUNT), default=0, help="random seed (default: 0)"
     )
-    parser.add_trust()
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -6,9 +6,12 @@ headers with patient data. Extensions are not needed here, so they are skipped.
 """
 
 import gzip
+import logging
 import math
 import zlib
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,12 +35,30 @@ MAX_OFFSET = 1 << 28
 UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 """Length in millimetres of the units of NIfTI other than the millimetre; an unknown unit is taken for it."""
 
-ZERO_PIXDIM = "zero_pixdim"
-"""Key in ``extra`` of a loaded image: whether a voxel size in its header is 0, which nibabel takes for 1."""
+ODD_PIXDIM = "odd_pixdim"
+"""Key in ``extra`` of a loaded image: voxel sizes in its header that are 0, which nibabel takes for 1, or negative, of
+which it takes the absolute value."""
 
 SCALED_ITEMSIZE = np.dtype(np.float32).itemsize
 IMAGE_TYPES = (nib.Nifti1Image, nib.Nifti2Image)
 HEAD_BYTES = max(kind.header_class.template_dtype.itemsize for kind in IMAGE_TYPES)
+
+
+logger = logging.getLogger(__name__)
+
+
+class _RepairLog(logging.LoggerAdapter[logging.Logger]):
+    """Log of nibabel's repairs of a header. Its own names no case, and comes twice for each time a file is opened."""
+
+    def log(self, level: int, msg: object, *_: Any, **__: Any) -> None:
+        """Warn of a repair, once in a process."""
+        if level >= logging.WARNING and self.extra is not None:
+            _tell_repair(str(self.extra["case"]), str(msg))
+
+
+@lru_cache(maxsize=1000)
+def _tell_repair(case: str, repair: str) -> None:
+    logger.warning("case %s: its header is wrong: %s", case, repair)
 
 
 def load_nifti(path: str | Path) -> nib.Nifti1Image:
@@ -61,10 +82,12 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
     for kind in IMAGE_TYPES:
         size = kind.header_class.template_dtype.itemsize
         if kind.header_class.may_contain_header(head[:size]):
-            image = _open(Path(path), kind, kind.header_class(head[:size]))
             stored = kind.header_class(head[:size], check=False)
+            header = stored.copy()
+            header.check_fix(_RepairLog(logger, {"case": case_name(path)}))
+            image = _open(Path(path), kind, header)
             used = stored["pixdim"][1 : 1 + min(stored["dim"][0], SPATIAL_AXES)]
-            image.extra[ZERO_PIXDIM] = bool((used == 0).any())
+            image.extra[ODD_PIXDIM] = [float(size) for size in used if size <= 0]
             return image
     raise OSError("it has no NIfTI header")
 

@@ -15,7 +15,7 @@ import numpy as np
 from dynunet_bundle.dataset.layouts import DATASET_NAME, DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.errors import CaseError, counted
-from dynunet_bundle.images.nifti import ZERO_PIXDIM, unit_mm
+from dynunet_bundle.images.nifti import ODD_PIXDIM, unit_mm
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.survey.problems import Problem, find_problems
 
@@ -126,9 +126,13 @@ def _nifti_warnings(image: Any) -> Iterator[Problem]:
             "it has no orientation (qform_code and sform_code are 0); its axes are taken as left, anterior, superior",
             "Check left and right, and write a qform or an sform.",
         )
-    if image.extra.get(ZERO_PIXDIM):
-        taken = "the sform gives it" if sform_code else "it is taken for 1 mm"
-        yield f"a voxel size in its header (pixdim) is 0; {taken}", "Write the sizes to the header."
+    for size in dict.fromkeys(image.extra.get(ODD_PIXDIM, ())):
+        taken = f"its absolute value, {-size:g} mm, is taken" if size else "it is taken for 1 mm"
+        taken = "the sform gives it" if sform_code else taken
+        yield (
+            f"a voxel size in its header (pixdim) is {size:g}; {taken}",
+            "Write the sizes to the header.",
+        )
 
 
 def dataset_findings(dataset: DatasetDescription) -> list[Finding]:
