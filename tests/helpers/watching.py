@@ -36,6 +36,7 @@ TRAINING: list[dict[str, Any]] = [
         "_disabled_": "$@rank > 0",
         "output_dir": "@output_dir",
         "label_names": "$@labels.target_names",
+        "classes": "$@labels.mask_classes",
     },
     {
         "_target_": "dynunet_bundle.training.watching.tracking.EpochTracking",
@@ -45,13 +46,14 @@ TRAINING: list[dict[str, Any]] = [
 VALIDATION: list[dict[str, Any]] = [
     {
         "_target_": "dynunet_bundle.training.watching.tracking.NamedScores",
-        "label_names": "$@labels.target_names",
+        "labels": "@labels",
     },
     {
         "_target_": "dynunet_bundle.training.watching.tensorboard.ExampleSlices",
         "_disabled_": "$@rank > 0",
         "summary_writer": "@train#summary_writer",
         "spacing": "@spacing",
+        "label_names": "@label_names",
     },
 ]
 

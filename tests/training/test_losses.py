@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
+from dynunet_bundle.training import losses as losses_module
 from dynunet_bundle.training.losses import SegmentationLoss, label_at
 
 CLASSES = LabelScheme(["background", "rim", "core"], [0, 1, 4])
@@ -119,6 +120,17 @@ def test_the_loss_is_that_of_the_reference(name, ignored):
     ours = make_loss(**settings)([logits.double() for logits in outputs], label)
     assert ours.item() == pytest.approx(reference(outputs, label, **settings), rel=1e-6)
     assert make_loss(**settings)(outputs, label).item() == pytest.approx(ours.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_in_evaluation_mode_slabs_give_the_loss_of_the_whole_case(name, monkeypatch):
+    settings = VARIANTS[name]
+    (logits, _), label = made(num_channels(settings), ignored=0.5)
+    whole = make_loss(**settings)(logits, label)
+    monkeypatch.setattr(losses_module, "SLAB_VALUES", 3 * logits[:, :, 0].numel())
+    assert make_loss(**settings).eval()(logits, label).item() == pytest.approx(
+        whole.item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

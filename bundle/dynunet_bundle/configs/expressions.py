@@ -30,7 +30,7 @@ BUILTINS = frozenset(
 )
 ATTRIBUTES = frozenset(
     (
-        *("num_outputs", "sigmoid", "target_names"),
+        *("mask_classes", "num_outputs", "sigmoid", "target_names"),
         *("source", "training", "type", "validation"),
     )
 )

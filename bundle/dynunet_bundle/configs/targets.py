@@ -54,7 +54,8 @@ OWN_COMPONENTS = frozenset(
         *("training.process.distributed.local_device", "training.process.distributed.rank"),
         "training.process.distributed.start_processes",
         *("training.process.distributed.stop_processes", "training.process.distributed.world_size"),
-        *("training.process.numerics.set_numerics", "training.validation_masks.TargetMasks"),
+        "training.process.numerics.set_numerics",
+        *("training.validation_loss.ValidationLoss", "training.validation_masks.TargetMasks"),
         *("training.watching.curves.CurvesHandler", "training.watching.progress.ProgressHandler"),
         *(
             "training.watching.status_file.StatusFile",

@@ -34,12 +34,14 @@ class Line:
         colour: a colour of matplotlib.
         name: its text in the legend; a line without a name is not in the legend.
         width: line width in points.
+        dashed: whether it is dashed, without dots.
     """
 
     points: Sequence[tuple[float, float]]
     colour: str
     name: str = ""
     width: float = 1.5
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _plot(axes: "Axes", line: Line) -> list[tuple[float, float]]:
             color=line.colour,
             linewidth=line.width,
             label=_shortened(line.name) or UNNAMED,
-            marker="o" if len(points) <= DOTS_UP_TO else "",
+            linestyle="--" if line.dashed else "-",
+            marker="o" if len(points) <= DOTS_UP_TO and not line.dashed else "",
             markersize=line.width + 2,
         )
     return points

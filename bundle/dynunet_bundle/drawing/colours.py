@@ -32,6 +32,11 @@ RGB_COLOURS = tuple(ImageColor.getrgb(colour)[:3] for colour in COLOURS)
 """The same colours as levels from 0 to 255."""
 
 
+def class_colour(number: int) -> str:
+    """Colour of a class by its number (background 0, then in the order of ``label_names``), as ``#rrggbb``."""
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
 @dataclass(frozen=True)
 class ClassColours:
     """Colour and name of each class, the same in all pictures of a page.
@@ -46,7 +51,7 @@ class ClassColours:
         """Colour of a label value, as ``#rrggbb``; a value without a name selects a colour after the named ones."""
         known = list(self.names)
         place = known.index(value) if value in self.names else len(known) + value - 1
-        return COLOURS[place % len(COLOURS)]
+        return class_colour(place + 1)
 
     def legend(self, values: Sequence[int]) -> list[tuple[str, str]]:
         """Names and colours of label values: those with names in their order, then the others."""

@@ -125,6 +125,11 @@ class LabelScheme:
         """Class number written into the mask for each region; empty without regions."""
         return list(map(self.values.index, self.regions_class_order or ()))
 
+    @property
+    def mask_classes(self) -> list[int]:
+        """Class number of each target in a mask, in the order of ``target_names`` without the background."""
+        return self.region_classes or list(range(1, len(self.values)))
+
     def to_classes(self, label: "torch.Tensor") -> "torch.Tensor":
         """Class numbers of label values, see ``values_to_classes``."""
         return values_to_classes(label, self.values, self.ignore_value)

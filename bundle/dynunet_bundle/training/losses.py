@@ -17,6 +17,9 @@ from dynunet_bundle.errors import ConfigError, counted
 from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 
 PIXEL_LOSSES = ("cross_entropy", "focal", "topk")
+SLAB_VALUES = 2**24
+"""Most logits of a validation case that are computed at once; each of a few temporary copies takes 64 MiB."""
+
 TABLE_SIZE = 256
 """Number of uint8 values: every label value is a valid index."""
 
@@ -33,6 +36,9 @@ class SegmentationLoss(nn.Module):
 
     Under torch.distributed, the mean over processes (and the gradient that DDP averages) equals that of one process
     with the joint batch. All processes must compute the loss at the same time, with equal batch sizes.
+
+    In evaluation mode (``eval()``), a process computes the loss of its own cases, and all losses but ``topk`` in slabs,
+    which bounds the memory.
 
     Args:
         labels: the plan's labels: softmax over the classes, or one sigmoid output per region.
@@ -121,13 +127,28 @@ class SegmentationLoss(nn.Module):
             )
         with torch.autocast(label.device.type, enabled=False):
             # levels of weight 0 are computed too: DDP waits for the gradient of each head
-            levels = [
-                self._level_sums(logits, label_at(label, logits.shape[2:])) for logits in outputs
-            ]
-            losses = [self._level_loss(sums) for sums in self._over_ranks(levels)]
+            sums_of = self._level_sums if self.training else self._slab_sums
+            levels = [sums_of(logits, label_at(label, logits.shape[2:])) for logits in outputs]
+            if self.training:
+                levels = self._over_ranks(levels)
+            losses = [self._level_loss(sums) for sums in levels]
             return torch.stack(
                 [weight * loss for weight, loss in zip(weights, losses, strict=True)]
             ).sum()
+
+    def _slab_sums(self, logits: torch.Tensor, label: torch.Tensor) -> "LevelSums":
+        """The same as ``_level_sums``, slab by slab along the first spatial axis."""
+        if self.pixel_loss == "topk":
+            # the worst voxels of a case are not those of its slabs
+            return self._level_sums(logits, label)
+        planes = max(SLAB_VALUES // logits[:, :, 0].numel(), 1)
+        pairs = zip(logits.split(planes, 2), label.split(planes, 2), strict=True)
+        slabs = [self._level_sums(*pair) for pair in pairs]
+        return LevelSums(
+            torch.stack([slab.voxels for slab in slabs]).sum(),
+            torch.stack([slab.count for slab in slabs]).sum(),
+            torch.stack([slab.dice for slab in slabs]).sum(0),
+        )
 
     def _level_sums(self, logits: torch.Tensor, label: torch.Tensor) -> "LevelSums":
         """Contribution of one level, as sums over voxels that can be added over processes."""

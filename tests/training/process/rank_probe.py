@@ -14,7 +14,8 @@ class RankProbe:
     def __init__(self, folder: str, rank: int, network: nn.Module, loader: Any, evaluator: Engine):
         self.path = Path(folder) / f"rank_{rank}.pt"
         self.network, self.loader, self.evaluator = network, loader, evaluator
-        self.seen: dict[str, list[Any]] = {"weights": [], "samples": [], "losses": [], "scores": []}
+        names = ("weights", "samples", "losses", "scores", "val_losses")
+        self.seen: dict[str, list[Any]] = {name: [] for name in names}
         self.validated = 0
 
     def attach(self, engine: Engine) -> None:
@@ -34,4 +35,5 @@ class RankProbe:
         self.seen["weights"].append(weights)
         metrics = self.evaluator.state.metrics
         self.seen["scores"].append(float(metrics["val_mean_dice"]))
+        self.seen["val_losses"].append(float(metrics["val_loss"]))
         torch.save({**self.seen, "validated": self.validated}, self.path)

@@ -109,6 +109,9 @@ def test_the_scores_are_of_all_cases(ranks: list[dict[str, Any]], folder: Path) 
     assert [rank["validated"] for rank in ranks] == [2, 2]
     log = (folder / "two" / "run" / "train_log.jsonl").read_text().splitlines()
     assert [json.loads(line)["dice"] for line in log] == pytest.approx(ranks[0]["scores"], abs=1e-6)
+    assert ranks[0]["val_losses"] == ranks[1]["val_losses"]
+    logged = [json.loads(line)["val_loss"] for line in log]
+    assert logged == pytest.approx(ranks[0]["val_losses"], abs=1e-6)
 
 
 def test_only_the_first_process_writes(ranks: list[dict[str, Any]], folder: Path) -> None:
@@ -159,6 +162,8 @@ def test_a_process_without_cases_and_another_number_of_processes(
     ]
     assert both[0]["scores"] == both[1]["scores"]
     assert both[0]["scores"][0] >= 0
+    assert both[0]["val_losses"] == both[1]["val_losses"]
+    assert both[0]["val_losses"][0] > 0
     workflow = train_workflow(
         ckpt_dir=str(folder / "uneven" / "models"),
         output_dir=str(folder / "uneven" / "run"),

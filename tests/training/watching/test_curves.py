@@ -57,9 +57,9 @@ def test_any_length_of_log_gives_a_picture(epochs, tmp_path):
     assert Image.open(tmp_path / PICTURE_NAME).size == (1200, 700)
     lines = lines_of(made(epochs))
     assert len(lines) == 5
-    assert [len(line.get_xdata()) for line in lines["training loss"]][:1] == [epochs] * (epochs > 0)
-    # each class and the mean, starting at the first validation
-    assert len(lines["Dice of the validation cases"]) == 3 * (epochs > 1)
+    assert [len(line.get_xdata()) for line in lines["loss"]][:1] == [epochs] * (epochs > 0)
+    # each class, the mean and its moving average, starting at the first validation
+    assert len(lines["Dice of the validation cases"]) == 4 * (epochs > 1)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 300])
@@ -75,7 +75,9 @@ def test_the_heading_names_the_task(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "save_figure", lambda figure, _: drawn.append(figure))
     CurvesHandler(str(tmp_path), NAMES).draw()
-    assert drawn[0].get_suptitle().startswith("Task04_Hippocampus ")
+    heading = drawn[0].get_suptitle()
+    assert heading.startswith("Task04_Hippocampus ")
+    assert "/".join(tmp_path.parts[-3:])[-40:] in heading
 
 
 def test_the_learning_rate_is_drawn_to_its_end():
@@ -86,7 +88,7 @@ def test_the_learning_rate_is_drawn_to_its_end():
 
 def test_what_a_record_lacks_is_left_out():
     sparse = [{"epoch": 1}, {"epoch": 2, "loss": None, "dice": None}, {"epoch": 3, "loss": 1.0}]
-    (line,) = lines_of(sparse)["training loss"]
+    (line,) = lines_of(sparse)["loss"]
     assert line.get_xydata().tolist() == [[3, 1.0]]
 
 
@@ -95,9 +97,36 @@ def test_few_classes_have_colours_and_of_many_the_worst_has():
     assert {line.get_color() for line in few} == {*COLOURS[:2], INK}
     names = ["background", *(f"organ {number}" for number in range(20))]
     many = lines_of(made(10, names), names)["Dice of the validation cases"]
-    assert [line.get_color() for line in many].count(COLOURS[0]) == 1
-    assert {line.get_color() for line in many} == {COLOURS[0], "#cccccc", INK}
+    assert [line.get_color() for line in many].count(COLOURS[19]) == 1
+    # in the colour that it has in every picture
+    assert {line.get_color() for line in many} == {COLOURS[19], "#cccccc", INK}
     assert "worst: organ 19" in [line.get_label() for line in many]
+
+
+def test_validation_loss_is_beside_training_loss_and_logs_without_it_are_drawn():
+    records = made(10)
+    assert [line.get_label() for line in lines_of(records)["loss"]] == ["training"]
+    for record in records[1::2]:
+        record["val_loss"] = 1.0
+    training, validation = lines_of(records)["loss"]
+    assert validation.get_label() == "validation"
+    assert validation.get_xdata().tolist() == [2, 4, 6, 8, 10]
+    assert training.get_color() != validation.get_color()
+
+
+def test_the_moving_average_is_nnunets():
+    records = made(6)
+    for record, dice in zip(records[1::2], (0.5, 1.0, 0.0), strict=True):
+        record["dice"] = dice
+    lines = lines_of(records)["Dice of the validation cases"]
+    (average,) = [line for line in lines if line.get_label() == "moving average"]
+    assert average.get_ydata().tolist() == pytest.approx([0.5, 0.55, 0.495])
+
+
+def test_a_region_has_the_colour_of_its_class_in_masks():
+    axes = draw_curves(made(10), NAMES, "", [2, 1]).get_axes()[1]
+    colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
+    assert (colours["head"], colours["tail"]) == (COLOURS[1], COLOURS[0])
 
 
 def test_the_best_is_the_first_of_the_highest():

@@ -17,7 +17,12 @@ from torch.utils.tensorboard import SummaryWriter
 from dynunet_bundle.drawing.colours import COLOURS
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
-from dynunet_bundle.training.watching.tensorboard import ExampleSlices, tag_of, write_epoch
+from dynunet_bundle.training.watching.tensorboard import (
+    TILE_PIXELS,
+    ExampleSlices,
+    tag_of,
+    write_epoch,
+)
 
 
 def load(folder: Path) -> EventAccumulator:
@@ -42,9 +47,9 @@ def has_colour(picture: np.ndarray, colour: str) -> bool:
 
 
 def third(picture: np.ndarray, place: int) -> np.ndarray:
-    """One of the three tiles (image, label, prediction), without the gaps around it."""
+    """One of the three tiles (image, label, prediction), without the gaps around it and the legend."""
     width = (picture.shape[1] - 6) // 3
-    return picture[26:, place * width + 6 : (place + 1) * width]
+    return picture[26 : 26 + TILE_PIXELS, place * width + 6 : (place + 1) * width]
 
 
 @pytest.fixture
@@ -58,17 +63,19 @@ def test_curves_are_those_of_the_log(trained):
     (file,) = (trained / "tensorboard").iterdir()
     assert file.name.startswith("events.out.tfevents")
     events, records = load(trained / "tensorboard"), read_log(trained / LOG_NAME)
-    losses = scalars(events, "train_loss")
+    losses = scalars(events, "train/loss")
     assert list(losses) == [1, 2, 3, 4, 5, 6]  # per iteration
     for record in records:
         steps = (2 * record["epoch"] - 1, 2 * record["epoch"])
         assert np.mean([losses[step] for step in steps]) == pytest.approx(record["loss"], abs=1e-5)
     for tag, name in (
-        ("learning_rate", "learning_rate"),
-        ("seconds", "seconds"),
-        ("patches_per_second", "patches_per_second"),
-        ("val_mean_dice", "dice"),
-        ("validation_seconds", "validation_seconds"),
+        ("train/learning_rate", "learning_rate"),
+        ("train/seconds", "seconds"),
+        ("train/patches_per_second", "patches_per_second"),
+        ("val/loss", "val_loss"),
+        ("val/mean_dice", "dice"),
+        ("val/ema_dice", "ema_dice"),
+        ("val/seconds", "validation_seconds"),
     ):
         expected = {record["epoch"]: record[name] for record in records if name in record}
         assert scalars(events, tag) == pytest.approx(expected)
@@ -79,12 +86,12 @@ def test_curves_are_those_of_the_log(trained):
             if "dice_by_class" in record
         }
         assert list(expected) == [2, 3]
-        assert scalars(events, f"val_dice/{name}") == pytest.approx(expected, abs=1e-6)
+        assert scalars(events, f"val/dice/{name}") == pytest.approx(expected, abs=1e-6)
 
 
 def test_slices_of_each_validation_case_at_each_validation(trained):
     events = load(trained / "tensorboard")
-    assert events.Tags()["images"] == ["validation_case_1", "validation_case_2"]
+    assert events.Tags()["images"] == ["val/case_1", "val/case_2"]
     for tag in events.Tags()["images"]:
         shown = images(events, tag)
         assert list(shown) == [2, 3]
@@ -94,14 +101,16 @@ def test_slices_of_each_validation_case_at_each_validation(trained):
         assert np.array_equal(third(before, 1), third(after, 1))
         assert has_colour(third(before, 1), COLOURS[0])
         assert not has_colour(third(before, 0), COLOURS[0])
+        legend = before[26 + TILE_PIXELS + 6 :]
+        assert has_colour(legend, COLOURS[0]) and has_colour(legend, COLOURS[1])
 
 
 def test_a_training_that_goes_on_goes_on_in_the_curves(train_workflow, tmp_path):
     train_workflow(epochs=1, **watched()).run()
     train_workflow(epochs=2, **watched()).run()
     events = load(tmp_path / "run" / "tensorboard")
-    assert list(scalars(events, "train_loss")) == [1, 2, 3, 4]
-    assert list(scalars(events, "val_mean_dice")) == [1, 2]
+    assert list(scalars(events, "train/loss")) == [1, 2, 3, 4]
+    assert list(scalars(events, "val/mean_dice")) == [1, 2]
 
 
 def test_other_processes_write_nothing(train_workflow, tmp_path):
@@ -118,10 +127,14 @@ def test_numbers_that_are_missing_are_left_out(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         write_epoch(SimpleNamespace(state=state), writer)
     events = load(tmp_path)
-    assert sorted(events.Tags()["scalars"]) == ["gpu_memory_mib", "train_loss", "val_dice/a_b_c"]
+    assert sorted(events.Tags()["scalars"]) == [
+        "train/gpu_memory_mib",
+        "train/loss",
+        "val/dice/a_b_c",
+    ]
     # the end of an epoch that another process began
-    assert scalars(events, "train_loss") == {39: 1.0, 40: 2.0}
-    assert scalars(events, "gpu_memory_mib") == {7: 12.0}
+    assert scalars(events, "train/loss") == {39: 1.0, 40: 2.0}
+    assert scalars(events, "train/gpu_memory_mib") == {7: 12.0}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +171,7 @@ def test_the_slice_with_the_most_foreground_is_shown_and_both_outlines_are_their
     label[0, 6, 4:16, 4:16] = 1
     label[0, 4] = IGNORE_CLASS  # has no effect
     prediction[0, 6, 4:12, 4:12] = 2
-    found = images(show(tmp_path, [case(label, prediction)]), "validation_case_1")
+    found = images(show(tmp_path, [case(label, prediction)]), "val/case_1")
     assert list(found) == [1, 2]
     picture = found[1]
     assert has_colour(third(picture, 1), COLOURS[0])
@@ -170,14 +183,14 @@ def test_the_slice_with_the_most_foreground_is_shown_and_both_outlines_are_their
 def test_voxels_that_nobody_labelled_have_no_outline(tmp_path):
     label = torch.full((1, 5, 16, 16), IGNORE_CLASS)
     label[0, 2, :8] = 0
-    picture = images(show(tmp_path, [case(label)]), "validation_case_1")[1]
+    picture = images(show(tmp_path, [case(label)]), "val/case_1")[1]
     assert np.array_equal(third(picture, 0), third(picture, 1))
 
 
 def test_only_so_many_cases_are_written(tmp_path):
     label = torch.ones(1, 4, 8, 8)
     events = show(tmp_path, [case(label)] * 5)
-    assert events.Tags()["images"] == [f"validation_case_{number}" for number in (1, 2, 3)]
+    assert events.Tags()["images"] == [f"val/case_{number}" for number in (1, 2, 3)]
     assert all(len(events.Images(tag)) == 2 for tag in events.Tags()["images"])
 
 
@@ -190,9 +203,7 @@ def test_only_so_many_cases_are_written(tmp_path):
     ],
 )
 def test_pixels_are_as_long_as_in_the_body(tmp_path, shape, spacing, ratio):
-    picture = images(
-        show(tmp_path, [case(torch.ones(shape))], spacing=spacing), "validation_case_1"
-    )[1]
+    picture = images(show(tmp_path, [case(torch.ones(shape))], spacing=spacing), "val/case_1")[1]
     height, width = picture.shape[0] - 26 - 6, (picture.shape[1] - 4 * 6) / 3
     assert height / width == pytest.approx(ratio, rel=0.02)
     assert max(height, width) == 256

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from monai.handlers import mlflow_handler
 
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.training.watching.status import LOG_NAME, read_log
 from dynunet_bundle.training.watching.tracking import NamedScores
 
@@ -101,7 +102,9 @@ def expected_metrics(records: list[dict[str, Any]]) -> dict[str, dict[int, float
         "learning_rate": "learning_rate",
         "seconds": "seconds",
         "patches_per_second": "patches_per_second",
+        "val_loss": "val_loss",
         "dice": "val_mean_dice",
+        "ema_dice": "val_ema_dice",
     }
     found: dict[str, dict[int, float]] = {}
     for record in records:
@@ -152,7 +155,7 @@ def test_scores_get_the_names_of_classes_in_their_order():
     evaluator.add_event_handler(
         Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(val_dice_by_class=scores)
     )
-    NamedScores(["background", "edema (old)", "tumour"]).attach(evaluator)
+    NamedScores(LabelScheme(["background", "edema (old)", "tumour"])).attach(evaluator)
     metrics = evaluator.run([0], max_epochs=1).metrics
     assert metrics["val_dice_by_class"] == {"val_dice_edema__old_": 0.25, "val_dice_tumour": 0.75}
 

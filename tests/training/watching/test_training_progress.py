@@ -298,6 +298,9 @@ def test_train_json_reports_each_epoch_once(
     scores = found[2]["dice_by_class"]
     assert list(scores) == ["head", "tail"]
     assert found[2]["dice"] == pytest.approx(state.metrics["val_mean_dice"], abs=1e-6)
+    assert found[2]["val_loss"] == pytest.approx(state.metrics["val_loss"], abs=1e-6)
+    average = 0.9 * found[1]["dice"] + 0.1 * found[2]["dice"]
+    assert found[2]["ema_dice"] == pytest.approx(average, abs=1e-6)
     named = state.metrics["val_dice_by_class"]
     assert list(named) == ["val_dice_head", "val_dice_tail"]
     assert list(scores.values()) == pytest.approx(list(named.values()), abs=1e-6)

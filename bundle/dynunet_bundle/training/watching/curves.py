@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.drawing.charts import INK, MUTED, Chart, Line, draw_charts, save_figure
-from dynunet_bundle.drawing.colours import COLOURS
+from dynunet_bundle.drawing.charts import INK, Chart, Line, draw_charts, save_figure
+from dynunet_bundle.drawing.colours import class_colour
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import first_line
 from dynunet_bundle.terminal import clock
+from dynunet_bundle.training.watching.progress import next_ema
 from dynunet_bundle.training.watching.status import (
     LOG_NAME,
     STATUS_NAME,
@@ -31,7 +32,12 @@ INTERVAL_S = 60.0
 WIDTH, ROW_HEIGHTS = 1200, (420, 280)
 """Size of the picture and of its two rows, in pixels."""
 
-BLUE, PALE = "#4477aa", "#b9cfe3"
+BLUE, PALE, PURPLE = "#4477aa", "#b9cfe3", "#aa3377"
+"""Training, training of each epoch, and validation, where lines are not classes."""
+
+RUN_PARTS, RUN_CHARACTERS = 3, 48
+"""Last folders of ``output_dir`` that name the run in the heading, and the largest length of that name."""
+
 MOST_COLOURS = 7
 """Largest number of classes with a colour each; with more, only the worst class is coloured."""
 
@@ -53,11 +59,15 @@ class CurvesHandler:
     Args:
         output_dir: folder of the log and the picture.
         label_names: background, then the names of the scored targets.
+        classes: class number of each target in a mask, for its colour; 1, 2, ... by default.
     """
 
-    def __init__(self, output_dir: str, label_names: Sequence[str]) -> None:
+    def __init__(
+        self, output_dir: str, label_names: Sequence[str], classes: Sequence[int] = ()
+    ) -> None:
         self.folder = Path(output_dir)
         self.label_names = list(label_names)
+        self.classes = list(classes)
         self._drawn = -math.inf
         self._has_warned = False
 
@@ -74,7 +84,7 @@ class CurvesHandler:
         """Draw the picture now."""
         try:
             records = read_log(self.folder / LOG_NAME)
-            figure = draw_curves(records, self.label_names, self._task_name())
+            figure = draw_curves(records, self.label_names, self._run_name(), self.classes)
             save_figure(figure, self.folder / PICTURE_NAME)
         except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
             if not self._has_warned:
@@ -82,19 +92,28 @@ class CurvesHandler:
             self._has_warned = True
         self._drawn = time.monotonic()
 
-    def _task_name(self) -> str:
-        return str(read_status_file(self.folder / STATUS_NAME).get("task_name") or "")
+    def _run_name(self) -> str:
+        """Name of the data set and the last folders of the run, to tell the pictures of several runs apart."""
+        task = str(read_status_file(self.folder / STATUS_NAME).get("task_name") or "")
+        folders = Path(*self.folder.absolute().parts[-RUN_PARTS:]).as_posix()
+        if len(folders) > RUN_CHARACTERS:
+            folders = f"...{folders[3 - RUN_CHARACTERS :]}"
+        return "     ".join([task, folders] if task else [folders])
 
 
 def draw_curves(
-    records: Sequence[LogRecord], label_names: Sequence[str], task_name: str = ""
+    records: Sequence[LogRecord],
+    label_names: Sequence[str],
+    run_name: str = "",
+    classes: Sequence[int] = (),
 ) -> "Figure":
-    """Draw loss, Dice, learning rate, time and throughput by epoch.
+    """Draw losses, Dice, learning rate, time and throughput by epoch.
 
     Args:
         records: records of the log, in the order of epochs; missing values are skipped.
         label_names: background, then the names of the scored targets.
-        task_name: name of the data set, for the heading.
+        run_name: name of the run, for the heading.
+        classes: class number of each target in a mask, for its colour; 1, 2, ... by default.
 
     Returns:
         A figure of 1200 x 700 pixels.
@@ -102,8 +121,13 @@ def draw_curves(
     Raises:
         ConfigError: if matplotlib is not installed.
     """
+    names = label_names[1:]
+    colours = {
+        name: class_colour(number)
+        for name, number in zip(names, classes or range(1, len(label_names)), strict=True)
+    }
     rows = [
-        [_loss_chart(records), _dice_chart(records, label_names[1:])],
+        [_loss_chart(records), _dice_chart(records, colours)],
         [
             Chart("learning rate", [Line(_points(records, "learning_rate"), BLUE)], is_log=True),
             _time_chart(records),
@@ -114,11 +138,11 @@ def draw_curves(
             ),
         ],
     ]
-    return draw_charts(_heading(records, task_name), rows, ROW_HEIGHTS, WIDTH)
+    return draw_charts(_heading(records, run_name), rows, ROW_HEIGHTS, WIDTH)
 
 
-def _heading(records: Sequence[LogRecord], task_name: str) -> str:
-    start = [task_name] if task_name else []
+def _heading(records: Sequence[LogRecord], run_name: str) -> str:
+    start = [run_name] if run_name else []
     if not records:
         return "     ".join([*start, "no epoch is done yet"])
     last = records[-1]
@@ -145,10 +169,14 @@ def _best(records: Sequence[LogRecord]) -> tuple[float, float] | None:
 
 def _loss_chart(records: Sequence[LogRecord]) -> Chart:
     points = _points(records, "loss")
-    if len(points) < SMOOTH_FROM:
-        return Chart("training loss", [Line(points, BLUE)])
-    lines = [Line(points, PALE, "each epoch", 1), Line(_smoothed(points), BLUE, "smoothed")]
-    return Chart("training loss", lines)
+    lines = [Line(points, BLUE, "training")]
+    if len(points) >= SMOOTH_FROM:
+        lines = [
+            Line(points, PALE, "training, each epoch", 1),
+            Line(_smoothed(points), BLUE, "training, smoothed"),
+        ]
+    lines.append(Line(_points(records, "val_loss"), PURPLE, "validation"))
+    return Chart("loss", lines)
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -162,26 +190,35 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
     return smooth
 
 
-def _dice_chart(records: Sequence[LogRecord], names: Sequence[str]) -> Chart:
-    by_class = {name: _class_points(records, name) for name in names}
-    if len(names) > MOST_COLOURS:
+def _dice_chart(records: Sequence[LogRecord], colours: Mapping[str, str]) -> Chart:
+    """Dice by class, its mean and moving average; ``colours`` by the names of the classes."""
+    by_class = {name: _class_points(records, name) for name in colours}
+    if len(colours) > MOST_COLOURS:
         # too many colours to distinguish: the worst class by name, the others in grey
         last = {name: points[-1][1] for name, points in by_class.items() if points}
         worst = min(last, key=lambda name: last[name]) if last else None
         lines = [Line(points, "#cccccc", "", 1) for points in by_class.values()]
-        lines[:1] = [Line(lines[0].points, "#cccccc", f"{len(names)} classes", 1)]
+        lines[:1] = [Line(lines[0].points, "#cccccc", f"{len(colours)} classes", 1)]
         if worst is not None:
-            lines.append(Line(by_class[worst], COLOURS[0], f"worst: {worst}", 1.5))
+            lines.append(Line(by_class[worst], colours[worst], f"worst: {worst}", 1.5))
     else:
-        lines = [
-            Line(points, colour, name, 1.5)
-            for (name, points), colour in zip(by_class.items(), COLOURS, strict=False)
-        ]
-    if len(names) > 1:
+        lines = [Line(points, colours[name], name, 1.5) for name, points in by_class.items()]
+    if len(colours) > 1:
         lines.append(Line(_points(records, "dice"), INK, "mean", 3))
+    lines.append(Line(_ema_points(records), INK, "moving average", 1.5, dashed=True))
     best = _best(records)
     text = "" if best is None else f"best {best[1]:.4f} at {best[0]:.0f}"
     return Chart("Dice of the validation cases", lines, mark=best, mark_text=text)
+
+
+def _ema_points(records: Sequence[LogRecord]) -> list[tuple[float, float]]:
+    """Moving average of the mean Dice, see ``next_ema``; also for logs of earlier versions, which lack it."""
+    average: float | None = None
+    points = []
+    for epoch, dice in _points(records, "dice"):
+        average = next_ema(average, dice)
+        points.append((epoch, average))
+    return points
 
 
 def _class_points(records: Sequence[LogRecord], name: str) -> list[tuple[float, float]]:
@@ -201,6 +238,6 @@ def _time_chart(records: Sequence[LogRecord]) -> Chart:
     ]
     lines = [
         Line(iterations, BLUE, "iterations"),
-        Line(_points(records, "validation_seconds"), MUTED, "validation"),
+        Line(_points(records, "validation_seconds"), PURPLE, "validation"),
     ]
     return Chart("time per epoch in s", lines, from_zero=True)

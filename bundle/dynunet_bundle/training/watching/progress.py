@@ -20,7 +20,17 @@ from tqdm import tqdm
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.files import atomic_write
 from dynunet_bundle.terminal import clock, printable
-from dynunet_bundle.training.watching.status import DICE_BY_CLASS, LOG_NAME, MEAN_DICE, record_of
+from dynunet_bundle.training.watching.status import (
+    DICE_BY_CLASS,
+    LOG_NAME,
+    LOSS,
+    MEAN_DICE,
+    read_log,
+    record_of,
+)
+
+EMA_SHARE = 0.1
+"""Share of the newest value in the moving average of Dice; that of nnU-Net's "EMA pseudo Dice"."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +45,10 @@ class ProgressHandler:
     It sets two attributes of the trainer's state for other handlers. ``epoch_losses`` has the losses of the current
     epoch, floats or tensors; an epoch resumed in the middle keeps those of the checkpoint. ``epoch_record`` is the
     last logged record.
+
+    The moving average of Dice is exponential, over validations, and continues from the log when a training resumes. It
+    is only shown. The best epoch is that of the Dice itself: nnU-Net smooths the Dice of random patches, but this one
+    is of whole cases, the same at each validation.
 
     With several processes only the first reports, and the loss is the mean over its own patches. Times start at the
     first iteration of the process, after the cases are prepared. The learning rate is that of the epoch or, if the
@@ -69,6 +83,7 @@ class ProgressHandler:
         self._started = self._epoch_started = 0.0
         self._first_iteration = 0
         self._ends: list[float] = []
+        self._ema: float | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer."""
@@ -90,6 +105,10 @@ class ProgressHandler:
         kept = [line for line in lines if _epoch_of(line) <= engine.state.epoch]
         with atomic_write(self.path) as file:
             file.write(b"".join(line + b"\n" for line in kept))
+        self._ema = None
+        for record in read_log(self.path):
+            if record.get("dice") is not None:
+                self._ema = next_ema(self._ema, record["dice"])
 
     def _start_epoch(self, engine: Engine) -> None:
         self._epoch_started = time.monotonic()
@@ -141,8 +160,15 @@ class ProgressHandler:
             return {}
         found = state.metrics[DICE_BY_CLASS]
         values = found.values() if isinstance(found, Mapping) else torch.as_tensor(found).flatten()
+        dice = _finite(float(state.metrics[MEAN_DICE]))
+        # from the rounded value, as a resumed training reads it from the log
+        if dice is not None:
+            self._ema = next_ema(self._ema, dice)
+        loss = state.metrics.get(LOSS)
         scores = {
-            "dice": _finite(float(state.metrics[MEAN_DICE])),
+            **({} if loss is None else {"val_loss": _finite(float(loss))}),
+            "dice": dice,
+            "ema_dice": None if self._ema is None else _finite(self._ema),
             "dice_by_class": {
                 name: _finite(float(value))
                 for name, value in zip(self.label_names[1:], values, strict=True)
@@ -171,6 +197,16 @@ class ProgressHandler:
         return (now - self._started) / done * left if done else None
 
 
+def next_ema(before: float | None, dice: float) -> float:
+    """The moving average after one more validation: ``0.9 * before + 0.1 * dice``, starting with the first Dice.
+
+    Source: nnunetv2 2.8.1 ``nnUNetLogger``.
+    """
+    if before is None:
+        return dice
+    return (1 - EMA_SHARE) * before + EMA_SHARE * dice
+
+
 def as_floats(losses: Sequence[torch.Tensor | float]) -> list[float]:
     """Losses as floats; waits for the GPU once, not per loss."""
     tensors = [loss for loss in losses if isinstance(loss, torch.Tensor)]
@@ -192,6 +228,8 @@ def _finite(value: float) -> float | None:
 def _line(record: Mapping[str, Any], num_epochs: int, eta_s: float | None) -> str:
     loss = number_cell(record["loss"], ".4f", "nan")
     parts = [f"epoch {record['epoch']}/{num_epochs}", f"loss {loss}"]
+    if "val_loss" in record:
+        parts.append(f"validation loss {number_cell(record['val_loss'], '.4f', 'nan')}")
     if "dice" in record:
         classes = ", ".join(
             f"{name} {number_cell(dice, '.3f', 'nan')}"

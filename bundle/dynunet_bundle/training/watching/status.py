@@ -27,7 +27,7 @@ from dynunet_bundle.shapes import (
 )
 
 LOG_NAME = "train_log.jsonl"
-MEAN_DICE, DICE_BY_CLASS = "val_mean_dice", "val_dice_by_class"
+MEAN_DICE, DICE_BY_CLASS, LOSS = "val_mean_dice", "val_dice_by_class", "val_loss"
 """Names of the validation metrics in train.json."""
 
 STATUS_NAME = "status.json"
@@ -63,7 +63,9 @@ LOG_SCHEMA = object_with(
         "epoch": {"type": "number", "minimum": 0},
         "loss": MAYBE_NUMBER,
         "learning_rate": MAYBE_NUMBER,
+        "val_loss": MAYBE_NUMBER,
         "dice": MAYBE_NUMBER,
+        "ema_dice": MAYBE_NUMBER,
         "dice_by_class": by_name(MAYBE_NUMBER),
         "best_dice": MAYBE_NUMBER,
         "best_epoch": {"type": ["integer", "null"]},

@@ -13,7 +13,14 @@ from ignite.engine import Engine, Events
 from monai.handlers import TensorBoardHandler
 from torch.utils.tensorboard import SummaryWriter
 
-from dynunet_bundle.drawing.slices import grey_limits, grid_picture, slice_picture
+from dynunet_bundle.drawing.colours import ClassColours
+from dynunet_bundle.drawing.slices import (
+    grey_limits,
+    grid_picture,
+    legend_picture,
+    one_below_another,
+    slice_picture,
+)
 from dynunet_bundle.labels.scheme import IGNORE_CLASS
 
 TILE_PIXELS = 256
@@ -23,14 +30,16 @@ NUM_EXAMPLES = 3
 """Number of validation cases shown at each validation."""
 
 EPOCH_TAGS = {
-    "learning_rate": "learning_rate",
-    "seconds": "seconds",
-    "patches_per_second": "patches_per_second",
-    "gpu_memory_mib": "gpu_memory_mib",
-    "dice": "val_mean_dice",
-    "validation_seconds": "validation_seconds",
+    "learning_rate": "train/learning_rate",
+    "seconds": "train/seconds",
+    "patches_per_second": "train/patches_per_second",
+    "gpu_memory_mib": "train/gpu_memory_mib",
+    "val_loss": "val/loss",
+    "dice": "val/mean_dice",
+    "ema_dice": "val/ema_dice",
+    "validation_seconds": "val/seconds",
 }
-"""TensorBoard tags by the names in the log."""
+"""TensorBoard tags by the names in the log; the part before the first slash is the group on the page."""
 
 
 def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
@@ -47,10 +56,10 @@ def write_epoch(engine: Engine, writer: SummaryWriter) -> None:
     state = engine.state
     before = state.iteration - len(state.epoch_losses)
     for number, loss in enumerate(state.epoch_losses, start=before + 1):
-        writer.add_scalar("train_loss", loss, number)
+        writer.add_scalar("train/loss", loss, number)
     scalars = {tag: state.epoch_record.get(name) for name, tag in EPOCH_TAGS.items()}
     for name, dice in state.epoch_record.get("dice_by_class", {}).items():
-        scalars[f"val_dice/{tag_of(name)}"] = dice
+        scalars[f"val/dice/{tag_of(name)}"] = dice
     for tag, value in scalars.items():
         if value is not None:
             writer.add_scalar(tag, value, state.epoch)
@@ -72,15 +81,18 @@ class ExampleSlices(TensorBoardHandler):
     Args:
         summary_writer: as in MONAI.
         spacing: mm per axis; the last two set the aspect ratio of the picture.
+        label_names: name of each class, background first, for the legend; without names there is no legend.
     """
 
     def __init__(
         self,
         summary_writer: SummaryWriter,
         spacing: Sequence[float] = (1.0, 1.0),
+        label_names: Sequence[str] = (),
     ) -> None:
         super().__init__(summary_writer)
         self.spacing = np.array(spacing[-2:], dtype=float)
+        self.names = dict(list(enumerate(label_names))[1:])
         self._shown = 0
 
     def attach(self, engine: Engine) -> None:
@@ -96,13 +108,13 @@ class ExampleSlices(TensorBoardHandler):
         for output in engine.state.output[: NUM_EXAMPLES - self._shown]:
             self._shown += 1
             picture = self._picture(output["image"], output["label"], output["pred"])
-            tag = f"validation_case_{self._shown}"
+            tag = f"val/case_{self._shown}"
             self._writer.add_image(tag, picture, engine.state.epoch, dataformats="HWC")
 
     def _picture(
         self, image: torch.Tensor, label: torch.Tensor, prediction: torch.Tensor
     ) -> np.ndarray:
-        """Three tiles side by side, ``[H, W, 3]`` uint8.
+        """Three tiles side by side and the legend below, ``[H, W, 3]`` uint8.
 
         Args:
             image: ``[C, D, H, W]``, or ``[C, H, W]`` in 2D.
@@ -119,7 +131,11 @@ class ExampleSlices(TensorBoardHandler):
             for shown in (np.zeros_like(classes), classes, _slice(prediction, index))
         ]
         title = "image, label, prediction" + ("" if index is None else f" (slice {index})")
-        return np.asarray(grid_picture([tiles], [title]))
+        whole = grid_picture([tiles], [title])
+        if self.names:
+            legend = ClassColours(self.names).legend(list(self.names))
+            whole = one_below_another([whole, legend_picture(legend, whole.width)])
+        return np.asarray(whole)
 
 
 def _fullest_slice(label: torch.Tensor) -> tuple[np.ndarray, int | None]:

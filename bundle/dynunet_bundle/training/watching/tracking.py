@@ -6,12 +6,11 @@ engine, and MLflow accepts numbers only.
 Stored on disk: the names of metrics, in MLflow runs.
 """
 
-from collections.abc import Sequence
-
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.training.watching.status import DICE_BY_CLASS
 from dynunet_bundle.training.watching.tensorboard import tag_of
 
@@ -21,8 +20,9 @@ TAGS = {
     "seconds": "seconds",
     "patches_per_second": "patches_per_second",
     "gpu_memory_mib": "gpu_memory_mib",
+    "ema_dice": "val_ema_dice",
 }
-"""Names of MLflow metrics by the names in the log; the evaluator's handler sends the scores."""
+"""Names of MLflow metrics by the names in the log; the evaluator's handler sends the other scores."""
 
 
 class NamedScores:
@@ -32,11 +32,11 @@ class NamedScores:
     first of ``validate#handlers``.
 
     Args:
-        label_names: background, then the names of the scored targets.
+        labels: the plan's labels.
     """
 
-    def __init__(self, label_names: Sequence[str]) -> None:
-        self.label_names = list(label_names)
+    def __init__(self, labels: LabelScheme) -> None:
+        self.names = labels.target_names[1:]
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI evaluator."""
@@ -47,17 +47,17 @@ class NamedScores:
         scores = torch.as_tensor(engine.state.metrics[DICE_BY_CLASS]).flatten().tolist()
         engine.state.metrics[DICE_BY_CLASS] = {
             f"val_dice_{tag_of(name)}": score
-            for name, score in zip(self.label_names[1:], scores, strict=True)
+            for name, score in zip(self.names, scores, strict=True)
         }
 
 
 class EpochTracking:
     """Send each epoch's values to the MLFlowHandler of a trainer: ``train#handlers`` of train.json.
 
-    The values are loss, learning rate, throughput and memory. As MONAI sets it up, the handler reads the loss from
-    decollated output, ``[{"loss": ...}, ...]``, at each iteration. Our trainer does not decollate, because MONAI's
-    Decollated reads the loss and so waits for the GPU; two messages per iteration to a local database also take tens
-    of milliseconds. Attach it after ProgressHandler.
+    The values are loss, learning rate, throughput, memory and the moving average of Dice. As MONAI sets it up, the
+    handler reads the loss from decollated output, ``[{"loss": ...}, ...]``, at each iteration. Our trainer does not
+    decollate, because MONAI's Decollated reads the loss and so waits for the GPU; two messages per iteration to a local
+    database also take tens of milliseconds. Attach it after ProgressHandler.
     """
 
     def attach(self, engine: Engine) -> None:
