@@ -35,8 +35,7 @@ TRAINING: list[dict[str, Any]] = [
         "_target_": "dynunet_bundle.training.watching.curves.CurvesHandler",
         "_disabled_": "$@rank > 0",
         "output_dir": "@output_dir",
-        "label_names": "$@labels.target_names",
-        "classes": "$@labels.mask_classes",
+        "labels": "@labels",
     },
     {
         "_target_": "dynunet_bundle.training.watching.tracking.EpochTracking",

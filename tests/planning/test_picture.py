@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynunet_bundle.dataset.layouts import DatasetDescription
-from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.labels.scheme import IGNORE_CLASS, LabelScheme
 from dynunet_bundle.planning.fingerprint import Fingerprint
 from dynunet_bundle.planning.picture import CASES, HEIGHT, WIDTH, draw_plan
 from dynunet_bundle.planning.planner import make_plan
@@ -20,6 +20,7 @@ def test_cases_plan_and_patch_are_drawn(configuration):
     image = np.random.default_rng(0).random((22, 64, 50)).astype(np.float32)
     label = np.zeros((22, 64, 50), np.uint8)
     label[10, 20:40, 20:30] = 1
+    label[2:6] = IGNORE_CLASS
     figure = draw_plan(plan, spacings, shapes, image, label)
     assert figure.bbox.size == pytest.approx((WIDTH, HEIGHT))
     assert figure.get_suptitle() == f"Own, {plan.spatial_dims}D: 3 cases"
@@ -45,4 +46,9 @@ def test_cases_plan_and_patch_are_drawn(configuration):
     (patch,) = slices.lines
     width, height = np.ptp(patch.get_xdata()), np.ptp(patch.get_ydata())
     assert (height, width) == pytest.approx(np.array(plan.patch_size[-2:]) * plan.spacing[-2:])
-    assert "slice 10 " in slices.get_title(loc="left")
+    assert [text.get_text() for text in slices.get_legend().get_texts()] == ["organ", "patch"]
+    explained = figure.get_supxlabel()
+    assert all(f"{letter}: " in explained for letter in "SAR"[-plan.spatial_dims :])
+    assert "Target: " in explained and "Patch: " in explained
+    # unlabelled voxels are not foreground
+    assert "slice 10 along S " in slices.get_title(loc="left")

@@ -44,6 +44,13 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--exports", type=Path, help="export.json of the export command")
     parser.add_argument("--curves", type=Path, help="progress.png of the training")
     parser.add_argument(
+        "--example",
+        type=Path,
+        nargs=2,
+        metavar=("IMAGE", "MASK"),
+        help="a case that may be published, as a picture in the model card",
+    )
+    parser.add_argument(
         "--weights_url", help="download address of weights above 25 MB, for the Model Zoo"
     )
     parser.add_argument(
@@ -83,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
             facts=arguments.facts,
             exports=arguments.exports,
             curves=arguments.curves,
+            example=arguments.example and tuple(arguments.example),
             weights_url=arguments.weights_url,
             trust=arguments.trust,
         )

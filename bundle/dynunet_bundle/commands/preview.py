@@ -1,5 +1,7 @@
 r"""Draw training patches as a PNG: without augmentation, under each augmentation alone, and under all of them.
 
+The values that were drawn are below each patch.
+
 dynunet-bundle preview DATA/Task09_Spleen --config_file bundle/configs/tasks/Task09_Spleen_3d.json --output feed.png
 """
 
@@ -34,18 +36,21 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from dynunet_bundle.drawing.slices import save_png
+    from dynunet_bundle.feed.augmentation import Augmentation
     from dynunet_bundle.feed.preview import preview
+    from dynunet_bundle.feed.source import Sampling
 
     overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
     overrides["fold"] = int(arguments.fold) if arguments.fold.isdecimal() else arguments.fold
     workflow = training_workflow(arguments, overrides)
-    parts = {
-        "dataset": "train#dataset",
-        "patch_size": "patch_size",
-        "augmentation": "augmentation",
-        "seed": "seed",
-    }
-    settings = {name: workflow.parser.get_parsed_content(path) for name, path in parts.items()}
-    picture = preview({**settings, "oversampling": 1.0}, arguments.columns)
+    get = workflow.parser.get_parsed_content
+    sampling = Sampling(
+        tuple(get("patch_size")),
+        Augmentation.from_config(get("augmentation")),
+        oversampling=1.0,
+        seed=get("seed"),
+        zero_outside=get("train#dataloader#zero_outside"),
+    )
+    picture = preview(get("train#dataset"), sampling, arguments.columns, get("label_names"))
     save_png(picture, arguments.output)
     say("the picture is in {}", arguments.output)

@@ -30,7 +30,7 @@ BUILTINS = frozenset(
 )
 ATTRIBUTES = frozenset(
     (
-        *("mask_classes", "num_outputs", "sigmoid", "target_names"),
+        *("num_outputs", "sigmoid", "target_names"),
         *("source", "training", "type", "validation"),
     )
 )

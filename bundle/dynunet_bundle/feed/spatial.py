@@ -31,11 +31,15 @@ class PatchMap:
         kind: ``CROP`` (nothing drawn), ``SCALE`` (along the axes), or ``AFFINE``.
         matrix: ``[3, 3]``.
         in_plane: whether the first axis stays unchanged.
+        degrees: drawn angles about the first, second and third axis, or the first only; empty without rotation.
+        factor: drawn scaling.
     """
 
     kind: int
     matrix: np.ndarray
     in_plane: bool
+    degrees: tuple[float, ...] = ()
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,16 @@ def draw_map(
     if not (rotate or scale):
         return PatchMap(CROP, IDENTITY, in_plane)
     matrix = IDENTITY.copy()
+    size, turns = 1.0, []
     if scale:
-        matrix *= stretched(factor, augmentation.kinds["scaling"]["factor"])
+        size = stretched(factor, augmentation.kinds["scaling"]["factor"])
+        matrix *= size
     if rotate:
-        turns = [math.radians(stretched(angle, degrees)) for angle in angles]
-        matrix = _rotation(turns[:1] if in_plane else turns) @ matrix
+        turns = [stretched(angle, degrees) for angle in angles[: 1 if in_plane else 3]]
+        matrix = _rotation([math.radians(turn) for turn in turns]) @ matrix
     if in_plane:
         matrix[0] = (1, 0, 0)
-    return PatchMap(AFFINE if rotate else SCALE, matrix, in_plane)
+    return PatchMap(AFFINE if rotate else SCALE, matrix, in_plane, tuple(turns), size)
 
 
 def _rotation(angles: Sequence[float]) -> np.ndarray:

@@ -5,15 +5,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynunet_bundle.drawing.charts import new_figure, style
+from dynunet_bundle.drawing.charts import INK, new_figure, style
+from dynunet_bundle.drawing.colours import ClassColours
 from dynunet_bundle.drawing.slices import grey_limits, slice_picture
+from dynunet_bundle.labels.scheme import IGNORE_CLASS
 from dynunet_bundle.planning.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 1200, 460  # pixels of the figure
+WIDTH, HEIGHT = 1200, 560  # pixels of the figure
+DIRECTIONS = {
+    "R": "from left to right of the patient",
+    "L": "from right to left of the patient",
+    "A": "from the back to the front",
+    "P": "from the front to the back",
+    "S": "from the feet to the head",
+    "I": "from the head to the feet",
+    "x": "first axis of the file",
+    "y": "second axis of the file",
+    "z": "third axis of the file",
+}
+"""Meaning of each letter of ``axcodes``: the direction in which the index grows."""
+
+EXPLANATION = (
+    "Size: of each case in its own voxels, after empty borders are cropped. Target: the spacing to which all cases are "
+    "resampled.\nPatch: the part that the network sees at once, in voxels of the target spacing."
+)
 CASES, PLANNED = "#4477aa", "#cc3311"
 SLICE_PIXELS = 400
 """Length of the slice's longer side in pixels."""
@@ -32,7 +51,7 @@ def draw_plan(
         label: its class numbers, ``[D, H, W]``.
 
     Returns:
-        A figure of 1200 x 460 pixels.
+        A figure of 1200 x 560 pixels.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -46,6 +65,14 @@ def draw_plan(
     _draw_values(middle, spacings[:, -dims:], plan.spacing, "target", axcodes)
     style(middle, "spacing of the cases", "axis", "mm")
     _draw_slice(right, plan, image, label)
+    legend = [f"{letter}: {DIRECTIONS[letter]}" for letter in axcodes]
+    figure.supxlabel(
+        f"Axes of the arrays, in this order: {'; '.join(legend)}.\n{EXPLANATION}",
+        x=0.01,
+        ha="left",
+        fontsize=9,
+        color=INK,
+    ).set_parse_math(False)
     return figure
 
 
@@ -64,6 +91,9 @@ def _draw_values(
 
 def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) -> None:
     """The slice (along the first axis) with the most foreground, its label's outlines, and one patch around them."""
+    from matplotlib.patches import Patch
+
+    label = np.where(label == IGNORE_CLASS, 0, label)
     index = int(np.argmax((label > 0).sum(axis=(1, 2))))
     # voxels may be anisotropic in the plane; pixels of the picture are square
     spacing, patch = np.array(plan.spacing[-2:]), np.array(plan.patch_size[-2:])
@@ -78,7 +108,18 @@ def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) 
     start = np.clip(middle - patch / 2, np.minimum(size - patch, 0), np.maximum(size - patch, 0))
     (top, left), (bottom, right) = (start * spacing).tolist(), ((start + patch) * spacing).tolist()
     corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
-    axes.plot(*corners, color=PLANNED, linewidth=3, clip_on=False)
+    (outline,) = axes.plot(*corners, color=PLANNED, linewidth=3, clip_on=False, label="patch")
+    names = dict(list(enumerate(plan.label_names))[1:])
+    shown = [int(value) for value in np.unique(label[index]) if value]
+    classes = [
+        Patch(color=colour, label=name) for name, colour in ClassColours(names).legend(shown)
+    ]
+    handles = [*classes, outline]
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 2}
+    # pass the texts, too, since matplotlib omits names with a leading underscore
+    texts = [str(handle.get_label()) for handle in handles]
+    for text in axes.legend(handles, texts, fontsize=8, frameon=False, **place).get_texts():
+        text.set_parse_math(False)
     name = " x ".join(map(str, plan.patch_size))
-    style(axes, f"slice {index} of a prepared case,\npatch {name}", "")
+    style(axes, f"slice {index} along {plan.axcodes[0]} of a prepared case,\npatch {name}", "")
     axes.set_axis_off()

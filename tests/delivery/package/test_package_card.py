@@ -6,12 +6,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, save_nifti
 from helpers.package_cases import request_for
 from monai.bundle import ConfigWorkflow
+from PIL import Image, ImageColor
 
 from dynunet_bundle.delivery.package.make import Package, make_package
+from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder
+from dynunet_bundle.delivery.verify.files import check_readme
+from dynunet_bundle.drawing.colours import COLOURS
+from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.planning.plan import PLAN_IDS
 
 
@@ -52,6 +58,33 @@ def test_the_card_tells_of_the_training_and_the_exports(tmp_path: Path) -> None:
         assert text in card, text
     assert "| onnx |" not in card
     assert (made.folder / "docs" / "progress.png").read_bytes() == b"PNG"
+
+
+def test_an_example_is_a_picture_with_a_legend(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).random((24, 20, 16), dtype=np.float32)
+    mask = np.zeros(array.shape, np.uint8)
+    mask[8:14, 8:14, 4:12], mask[15:18, 8:14, 4:12] = 3, 7
+    files = save_nifti(tmp_path / "image.nii.gz", array), save_nifti(tmp_path / "mask.nii.gz", mask)
+    made = make_package(request_for(tmp_path, "gaps", example=files))
+    assert "](example.png)" in card_of(made)
+    picture = Image.open(made.folder / "docs" / "example.png").convert("RGB")
+    found = {code for _, code in picture.getcolors(picture.width * picture.height)}
+    assert {ImageColor.getrgb(code) for code in COLOURS[:2]} <= found
+    assert ImageColor.getrgb(COLOURS[2]) not in found
+    with BundleFolder(made.folder) as bundle:
+        assert not check_readme(bundle)
+
+
+@pytest.mark.parametrize("fault", ["grid", "empty", "missing"])
+def test_an_example_that_cannot_be_drawn_is_refused(tmp_path: Path, fault: str) -> None:
+    image = save_nifti(tmp_path / "image.nii.gz", np.ones((8, 8, 8), np.float32))
+    mask = save_nifti(
+        tmp_path / "mask.nii.gz", np.zeros((8, 8, 9 if fault == "grid" else 8), np.uint8)
+    )
+    files = (image, tmp_path / "absent.nii.gz" if fault == "missing" else mask)
+    with pytest.raises(ConfigError, match="--example"):
+        make_package(request_for(tmp_path, example=files))
+    assert not (tmp_path / "out" / "phantom_mr_segmentation").exists()
 
 
 def test_the_card_tells_the_length_that_a_command_line_set(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dynunet_bundle.drawing.charts import INK, save_figure
 from dynunet_bundle.drawing.colours import COLOURS
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.training.watching import curves
 from dynunet_bundle.training.watching.curves import (
     PICTURE_NAME,
@@ -24,6 +25,7 @@ from dynunet_bundle.training.watching.curves import (
 from dynunet_bundle.training.watching.status import LOG_NAME, STATUS_NAME
 
 NAMES = ["background", "head", "tail"]
+LABELS = LabelScheme(NAMES)
 
 
 def made(count: int, names: list[str] = NAMES, validated: int = 2) -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ def test_the_heading_names_the_task(tmp_path, monkeypatch):
     (tmp_path / STATUS_NAME).write_text(json.dumps({"task_name": "Task04_Hippocampus"}))
     drawn = []
     monkeypatch.setattr(curves, "save_figure", lambda figure, _: drawn.append(figure))
-    CurvesHandler(str(tmp_path), NAMES).draw()
+    CurvesHandler(str(tmp_path), LABELS).draw()
     heading = drawn[0].get_suptitle()
     assert heading.startswith("Task04_Hippocampus ")
     assert "/".join(tmp_path.parts[-3:])[-40:] in heading
@@ -170,7 +172,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_the_picture_is_drawn_now_and_then_and_at_the_end(tmp_path, clock, monkeypatch):
     write_log(tmp_path, made(3))
     drawn = []
-    handler = CurvesHandler(str(tmp_path), NAMES)
+    handler = CurvesHandler(str(tmp_path), LABELS)
     monkeypatch.setattr(curves, "save_figure", lambda *_: drawn.append(trainer.state.epoch))
     trainer = Engine(lambda *_: None)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: setattr(clock, "now", clock.now + 25))
@@ -193,7 +195,7 @@ def test_a_picture_that_fails_costs_one_warning_and_no_training(
         write_log(tmp_path, [{"epoch": 1, "loss": "low"}])
     monkeypatch.setattr(curves, "INTERVAL_S", 0)
     trainer = Engine(lambda *_: None)
-    CurvesHandler(str(tmp_path), NAMES).attach(trainer)
+    CurvesHandler(str(tmp_path), LABELS).attach(trainer)
     with caplog.at_level(logging.WARNING, "dynunet_bundle"):
         trainer.run([0], max_epochs=3)
     assert trainer.state.epoch == 3
@@ -217,7 +219,7 @@ def test_a_training_without_matplotlib_says_so_once_and_goes_on(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(curves, "INTERVAL_S", 0)
     trainer = Engine(lambda *_: None)
-    CurvesHandler(str(tmp_path), NAMES).attach(trainer)
+    CurvesHandler(str(tmp_path), LABELS).attach(trainer)
     with caplog.at_level(logging.WARNING, "dynunet_bundle"):
         trainer.run([0], max_epochs=3)
     (message,) = (record.getMessage() for record in caplog.records)

@@ -26,10 +26,12 @@ from dynunet_bundle.delivery.package.archive import (
     write_sums,
     write_zip,
 )
+from dynunet_bundle.delivery.package.example import example_picture
 from dynunet_bundle.delivery.package.facts import load_facts, states_license
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.dicom_output.labels import tell_uncoded
+from dynunet_bundle.drawing.slices import save_png
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
 from dynunet_bundle.files import read_json, sha256_of, write_json
@@ -81,6 +83,7 @@ class PackageRequest:
         facts: JSON for ``load_facts``, or None.
         exports: ``export.json`` of ``dynunet-bundle export``, or None.
         curves: ``progress.png`` of the training, or None.
+        example: an image and its mask, for a picture in the model card, or None.
         weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.
         members: weights of further folds of the same plan; a prediction averages all.
@@ -100,6 +103,7 @@ class PackageRequest:
     facts: Path | None = None
     exports: Path | None = None
     curves: Path | None = None
+    example: tuple[Path, Path] | None = None
     weights_url: str | None = None
     trust: bool = False
     members: Sequence[Path] = ()
@@ -162,6 +166,7 @@ def make_package(request: PackageRequest) -> Package:
         scores=_optional(request.scores, MEANS_SCHEMA),
         exports=_optional(request.exports, REPORT_SCHEMA),
         curves=request.curves is not None,
+        example=request.example is not None,
     )
     metadata = make_metadata(
         plan, content.facts, display_name(request.name), changelog, version, content.scores
@@ -177,8 +182,7 @@ def make_package(request: PackageRequest) -> Package:
         for name, config in {**configs, "metadata.json": metadata}.items():
             write_json(folder / "configs" / name, config)
         write_docs(folder / "docs", content)
-        if request.curves is not None:
-            shutil.copyfile(request.curves, folder / "docs" / "progress.png")
+        _add_pictures(request, folder / "docs", plan)
         _add_weights(request, folder, model or {}, plan, _codes_of(configs["inference.json"]))
         _add_previous(request.previous, folder)
         write_sums(folder)
@@ -188,6 +192,13 @@ def make_package(request: PackageRequest) -> Package:
             write_zip(folder, archive)
         publish(folder, target)
     return Package(target, None if is_draft else archive, version)
+
+
+def _add_pictures(request: PackageRequest, folder: Path, plan: Mapping[str, Any]) -> None:
+    if request.curves is not None:
+        shutil.copyfile(request.curves, folder / "progress.png")
+    if request.example is not None:
+        save_png(example_picture(*request.example, plan), folder / "example.png")
 
 
 def write_docs(folder: Path, content: CardContent) -> None:

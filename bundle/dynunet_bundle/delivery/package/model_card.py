@@ -34,6 +34,7 @@ class CardContent:
         scores: content of ``scores.json``, or None.
         exports: content of ``export.json``, or None.
         curves: whether ``docs/progress.png`` exists.
+        example: whether ``docs/example.png`` exists.
         weights_card: page in the bundle that describes weights of another plan, or None.
     """
 
@@ -45,6 +46,7 @@ class CardContent:
     scores: Mapping[str, Any] | None = None
     exports: Mapping[str, Any] | None = None
     curves: bool = False
+    example: bool = False
     weights_card: str | None = None
 
 
@@ -83,6 +85,7 @@ def model_card(content: CardContent) -> str:
             scores_of=_scores_of(content.scores),
             mean_dice=number_cell((content.scores or {}).get("mean_dice"), ".4f"),
             curves=content.curves,
+            example=content.example,
             exports=_export_rows(content.exports),
             exports_machine=_machine(content.exports),
             references=[METHOD_REFERENCE, *facts.references],

@@ -13,6 +13,7 @@ from dynunet_bundle.drawing.charts import INK, Chart, Line, draw_charts, save_fi
 from dynunet_bundle.drawing.colours import class_colour
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import first_line
+from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.terminal import clock
 from dynunet_bundle.training.watching.progress import next_ema
 from dynunet_bundle.training.watching.status import (
@@ -58,16 +59,12 @@ class CurvesHandler:
 
     Args:
         output_dir: folder of the log and the picture.
-        label_names: background, then the names of the scored targets.
-        classes: class number of each target in a mask, for its colour; 1, 2, ... by default.
+        labels: the plan's labels.
     """
 
-    def __init__(
-        self, output_dir: str, label_names: Sequence[str], classes: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, output_dir: str, labels: LabelScheme) -> None:
         self.folder = Path(output_dir)
-        self.label_names = list(label_names)
-        self.classes = list(classes)
+        self.labels = labels
         self._drawn = -math.inf
         self._has_warned = False
 
@@ -84,7 +81,8 @@ class CurvesHandler:
         """Draw the picture now."""
         try:
             records = read_log(self.folder / LOG_NAME)
-            figure = draw_curves(records, self.label_names, self._run_name(), self.classes)
+            names, classes = self.labels.target_names, self.labels.mask_classes
+            figure = draw_curves(records, names, self._run_name(), classes)
             save_figure(figure, self.folder / PICTURE_NAME)
         except Exception as error:  # noqa: BLE001 - no fault in a picture may end a training
             if not self._has_warned:
