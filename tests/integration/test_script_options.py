@@ -46,6 +46,7 @@ COMMANDS: list[tuple[str, str]] = [
         "--report {out}/e.html --input {data}/imagesTs",
     ),
     ("evaluate", "--predictions {out}/masks --labels {data}/labelsTs --config_file {plan}"),
+    ("postprocess", "{out}/masks --output_dir {out}/ruled --config_file {rules}"),
     (
         "report",
         "{out}/masks --input {data}/imagesTs --labels {data}/labelsTs --output {out}/r.html --title x",
@@ -146,6 +147,7 @@ REFUSED: list[tuple[str, str]] = [
         "predict",
         "--input {data}/imagesTs --output_dir {out}/series --model {plan} --previous_dir {out}",
     ),
+    ("postprocess", "{out}/masks --output_dir {out}/ruled -m {run}/fold_0 --nnunet_dir {out}"),
     ("predict", "--input {data}/imagesTs --list_series"),
     (
         "predict",
@@ -222,6 +224,7 @@ def folder(
         (bare / f"{part}Tr").rename(bare / part)
     contents: dict[str, Any] = {
         "plan.json": {**settings, **tiny_plan(dims), **brief, "task_name": "Task99_Phantom"},
+        "rules.json": {"keep_largest": [[1]]},
         "facts.json": {"authors": "A", "data_source": "synthetic"},
     }
     for name, content in contents.items():
@@ -234,6 +237,7 @@ def folder(
         "run": work / "run",
         "plan": work / "plan.json",
         "facts": work / "facts.json",
+        "rules": work / "rules.json",
         "changelog": work / "CHANGELOG.md",
         "cache": work / "cache",
         "scores": work / "run/cross_validation/fold_0.json",

@@ -24,6 +24,7 @@ COMMANDS = {
     "find-best": "find the best configuration and its rules for components",
     "predict": "predict one mask per image",
     "ensemble": "average the probabilities of several models",
+    "postprocess": "apply rules for components to masks that exist",
     "evaluate": "score masks against reference masks",
     "report": "write a page with pictures of masks, their flags and scores",
     "compare": "compare two evaluations case by case",
