@@ -10,6 +10,7 @@
     python scripts/benchmark.py predict --parts forward --grid seed --device cuda
     python scripts/benchmark.py predict --model NNUNET_RESULTS --input IMAGES --rounds 3
     python scripts/benchmark.py parity --data DATA
+    python scripts/benchmark.py objects --shape 512 512 640 --labels 20 104
 
 The other projects are in .venv-peers (peers-requirements.txt, make peers); missing ones are skipped. Exit code 1 if a
 contender failed. To add a subcommand, write a function that returns tables by title and list it in SUBCOMMANDS.
@@ -129,7 +130,15 @@ def parity(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     return predict_parity.run(ROOT / "bundle", work_dir, data, arguments.peers, arguments.core)
 
 
+def objects(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from benchmarks import objects
+
+    shapes = arguments.shape or [[512, 512, 640]]
+    return objects.run(shapes, arguments.labels, work_dir, arguments.core)
+
+
 SUBCOMMANDS = {
+    "objects": objects,
     "predict": predict,
     "parity": parity,
     "scaling": scaling,
@@ -194,8 +203,26 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--processes", type=at_least_1, nargs="+", default=[1, 2], metavar="N")
     command.add_argument("--num_steps", type=at_least_1, default=20, help="iterations per epoch")
     command.add_argument("--batch_size", type=at_least_1, default=2, help="patches per process")
+    _add_objects(commands, common)
     _add_prediction(commands, common)
     return parser.parse_args()
+
+
+def _add_objects(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "objects", parents=[common], help="write DICOM objects of a mask with many labels"
+    )
+    command.add_argument(
+        "--shape",
+        type=at_least_1,
+        nargs=3,
+        action="append",
+        metavar="VOXELS",
+        help="columns, rows and slices; may be repeated (default: 512 512 640)",
+    )
+    command.add_argument(
+        "--labels", type=at_least_1, nargs="+", default=[104], help="numbers of labels"
+    )
 
 
 def _add_prediction(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import dcmread
 
 from dynunet_bundle.dicom_input.series import DicomSeries
-from dynunet_bundle.dicom_output.count_voxels import _places, _read
+from dynunet_bundle.dicom_output.count_voxels import _places
 from dynunet_bundle.dicom_output.labels import VALUE_NOTE, short_label
 from dynunet_bundle.dicom_output.object import building
 from dynunet_bundle.dicom_output.rtstruct import CONTOUR_DATA
@@ -74,6 +74,15 @@ def read_probabilities(
         if names[number] in volumes:
             volumes[names[number]][:, :, place] = frame.T / float(dataset.MaximumFractionalValue)
     return {name: volumes[short_label(name)] for name in wanted}
+
+
+def _read(path: Path, kind: str) -> tuple[Any, np.ndarray]:
+    """The object and all its frames, ``[N, rows, columns]``."""
+    dataset = dcmread(path)
+    if dataset.SegmentationType != kind:
+        raise OutputError(f"{path.name} is not a {kind} segmentation")
+    frames = dataset.pixel_array
+    return dataset, frames if frames.ndim > 2 else frames[np.newaxis]
 
 
 def read_rtstruct(

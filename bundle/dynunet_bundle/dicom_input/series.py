@@ -28,6 +28,7 @@ from dynunet_bundle.dicom_input.pixels import (
     read_stack,
     require_stack_room,
     require_whole,
+    stack_type,
 )
 from dynunet_bundle.dicom_input.refusals import refusal
 from dynunet_bundle.dicom_input.scan import Series, scan
@@ -58,13 +59,17 @@ class DicomSeries:
     frame_numbers: tuple[int, ...] = field(repr=False)
 
 
-def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
+def load_series(
+    name: str, max_bytes: int | None = None, *, with_pixels: bool = True
+) -> DicomSeries:
     """Read a series.
 
     Args:
         name: ``FOLDER_OR_ZIP`` for its only series, else ``FOLDER_OR_ZIP::SERIES_INSTANCE_UID``; followed by
             ``::EchoNumbers=2`` or similar if the series has several stacks.
         max_bytes: size limit of the array; by default 2 GiB or DYNUNET_MAX_IMAGE_GIB.
+        with_pixels: whether to read the pixels; without them ``array`` has its shape, but holds zeros and takes no
+            memory.
 
     Raises:
         BundleError: if pydicom is missing.
@@ -89,8 +94,13 @@ def load_series(name: str, max_bytes: int | None = None) -> DicomSeries:
         tilt = TILT[0] in parsed.select
         frames = _stack(case, selected(case, frames, select), tilt=tilt)
         files = _objects(case, frames)
-        require_stack_room(case, frames, headers, allowed)
-        array = read_stack(case, frames, headers)
+        if with_pixels:
+            require_stack_room(case, frames, headers, allowed)
+            array = read_stack(case, frames, headers)
+        else:
+            array = np.broadcast_to(
+                np.zeros(1, stack_type(frames, headers)), (len(frames), *frames[0].shape)
+            )
     return DicomSeries(
         headers=tuple(headers[file] for file in files),
         array=array.transpose(2, 1, 0)[np.newaxis],

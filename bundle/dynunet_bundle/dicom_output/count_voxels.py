@@ -29,27 +29,37 @@ def count_voxels(path: Path, series: "DicomSeries") -> tuple[Any, dict[int, int]
     Raises:
         ObjectError: if the file is not a BINARY segmentation, or is on another grid.
     """
-    dataset, frames = _read(path, "BINARY")
-    voxels = {int(item.SegmentNumber): 0 for item in dataset.SegmentSequence}
-    numbers, _ = _places(dataset, series)
-    for number, frame in zip(numbers, frames, strict=True):
-        voxels[number] += int(np.count_nonzero(frame))
-    return dataset, voxels
-
-
-def _read(path: Path, kind: str) -> tuple[Any, np.ndarray]:
     require_pydicom()
     from pydicom import dcmread
 
     with building("mask"):
         dataset = dcmread(path)
         found = dataset.get("SegmentationType")
-        if found != kind:
+        if found != "BINARY":
             raise ObjectError(
-                f"{path.name} is not a {kind} segmentation but {found or 'another object'}. Pass another file."
+                f"{path.name} is not a BINARY segmentation but {found or 'another object'}. Pass another file."
             )
-        frames = dataset.pixel_array
-    return dataset, frames if frames.ndim > 2 else frames[np.newaxis]
+        counts = _counts(dataset)
+    voxels = {int(item.SegmentNumber): 0 for item in dataset.SegmentSequence}
+    numbers, _ = _places(dataset, series)
+    for number, count in zip(numbers, counts, strict=True):
+        voxels[number] += count
+    return dataset, voxels
+
+
+def _counts(dataset: Any) -> list[int]:
+    """Voxels of each frame. Only one is unpacked at a time: all of them take eight times their size in the file.
+
+    pydicom's ``iter_pixels`` refuses frames that do not begin with a byte.
+    """
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    size = dataset.Rows * dataset.Columns
+    counts = []
+    for start in range(0, size * int(dataset.NumberOfFrames), size):
+        first, skipped = divmod(start, 8)
+        voxels = np.unpackbits(packed[first:], count=skipped + size, bitorder="little")
+        counts.append(int(np.count_nonzero(voxels[skipped:])))
+    return counts
 
 
 def _places(dataset: Any, series: "DicomSeries") -> tuple[list[int], list[int]]:

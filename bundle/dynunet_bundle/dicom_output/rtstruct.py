@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
 
 from dynunet_bundle import __version__
 from dynunet_bundle.dicom_output.codes import LabelCodes
@@ -91,11 +92,13 @@ def write_rtstruct(
         dataset.ROIContourSequence = []
         dataset.RTROIObservationsSequence = []
         images = _references(headers, series)
+        boxes = ndimage.find_objects(mask if mask.dtype.kind in "ui" else mask.astype(np.int32))
         for number, (found, value) in enumerate(present, start=1):
             dataset.StructureSetROISequence.append(
                 _region(number, found, value, headers[0].FrameOfReferenceUID, algorithm)
             )
-            contours = _contours(mask == value, series, images)
+            box = boxes[value - 1]
+            contours = _contours(mask[box] == value, box, series, images)
             dataset.ROIContourSequence.append(_contour_item(number, found, contours))
             dataset.RTROIObservationsSequence.append(_observation(number, found))
         return write_object(dataset, path)
@@ -221,7 +224,10 @@ def _observation(number: int, codes: LabelCodes) -> Any:
     return item
 
 
-def _contours(region: np.ndarray, series: "DicomSeries", images: list[Any]) -> list[Any]:
+def _contours(
+    region: np.ndarray, box: tuple[slice, ...], series: "DicomSeries", images: list[Any]
+) -> list[Any]:
+    """Contours of the voxels of a label, ``[X, Y, Z]`` bool, in its box of the mask."""
     from pydicom.dataset import Dataset
 
     in_plane = lps_affine(series)[:3, :2]
@@ -229,9 +235,10 @@ def _contours(region: np.ndarray, series: "DicomSeries", images: list[Any]) -> l
     contours: list[Any] = []
     # slices contiguous in memory, which is several times faster
     planes = np.ascontiguousarray(region.transpose(2, 0, 1))
-    for place, plane in enumerate(planes):
+    corner = np.array([box[0].start, box[1].start], float)
+    for place, plane in enumerate(planes, start=box[2].start):
         for polygon in outlines(plane):
-            points = positions[place] + polygon @ in_plane.T
+            points = positions[place] + (polygon + corner) @ in_plane.T
             contour = Dataset()
             contour.ContourNumber = len(contours) + 1
             contour.ContourImageSequence = [images[place]]

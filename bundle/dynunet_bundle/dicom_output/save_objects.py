@@ -86,7 +86,7 @@ class SaveDicomObjectsd(MapTransform):
             source = source_of(mask)
             if self.objects and source is not None and is_series_name(source):
                 case = name_of({**written, "image": mask})
-                array = np.asarray(mask[0].as_tensor().cpu()).astype(np.int32)
+                array = _whole_numbers(np.asarray(mask[0].as_tensor().cpu()))
                 saved = self._write(array, source, case, written.get(self.probability_key))
                 written[SAVED] = {**written.get(SAVED, {}), **saved}
         return written
@@ -99,7 +99,8 @@ class SaveDicomObjectsd(MapTransform):
         from dynunet_bundle.dicom_output.seg import write_probabilities, write_seg
         from dynunet_bundle.dicom_output.structured_report import write_measurements
 
-        series = load_series(source)
+        # the mask was predicted from the pixels; an object needs the grid and the headers
+        series = load_series(source, with_pixels=False)
         algorithm = Algorithm(self.task_name or "dynunet-bundle", self._version)
         settings: dict[str, Any] = {
             "algorithm": algorithm,
@@ -141,3 +142,8 @@ class SaveDicomObjectsd(MapTransform):
     def _version(self) -> str:
         found = [sha256_of(path)[:VERSION_DIGITS] for path in self.weights if path.is_file()]
         return "+".join(found) or "unknown"
+
+
+def _whole_numbers(mask: np.ndarray) -> np.ndarray:
+    """A mask in an integer type; in its own, if it has one, since masks of CTs are large."""
+    return mask if mask.dtype.kind in "ui" else mask.astype(np.int32)

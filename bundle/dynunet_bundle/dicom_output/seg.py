@@ -84,9 +84,12 @@ def write_seg(
     numbers = np.zeros(1 + max(labels.values()), np.uint8 if len(present) < 256 else np.uint16)
     for number, (_, value) in enumerate(present, start=1):
         numbers[value] = number
-    segments = numbers[mask if mask.dtype.kind in "ui" else mask.astype(np.int64)]
-    planes = _used_planes(segments.any(axis=(0, 1)))
-    pixels = segments[:, :, planes].transpose(2, 1, 0)
+    planes = _used_planes(np.asarray(mask.any(axis=(0, 1))))
+    values = mask[:, :, planes].transpose(2, 1, 0)
+    # contiguous planes: highdicom compares each of them with each segment
+    pixels = np.ascontiguousarray(
+        numbers[values if values.dtype.kind in "ui" else values.astype(np.int64)]
+    )
     return _write(pixels, planes, "BINARY", series, present, algorithm, path)
 
 

@@ -38,9 +38,10 @@ def class_extents(mask: np.ndarray, affine: np.ndarray, classes: Sequence[int]) 
     labels, values = pieces.reshape(-1), mask.reshape(-1)
     # one voxel of a component tells its class: take the first of each run along the lines of voxels
     begins = np.concatenate([[0], np.flatnonzero(labels[1:] != labels[:-1]) + 1])
+    lengths, class_of_run = np.diff(begins, append=labels.size), values[begins]
     class_of = np.zeros(number + 1, mask.dtype)
-    class_of[labels[begins]] = values[begins]
-    voxels = [int(np.count_nonzero(mask == value)) for value in classes]
+    class_of[labels[begins]] = class_of_run
+    voxels = [int(lengths[class_of_run == value].sum()) for value in classes]
     return Extents(
         [count * voxel_ml for count in voxels],
         [int(np.count_nonzero(class_of[1:] == value)) for value in classes],
