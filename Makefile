@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 LABEL := .venv-label
+DEPLOY := .venv-deploy
 DEMO := demo
 DATA := $(DEMO)/Task99_Phantom
 TASK := configs/tasks/Task99_Phantom_3d.json
@@ -55,7 +56,11 @@ $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_lab
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
 	@touch $@
 
-test-clients: $(BIN)/.installed $(LABEL)/.installed ## test two packages on MONAI Label's server
+$(DEPLOY)/.installed: constraints.txt tests/clients/deploy-requirements.txt tests/clients/setup_deploy.sh
+	bash tests/clients/setup_deploy.sh $(PYTHON) $(DEPLOY)
+	@touch $@
+
+test-clients: $(BIN)/.installed $(LABEL)/.installed $(DEPLOY)/.installed ## test packages in MONAI Label and MONAI Deploy
 	$(BIN)/python -m pytest -m clients tests/clients
 
 test-peers: $(BIN)/.installed $(PEERS)/.installed ## predict with exported models by nnU-Net itself; takes minutes

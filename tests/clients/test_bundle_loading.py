@@ -10,7 +10,9 @@ import torch
 from client_bundles import HEAD_TAIL, package_bundle, predict
 from monai.apps import extractall
 from monai.bundle import ConfigWorkflow, create_workflow, load, load_bundle_config
+from monai.data import MetaTensor
 from monai.networks.nets import DynUNet
+from monai.utils import convert_to_dst_type
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +58,44 @@ def test_a_config_workflow_predicts_what_the_command_does(
     np.testing.assert_array_equal(ours.affine, nib.load(image).affine)
 
 
-def test_the_parts_that_a_client_runs_by_itself_are_there(bundle: Path, phantom: Path) -> None:
-    """MONAI Deploy takes transforms, inferer and network out of the workflow and calls them one after the other."""
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float64])
+def test_the_parts_that_a_client_runs_by_itself_give_the_mask(
+    dtype: type, bundle: Path, phantom: Path, tmp_path: Path
+) -> None:
+    """MONAI Deploy's operator takes transforms, inferer and network out of the config, for an image in memory.
+
+    It leaves out transforms with LoadImage or SaveImage in the name of their class. The image has the data type that
+    its DICOM loader gives.
+    """
+    first = nib.load(next((phantom / "imagesTs").iterdir()))
+    voxels = np.asanyarray(first.dataobj).clip(0).round().astype(dtype)
+    image = tmp_path / "image.nii.gz"
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), first.affine), image)
     workflow = create_workflow(
         config_file=str(bundle / "configs" / "inference.json"),
         workflow_type="infer",
         logging_file=False,
         bundle_root=str(bundle),
         dataset_dir=str(phantom),
+        output_dir=str(tmp_path / "operator"),
         device="cpu",
     )
-    image = next((phantom / "imagesTs").iterdir())
-    data = workflow.preprocessing({"image": str(image)})
+    for name in ("preprocessing", "postprocessing"):
+        compose = getattr(workflow, name)
+        kept = [step for step in compose.transforms if "LoadImage" not in type(step).__name__]
+        compose.transforms = tuple(step for step in kept if "SaveImage" not in type(step).__name__)
+    meta = {"affine": first.affine, "original_channel_dim": "no_channel"}
+    given = MetaTensor.ensure_torch_and_prune_meta(convert_to_dst_type(voxels, voxels)[0], meta)
+    data = workflow.preprocessing({"image": given})
+    network = workflow.network_def.eval()
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     with torch.no_grad():
-        logits = workflow.inferer(data["image"][None], workflow.network_def.eval())
+        logits = workflow.inferer(data["image"][None], network)
     assert logits.shape == (1, 3, *data["image"].shape[1:])
+    mask = workflow.postprocessing({"pred": logits[0], **data})["pred"]
+    expected = np.asanyarray(nib.load(predict(bundle, image, tmp_path / "command")).dataobj)
+    np.testing.assert_array_equal(np.asarray(mask)[0], expected)
+    assert not (tmp_path / "operator").exists()
 
 
 def test_the_zip_is_read_without_unpacking(bundle: Path, tmp_path: Path) -> None:

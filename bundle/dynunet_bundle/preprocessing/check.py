@@ -58,7 +58,9 @@ class CheckCased(MapTransform):
             data: the image, a MetaTensor ``[C, X, Y, Z]``; the label, ``[1, X, Y, Z]``, may be absent.
         """
         checked = dict(data)
-        image, label = checked[IMAGE], checked.get(LABEL)
+        # LoadImaged gives float32; an image from a program, or from MONAI Deploy, has its own type
+        checked[IMAGE] = image = checked[IMAGE].to(torch.float32)
+        label = checked.get(LABEL)
         case = name_of({**checked, "image": image})
         volumes = _volume(image), None if label is None else _volume(label)
         for problem, remedy in find_problems(*volumes, self.num_channels, self.label_values):
