@@ -35,6 +35,7 @@ POSITIVE: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 NUMBER: Schema = {"type": "number"}
 MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
 DURATION: Schema = {"type": "number", "minimum": 0}
+OVERLAP: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 SHA256: Schema = {
     "type": "string",
     "pattern": "^[0-9a-f]{64}$",

@@ -40,7 +40,7 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
 
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     room = BUNDLE / "dynunet_bundle" / "commands"
-    others = {"__init__", "main", "parser", "places", "completion", "model"}
+    others = {"__init__", "main", "parser", "predict_options", "completion", "model"}
     modules = {path.stem for path in room.glob("*.py")} - others
     assert modules == {name.replace("-", "_") for name in COMMANDS}
 

@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.commands.predict_options import (
+    add_prediction_options,
+    add_result_options,
+    part_of,
+    series_rules,
+)
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PlanError, PredictionError
@@ -49,75 +55,8 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_device()
     parser.add_trust()
-    _add_how(parser)
-    _add_results(parser)
-
-
-def _add_how(parser: CommandParser) -> None:
-    """Options of how to predict."""
-    parser.add_argument(
-        "--checkpoint",
-        choices=("best", "last"),
-        default="best",
-        help="weights of the best epoch, model.pt, or of the last one, checkpoint_last.pt beside it (default: best)",
-    )
-    parser.add_argument(
-        "--mirroring",
-        action="store_true",
-        help="average over mirrored versions (test-time augmentation)",
-    )
-    parser.add_argument(
-        "--series", help='DICOM series to use: its name, or rules, e.g. \'{"modality": "CT"}\''
-    )
-    parser.add_argument(
-        "--list_series",
-        action="store_true",
-        help="only list the DICOM series of the input; descriptions are shown on a terminal alone",
-    )
-    parser.add_argument(
-        "--previous_dir",
-        help="for a cascade: folder of the masks of the previous stage (default: its package predicts them, if it can)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        help="precision of the network (default: auto)",
-    )
-    parser.add_restart("predict finished cases anew")
-
-
-def _add_results(parser: CommandParser) -> None:
-    """Options of what to write besides the masks."""
-    parser.add_argument(
-        "--dicom",
-        nargs="*",
-        metavar="KIND",
-        help="DICOM objects to write for each series: seg, fractional, rtstruct, report (default: seg)",
-    )
-    parser.add_argument(
-        "--probabilities_dir",
-        metavar="FOLDER",
-        help="folder for probabilities, for the ensemble command; large files",
-    )
-    parser.add_argument(
-        "--series_map",
-        type=Path,
-        metavar="FILE",
-        help="JSON file to write: the DICOM series of each mask, by UID; it identifies patients",
-    )
-    parser.add_argument("--report", type=Path, help="HTML file to write: a page with pictures")
-    parser.add_argument("--json", action="store_true", help="print run.json")
-
-
-def _series_rules(text: str | None) -> dict[str, Any] | None:
-    """Rules as JSON, or the name of a series."""
-    if text is None or not text.lstrip().startswith("{"):
-        return {"series": text} if text else None
-    from dynunet_bundle.files import parse_json
-    from dynunet_bundle.shapes import OBJECT
-
-    rules: dict[str, Any] = parse_json(os.fsencode(text), "--series", ConfigError, OBJECT)
-    return rules
+    add_prediction_options(parser)
+    add_result_options(parser)
 
 
 def _choice_of(arguments: argparse.Namespace) -> "ModelChoice":
@@ -141,9 +80,11 @@ def _overrides_of(arguments: argparse.Namespace, weights: list[Path]) -> dict[st
         "output_dir": str(arguments.output_dir),
         "probabilities_dir": arguments.probabilities_dir,
         "previous_dir": arguments.previous_dir,
-        "series_rules": _series_rules(arguments.series),
+        "series_rules": series_rules(arguments.series),
         "dicom_objects": arguments.dicom,
         "resume": not arguments.restart,
+        "overlap": arguments.overlap,
+        "part": part_of(arguments),
     }
     own = {name: value for name, value in given.items() if value is not None}
     return {**own, **_choice_of(arguments).overrides(weights)}

@@ -15,6 +15,7 @@ from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.command import corrected_texts
 from dynunet_bundle.configs.command_line import runs_as_command
 from dynunet_bundle.configs.overrides import check_overrides, known_ids
+from dynunet_bundle.dataset.case_parts import Part, part_name
 from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
@@ -59,6 +60,7 @@ def preflight(
     claims: Sequence[str] = (),
     kind: str = "training",
     plan: Mapping[str, Any] | None = None,
+    part: Part | None = None,
 ) -> None:
     """Find faults that would appear late or never: ``preflight`` of train.json, evaluate.json and inference.json.
 
@@ -73,6 +75,7 @@ def preflight(
         claims: folders that only one run may use at a time; the first process of a run claims them.
         kind: name of the work; claims of different kinds are independent.
         plan: ids of the plan, for the header in the log.
+        part: number of a part of the cases, and the number of parts; parts may work in a folder at the same time.
 
     Raises:
         BusyError: if another process works in one of the folders.
@@ -95,7 +98,7 @@ def preflight(
         ensure_writable(folder)
     if int(os.environ.get("RANK", "0")) == 0:
         for folder in claims:
-            claim(folder, kind)
+            claim(folder, kind if part is None else f"{kind}_{part_name(part)}")
         if plan is not None:
             places = list(map(os.path.relpath, folders))
             task, patch = plan["task_name"], list(plan["patch_size"])

@@ -15,6 +15,7 @@ from dynunet_bundle.shapes import (
     DURATION,
     FILE_PATH,
     OBJECT,
+    OVERLAP,
     POSITIVE,
     Schema,
     list_of,
@@ -25,7 +26,6 @@ PATH: Schema = {**FILE_PATH, "description": "a path"}
 FLAG: Schema = {"type": "boolean"}
 SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 FACTOR: Schema = {"type": "number", "exclusiveMinimum": 0}
-OVERLAP: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 
 DEVICE: Schema = {
     "type": "string",
@@ -185,6 +185,7 @@ PREDICTION: dict[str, Schema] = {
     "dicom_objects": list_of({"enum": ["seg", "fractional", "rtstruct", "report"]}),
     "label_codes": or_null(OBJECT),
     "resume": FLAG,
+    "part": or_null(list_of(COUNT, minItems=2, maxItems=2)),
     "max_entropy": DURATION,
     "max_clipped": SHARE,
     "inferer#mode": BLEND,

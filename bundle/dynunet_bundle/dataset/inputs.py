@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.dataset.case_parts import Part, cases_of_part
 from dynunet_bundle.dataset.cases import FILES, Case, absolute, name_of, require_unique
 from dynunet_bundle.dataset.default_task import other_classes, other_sizes
 from dynunet_bundle.dataset.entries import numbered_channels, valid_name, with_folder_names
@@ -41,6 +42,7 @@ def find_inputs(
     num_channels: int = 1,
     series_rules: Mapping[str, Any] | None = None,
     plan: Mapping[str, Any] | None = None,
+    part: Part | None = None,
 ) -> list[Case]:
     """Find the cases to predict: ``cases#cases`` of inference.json.
 
@@ -49,6 +51,7 @@ def find_inputs(
         num_channels: channels of the plan.
         series_rules: rules that choose the series of a DICOM study, see ``dicom_cases.find_cases``.
         plan: ids of the plan; images that the default one may not fit are told.
+        part: number of the part of the cases to predict, and the number of parts; None for all.
 
     Returns:
         Unlabelled cases.
@@ -63,7 +66,7 @@ def find_inputs(
         doubts.append(f"{doubt} For images of another kind, pass a model of such images.")
     for doubt in filter(None, doubts):
         logger.warning("%s", doubt)
-    return cases
+    return cases_of_part(cases, part)
 
 
 def _find_cases(

@@ -74,6 +74,22 @@ RUN_SCHEMA = object_with(
         "parameters": OBJECT,
         "label_names": {**list_of(TEXT), "type": ["array", "null"]},
         "label_values": {**list_of(VALUE), "type": ["array", "null"]},
+        "parts": object_with(
+            {
+                "number": COUNT,
+                "states": by_name(
+                    object_with(
+                        {
+                            "status": TEXT,
+                            "exit_code": {"type": ["integer", "null"]},
+                            "error": MAYBE_TEXT,
+                        },
+                        ("status", "exit_code", "error"),
+                    )
+                ),
+            },
+            ("number", "states"),
+        ),
         "cases": by_name(CASE_SCHEMA),
     },
     description="Predict again, or move the file away: dynunet-bundle predict did not write it.",

@@ -19,6 +19,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from dynunet_bundle import __version__
+from dynunet_bundle.dataset.case_parts import Part
 from dynunet_bundle.dataset.cases import Case, all_files, name_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, find_user_error
@@ -27,8 +28,10 @@ from dynunet_bundle.images.grid import counts_pixels, sheared_degrees
 from dynunet_bundle.inference.flags import find_flags
 from dynunet_bundle.inference.quality import QUALITY
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
+from dynunet_bundle.inference.run_parts import merged_run
 from dynunet_bundle.inference.save_mask import REFUSED, SAVED, refused_objects
 from dynunet_bundle.labels.extents import MM3_PER_ML, class_extents
+from dynunet_bundle.machine.locks import exclusive
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.weights import weight_files
 
@@ -55,6 +58,7 @@ class RunRecord:
         max_entropy: mean entropy in bits above which a class is flagged.
         max_clipped: fraction of foreground voxels outside the training's intensities above which a case is flagged.
         dicom: settings that affect the DICOM objects of cases that are series.
+        part: number of the part of the cases that is predicted, and the number of parts; None if all are.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class RunRecord:
         max_entropy: float = 0.5,
         max_clipped: float = 0.1,
         dicom: Mapping[str, Any] | None = None,
+        part: Part | None = None,
     ) -> None:
         self.path = Path(output_dir) / RUN_NAME
         self.cases = {name_of(case): case for case in cases}
@@ -79,6 +84,7 @@ class RunRecord:
         self.resume = resume
         self.limits = {"max_entropy": max_entropy, "max_clipped": max_clipped}
         self.dicom = dict(dicom or {})
+        self.part = part
         self._content: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self._training: Mapping[str, Any] = {}
@@ -261,7 +267,11 @@ class RunRecord:
 
     def _write(self) -> None:
         self._content["seconds"] = round(time.monotonic() - self._begun, 3)
-        write_json(self.path, self._content)
+        if self.part is None:
+            write_json(self.path, self._content)
+            return
+        with exclusive(self.path.with_name(".run.lock"), "run.json"):
+            write_json(self.path, merged_run(self.path, self._content, self.cases, self.part))
 
 
 def _sizes(
