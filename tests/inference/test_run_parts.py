@@ -15,7 +15,9 @@ from dynunet_bundle.inference.run_parts import merged_run
 CASES = [{"image": f"{name}.nii.gz"} for name in "abcde"]
 
 
-def content(status: str, *names: str, made_by: str = "x", code: int | None = None) -> dict[str, Any]:
+def content(
+    status: str, *names: str, made_by: str = "x", code: int | None = None
+) -> dict[str, Any]:
     cases = {name: {"status": "done"} for name in names}
     error = "case b: bad" if status == "failed" else None
     return {

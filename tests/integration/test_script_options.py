@@ -48,6 +48,11 @@ COMMANDS: list[tuple[str, str]] = [
     ("evaluate", "--predictions {out}/masks --labels {data}/labelsTs --config_file {plan}"),
     ("postprocess", "{out}/masks --output_dir {out}/ruled --config_file {rules}"),
     (
+        "predict",
+        "--input {data}/imagesTs --output_dir {out}/part --model {run}/fold_0 --overlap 0.25 "
+        "--num_parts 2 --part_id 1",
+    ),
+    (
         "report",
         "{out}/masks --input {data}/imagesTs --labels {data}/labelsTs --output {out}/r.html --title x",
     ),
@@ -69,6 +74,7 @@ COMMANDS: list[tuple[str, str]] = [
     (
         "plan",
         "--dataset_dir {data} --configuration {configuration} --planner plain --gpu_memory_gb 8 "
+        "--overwrite_target_spacing 1 1 1.5 "
         "--output {out}/planned.json --overwrite --name planned --num_workers 1 --cache_dir {cache}",
     ),
     (

@@ -336,6 +336,7 @@ def test_folds_of_cases_that_are_gone_are_refused_before_anything_is_written(
             {"fingerprint": "f.json", "out": Path("o.json"), "channel_names": ["CT"]},
             "cannot be combined with --channel_names or --label_names",
         ),
+        ({"preset": "seed", "target_spacing": (1.0, 1.0, 1.0)}, "--preset has spacings of its own"),
         ({"preset": "seed", "planner": "resenc_m"}, "--preset seed has 2d and 3d_fullres"),
         ({"preset": "seed", "configuration": "3d_lowres"}, "--preset seed has 2d and 3d_fullres"),
     ],

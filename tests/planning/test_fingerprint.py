@@ -19,6 +19,7 @@ from dynunet_bundle.errors import CaseError, DatasetError, PlanError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.planning.fingerprint import FINGERPRINT_SCHEMA, Fingerprint, extract_fingerprint
+from dynunet_bundle.planning.planner import planned_configurations
 
 SHAPE = (20, 30, 12)
 SPACING = (1.5, 0.8, 3.0)
@@ -354,3 +355,32 @@ def test_a_real_set_stored_under_other_axes(real_data: Path):
     assert facts.axcodes == "SAR"
     assert facts.shapes_after_crop.tolist() == [[55, 60, 52]]
     assert facts.label_voxels[1] == 4275
+
+
+@pytest.mark.parametrize(
+    ("given", "axcodes", "target"),
+    [
+        ((3.0, 1.0, 1.0), "SAR", (3.0, 1.0, 1.0)),
+        ((1.0, 3.0, 2.0), "ASR", (3.0, 1.0, 2.0)),
+        ((1.0, 2.0, 3.0), "RSA", (3.0, 1.0, 2.0)),
+        ((1.0, 1.0, 1.0), "SAR", (1.0, 1.0, 1.0)),
+    ],
+)
+def test_a_target_spacing_is_in_the_order_of_nnunets_arrays(
+    given: tuple[float, ...], axcodes: str, target: tuple[float, ...]
+) -> None:
+    spacings, shapes = np.array([[0.9, 0.8, 0.7]] * 3), np.array([[40, 50, 60]] * 3)
+    found = Fingerprint("SAR", spacings, shapes, 1.0, []).aimed_at(given)
+    assert (found.axcodes, found.target_mm) == (axcodes, target)
+    by_axis = dict(zip(found.axcodes, found.spacings_mm[0], strict=True))
+    assert by_axis == {"S": 0.9, "A": 0.8, "R": 0.7}
+    planned = planned_configurations(found, 3)
+    assert planned["3d_fullres"].spacing == list(target)
+    assert planned["2d"].spacing == list(target[1:])
+
+
+def test_the_axis_of_single_slices_stays_first() -> None:
+    spacings, shapes = np.array([[1.0, 0.8, 0.7]] * 3), np.array([[1, 50, 60]] * 3)
+    found = Fingerprint("ASR", spacings, shapes, 1.0, []).aimed_at((2.0, 1.0, 0.5))
+    assert (found.axcodes, found.target_mm) == ("ASR", (1.0, 2.0, 0.5))
+    assert planned_configurations(found, 3)["2d"].spacing == [2.0, 0.5]

@@ -40,14 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = {"dataset_dir": arguments.dataset_dir}
     workflow = training_workflow(arguments, overrides)
     plan = plan_from(workflow.parser.get_parsed_content("plan"))
+    # a plan for another spacing may have its axes in another order
+    same_axes = sorted(plan.axcodes) == sorted(facts.axcodes)
+    order = [facts.axcodes.index(code) for code in plan.axcodes] if same_axes else [0, 1, 2]
     volumes = facts.shapes_after_crop.prod(axis=1)
     median_case = dataset.training[int(np.argsort(volumes, kind="stable")[len(volumes) // 2])]
     preprocessing = workflow.parser.get_parsed_content("preprocessing")
     prepared = apply_to_case(median_case, preprocessing)
     figure = draw_plan(
         plan,
-        facts.spacings_mm,
-        facts.shapes_after_crop,
+        facts.spacings_mm[:, order],
+        facts.shapes_after_crop[:, order],
         prepared["image"][0].numpy(),
         prepared["label"][0].numpy(),
     )

@@ -54,6 +54,13 @@ def add_arguments(parser: CommandParser) -> None:
         help="GPU memory to plan for (default: 8, 24 or 40, by planner)",
     )
     parser.add_argument(
+        "--overwrite_target_spacing",
+        nargs=3,
+        type=number_option({"type": "number", "exclusiveMinimum": 0}),
+        metavar="MM",
+        help="spacing to resample to, in the order z y x, as in nnU-Net (default: by nnU-Net's rules)",
+    )
+    parser.add_argument(
         "-o", "--output", type=Path, help="JSON file to write (default: in the folder of tasks)"
     )
     parser.add_argument(
@@ -98,10 +105,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     values = vars(arguments)
     out, like = values.pop("output"), values.pop("like")
+    spacing = values.pop("overwrite_target_spacing")
     request = PlanRequest(
         tasks_dir=in_work_folder("configs/tasks"),
         out=out,
         like=like and source_model(like),
+        target_spacing=spacing and tuple(spacing),
         more_doubts=codes_doubt,
         **values,
     )

@@ -69,6 +69,7 @@ class PlanRequest:
     like: SourceModel | None = None
     overwrite: bool = False
     name: str | None = None
+    target_spacing: tuple[float, ...] | None = None
     more_doubts: Callable[[Plan], Iterable[str]] = lambda plan: ()
 
 
@@ -130,11 +131,16 @@ def _check_arguments(request: PlanRequest) -> None:
             "--fingerprint cannot be combined with --channel_names or --label_names. "
             "Change the names in the file."
         )
-    rules = (request.configuration, request.preset, request.gpu_memory_gb)
+    if request.target_spacing and request.preset:
+        raise ConfigError("--preset has spacings of its own. Leave out --overwrite_target_spacing.")
+    rules = (
+        *(request.configuration, request.preset, request.gpu_memory_gb),
+        request.target_spacing,
+    )
     if request.like and (any(rules) or request.planner != "plain"):
         raise ConfigError(
-            "--like takes the whole plan of a model. Leave out --configuration, --planner, --preset and "
-            "--gpu_memory_gb."
+            "--like takes the whole plan of a model. Leave out --configuration, --planner, --preset, "
+            "--gpu_memory_gb and --overwrite_target_spacing."
         )
     if request.preset and (request.planner != "plain" or request.configuration in OWN_NAMES):
         raise ConfigError("--preset seed has 2d and 3d_fullres for the plain network only.")
@@ -194,6 +200,8 @@ def _decide(
     if request.preset:
         plan = seed_plan(dataset, 2 if request.configuration == "2d" else 3)
         return plan, format_rows("decided by the seed's preset", preset_rows(plan))
+    if request.target_spacing:
+        fingerprint = fingerprint.aimed_at(request.target_spacing)
     memory, planner = request.gpu_memory_gb, request.planner
     planned = planned_configurations(fingerprint, dataset.num_entries, memory, planner)
     configuration = request.configuration or ("3d_fullres" if "3d_fullres" in planned else "2d")

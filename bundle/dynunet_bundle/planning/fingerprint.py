@@ -5,7 +5,7 @@ Stored on disk: the keys of ``to_json``, in ``configs/tasks/fingerprints/*.json`
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ class Fingerprint:
         intensities: per channel, statistics of the foreground over all cases, equal weight per case: ``mean``,
             ``std``, ``min``, ``max``, ``median``, ``percentile_00_5``, ``percentile_99_5``; empty if unknown.
         label_voxels: number of voxels in all cases by label value; empty if unknown.
+        target_mm: target spacing that the user chose, or None.
     """
 
     axcodes: str
@@ -89,6 +90,24 @@ class Fingerprint:
     median_relative_size: float
     intensities: list[dict[str, float]]
     label_voxels: dict[int, int] = field(default_factory=dict)
+    target_mm: tuple[float, ...] | None = None
+
+    def aimed_at(self, spacing_mm: Sequence[float]) -> "Fingerprint":
+        """The same facts with a target spacing; its coarsest axis comes first, unless all cases are single slices.
+
+        Args:
+            spacing_mm: z, y, x, i.e. superior, anterior and right: the order of nnU-Net's arrays.
+        """
+        is_flat = (self.shapes_after_crop[:, 0] == 1).all()
+        axcodes = self.axcodes if is_flat else AXCODES[int(np.argmax(spacing_mm))]
+        order = [self.axcodes.index(code) for code in axcodes]
+        return replace(
+            self,
+            axcodes=axcodes,
+            spacings_mm=self.spacings_mm[:, order],
+            shapes_after_crop=self.shapes_after_crop[:, order],
+            target_mm=tuple(spacing_mm[AXCODES[0].index(code)] for code in axcodes),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The facts as JSON data, see ``from_json``."""

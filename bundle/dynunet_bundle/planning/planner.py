@@ -132,7 +132,8 @@ def planned_configurations(
         planner: as in ``make_plan``.
     """
     spacings, shapes = fingerprint.spacings_mm, fingerprint.shapes_after_crop
-    target = target_spacing(spacings, shapes)
+    given = fingerprint.target_mm
+    target = target_spacing(spacings, shapes) if given is None else np.array(given)
     median_shape = np.median(resampled_shapes(spacings, shapes, target), axis=0)
     return plan_configurations(
         target, median_shape, len(shapes), num_classes, planner, gpu_memory_gb

@@ -122,6 +122,8 @@ def like_rows(plan: Plan, source: SourceModel) -> list[PlanRow]:
 
 def spacing_rule(fingerprint: Fingerprint, spacing: Sequence[float], configuration: str) -> str:
     """The rule that gave the target spacing."""
+    if fingerprint.target_mm is not None and configuration != "3d_lowres":
+        return "--overwrite_target_spacing"
     if configuration == "3d_lowres":
         return "coarsened until a patch covers a quarter of a case"
     median = np.median(fingerprint.spacings_mm, axis=0)[-len(spacing) :]
