@@ -154,6 +154,7 @@ REFUSED: list[tuple[str, str]] = [
         "--input {data}/imagesTs --output_dir {out}/series --model {plan} --previous_dir {out}",
     ),
     ("postprocess", "{out}/masks --output_dir {out}/ruled -m {run}/fold_0 --nnunet_dir {out}"),
+    ("install", "{out}/absent.zip --sha256 0 --name x --overwrite"),
     ("predict", "--input {data}/imagesTs --list_series"),
     (
         "predict",

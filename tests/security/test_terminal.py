@@ -109,6 +109,7 @@ ARGUMENTS = {
     "evaluate": ["--predictions", "A", "--labels", "B"],
     "export": ["--output_dir", "OUT"],
     "postprocess": ["MASKS", "--output_dir", "OUT", "--nnunet_dir", "DATA"],
+    "install": ["PACKAGE.zip"],
     "import_nnunet": ["--model", "MODEL", "--name", "organ_mr_task"],
     "find_best": ["DATA", "--runs", "A", "--output", "best.json"],
     "make_phantom": ["--output_dir", "OUT"],

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "compare two evaluations case by case",
     "export": "write a model as TorchScript, ONNX, a TensorRT engine or for nnU-Net",
     "package": "package a model as a standalone MONAI bundle",
+    "install": "install a package from its zip, for predict --model NAME",
     "verify": "check that a bundle is ready for its clients",
     "import-nnunet": "make a package of a model that was trained with nnU-Net v2",
     "slurm": "print an sbatch script for a training",

@@ -46,7 +46,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_output_dir("folder for the masks", required=False)
     parser.add_model(
-        "package or its zip, folder of a training, or files of weights: several form an ensemble",
+        "package, its zip, or its name if installed; folder of a training; files of weights: several form an ensemble",
         default=None,
         nargs="+",
     )

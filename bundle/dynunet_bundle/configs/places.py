@@ -30,6 +30,11 @@ def cache_folder() -> Path:
     return Path(cache) / "dynunet-bundle" / "surveys"
 
 
+def models_home() -> Path:
+    """Folder of the packages that ``--model NAME`` finds: ``DYNUNET_BUNDLE_HOME``, else ``~/.dynunet_bundle``."""
+    return Path(os.environ.get("DYNUNET_BUNDLE_HOME") or Path.home() / ".dynunet_bundle")
+
+
 def changelog_file() -> Path:
     """The changelog that gives a package its version."""
     return (BUNDLE if IS_INSTALLED else BUNDLE.parent) / "CHANGELOG.md"

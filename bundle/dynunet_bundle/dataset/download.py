@@ -168,13 +168,29 @@ def _make(folder: Path, url: str, md5: str, keep_archive: bool) -> None:
         archive.unlink()
 
 
-def _fetch(url: str, md5: str, archive: Path) -> None:
+def fetch_checked(url: str, sha256: str, archive: Path) -> None:
+    """Download a file whose SHA-256 is known; it only appears when complete and correct.
+
+    Args:
+        url: its address; redirects to another scheme are refused.
+        sha256: its SHA-256.
+        archive: the file, which does not exist yet, in a folder for temporary files.
+
+    Raises:
+        DatasetError: if the server cannot be reached, or sends another file.
+    """
+    with _careful_monai(archive.parent):
+        _fetch(url, sha256, archive, "sha256")
+
+
+def _fetch(url: str, md5: str, archive: Path, kind: str = "md5") -> None:
     """Download ``archive`` and check its MD5, or check the existing one; it only appears when complete and correct."""
+    name = {"md5": "MD5", "sha256": "SHA-256"}[kind]
     resume = f"curl -C - -o {archive} {url}"
     was_there = archive.exists()
     logger.info("checking the MD5 of %s" if was_there else "downloading %s", archive.name)
     try:
-        download_url(url, archive, md5, "md5", progress=sys.stderr.isatty())
+        download_url(url, archive, md5, kind, progress=sys.stderr.isatty())
     except HashCheckError as error:
         if was_there:  # the user's file: not ours to remove
             raise DatasetError(
@@ -182,7 +198,7 @@ def _fetch(url: str, md5: str, archive: Path) -> None:
                 f"{resume}; otherwise remove it. Then run the same command again."
             ) from error
         raise DatasetError(
-            f"the download from {url} does not have the MD5 {md5} and was removed. Run the same command again. "
+            f"the download from {url} does not have the {name} {md5} and was removed. Run the same command again. "
             "If this does not help, a proxy or the server changes the archive."
         ) from error
     except (URLError, ConnectionError, TimeoutError, HTTPException) as error:

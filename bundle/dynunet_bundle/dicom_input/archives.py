@@ -82,17 +82,23 @@ class _Archive(io.BufferedReader):
         return super().read(size)
 
 
-def extracted(archive: Path, limits: Limits = LIMITS, wanted: frozenset[str] | None = None) -> Path:
+def extracted(
+    archive: Path,
+    limits: Limits = LIMITS,
+    wanted: frozenset[str] | None = None,
+    keep_names: bool = False,
+) -> Path:
     """Extract an archive once per process.
 
-    The files are named by numbers, in a folder that only this user can read. It is removed when the process ends, also
-    in workers of a data loader, and on SIGTERM, SIGHUP and SIGINT. Only a killed process leaves it behind, as
-    ``dynunet-dicom-*`` in the system's temporary folder, see ``remove_dead_extractions``.
+    The files are named by numbers, unless their names are kept, in a folder that only this user can read. It is removed
+    when the process ends, also in workers of a data loader, and on SIGTERM, SIGHUP and SIGINT. Only a killed process
+    leaves it behind, as ``dynunet-dicom-*`` in the system's temporary folder, see ``remove_dead_extractions``.
 
     Args:
         archive: a zip file.
         limits: limits of its content.
         wanted: names of the files to extract, without folders; they keep their paths. None extracts all.
+        keep_names: whether all files keep their paths.
 
     Returns:
         The folder.
@@ -103,7 +109,9 @@ def extracted(archive: Path, limits: Limits = LIMITS, wanted: frozenset[str] | N
         OutputError: if the temporary folder has no space.
     """
     status = archive.stat()
-    return _extract(archive.resolve(), status.st_size, status.st_mtime_ns, limits, wanted)
+    has_names = keep_names or wanted is not None
+    state = (status.st_size, status.st_mtime_ns)
+    return _extract(archive.resolve(), *state, limits, wanted, has_names)
 
 
 def remove_dead_extractions() -> None:
@@ -155,7 +163,12 @@ def _catch_signals() -> None:
 
 @cache
 def _extract(
-    archive: Path, size: int, time: int, limits: Limits, wanted: frozenset[str] | None
+    archive: Path,
+    size: int,
+    time: int,
+    limits: Limits,
+    wanted: frozenset[str] | None,
+    has_names: bool,
 ) -> Path:
     try:
         with _Archive(archive, limits) as source, zipfile.ZipFile(source) as file:
@@ -168,7 +181,7 @@ def _extract(
             _require_safe(entries, size, limits)
             folder = private_folder()
             try:
-                _write(file, entries, folder, limits, has_names=wanted is not None)
+                _write(file, entries, folder, limits, has_names=has_names)
             except BaseException:
                 _removals[-1]()
                 raise

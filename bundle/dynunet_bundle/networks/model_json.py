@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynunet_bundle.configs.places import models_home
 from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
 from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.errors import DatasetError, WeightsError
@@ -140,13 +141,15 @@ def model_files(model: Path) -> list[Path]:
     Args:
         model: a ``.pt`` file, or a folder with ``model.pt`` in it or in its ``models``: a package, a training; or a
             run of several folds, whose models are the members of an ensemble; or the zip of a package, whose weights
-            are extracted to a folder that is removed when the process ends.
+            are extracted to a folder that is removed when the process ends; or the name of an installed package.
 
     Raises:
         WeightsError: if there are no weights, or the JSON beside them is malformed.
         DatasetError: if a zip is damaged, larger than the limits, or has unsafe names.
         OutputError: if the temporary folder has no space for a zip.
     """
+    if not model.exists() and len(model.parts) == 1 and (models_home() / model).is_dir():
+        model = models_home() / model
     if model.suffix.lower() == ".zip" and model.is_file():
         model = _unpacked(model)
     if model.is_dir():
