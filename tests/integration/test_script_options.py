@@ -54,7 +54,8 @@ COMMANDS: list[tuple[str, str]] = [
     ),
     (
         "report",
-        "{out}/masks --input {data}/imagesTs --labels {data}/labelsTs --output {out}/r.html --title x",
+        "{out}/masks --input {data}/imagesTs --labels {data}/labelsTs --output {out}/r.html --title x "
+        "--cases 1",
     ),
     (
         "export",

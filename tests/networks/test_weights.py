@@ -18,7 +18,12 @@ from monai.networks.nets import DynUNet
 import dynunet_bundle
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet, inference_state_dict
-from dynunet_bundle.networks.weights import WeightsLoader, load_weights, save_weights, told_apart
+from dynunet_bundle.networks.weights import (
+    WeightsCheckpointLoader,
+    load_weights,
+    save_weights,
+    told_apart,
+)
 from dynunet_bundle.planning.plan import PLAN_IDS
 
 SETTINGS: dict[str, Any] = {
@@ -109,7 +114,7 @@ def test_the_loader_loads_when_the_engine_starts(weights: Path) -> None:
     network, seen = make_network(1), []
     key = "output_block.conv.conv.weight"
     engine = Engine(lambda engine, batch: seen.append(network.state_dict()[key].clone()))
-    WeightsLoader(network, str(weights), PLAN).attach(engine)
+    WeightsCheckpointLoader(network, str(weights), PLAN).attach(engine)
     assert not torch.equal(network.state_dict()[key], trained_state()[key])
     engine.run([0])
     assert torch.equal(seen[0], trained_state()[key])

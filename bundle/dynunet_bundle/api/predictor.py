@@ -38,7 +38,7 @@ from dynunet_bundle.inference.model_use import ModelUse
 from dynunet_bundle.inference.restore import RestoreClassesd
 from dynunet_bundle.inference.save_mask import mask_array
 from dynunet_bundle.networks.model_json import model_settings, previous_weights
-from dynunet_bundle.networks.weights import WeightsLoader
+from dynunet_bundle.networks.weights import WeightsCheckpointLoader
 
 PROBABILITIES = "probabilities"
 """Key of the probabilities; that of the config is deleted at the end of its postprocessing."""
@@ -133,7 +133,9 @@ class Predictor:
             self._inferer, self._network = get("inferer"), get("network")
         if hasattr(self._inferer, "progress"):
             self._inferer.progress = False
-        WeightsLoader(self._network, get("weights_file"), self.plan, get("mirror_axes")).load()
+        WeightsCheckpointLoader(
+            self._network, get("weights_file"), self.plan, get("mirror_axes")
+        ).load()
         ModelUse(get("weights_file"), get("preprocessing")).check()
         self._network.eval()
         name = "cascade_preprocessing" if self.plan["cascade"] else "preprocessing"

@@ -38,7 +38,7 @@ OWN_COMPONENTS = frozenset(
         *("labels.scheme.LabelScheme", "networks.architectures.plain_network"),
         *("networks.architectures.training_network", "networks.dynunet.deep_supervision_weights"),
         *("networks.fold_ensemble.inference_network", "networks.precision.AutocastInferer"),
-        *("networks.precision.training_precision", "networks.weights.WeightsLoader"),
+        *("networks.precision.training_precision", "networks.weights.WeightsCheckpointLoader"),
         *("preprocessing.append_previous.AppendPreviousd", "preprocessing.check.CheckCased"),
         "preprocessing.axes.ArrayAxesd",
         *("preprocessing.crop.is_nonzero", "preprocessing.normalize.NormalizeChannelsd"),

@@ -14,7 +14,7 @@ from dynunet_bundle.dataset.case_marks import image_mark, name_mark
 from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.errors import ConfigError, WeightsError, counted, some_of
 from dynunet_bundle.networks.model_json import model_facts
-from dynunet_bundle.networks.weights import weight_files
+from dynunet_bundle.networks.weights import loads_weights, weight_files
 from dynunet_bundle.preprocessing.recipe import image_recipe
 from dynunet_bundle.shapes import MAX_VALUE, excerpt
 
@@ -50,7 +50,11 @@ class ModelUse:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Check the use as the engine starts."""
+        """Check the use as the engine starts, unless its weights do not come from the file."""
+        if not loads_weights(engine):
+            logger.info("the weights were given, so that the cases they learnt from are not known")
+            engine.state.trained_cases = []
+            return
         engine.state.trained_cases = self.check()
 
     def check(self) -> list[str]:

@@ -206,10 +206,11 @@ def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
         )
 
 
-class WeightsLoader:
+class WeightsCheckpointLoader:
     """Load weights when an engine starts: ``handlers`` of inference.json and evaluate.json.
 
-    MONAI's CheckpointLoader reports a mismatch as a page of keys.
+    MONAI's CheckpointLoader reports a mismatch as a page of keys. MONAI's client for federated learning recognises a
+    loader by "CheckpointLoader" in its name, and switches it off: the weights then come from the server.
 
     Args:
         network: the network of the engine.
@@ -252,6 +253,12 @@ class WeightsLoader:
             return
         load_weights(self.network, self.path, self.plan)
         logger.info("weights: %s", ", ".join(told_apart(weight_files(self.path))))
+
+
+def loads_weights(engine: Engine) -> bool:
+    """Whether an engine loads its weights from a file when it starts; Ignite has no public API for this."""
+    handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
+    return any(isinstance(handler, WeightsCheckpointLoader) for handler, *_ in handlers)
 
 
 def told_apart(files: Sequence[Path]) -> list[str]:

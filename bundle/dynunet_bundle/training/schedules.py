@@ -4,6 +4,7 @@ Stored on disk: ``NAMES``, in configs.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch.optim import Optimizer
@@ -25,7 +26,7 @@ def make_schedule(
     first_cycle_steps: int = 4096,
     cycle_growth: float = 2.0,
     peak_decay: float = 0.95,
-) -> LambdaLR:
+) -> "BoundedSchedule":
     """Make a learning-rate schedule: ``lr_scheduler`` of train.json.
 
     The rate is the optimizer's initial rate times a factor. With p = t / T, where t counts the T steps after the
@@ -69,10 +70,27 @@ def make_schedule(
         peak_decay,
     )
     _require_sound(curve, num_steps, warmup_steps)
-    return LambdaLR(
+    return BoundedSchedule(
         optimizer,
         lambda step: step / warmup_steps if step < warmup_steps else curve(step - warmup_steps),
+        num_steps,
     )
+
+
+class BoundedSchedule(LambdaLR):
+    """A schedule that knows its length.
+
+    Args:
+        optimizer: as in torch.
+        factor: of the rate, by step.
+        num_steps: its length.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, factor: Callable[[int], float], num_steps: int
+    ) -> None:
+        self.num_steps = num_steps
+        super().__init__(optimizer, factor)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Stored on disk, in ``ckpt_dir``:
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from dynunet_bundle.configs.recipe import command_facts
 from dynunet_bundle.errors import ConfigError
@@ -34,12 +36,12 @@ from dynunet_bundle.training.handlers.generations import (
     save_generation,
     set_aside,
 )
+from dynunet_bundle.training.handlers.given_weights import GivenWeights
 from dynunet_bundle.training.handlers.identity import (
     case_differences,
     case_facts,
     learnt_from,
     optimizer_kind,
-    starts_from_given_weights,
     state_checksum,
     training_facts,
 )
@@ -60,8 +62,9 @@ class CheckpointHandler:
     one does nothing. Attach it after the validation and the schedule. MONAI's CheckpointSaver stores neither the
     position of the feed nor random states, and writes in place.
 
-    A CheckpointLoader among the handlers (MONAI Label inserts one) starts a new training from its weights: existing
-    files are then moved aside, as with ``restart``.
+    Given weights (``GivenWeights``: those of MONAI Label, or of a federation's server) start a new training: existing
+    files are then moved aside, as with ``restart``. In a later round of a federation the same trainer runs on from the
+    weights that it was given, and never from a file.
 
     Args:
         ckpt_dir: folder of the files.
@@ -109,6 +112,7 @@ class CheckpointHandler:
             raise ConfigError(f'checkpoint is "{strategy}". Choose one of {", ".join(STRATEGIES)}.')
         self.ckpt_dir = Path(ckpt_dir)
         self.network = unwrapped(network)
+        self.given = GivenWeights(network)
         self.averaged = averaged
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -135,11 +139,15 @@ class CheckpointHandler:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def resume(self, engine: Engine) -> None:
-        """Load the last state, if there is one."""
+        """Load the last state, if there is one and no weights were given."""
+        is_given = self.given.came(engine)
+        if engine.state.iteration > 0:
+            self._begin_round()
+            return
         if self.strategy == "none":
             return
         self.ckpt_dir.mkdir(parents=True, exist_ok=True)
-        is_new = self.restart or starts_from_given_weights(engine)
+        is_new = self.restart or is_given
         if is_new or (state := self._load_everywhere()) is None:
             self._set_aside()
             return
@@ -223,6 +231,20 @@ class CheckpointHandler:
                 "the same folder: choose one on a shared disk."
             )
         return state
+
+    def _begin_round(self) -> None:
+        """Begin a later round of a federation: a new average, and the schedule anew if it has ended."""
+        if isinstance(self.averaged, AveragedModel):
+            # its next update copies the weights
+            self.averaged.n_averaged.zero_()
+        if self.lr_scheduler.last_epoch >= getattr(self.lr_scheduler, "num_steps", math.inf):
+            logger.info(
+                "the learning rate begins anew, because its schedule has %d steps; set lr_scheduler#num_steps to the "
+                "steps of all rounds for one schedule",
+                self.lr_scheduler.last_epoch,
+            )
+            self.lr_scheduler.last_epoch = -1
+            self.lr_scheduler.step()
 
     def _set_aside(self) -> None:
         """Move an earlier training aside. Weights, which may have come with the bundle and be in use, are copied."""

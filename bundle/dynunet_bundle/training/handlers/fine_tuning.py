@@ -11,7 +11,7 @@ from torch import nn
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.networks.starting_model import starting_weights
 from dynunet_bundle.networks.weights import read_weights
-from dynunet_bundle.training.handlers.identity import starts_from_given_weights
+from dynunet_bundle.training.handlers.given_weights import GivenWeights
 from dynunet_bundle.training.handlers.matching import match_weights
 
 logger = logging.getLogger(__name__)
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class PretrainedWeights:
     """Start a training from another model and log what was copied: ``train#handlers`` of train.json.
 
-    Channels and classes may differ. Attach it after the checkpoint: a resumed training, or one started by MONAI's
-    CheckpointLoader, keeps its weights. An average (``ema_decay``) needs no extra step: its first update copies the
+    Channels and classes may differ. Attach it after the checkpoint: a resumed training, or one whose weights were given
+    (``GivenWeights``), keeps its weights. An average (``ema_decay``) needs no extra step: its first update copies the
     weights.
 
     Args:
@@ -37,6 +37,7 @@ class PretrainedWeights:
 
     def __init__(self, network: nn.Module, path: str | None, plan: Mapping[str, Any]) -> None:
         self.network = network
+        self.given = GivenWeights(network)
         self.path = path
         self.plan = plan
 
@@ -46,13 +47,11 @@ class PretrainedWeights:
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Copy the weights, unless the training is resumed or a CheckpointLoader gave the weights."""
+        """Copy the weights, unless the training is resumed or its weights were given."""
         if self.path is None or engine.state.iteration > 0:
             return
-        if starts_from_given_weights(engine):
-            logger.info(
-                "pretrained (%s) is not used: a CheckpointLoader gave the weights", self.path
-            )
+        if self.given.came(engine):
+            logger.info("pretrained (%s) is not used: the weights were given", self.path)
             return
         path, num_models = starting_weights(Path(self.path))
         if not path.is_file():

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader
+from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from dynunet_bundle.dataset.case_marks import case_marks
@@ -122,9 +121,3 @@ def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         "changed": [name for name in now if name in then and then[name] != now[name]],
     }
     return [f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names]
-
-
-def starts_from_given_weights(engine: Engine) -> bool:
-    """Whether MONAI's CheckpointLoader is among the handlers; Ignite has no public API for this."""
-    handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
-    return any(isinstance(handler, CheckpointLoader) for handler, *_ in handlers)
