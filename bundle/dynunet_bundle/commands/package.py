@@ -98,4 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     for file in (weights, *members):
         say_model(file)
     say("{}\n{}", package.folder, package.archive)
+    if not (package.folder / "models" / "model.pt").is_file():
+        say("next: python -m monai.bundle download_large_files --bundle_path {}", package.folder)
+        return
     print(next_command("predict", model=package.folder, input="IMAGES", output_dir="MASKS"))

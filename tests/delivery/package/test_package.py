@@ -9,12 +9,14 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import jsonschema
 import pytest
 from conftest import BUNDLE, ROOT, run_script
 from helpers.package_cases import NAME, make_model, overlay_of, request_for
 
 from dynunet_bundle.delivery.package import archive as package_archive
 from dynunet_bundle.delivery.package import make as package
+from dynunet_bundle.delivery.package import metadata as package_metadata
 from dynunet_bundle.delivery.package.make import Package, display_name, make_package
 from dynunet_bundle.delivery.package.metadata import REQUIRED_PACKAGES
 from dynunet_bundle.delivery.package.template import template_files
@@ -94,7 +96,51 @@ def test_the_sums_are_those_that_sha256sum_checks(made: Package) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = (made.folder / "SHA256SUMS").read_text().splitlines()
-    assert len(lines) == sum(path.is_file() for path in made.folder.rglob("*")) - 1
+    # Python is left out, which the Model Zoo's hooks format
+    files = [path for path in made.folder.rglob("*") if path.is_file() and path.suffix != ".py"]
+    assert len(lines) == len(files) - 1
+
+
+def test_the_files_of_the_sums_are_in_the_form_of_the_zoos_hooks(made: Package) -> None:
+    """pretty-format-json, end-of-file-fixer, trailing-whitespace and mixed-line-ending change nothing in them."""
+    for line in (made.folder / "SHA256SUMS").read_text().splitlines():
+        path = made.folder / line.split(maxsplit=1)[1]
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            assert path.read_text() == json.dumps(content, indent=4) + "\n", path
+        elif path.suffix not in (".pt", ".png"):
+            text = path.read_bytes().decode()
+            assert text.endswith("\n") and not text.endswith("\n\n") and "\r" not in text, path
+            assert all(row == row.rstrip() for row in text.splitlines()), path
+
+
+@pytest.mark.parametrize("plan", ["3d", "2d", "gaps", "regions"])
+def test_metadata_fit_the_official_schema(plan: str, tmp_path: Path) -> None:
+    path = ROOT.parent / "shared" / "reference" / "meta_schema_20240725.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    schema = json.loads(path.read_text())
+    metadata = config(make_package(request_for(tmp_path, plan)), "metadata.json")
+    jsonschema.validate(metadata, schema)
+    jsonschema.validate(json.loads((BUNDLE / "configs" / "metadata.json").read_text()), schema)
+    assert metadata["schema"].endswith(path.name)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "statistics", "wanted"),
+    [
+        (["zscore"], [None], [-8, 8]),
+        (["ct"], [{"lower": -50, "upper": 250, "mean": 100, "std": 50}], [-3, 3]),
+        (["rgb_to_0_1"] * 3, [None] * 3, [0, 1]),
+        (["zscore_nonzero", "rescale_to_0_1"], [None, None], [-8, 8]),
+        (["zscore", "none"], [None, None], []),
+    ],
+)
+def test_the_range_of_the_input_follows_from_the_normalization(
+    normalization: list[str], statistics: list, wanted: list[float]
+) -> None:
+    plan = {"normalization": normalization, "intensity_statistics": statistics}
+    assert package_metadata._input_range(plan) == wanted
 
 
 def test_the_zip_holds_the_folder_and_no_trace_of_time_or_machine(made: Package) -> None:
@@ -301,6 +347,10 @@ def test_large_weights_are_named_with_their_address(
     request = request_for(tmp_path, weights_url=url)
     made = make_package(request)
     assert not (made.folder / "models" / "model.pt").exists()
+    monkeypatch.setattr(package, "MAX_FILE_BYTES", 10**9)
+    small = make_package(request)
+    assert (small.folder / "large_files.yml").is_file()
+    assert (small.folder / "models" / "model.pt").is_file()
     entries = package.LARGE_FILES.format(url=url, sha256=sha256_of(request.weights))
     assert (made.folder / "large_files.yml").read_text() == entries
     assert json.loads((made.folder / "models" / "model.json").read_text())["sha256"] in entries

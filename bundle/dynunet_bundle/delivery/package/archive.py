@@ -31,9 +31,14 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
+def summed_files(folder: Path) -> list[Path]:
+    """The files that ``SHA256SUMS`` lists: all but the list itself and Python, which the Model Zoo's hooks format."""
+    return [name for name in files_of(folder) if name.suffix != ".py" and name != Path(SUMS_NAME)]
+
+
 def write_sums(folder: Path) -> None:
-    """Write the SHA-256 of each file of a folder to ``SHA256SUMS`` in it."""
-    lines = [f"{sha256_of(folder / name)}  {name.as_posix()}\n" for name in files_of(folder)]
+    """Write the SHA-256 of each of these files of a folder to ``SHA256SUMS`` in it."""
+    lines = [f"{sha256_of(folder / name)}  {name.as_posix()}\n" for name in summed_files(folder)]
     (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 

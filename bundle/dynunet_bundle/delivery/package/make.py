@@ -4,6 +4,7 @@ Builds are reproducible: equal inputs give equal bytes (no times, no paths, fixe
 ``init_bundle`` only creates an empty skeleton.
 """
 
+import json
 import logging
 import re
 import shutil
@@ -34,7 +35,7 @@ from dynunet_bundle.dicom_output.labels import tell_uncoded
 from dynunet_bundle.drawing.slices import save_png
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
-from dynunet_bundle.files import read_json, sha256_of, write_json
+from dynunet_bundle.files import json_bytes, read_json, sha256_of, write_json
 from dynunet_bundle.networks.model_json import (
     CODES_ID,
     PREVIOUS_STAGE,
@@ -260,6 +261,9 @@ def _copy_code(bundle: Path, folder: Path) -> None:
         },
         copy_function=shutil.copyfile,
     )
+    for path in (folder / "dynunet_bundle").rglob("*.json"):
+        # in the form that the Model Zoo's hooks give
+        path.write_bytes(json_bytes(json.loads(path.read_bytes())))
     for name in ("configs", "models"):
         (folder / name).mkdir()
     for name in COPIED:
@@ -309,10 +313,11 @@ def _add_weights(
         facts.setdefault("members", []).append(target.name)
     write_json(folder / "models" / "model.json", facts)
     too_large = request.weights.stat().st_size > MAX_FILE_BYTES
-    if too_large and request.weights_url:
+    if request.weights_url:
         (folder / "large_files.yml").write_text(
             LARGE_FILES.format(url=request.weights_url, sha256=sha256), encoding="utf-8"
         )
+    if too_large and request.weights_url:
         return
     if too_large:
         logger.warning(

@@ -39,6 +39,10 @@ METHOD_REFERENCE = (
 MR_CHANNELS = ("mr", "mri", "t1", "t1w", "t1gd", "t1c", "t1ce", "t2", "t2w", "flair", "adc", "dwi")
 HEADING = re.compile(r"^## \[?(\d+\.\d+\.\d+)\]?.*$", re.MULTILINE)
 METRIC_DIGITS = 4
+ZSCORE_RANGE = (-8.0, 8.0)
+ZSCORES = ("zscore", "zscore_nonzero")
+UNIT_SCHEMES = ("rescale_to_0_1", "rgb_to_0_1")
+"""Normalizations whose results are from 0 to 1."""
 
 
 def make_metadata(
@@ -84,7 +88,7 @@ def make_metadata(
         "authors": facts.authors,
         "copyright": facts.copyright,
         "data_source": facts.data_source,
-        "data_type": "nifti",
+        "data_type": "nibabel",
         **_class_texts(plan, targets),
         "eval_metrics": eval_metrics(scores),
         "intended_use": facts.intended_use,
@@ -108,8 +112,8 @@ def _network_data_format(plan: Mapping[str, Any], targets: Sequence[str]) -> dic
     image = {"type": "image", "format": "magnitude", "modality": modality(plan)}
     mask = {"type": "image", "format": "segmentation"}
     return {
-        "inputs": {"image": {**image, **_data_format(plan, input_names(plan))}},
-        "outputs": {"pred": {**mask, **_data_format(plan, targets)}},
+        "inputs": {"image": {**image, **_data_format(plan, input_names(plan), _input_range(plan))}},
+        "outputs": {"pred": {**mask, **_data_format(plan, targets, [0, 1])}},
     }
 
 
@@ -131,13 +135,36 @@ def describe_model(facts: Facts) -> str:
     )
 
 
-def _data_format(plan: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _input_range(plan: Mapping[str, Any]) -> list[float]:
+    """Range of the values that the network gets; empty if a channel is not normalised.
+
+    A CT is clipped; of a z-score this is what bundles of the Model Zoo say, since it has no limits.
+    """
+    lows, highs = [], []
+    for scheme, statistics in zip(plan["normalization"], plan["intensity_statistics"], strict=True):
+        if scheme == "ct":
+            bounds = (statistics["lower"], statistics["upper"])
+            low, high = ((value - statistics["mean"]) / statistics["std"] for value in bounds)
+        elif scheme in ZSCORES:
+            low, high = ZSCORE_RANGE
+        elif scheme in UNIT_SCHEMES:
+            low, high = 0.0, 1.0
+        else:
+            return []
+        lows.append(round(low, 2))
+        highs.append(round(high, 2))
+    return [min(lows), max(highs)]
+
+
+def _data_format(
+    plan: Mapping[str, Any], names: Sequence[str], value_range: Sequence[float]
+) -> dict[str, Any]:
     return {
         "num_channels": len(names),
         # numbers, not "8*n": verify_net_in_out uses the smallest n, for which instance norms have a single voxel
         "spatial_shape": list(plan["patch_size"]),
         "dtype": "float32",
-        "value_range": [],
+        "value_range": list(value_range),
         "is_patch_data": True,
         "channel_def": {str(index): name for index, name in enumerate(names)},
     }

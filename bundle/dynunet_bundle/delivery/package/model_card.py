@@ -11,6 +11,7 @@ from dynunet_bundle.delivery.package.facts import Facts
 from dynunet_bundle.delivery.package.metadata import (
     METHOD_REFERENCE,
     describe_model,
+    modality,
     package_versions,
 )
 from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
@@ -73,6 +74,9 @@ def model_card(content: CardContent) -> str:
             intended_use=f"Intended use: {facts.intended_use}",
             data_source=facts.data_source,
             cases=_cases(content.model),
+            targets_text=", ".join(plan["regions"] or plan["label_names"][1:]),
+            modality=modality(plan),
+            size=_size(plan, content.model),
             channels=", ".join(plan["channel_names"]),
             files="one file"
             if len(plan["channel_names"]) == 1
@@ -133,6 +137,15 @@ def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
 def _packages() -> list[str]:
     """Requirements of the bundle in pip's notation."""
     return [f"{name}=={number}" for name, number in package_versions().items()]
+
+
+def _size(plan: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
+    """Number of the training cases, and what they are."""
+    number = ((model or {}).get("training") or {}).get("num_cases")
+    kind = "volumes" if plan["spatial_dims"] == 3 else "images"  # noqa: PLR2004 - axes of a volume
+    return (
+        f"{kind}; their number is not recorded" if number is None else f"{number} labelled {kind}"
+    )
 
 
 def _cases(model: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from dynunet_bundle.delivery.package.archive import MAX_FILE_BYTES, SUMS_NAME, files_of
+from dynunet_bundle.delivery.package.archive import (
+    MAX_FILE_BYTES,
+    SUMS_NAME,
+    files_of,
+    summed_files,
+)
 from dynunet_bundle.delivery.verify.bundle_folder import BundleFolder, BundleProblem, SkippedCheck
 from dynunet_bundle.errors import ConfigError, first_line
 from dynunet_bundle.files import sha256_of
@@ -175,7 +180,7 @@ def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
-    """SHA256SUMS lists every file, with its current checksum."""
+    """SHA256SUMS lists every file except Python, with its current checksum."""
     path = bundle.path / SUMS_NAME
     if not path.is_file():
         raise SkippedCheck(f"there is no {SUMS_NAME}; dynunet-bundle package writes one")
@@ -186,7 +191,7 @@ def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
         raise ConfigError(
             f'{SUMS_NAME} has lines that are not "HASH  NAME". Package the model again.'
         ) from error
-    found = {name.as_posix() for name in files_of(bundle.path)} - {SUMS_NAME}
+    found = {name.as_posix() for name in summed_files(bundle.path)}
     changed = {
         name for name in found & listed.keys() if sha256_of(bundle.path / name) != listed[name]
     }
