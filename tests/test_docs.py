@@ -28,7 +28,11 @@ TREE_NAME = re.compile(r"(?<![\w/.-])(?:tests|scripts|\.ci)/[\w./-]*\w/?")
 NOT_OURS = {
     *("main.py", "preprocess.py"),  # of NVIDIA's example
     "large_files.yml",  # of the Model Zoo
-    "tversky.py",  # written by the reader of docs/extending.md
+    # written by the reader of docs/extending.md
+    *(
+        f"{name}.py"
+        for name in ("tversky", "lion", "memory", "ranks", "volumes", "ghosts", "arrays")
+    ),
     "brain.sh",  # written by the example of docs/cluster.md
 }
 

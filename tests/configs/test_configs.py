@@ -63,6 +63,7 @@ FROZEN_TRAIN_IDS = {
     "num_workers",
     "optimizer",
     "output_dir",
+    "own_augmentation",
     "oversampling",
     "plan",
     "preflight",

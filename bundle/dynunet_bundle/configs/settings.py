@@ -144,6 +144,7 @@ TRAINING: dict[str, Schema] = {
     "loss#smooth": DURATION,
     "augmentation": OBJECT,
     "mask_augmentation": or_null(OBJECT),
+    "own_augmentation": list_of(OBJECT),
     "volumes_per_batch": or_null(POSITIVE),
     "amp": FLAG,
     "amp_dtype": PRECISION,

@@ -101,6 +101,8 @@ EXTENSIONS = frozenset(
             "EnsureTyped",
         ),
         *("Activationsd", "KeepLargestConnectedComponentd", "FillHolesd"),
+        *("RandGibbsNoised", "RandKSpaceSpikeNoised", "RandBiasFieldd", "RandRicianNoised"),
+        *("RandCoarseDropoutd", "RandHistogramShiftd", "RandGaussianSharpend"),
     )
 )
 """Components of MONAI and torch that users' overlays may put into their place. None reads files or takes functions

@@ -107,6 +107,8 @@ def _require_known(name: str, known: Sequence[str], what: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f' Did you mean "{close[0]}"?' if close else f" Known: {', '.join(known)}."
+        if what == "augmentation":
+            hint += " A transform of your own belongs in own_augmentation (docs/extending.md)."
         raise ConfigError(f'"{name}" is not a known {what}.{hint}')
 
 

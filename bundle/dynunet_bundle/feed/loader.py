@@ -13,6 +13,7 @@ import torch
 from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import ConfigError, DatasetError
 from dynunet_bundle.feed.augmentation import Augmentation
+from dynunet_bundle.feed.own_augmentation import OwnAugmentation, Step
 from dynunet_bundle.feed.source import Numbering, PatchSource, Sampling
 from dynunet_bundle.feed.workers import Workers
 from dynunet_bundle.files import json_sha256
@@ -49,6 +50,7 @@ class DaliLoader:
             nnU-Net's nonzero mask.
         mask_augmentation: for a cascade, the declaration for the masks of the previous stage, see
             ``Augmentation.of_masks``; these masks become the last channels of the image. None without a cascade.
+        own_augmentation: dictionary transforms of a user, see ``OwnAugmentation``.
 
     Raises:
         DatasetError: if there are no cases.
@@ -73,6 +75,7 @@ class DaliLoader:
         volumes_per_batch: int | None = None,
         zero_outside: bool = False,
         mask_augmentation: Mapping[str, Mapping[str, Any]] | None = None,
+        own_augmentation: Sequence[Step] = (),
     ) -> None:
         if len(dataset) == 0:
             raise DatasetError("there are no cases to train on. Check --dataset_dir and --fold.")
@@ -95,6 +98,7 @@ class DaliLoader:
             0 if mask_augmentation is None else dataset.num_masks,
             Augmentation.of_masks(mask_augmentation or {}),
         )
+        self.own = OwnAugmentation(own_augmentation, seed, self.sampling.num_masks)
         # otherwise numpy and torch compute on the CPU, in a third of the time of DALI's CPU kernels
         self.in_graph = self.device.type == "cuda"
         self.iteration = 0
@@ -108,7 +112,7 @@ class DaliLoader:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the batches from the current position to the end of the epoch."""
         for _ in range(self.num_iterations - self.iteration % self.num_iterations):
-            batch = self._next()
+            batch = self.own(self._next(), self._numbers())
             self.iteration += 1
             yield batch
 
@@ -127,6 +131,11 @@ class DaliLoader:
             for number in range(ahead * self.batch_size):
                 source.sample(source.numbering.sample(*divmod(number, self.batch_size)))
             raise
+
+    def _numbers(self) -> list[int]:
+        """Global numbers of the samples of the next batch."""
+        place = Numbering(self.batch_size, self.iteration, self.rank, self.world_size)
+        return [place.sample(0, index) for index in range(self.batch_size)]
 
     def samples_of(self, iteration: int) -> list[dict[str, Any]]:
         """The samples of this rank's batch of an iteration, without computing them.
@@ -180,6 +189,7 @@ class DaliLoader:
             "seed": sampling.seed,
             "volumes_per_batch": sampling.slices_per_volume,
             "zero_outside": sampling.zero_outside,
+            "own_augmentation": self.own.description,
             # names: another fold may have the same number of cases
             "cases": [name_of(case) for case in self.dataset.data],
         }

@@ -16,7 +16,13 @@ from monai.transforms import SaveImaged
 from dynunet_bundle.dataset.cases import name_of, source_of
 from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import CaseError, OutputError
-from dynunet_bundle.files import NIFTI_SUFFIXES, atomic_write, ensure_writable, sha256_of
+from dynunet_bundle.files import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    atomic_write,
+    ensure_writable,
+    sha256_of,
+)
 from dynunet_bundle.images.grid import SPATIAL_AXES
 from dynunet_bundle.images.nifti import load_nifti
 from dynunet_bundle.images.tiff_spacing import tiff_spacing, write_tiff_spacing
@@ -111,16 +117,17 @@ def save_mask(
     case: str,
     affine: np.ndarray | None = None,
 ) -> Path:
-    """Write one mask with the geometry of its image file; for a DICOM series, as NIfTI.
+    """Write one mask with the geometry of its image file.
 
-    The spacing of a TIFF volume is written beside the mask as beside the image.
+    The format is that of the image; NIfTI for a DICOM series, and for a format that only a user's reader knows
+    (docs/extending.md). The spacing of a TIFF volume is written beside the mask as beside the image.
 
     Args:
         mask: ``[X, Y, Z]`` label values, in the axis order of the file; Z is 1 for a picture.
         source: the image of the mask.
         output_dir: folder of the masks.
         case: name of the case.
-        affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM.
+        affine: ``[4, 4]`` of the grid in RAS+ millimetres, for DICOM and a user's reader.
 
     Returns:
         Path of the result.
@@ -129,8 +136,8 @@ def save_mask(
         CaseError: if the mask is not on the grid of the file.
         OutputError: if it would replace the file, or cannot be written.
     """
-    is_dicom = is_series_name(source)
-    is_nifti = is_dicom or source.name.lower().endswith(NIFTI_SUFFIXES)
+    has_header = source.name.lower().endswith(IMAGE_SUFFIXES) and not is_series_name(source)
+    is_nifti = not has_header or source.name.lower().endswith(NIFTI_SUFFIXES)
     suffix = ".nii.gz" if is_nifti else source.suffix.lower()
     target = ensure_writable(output_dir) / f"{case}{MASK_SUFFIXES.get(suffix, suffix)}"
     if target.resolve() == source.resolve():
@@ -138,13 +145,13 @@ def save_mask(
             f"the mask of {case} would replace the image itself. Choose another output folder."
         )
     array = mask_array(mask)
-    if is_dicom:
+    if not has_header:
         content = _packed(nib.Nifti1Image(array, affine))
     else:
         content = (_nifti_bytes if is_nifti else _sitk_bytes)(array, source, target.suffix, case)
     with atomic_write(target) as file:
         file.write(content)
-    spacing = None if is_dicom else tiff_spacing(source, array.shape[-1])
+    spacing = tiff_spacing(source, array.shape[-1]) if has_header else None
     if spacing:
         write_tiff_spacing(target, spacing)
     return target
