@@ -68,7 +68,7 @@ COMMANDS: list[tuple[str, str]] = [
         "package",
         f"--model {WEIGHTS} --name phantom_mri_segmentation --config_file {{plan}} --output_dir {{out}}/dist "
         "--version 1.0.0 --changelog {changelog} --scores {scores} --facts {facts} "
-        "--exports {out}/exported/export.json --curves {run}/fold_0/run/progress.png "
+        "--exports {out}/exported/export.json --measure --curves {run}/fold_0/run/progress.png "
         "--example {data}/imagesTr/phantom_000.nii.gz {data}/labelsTr/phantom_000.nii.gz "
         "--weights_url https://example.org/model.pt --trust",
     ),

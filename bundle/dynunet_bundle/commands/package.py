@@ -42,6 +42,11 @@ def add_arguments(parser: CommandParser) -> None:
         "--facts", type=Path, help="JSON file with data source, licence, authors, ..."
     )
     parser.add_argument("--exports", type=Path, help="export.json of the export command")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure time and memory on this machine for the card; packages then differ between builds",
+    )
     parser.add_argument("--curves", type=Path, help="progress.png of the training")
     parser.add_argument(
         "--example",
@@ -90,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
             facts=arguments.facts,
             exports=arguments.exports,
             curves=arguments.curves,
+            measure=arguments.measure,
             example=arguments.example and tuple(arguments.example),
             weights_url=arguments.weights_url,
             trust=arguments.trust,

@@ -102,6 +102,15 @@ def test_the_card_tells_the_length_that_a_command_line_set(
     assert "50 epochs" not in card
 
 
+def test_the_card_tells_time_and_memory_on_request(tmp_path: Path) -> None:
+    card = card_of(make_package(request_for(tmp_path, measure=True))).replace("\n", " ")
+    found = re.search(
+        r"Inference of a patch of [\d x]+ voxels in float32 takes (\S+) s and (\d+) MB of", card
+    )
+    assert found and float(found[1]) > 0 and int(found[2]) > 50
+    assert "GPU memory was not measured" not in card
+
+
 def test_a_length_that_was_not_recorded_is_not_made_up(made: Package) -> None:
     assert "- Length: not recorded" in card_of(made)
 

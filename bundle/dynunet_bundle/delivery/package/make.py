@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
 from dynunet_bundle.configs.overlays import COPIED, merged_configs
@@ -29,6 +31,7 @@ from dynunet_bundle.delivery.package.archive import (
 )
 from dynunet_bundle.delivery.package.example import example_picture
 from dynunet_bundle.delivery.package.facts import load_facts, states_license
+from dynunet_bundle.delivery.package.measure import measured_needs
 from dynunet_bundle.delivery.package.metadata import make_metadata, read_changelog
 from dynunet_bundle.delivery.package.model_card import CardContent, model_card
 from dynunet_bundle.dicom_output.labels import tell_uncoded
@@ -84,6 +87,7 @@ class PackageRequest:
         facts: JSON for ``load_facts``, or None.
         exports: ``export.json`` of ``dynunet-bundle export``, or None.
         curves: ``progress.png`` of the training, or None.
+        measure: whether the card tells time and memory on this machine; it then differs between builds.
         example: an image and its mask, for a picture in the model card, or None.
         weights_url: download address of the weights, needed if they are too large for the Model Zoo.
         trust: accept code in overlays from outside ``configs``; it becomes code of the package.
@@ -104,6 +108,7 @@ class PackageRequest:
     facts: Path | None = None
     exports: Path | None = None
     curves: Path | None = None
+    measure: bool = False
     example: tuple[Path, Path] | None = None
     weights_url: str | None = None
     trust: bool = False
@@ -154,7 +159,7 @@ def make_package(request: PackageRequest) -> Package:
     require_safe(files, config_dir, trust=request.trust, recipe=learnt)
     configs = merged_configs(config_dir, request.overlays, learnt)
     plan = plan_from(configs["train.json"]).overlay()
-    _require_weights(request)
+    network = _loaded_network(request)
     model = read_weights(request.weights)[1]
     origin = (model or {}).get("origin")
     facts = load_facts(request.facts, plan, origin, request.draft)
@@ -168,6 +173,7 @@ def make_package(request: PackageRequest) -> Package:
         exports=_optional(request.exports, REPORT_SCHEMA),
         curves=request.curves is not None,
         example=request.example is not None,
+        needs=measured_needs(network, plan) if request.measure else None,
     )
     metadata = make_metadata(
         plan, content.facts, display_name(request.name), changelog, version, content.scores
@@ -175,9 +181,7 @@ def make_package(request: PackageRequest) -> Package:
     archive = request.output / f"{request.name}_v{version}.zip"
     is_draft = bool(origin) and not states_license(request.facts)
     if request.members:
-        names = [MODEL, *(MEMBER.format(number) for number, _ in _numbered(request.members))]
-        paths = [f"$@bundle_root + '/models/{name}'" for name in names]
-        configs["inference.json"]["weights_file"] = paths
+        configs["inference.json"]["weights_file"] = _member_paths(request.members)
     with staged(request.output, request.name) as folder:
         _copy_code(request.bundle, folder)
         for name, config in {**configs, "metadata.json": metadata}.items():
@@ -230,8 +234,8 @@ def _optional(path: Path | None, schema: Schema) -> Mapping[str, Any] | None:
     return None if path is None else read_json(path, ConfigError, schema)
 
 
-def _require_weights(request: PackageRequest) -> None:
-    """Load the weights into the network of the overlays, strictly, which also checks the plan."""
+def _loaded_network(request: PackageRequest) -> nn.Module:
+    """The network of the overlays with the weights, loaded strictly, which also checks the plan."""
     overrides = {"weights_file": str(request.weights), "device": "cpu"}
     workflow = load_workflow(
         request.bundle,
@@ -244,6 +248,8 @@ def _require_weights(request: PackageRequest) -> None:
     parsed = workflow.parser.get_parsed_content
     for weights in (request.weights, *request.members):
         load_weights(parsed("network_def"), weights, parsed("plan"))
+    network: nn.Module = parsed("network_def")
+    return network
 
 
 def _copy_code(bundle: Path, folder: Path) -> None:
@@ -276,6 +282,12 @@ def _copy_code(bundle: Path, folder: Path) -> None:
 
 def _numbered(members: Sequence[Path]) -> Iterator[tuple[int, Path]]:
     return enumerate(members, start=2)
+
+
+def _member_paths(members: Sequence[Path]) -> list[str]:
+    """The weights of an ensemble as the package's config names them."""
+    names = [MODEL, *(MEMBER.format(number) for number, _ in _numbered(members))]
+    return [f"$@bundle_root + '/models/{name}'" for name in names]
 
 
 def _add_previous(files: Sequence[Path], folder: Path) -> None:

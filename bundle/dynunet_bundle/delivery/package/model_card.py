@@ -36,6 +36,7 @@ class CardContent:
         exports: content of ``export.json``, or None.
         curves: whether ``docs/progress.png`` exists.
         example: whether ``docs/example.png`` exists.
+        needs: measured time and memory, or None.
         weights_card: page in the bundle that describes weights of another plan, or None.
     """
 
@@ -48,6 +49,7 @@ class CardContent:
     exports: Mapping[str, Any] | None = None
     curves: bool = False
     example: bool = False
+    needs: str | None = None
     weights_card: str | None = None
 
 
@@ -84,7 +86,7 @@ def model_card(content: CardContent) -> str:
             targets=list(plan["regions"] or plan["label_names"]),
             labels=list(zip(plan["label_values"], plan["label_names"], strict=True)),
             limitations=facts.limitations,
-            memory=facts.memory or NOT_MEASURED,
+            memory=" ".join(filter(None, (facts.memory, content.needs))) or NOT_MEASURED,
             scores=_score_rows(content.scores),
             scores_of=_scores_of(content.scores),
             mean_dice=number_cell((content.scores or {}).get("mean_dice"), ".4f"),
