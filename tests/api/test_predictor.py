@@ -310,6 +310,8 @@ def test_bad_models_are_refused(tmp_path: Path) -> None:
         Predictor(weights, device="cpu", mirroring=True)
     with pytest.raises(ConfigError, match="Pass one of them"):
         Predictor(weights, weights=weights)
+    with pytest.raises(ConfigError, match="weights is an empty list"):
+        Predictor(weights=[])
     with pytest.raises(ConfigError, match="device"):
         Predictor(weights, device="tpu9")
     with pytest.raises(ConfigError, match="this machine has 0 GPUs"):

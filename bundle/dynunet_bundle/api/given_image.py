@@ -28,6 +28,12 @@ NUMBERS = "biuf"
 LAST_ROW = (0.0, 0.0, 0.0, 1.0)
 """Last row of an affine in homogeneous coordinates."""
 
+AFFINE = (
+    "Pass a matrix of 4 x 4 numbers from voxel indices to millimetres in RAS+, whose last row is 0, 0, 0, 1, such as "
+    "the affine of nibabel."
+)
+"""Remedy for a wrong affine."""
+
 
 @dataclass(frozen=True)
 class GivenImage:
@@ -134,14 +140,14 @@ def _array_and_affine(
 def _matrix(affine: Any) -> np.ndarray:
     try:
         matrix = np.array(affine, dtype=float)
-    except (TypeError, ValueError):
-        matrix = np.empty(0)
+    except (TypeError, ValueError) as error:
+        kind = type(affine).__name__
+        raise ConfigError(
+            f"the affine is a {kind} that is not a matrix of numbers. {AFFINE}"
+        ) from error
     if matrix.shape != (4, 4) or (np.isfinite(matrix).all() and tuple(matrix[3]) != LAST_ROW):
         row = f" and the last row {matrix[3].tolist()}" if matrix.shape == (4, 4) else ""
-        raise ConfigError(
-            f"the affine has shape {matrix.shape}{row}. Pass a matrix of 4 x 4 numbers from voxel indices to "
-            "millimetres in RAS+, whose last row is 0, 0, 0, 1."
-        )
+        raise ConfigError(f"the affine has shape {matrix.shape}{row}. {AFFINE}")
     return matrix
 
 
@@ -159,10 +165,7 @@ def _of_array(
             "Pass [X, Y, Z] or [C, X, Y, Z], or for a picture [X, Y] or [C, X, Y].",
         )
     if affine is None and not is_picture:
-        raise ConfigError(
-            f"the volume of {name} has no affine. Pass the matrix of 4 x 4 numbers from voxel indices to millimetres "
-            "in RAS+, such as the affine of nibabel."
-        )
+        raise ConfigError(f"the volume of {name} has no affine. {AFFINE}")
     has_channels = array.ndim == (3 if is_picture else 4)
     shape = array.shape[1:] if has_channels else array.shape
     channels = array if has_channels else array[np.newaxis]

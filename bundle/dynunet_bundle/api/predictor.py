@@ -97,6 +97,9 @@ class Predictor:
     ) -> None:
         if model is not None and weights is not None:
             raise ConfigError("both model and weights were passed. Pass one of them.")
+        for name, given in (("model", model), ("weights", weights)):
+            if given is not None and not _listed(given):
+                raise ConfigError(f"{name} is an empty list. Pass at least one, or leave it out.")
         if checkpoint not in ("best", "last"):
             raise ConfigError(f'checkpoint is {checkpoint!r}. Pass "best" or "last".')
         choice = ModelChoice(
