@@ -96,3 +96,14 @@ def test_pages_list_the_rooms_in_their_order() -> None:
     sections = re.findall(r"^## (\w+)$", (ROOT / "docs" / "how_it_works.md").read_text(), re.M)
     assert tuple(tree) == ROOMS
     assert tuple(sections) == ROOMS
+
+
+def test_messages_of_the_troubleshooting_page_are_said() -> None:
+    """Parts of messages that the page quotes stand in the package, joined over the lines of the source."""
+    sources = "\n".join(path.read_text() for path in (BUNDLE / "dynunet_bundle").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", sources)
+    quoted = re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE
+    )
+    assert len(quoted) > 15
+    assert [message for message in quoted if message not in joined] == []

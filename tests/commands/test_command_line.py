@@ -12,7 +12,12 @@ from conftest import BUNDLE, ROOT
 
 from dynunet_bundle import __version__
 from dynunet_bundle.commands.main import COMMANDS, run_program
-from dynunet_bundle.commands.parser import CommandParser, command_module, command_parser
+from dynunet_bundle.commands.parser import (
+    CommandParser,
+    command_module,
+    command_parser,
+    overlay_file,
+)
 from dynunet_bundle.errors import ConfigError
 
 ONE_NAME = {
@@ -233,3 +238,15 @@ def test_the_wheel_holds_the_bundle_and_works_from_any_folder(tmp_path: Path) ->
 def test_the_parser_has_no_abbreviations_anywhere() -> None:
     assert all(not command_parser(name, name).allow_abbrev for name in COMMANDS)
     assert isinstance(command_parser("plan", "plan"), CommandParser)
+
+
+def test_an_overlay_may_be_named_as_in_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert overlay_file("quick.json") == str(BUNDLE / "configs" / "quick.json")
+    assert overlay_file("other.json") == "other.json"
+    assert overlay_file("mine/quick.json") == "mine/quick.json"
+
+    Path("quick.json").write_text("{}")
+    assert overlay_file("quick.json") == "quick.json"

@@ -50,6 +50,13 @@ def fold_name(text: str) -> str:
     return "all" if text == "full" else text
 
 
+def overlay_file(text: str) -> str:
+    """The path of an overlay; a name that no file has is that of a config in the bundle, if there is such a config."""
+    shipped = BUNDLE / "configs" / text
+    is_name = text == Path(text).name and shipped.is_file() and not Path(text).exists()
+    return str(shipped) if is_name else text
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse's parser without abbreviations, with the options that several commands share.
 
@@ -86,7 +93,14 @@ class CommandParser(argparse.ArgumentParser):
     def add_config_files(self, what: str = OVERLAYS) -> None:
         """Overlays: ``-c``, ``--config_file``."""
         self.add_argument(
-            "-c", "--config_file", action="extend", nargs="+", default=[], help=what, metavar="FILE"
+            "-c",
+            "--config_file",
+            action="extend",
+            nargs="+",
+            default=[],
+            type=overlay_file,
+            help=f"{what}; also the name of one in the bundle, e.g. quick.json",
+            metavar="FILE",
         )
 
     def add_trust(self) -> None:
