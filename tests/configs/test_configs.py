@@ -176,7 +176,11 @@ def test_evaluation_and_inference_restore_masks_alike_with_a_plain_monai_network
 
 
 def test_overlays_only_set_ids_that_train_json_has():
-    known = FROZEN_TRAIN_IDS | {"evaluating", "masks_dir", "allow_trained_cases"} | PREDICTION_IDS
+    known = (
+        FROZEN_TRAIN_IDS
+        | {"evaluating", "masks_dir", "allow_trained_cases", "model_use"}
+        | PREDICTION_IDS
+    )
     for name in OVERLAYS:
         assert {key.split("#")[0] for key in content(name)} <= known
 

@@ -19,7 +19,7 @@ from dynunet_bundle.dataset.cases import name_of
 from dynunet_bundle.errors import ConfigError, WeightsError, find_user_error
 from dynunet_bundle.inference.model_use import ModelUse, preprocessing_difference
 from dynunet_bundle.networks.model_json import model_facts
-from dynunet_bundle.networks.weights import WeightsCheckpointLoader
+from dynunet_bundle.networks.weights import inference_network
 from dynunet_bundle.preprocessing.recipe import image_recipe
 
 STEPS = Compose([Orientationd("image", "SAR"), ScaleIntensityd("image")])
@@ -51,7 +51,6 @@ def use(weights: Path | list[str], preprocessing: Any = STEPS, **options: Any) -
     """Names of the trained cases that the check finds."""
     engine = Engine(lambda engine, batch: None)
     paths = weights if isinstance(weights, list) else str(weights)
-    WeightsCheckpointLoader(torch.nn.Identity(), paths, {}).attach(engine)
     ModelUse(paths, preprocessing, **options)(engine)
     names: list[str] = engine.state.trained_cases
     return names
@@ -59,6 +58,8 @@ def use(weights: Path | list[str], preprocessing: Any = STEPS, **options: Any) -
 
 def test_a_model_file_says_nothing_about_given_weights(weights: Path, cases: Any) -> None:
     engine = Engine(lambda engine, batch: None)
+    engine.network = inference_network(torch.nn.Identity(), "cpu", str(weights))
+    engine.network.load_state_dict({})
     ModelUse(str(weights), STEPS, cases=cases)(engine)
     assert engine.state.trained_cases == []
 

@@ -9,7 +9,7 @@ from monai.networks.nets import DynUNet
 
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.networks.cpu.forward import LeanDynUNet, fit_to_cpu
-from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, inference_network, load_states
+from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
 
 SETTINGS = {
     "spatial_dims": 3,
@@ -36,7 +36,7 @@ def image(*shape: int) -> torch.Tensor:
 
 def test_the_logits_are_the_mean_of_the_members():
     members = [network(seed) for seed in range(3)]
-    ensemble = inference_network(network(9), "cpu", ["a", "b", "c"])
+    ensemble = FoldEnsemble(network(9))
     load_states(ensemble, [member.state_dict() for member in members])
     x = image(2, 1, 8, 8, 8)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_one_member_alone_decides_as_it_does_by_itself():
 
 
 def test_the_members_of_an_ensemble_predict_as_a_cpu_likes_it():
-    plain, ours = (inference_network(network(9), "cpu", ["a", "b"]) for _ in range(2))
+    plain, ours = (FoldEnsemble(network(9)) for _ in range(2))
     fit_to_cpu(ours)
     assert isinstance(ours.network, LeanDynUNet)
     x = image(1, 1, 16, 16, 16)

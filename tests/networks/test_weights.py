@@ -1,5 +1,6 @@
 """Weights load into the network of their plan only; everything else is refused with one line."""
 
+import copy
 import hashlib
 import json
 import pickle
@@ -12,14 +13,13 @@ import monai
 import pytest
 import torch
 from conftest import BUNDLE
-from ignite.engine import Engine
 from monai.networks.nets import DynUNet
 
 import dynunet_bundle
 from dynunet_bundle.errors import WeightsError
 from dynunet_bundle.networks.dynunet import DeepSupervisedDynUNet, inference_state_dict
 from dynunet_bundle.networks.weights import (
-    WeightsCheckpointLoader,
+    inference_network,
     load_weights,
     save_weights,
     told_apart,
@@ -110,14 +110,29 @@ def test_a_file_without_sidecar_is_loaded(weights: Path) -> None:
     assert torch.equal(network.state_dict()[key], trained_state()[key])
 
 
-def test_the_loader_loads_when_the_engine_starts(weights: Path) -> None:
-    network, seen = make_network(1), []
+def test_the_network_of_a_prediction_has_its_weights(weights: Path) -> None:
+    network = inference_network(make_network(1), "cpu", str(weights), PLAN)
     key = "output_block.conv.conv.weight"
-    engine = Engine(lambda engine, batch: seen.append(network.state_dict()[key].clone()))
-    WeightsCheckpointLoader(network, str(weights), PLAN).attach(engine)
-    assert not torch.equal(network.state_dict()[key], trained_state()[key])
-    engine.run([0])
-    assert torch.equal(seen[0], trained_state()[key])
+    assert torch.equal(network.state_dict()[key], trained_state()[key])
+    assert not network.training
+
+
+@pytest.mark.parametrize("fault", ["missing", "another plan"])
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_without_its_weights_it_does_not_compute(weights: Path, fault: str, ensemble: bool) -> None:
+    if fault == "missing":
+        weights.unlink()
+    files = [str(weights)] * 2 if ensemble else str(weights)
+    network = inference_network(make_network(1), "cpu", files, {**PLAN, "axcodes": "RAS"})
+    image = torch.randn(1, 1, 16, 16)
+    message = "no weights at .*model.pt" if fault == "missing" else "another plan"
+    for one in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):  # noqa: S301
+        with pytest.raises(WeightsError, match=message):
+            one(image)
+    if not ensemble:
+        # a federated client sets the weights itself
+        network.load_state_dict(trained_state())
+        assert network(image).shape == (1, 3, 16, 16)
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

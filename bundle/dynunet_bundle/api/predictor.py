@@ -34,11 +34,10 @@ from dynunet_bundle.errors import (
 )
 from dynunet_bundle.images.read import Volume
 from dynunet_bundle.inference.evaluator import case_failure
-from dynunet_bundle.inference.model_use import ModelUse
 from dynunet_bundle.inference.restore import RestoreClassesd
 from dynunet_bundle.inference.save_mask import mask_array
 from dynunet_bundle.networks.model_json import model_settings, previous_weights
-from dynunet_bundle.networks.weights import WeightsCheckpointLoader
+from dynunet_bundle.networks.weights import require_weights
 
 PROBABILITIES = "probabilities"
 """Key of the probabilities; that of the config is deleted at the end of its postprocessing."""
@@ -134,12 +133,10 @@ class Predictor:
         # a new network draws its weights
         with torch.random.fork_rng(devices=()):
             self._inferer, self._network = get("inferer"), get("network")
+        require_weights(self._network)
+        get("model_use").check()
         if hasattr(self._inferer, "progress"):
             self._inferer.progress = False
-        WeightsCheckpointLoader(
-            self._network, get("weights_file"), self.plan, get("mirror_axes")
-        ).load()
-        ModelUse(get("weights_file"), get("preprocessing")).check()
         self._network.eval()
         name = "cascade_preprocessing" if self.plan["cascade"] else "preprocessing"
         steps = get(name).flatten().transforms

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def shared(handler: Any) -> Any:
-    """The handler itself, as an item of ``train#handlers`` of train.json and ``handlers`` of inference.json.
+    """A ``train#handlers`` of train.json, ``validate#handlers`` of evaluate.json, ``handlers`` of inference.json.
 
     Clients insert into that list and read a ``_target_`` in each item, so that neither a reference by index nor a bare
     reference would do.

@@ -22,6 +22,7 @@ from dynunet_bundle.errors import (
     BundleError,
     OutputError,
     PredictionError,
+    WeightsError,
     counted,
     failed_cases,
     find_user_error,
@@ -180,7 +181,7 @@ def case_failure(
         shape: of the preprocessed image, for a message.
     """
     user_error = find_user_error(error)
-    if isinstance(user_error, OutputError):
+    if isinstance(user_error, OutputError | WeightsError):
         return None
     if user_error is not None or not ran_out_of_memory(error):
         return user_error

@@ -16,10 +16,12 @@ from monai.utils import fall_back_tuple
 from torch import nn
 
 from dynunet_bundle.errors import ConfigError, PredictionError
+from dynunet_bundle.inference.model_use import ModelUse
 from dynunet_bundle.inference.windows import axis_weights, shares, window_starts
 from dynunet_bundle.machine.limits import require_memory
 from dynunet_bundle.networks.cpu.forward import fit_to_cpu
 from dynunet_bundle.networks.precision import compute_dtype, computing_in
+from dynunet_bundle.networks.weights import weights_are_given
 from dynunet_bundle.terminal import progress
 
 EMPTY_LOGIT = 8.0
@@ -71,6 +73,7 @@ class PatchInferer(SlidingWindowInferer):
         background: channel of the background, or None if there is none (regions); only for ``skip_empty``.
         device: device of the result, by default that of the volume; if it is too small, the CPU.
         progress: show progress for volumes with many windows: a bar on a terminal, otherwise log lines.
+        model_use: compares plan, preprocessing and mirroring with the training of the weights; None checks nothing.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -89,6 +92,7 @@ class PatchInferer(SlidingWindowInferer):
         background: int | None = 0,
         device: torch.device | str | None = None,
         progress: bool = False,
+        model_use: ModelUse | None = None,
     ) -> None:
         super().__init__(
             roi_size=tuple(roi_size),
@@ -109,6 +113,7 @@ class PatchInferer(SlidingWindowInferer):
                 f"mirror_axes is {list(mirror_axes)}. A patch of {len(roi_size)} axes can be mirrored over "
                 f"{list(range(len(roi_size)))}; list each at most once."
             )
+        self.model_use = model_use
         self.mirror_axes = tuple(mirror_axes)
         self.precision = precision
         self.require_finite = require_finite
@@ -131,9 +136,12 @@ class PatchInferer(SlidingWindowInferer):
             ``[B, outputs, *spatial]`` float32.
 
         Raises:
+            WeightsError: if the weights were trained for another use, see ``ModelUse``.
             PredictionError: if a value is NaN or infinite, unless ``require_finite`` is false.
             MemoryError: if there is less memory than the result takes on a CPU.
         """
+        if self.model_use is not None and not weights_are_given(network):
+            self.model_use.require_fit()
         if isinstance(network, nn.Module):
             # done here, so that servers that use only the bundle's bare network get the same masks
             fit_to_cpu(network)

@@ -111,7 +111,7 @@ class RunRecord:
         return [case for name, case in self.cases.items() if name not in self._kept]
 
     def attach(self, engine: Engine) -> None:
-        """Register with a MONAI evaluator that predicts one case per iteration, after WeightsCheckpointLoader."""
+        """Register with a MONAI evaluator that predicts one case per iteration."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._mark, "load")
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._mark, "network")

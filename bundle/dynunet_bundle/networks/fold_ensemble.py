@@ -1,4 +1,4 @@
-"""The network of a prediction: a single one, an ensemble of one plan, or an exported model."""
+"""Several trainings of one plan as one network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ from torch import nn
 from torch.func import functional_call
 
 from dynunet_bundle.errors import ConfigError
-from dynunet_bundle.networks.exported import network_of
 
 
 class FoldEnsemble(nn.Module):
@@ -57,38 +56,8 @@ class FoldEnsemble(nn.Module):
         return total.div_(len(self.members))
 
 
-def inference_network(
-    network_def: nn.Module,
-    device: torch.device | str,
-    weights_file: str | Sequence[str] = "",
-    plan: Mapping[str, Any] | None = None,
-    backend: str = "torch",
-    backend_file: str | None = None,
-) -> nn.Module:
-    """The network on its device, without weights: ``network`` of inference.json and evaluate.json.
-
-    Args:
-        network_def: a plain network of the plan.
-        device: device of the network.
-        weights_file: path of the weights; a list gives an ensemble.
-        plan: the plan ids, which an exported model must match.
-        backend: ``"torch"``, or the runtime of an exported model, see ``exported.network_of``.
-        backend_file: the exported model.
-
-    Raises:
-        BundleError: as ``exported.network_of``.
-    """
-    device = torch.device(device)
-    if backend != "torch":
-        return network_of(network_def, plan or {}, backend, backend_file, weights_file)
-    network = network_def.to(device).eval()
-    if isinstance(weights_file, str):
-        return network
-    return FoldEnsemble(network)
-
-
 def load_states(network: nn.Module, states: Sequence[Mapping[str, Any]]) -> None:
-    """Load weights into a network of ``inference_network``.
+    """Load weights into a network, or into the members of an ensemble.
 
     Raises:
         ConfigError: if there are several weights for a single network.

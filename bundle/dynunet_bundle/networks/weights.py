@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from torch import nn
 
 from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
-from dynunet_bundle.networks.exported import ExportedNetwork
+from dynunet_bundle.networks.exported import network_of
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
 from dynunet_bundle.networks.model_json import learnt_mirroring, model_facts, model_plan
 from dynunet_bundle.networks.residual import HEADS_PREFIX
@@ -29,6 +28,9 @@ HINT = (
     "Pass the overlays of its training to --config_file; "
     "dynunet-bundle predict needs none, it reads the plan beside the weights."
 )
+
+WEIGHTS_ERROR, GIVEN_WEIGHTS = "weights_error", "weights_are_given"
+"""Attributes of a network: why its weights could not be loaded, and whether a client set others."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def load_weights(
     """Load weights into a network, strictly.
 
     Args:
-        network: a plain DynUNet of the plan, or the ensemble of ``inference_network`` for several files.
+        network: a plain network of the plan, or a ``FoldEnsemble`` for several files.
         path: the ``.pt`` file, or a list of them.
         plan: the plan ids of the config.
 
@@ -83,15 +85,9 @@ def _checked_state(
     path: Path, network: nn.Module, plan: Mapping[str, Any]
 ) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
-        raise WeightsError(
-            f"there are no weights at {path}. Train first, or pass --model (--weights_file) with a model.pt."
-        )
+        raise _missing(path)
     state, facts = read_weights(path, checkpoint=True)
-    differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
-    if differences:
-        raise WeightsError(
-            f"{path} was trained with another plan than this config: {'; '.join(differences)}. {HINT}"
-        )
+    require_own_plan(path, facts, plan)
     mismatch = _first_mismatch(network.state_dict(), state)
     if mismatch:
         raise WeightsError(f"{path} does not fit the network of this plan: {mismatch}. {HINT}")
@@ -197,7 +193,34 @@ def _first_mismatch(
     return None if surplus is None else f"it has {surplus}, which the plan lacks"
 
 
-def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
+def require_own_plan(path: Path, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Refuse weights of another plan.
+
+    Args:
+        path: the ``.pt`` file.
+        facts: the content of its JSON; without a plan nothing is known.
+        plan: the plan ids of the config.
+
+    Raises:
+        WeightsError: naming the ids that differ.
+    """
+    differences = plan_differences(facts["plan"], plan) if "plan" in facts else []
+    if differences:
+        raise WeightsError(
+            f"{path} was trained with another plan than this config: {'; '.join(differences)}. {HINT}"
+        )
+
+
+def require_learnt_mirroring(path: Path, axes: Sequence[int]) -> None:
+    """Refuse mirroring over axes that the training did not mirror.
+
+    Args:
+        path: the ``.pt`` file.
+        axes: axes that the prediction mirrors over.
+
+    Raises:
+        WeightsError: naming the axes of the training.
+    """
     learnt = learnt_mirroring(path) if axes else None
     if learnt is not None and not set(axes) <= set(learnt):
         raise WeightsError(
@@ -206,59 +229,80 @@ def _require_mirroring(path: Path, axes: Sequence[int]) -> None:
         )
 
 
-class WeightsCheckpointLoader:
-    """Load weights when an engine starts: ``handlers`` of inference.json and evaluate.json.
+def inference_network(
+    network_def: nn.Module,
+    device: torch.device | str,
+    weights_file: str | Sequence[str] = "",
+    plan: Mapping[str, Any] | None = None,
+    backend: str = "torch",
+    backend_file: str | None = None,
+) -> nn.Module:
+    """The network on its device, with its weights: ``network`` of inference.json and evaluate.json.
 
-    MONAI's CheckpointLoader reports a mismatch as a page of keys. MONAI's client for federated learning recognises a
-    loader by "CheckpointLoader" in its name, and switches it off: the weights then come from the server.
+    So every client that takes the network gets checked weights, and one that sets others afterwards, as MONAI's
+    federated client does, keeps them. If the weights cannot be loaded, the network can be looked at, but raises the
+    error instead of computing, until weights are set.
 
     Args:
-        network: the network of the engine.
-        path: the ``.pt`` file, or a list of them for an ensemble.
-        plan: the plan ids of the config.
-        mirror_axes: axes that the prediction mirrors over; the training must have mirrored over them too.
+        network_def: a plain network of the plan.
+        device: device of the network.
+        weights_file: path of the weights; a list gives an ensemble.
+        plan: the plan ids, which weights and exported model must match.
+        backend: ``"torch"``, or the runtime of an exported model, see ``exported.network_of``.
+        backend_file: the exported model.
+
+    Raises:
+        BundleError: as ``exported.network_of``.
     """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        path: str | Sequence[str],
-        plan: Mapping[str, Any],
-        mirror_axes: Sequence[int] = (),
-    ) -> None:
-        self.network = network
-        self.path = path
-        self.plan = plan
-        self.mirror_axes = list(mirror_axes)
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a MONAI evaluator."""
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Load the weights as the engine starts."""
-        self.load()
-
-    def load(self) -> None:
-        """Load the weights.
-
-        Raises:
-            WeightsError: as ``load_weights``, or for mirroring that was not trained.
-        """
-        for file in weight_files(self.path):
-            _require_mirroring(file, self.mirror_axes)
-        if isinstance(self.network, ExportedNetwork):
-            # the exported file contains the weights
-            logger.info("weights: %s", self.network.path.name)
-            return
-        load_weights(self.network, self.path, self.plan)
-        logger.info("weights: %s", ", ".join(told_apart(weight_files(self.path))))
+    device = torch.device(device)
+    if backend != "torch":
+        exported = network_of(network_def, plan or {}, backend, backend_file, weights_file)
+        logger.info("weights: %s", Path(str(backend_file)).name)
+        return exported
+    network = network_def.to(device).eval()
+    if not isinstance(weights_file, str):
+        network = FoldEnsemble(network)
+    try:
+        load_weights(network, weights_file, plan or {})
+    except WeightsError as error:
+        setattr(network, WEIGHTS_ERROR, error)
+        network.register_forward_pre_hook(_require_weights)
+    else:
+        logger.info("weights: %s", ", ".join(told_apart(weight_files(weights_file))))
+    network.register_load_state_dict_post_hook(_note_given)
+    return network
 
 
-def loads_weights(engine: Engine) -> bool:
-    """Whether an engine loads its weights from a file when it starts; Ignite has no public API for this."""
-    handlers = getattr(engine, "_event_handlers", {}).get(Events.STARTED, [])
-    return any(isinstance(handler, WeightsCheckpointLoader) for handler, *_ in handlers)
+def require_weights(network: Any) -> None:
+    """Raise the error of ``inference_network`` if the network has no weights.
+
+    Raises:
+        WeightsError: why the weights were not loaded.
+    """
+    error = getattr(network, WEIGHTS_ERROR, None)
+    if error is not None:
+        raise error
+
+
+def weights_are_given(network: Any) -> bool:
+    """Whether a client set other weights in a network of ``inference_network``, as MONAI's federated client does."""
+    return bool(getattr(network, GIVEN_WEIGHTS, False))
+
+
+# hooks are functions of the module, so that the network can be copied and pickled
+def _require_weights(network: nn.Module, _: Any) -> None:
+    require_weights(network)
+
+
+def _note_given(network: nn.Module, _: Any) -> None:
+    setattr(network, WEIGHTS_ERROR, None)
+    setattr(network, GIVEN_WEIGHTS, True)
+
+
+def _missing(path: Path) -> WeightsError:
+    return WeightsError(
+        f"there are no weights at {path}. Train first, or pass --model (--weights_file) with a model.pt."
+    )
 
 
 def told_apart(files: Sequence[Path]) -> list[str]:

@@ -42,6 +42,7 @@ from dynunet_bundle.files import json_bytes, read_json, sha256_of, write_json
 from dynunet_bundle.networks.model_json import (
     CODES_ID,
     PREVIOUS_STAGE,
+    learnt_mirroring,
     model_recipe,
     model_settings,
 )
@@ -180,6 +181,7 @@ def make_package(request: PackageRequest) -> Package:
     )
     archive = request.output / f"{request.name}_v{version}.zip"
     is_draft = bool(origin) and not states_license(request.facts)
+    _limit_mirroring(configs["inference.json"], (request.weights, *request.members))
     if request.members:
         configs["inference.json"]["weights_file"] = _member_paths(request.members)
     with staged(request.output, request.name) as folder:
@@ -197,6 +199,20 @@ def make_package(request: PackageRequest) -> Package:
             write_zip(folder, archive)
         publish(folder, target)
     return Package(target, None if is_draft else archive, version)
+
+
+def _limit_mirroring(config: dict[str, Any], files: Sequence[Path]) -> None:
+    """Offer mirroring over the axes that all trainings mirrored; without such axes, do not offer it."""
+    known = [axes for axes in map(learnt_mirroring, files) if axes is not None]
+    if not known:
+        return
+    axes = sorted(set(known[0]).intersection(*known))
+    config["mirror_axes"] = f"${axes} if @displayable_configs#mirroring else []" if axes else []
+    if not axes:
+        options = config["displayable_configs"]
+        config["displayable_configs"] = {
+            name: value for name, value in options.items() if name != "mirroring"
+        }
 
 
 def _add_pictures(request: PackageRequest, folder: Path, plan: Mapping[str, Any]) -> None:
