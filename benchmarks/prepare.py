@@ -73,7 +73,7 @@ def _nnunetv2(dataset_dir: Path, work_dir: Path, peers: Path) -> Contender:
         "nnunetv2",
         (
             Step(
-                (convert, "-i", str(_msd_copy(dataset_dir, work_dir)), "-overwrite_id", PEER_ID)
+                (convert, "-i", str(msd_copy(dataset_dir, work_dir)), "-overwrite_id", PEER_ID)
                 + ("-np", "1"),
                 timed=False,
             ),
@@ -87,7 +87,7 @@ def _nnunetv2(dataset_dir: Path, work_dir: Path, peers: Path) -> Contender:
     )
 
 
-def _msd_copy(dataset_dir: Path, work_dir: Path) -> Path:
+def msd_copy(dataset_dir: Path, work_dir: Path) -> Path:
     """The data set in the form of nnU-Net's converter: a folder TaskNN_Name with imagesTs, only the listed cases."""
     path = dataset_dir / "dataset.json"
     try:

@@ -10,6 +10,7 @@
     python scripts/benchmark.py predict --parts forward --grid seed --device cuda
     python scripts/benchmark.py predict --model NNUNET_RESULTS --input IMAGES --rounds 3
     python scripts/benchmark.py parity --data DATA
+    python scripts/benchmark.py learn --dataset_dir DATA/Task04_Hippocampus --out LEARN --minutes 5 10 20
     python scripts/benchmark.py objects --shape 512 512 640 --labels 20 104
 
 The other projects are in .venv-peers (peers-requirements.txt, make peers); missing ones are skipped. Exit code 1 if a
@@ -137,7 +138,16 @@ def objects(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
     return objects.run(shapes, arguments.labels, work_dir, arguments.core)
 
 
+def learn(arguments: argparse.Namespace, work_dir: Path) -> dict[str, Any]:
+    from benchmarks import learn
+
+    data, out = arguments.dataset_dir.resolve(), arguments.out.resolve()
+    job = learn.Learning(data, out, arguments.peers, arguments.minutes, arguments.seed)
+    return learn.run(job)
+
+
 SUBCOMMANDS = {
+    "learn": learn,
     "objects": objects,
     "predict": predict,
     "parity": parity,
@@ -204,8 +214,23 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("--num_steps", type=at_least_1, default=20, help="iterations per epoch")
     command.add_argument("--batch_size", type=at_least_1, default=2, help="patches per process")
     _add_objects(commands, common)
+    _add_learning(commands, common)
     _add_prediction(commands, common)
     return parser.parse_args()
+
+
+def _add_learning(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "learn", parents=[common], help="Dice of held-out cases against CPU time of the training"
+    )
+    command.add_argument(
+        "--dataset_dir", type=Path, required=True, help="folder of Task04_Hippocampus"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder of the runs, resumed")
+    command.add_argument(
+        "--minutes", type=float, nargs="+", default=[5, 10, 20], help="CPU minutes of trainings"
+    )
+    command.add_argument("--seed", type=at_least_0, default=0, help="seed of all trainings")
 
 
 def _add_objects(commands: Any, common: argparse.ArgumentParser) -> None:

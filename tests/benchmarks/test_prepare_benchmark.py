@@ -17,7 +17,7 @@ def test_the_converter_gets_the_listed_cases_in_a_folder_it_can_read(
     dropped = content["training"].pop()
     (own_phantom / "dataset.json").write_text(json.dumps(content))
     renamed = own_phantom.rename(own_phantom.with_name("My_own_data"))
-    copy = prepare._msd_copy(renamed, tmp_path)
+    copy = prepare.msd_copy(renamed, tmp_path)
     assert copy.name == "Task999_Data"
     names = sorted(path.name for path in (copy / "imagesTr").iterdir())
     assert names == sorted(path.name for path in (copy / "labelsTr").iterdir())
@@ -29,7 +29,7 @@ def test_the_converter_gets_the_listed_cases_in_a_folder_it_can_read(
 
 def test_a_data_set_without_its_json_is_refused(tmp_path: Path):
     with pytest.raises(DatasetError, match="dataset.json"):
-        prepare._msd_copy(tmp_path, tmp_path)
+        prepare.msd_copy(tmp_path, tmp_path)
 
 
 @pytest.mark.slow
