@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+FEDERATED := .venv-federated
 LABEL := .venv-label
 DEPLOY := .venv-deploy
 DEMO := demo
@@ -11,7 +12,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-attack test-clients test-faults test-gpu test-peers test-slow lint format sbom template clean
+.PHONY: help install peers demo test test-attack test-clients test-faults test-federated test-gpu test-peers test-slow lint format sbom template clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +51,7 @@ demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients and not peers"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients and not peers and not federated"
 
 $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_label.sh
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
@@ -65,6 +66,17 @@ test-clients: $(BIN)/.installed $(LABEL)/.installed $(DEPLOY)/.installed ## test
 
 test-peers: $(BIN)/.installed $(PEERS)/.installed ## predict with exported models by nnU-Net itself; takes minutes
 	$(BIN)/python -m pytest -m peers
+
+# NVFlare, which .venv does not have; everything else comes from .venv, through the .pth file
+$(FEDERATED)/.installed: federated-requirements.txt $(BIN)/.installed
+	$(PYTHON) -m venv $(FEDERATED)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(FEDERATED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth
+	$(FEDERATED)/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
+	@touch $@
+
+test-federated: $(FEDERATED)/.installed ## train two sites together by NVFlare's simulator; takes minutes
+	$(BIN)/python -m pytest -m federated
 
 test-slow: $(BIN)/.installed ## run the slow tests
 	$(BIN)/python -m pytest -m slow

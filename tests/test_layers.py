@@ -32,6 +32,7 @@ ROOMS = (
     "best_configuration",
     "delivery",
     "nnunet",
+    "federation",
     "api",
     "commands",
 )

@@ -17,6 +17,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 APART = {
     "benchmark": "measures other projects, see tests/benchmarks",
     "download": "needs a network, see tests/dataset/test_download.py",
+    "federate": "needs a package, see tests/federation/test_job.py",
     "import_nnunet": "needs a model of nnU-Net",
     "sbom": "lists the whole environment",
 }

@@ -111,6 +111,7 @@ ARGUMENTS = {
     "postprocess": ["MASKS", "--output_dir", "OUT", "--nnunet_dir", "DATA"],
     "install": ["PACKAGE.zip"],
     "import_nnunet": ["--model", "MODEL", "--name", "organ_mr_task"],
+    "federate": ["PACKAGE", "--output_dir", "OUT"],
     "find_best": ["DATA", "--runs", "A", "--output", "best.json"],
     "make_phantom": ["--output_dir", "OUT"],
     "package": ["--refresh_template"],

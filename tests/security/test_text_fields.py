@@ -28,6 +28,7 @@ CODE = {"inference.json"}  # a config of the bundle itself is a program
 ELSEWHERE = {
     "commands.predict.CONFIG_SCHEMA",  # an overlay, which load_workflow reads again
     "commands.predict.OBJECT",  # an argument: rules for series; test_paths.py
+    "federation.site.SITE_SCHEMA",  # a site's own paths and settings; tests/federation
     "images.tiff_spacing.SPACING_SCHEMA",  # numbers; tests/images
     "planning.command.PLAN_SCHEMA",  # an overlay that a new plan is compared with; tests/planning
     "configs.values.ANYTHING",  # a value of a command line; test_paths.py

@@ -33,6 +33,7 @@ COMMANDS = {
     "install": "install a package from its zip, for predict --model NAME",
     "verify": "check that a bundle is ready for its clients",
     "import-nnunet": "make a package of a model that was trained with nnU-Net v2",
+    "federate": "write the job of a federated training for NVFlare",
     "slurm": "print an sbatch script for a training",
 }
 """Commands in the order of their use, with one line of help. A command is the module of its name in this room."""

@@ -1,0 +1,1 @@
+"""Federated learning: hospitals train one model together, and exchange weights only."""
