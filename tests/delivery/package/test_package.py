@@ -86,19 +86,20 @@ def test_a_package_holds_what_travels_and_no_more(made: Package) -> None:
     }
 
 
-def test_the_sums_are_those_that_sha256sum_checks(made: Package) -> None:
+@pytest.mark.parametrize(("sums", "is_code"), [("SHA256SUMS", False), ("SHA256SUMS_CODE", True)])
+def test_the_sums_are_those_that_sha256sum_checks(made: Package, sums: str, is_code: bool) -> None:
     done = subprocess.run(
-        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        ["sha256sum", "--check", "--strict", sums],
         cwd=made.folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = (made.folder / "SHA256SUMS").read_text().splitlines()
-    # Python is left out, which the Model Zoo's hooks format
-    files = [path for path in made.folder.rglob("*") if path.is_file() and path.suffix != ".py"]
-    assert len(lines) == len(files) - 1
+    lines = (made.folder / sums).read_text().splitlines()
+    files = [path for path in made.folder.rglob("*") if path.is_file()]
+    kind = [path for path in files if (path.suffix == ".py") == is_code]
+    assert len(lines) == len(kind) - (0 if is_code else 2)
 
 
 def test_the_files_of_the_sums_are_in_the_form_of_the_zoos_hooks(made: Package) -> None:

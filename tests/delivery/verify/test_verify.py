@@ -159,11 +159,14 @@ def test_what_a_model_card_lacks_is_told(bundle: Path) -> None:
 
 def test_files_that_are_not_those_packaged_are_told(bundle: Path) -> None:
     rewrite(bundle, "LICENSE", "Apache", "apache")
+    rewrite(bundle, "dynunet_bundle/__init__.py", "Python", "python")
     (bundle / "extra.txt").touch()
     (bundle / "docs" / "data_license.txt").unlink()
     found = problems_of(bundle, "sums")
     for fault in (
         "LICENSE is not the file",
+        "dynunet_bundle/__init__.py is not the file",
+        "if a formatter changed the code, remove SHA256SUMS_CODE",
         "extra.txt was not",
         "data_license.txt was packaged and",
     ):
@@ -171,6 +174,7 @@ def test_files_that_are_not_those_packaged_are_told(bundle: Path) -> None:
     (bundle / "SHA256SUMS").write_text("x\n")
     assert "HASH  NAME" in problems_of(bundle, "sums")
     (bundle / "SHA256SUMS").unlink()
+    (bundle / "SHA256SUMS_CODE").unlink()
     assert verify_bundle(bundle, ["sums"])[0].skipped
 
 

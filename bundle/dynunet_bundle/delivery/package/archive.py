@@ -13,7 +13,10 @@ from dynunet_bundle.files import TEMPORARY_SUFFIX, atomic_write, ensure_writable
 from dynunet_bundle.machine.locks import WAIT, exclusive
 
 SUMS_NAME = "SHA256SUMS"
-"""File of checksums, in the format of ``sha256sum --check``."""
+"""File of checksums of all files except Python, in the format of ``sha256sum --check``."""
+
+CODE_SUMS_NAME = "SHA256SUMS_CODE"
+"""The same for Python: a list of its own, since the hooks of the Model Zoo format Python."""
 
 MAX_FILE_BYTES = 25 * 10**6
 """Largest file in the Model Zoo, in bytes; larger files are listed in ``large_files.yml``."""
@@ -31,15 +34,20 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def summed_files(folder: Path) -> list[Path]:
-    """The files that ``SHA256SUMS`` lists: all but the list itself and Python, which the Model Zoo's hooks format."""
-    return [name for name in files_of(folder) if name.suffix != ".py" and name != Path(SUMS_NAME)]
+def summed_files(folder: Path) -> dict[str, list[Path]]:
+    """The files that each list of checksums names; together all except for the lists."""
+    lists: dict[str, list[Path]] = {SUMS_NAME: [], CODE_SUMS_NAME: []}
+    for name in files_of(folder):
+        if name.as_posix() not in lists:
+            lists[CODE_SUMS_NAME if name.suffix == ".py" else SUMS_NAME].append(name)
+    return lists
 
 
 def write_sums(folder: Path) -> None:
-    """Write the SHA-256 of each of these files of a folder to ``SHA256SUMS`` in it."""
-    lines = [f"{sha256_of(folder / name)}  {name.as_posix()}\n" for name in summed_files(folder)]
-    (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
+    """Write the SHA-256 of each file of a folder to the lists of checksums in it."""
+    for sums, names in summed_files(folder).items():
+        lines = [f"{sha256_of(folder / name)}  {name.as_posix()}\n" for name in names]
+        (folder / sums).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def write_zip(folder: Path, path: Path) -> None:

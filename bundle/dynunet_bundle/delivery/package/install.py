@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from dynunet_bundle.configs.places import models_home
 from dynunet_bundle.delivery.package.archive import (
+    CODE_SUMS_NAME,
     SUMS_NAME,
     files_of,
     publish,
@@ -110,7 +111,7 @@ def _package_in(content: Path, source: str) -> Path:
         raise WeightsError(
             f"{source} is not a package: it needs one folder with configs/metadata.json and models/{MODEL}."
         )
-    listed = _listed_sums(package / SUMS_NAME)
+    listed = _listed_sums(package / SUMS_NAME) | _listed_sums(package / CODE_SUMS_NAME)
     told = model_facts(weights).get("sha256")
     if told is not None:
         listed[weights.relative_to(package).as_posix()] = told

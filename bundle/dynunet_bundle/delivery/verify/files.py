@@ -9,6 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from dynunet_bundle.delivery.package.archive import (
+    CODE_SUMS_NAME,
     MAX_FILE_BYTES,
     SUMS_NAME,
     files_of,
@@ -180,18 +181,30 @@ def check_readme(bundle: BundleFolder) -> list[BundleProblem]:
 
 
 def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
-    """SHA256SUMS lists every file except Python, with its current checksum."""
-    path = bundle.path / SUMS_NAME
-    if not path.is_file():
+    """The lists of checksums name every file, with its current checksum."""
+    lists = {
+        sums: names
+        for sums, names in summed_files(bundle.path).items()
+        if (bundle.path / sums).is_file()
+    }
+    if not lists:
         raise SkippedCheck(f"there is no {SUMS_NAME}; dynunet-bundle package writes one")
+    return [
+        problem for sums, names in lists.items() for problem in _changed_files(bundle, sums, names)
+    ]
+
+
+def _changed_files(bundle: BundleFolder, sums: str, names: list[Path]) -> list[BundleProblem]:
     try:
-        lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-        listed = {name: value for value, name in lines}
+        text = (bundle.path / sums).read_text(encoding="utf-8")
+        listed = {
+            name: value for value, name in (line.split("  ", 1) for line in text.splitlines())
+        }
     except ValueError as error:
         raise ConfigError(
-            f'{SUMS_NAME} has lines that are not "HASH  NAME". Package the model again.'
+            f'{sums} has lines that are not "HASH  NAME". Package the model again.'
         ) from error
-    found = {name.as_posix() for name in summed_files(bundle.path)}
+    found = {name.as_posix() for name in names}
     changed = {
         name for name in found & listed.keys() if sha256_of(bundle.path / name) != listed[name]
     }
@@ -200,4 +213,7 @@ def check_sums(bundle: BundleFolder) -> list[BundleProblem]:
         *((name, "was packaged and is missing") for name in sorted(listed.keys() - found)),
         *((name, "was not packaged") for name in sorted(found - listed.keys())),
     ]
-    return [BundleProblem(f"{name} {what}.", "Package the model again.") for name, what in faults]
+    remedy = "Package the model again."
+    if sums == CODE_SUMS_NAME:
+        remedy = f"Package the model again; if a formatter changed the code, remove {sums}."
+    return [BundleProblem(f"{name} {what}.", remedy) for name, what in faults]
