@@ -229,6 +229,13 @@ def test_the_wheel_holds_the_bundle_and_works_from_any_folder(tmp_path: Path) ->
     installed("predict", "-i", "IMAGES", "-o", "MASKS", "--device", "cpu")
     assert [path.name for path in (work / "MASKS").glob("*.nii.gz")] == ["phantom_005.nii.gz"]
     (work / "IMAGES").rename(work / "DATA" / "imagesTs")
+    sizes = ("--patch_size", "[16,16,16]", "--filters", "[4,4,4,4,4,4,4,4]", "--batch_size", "1")
+    length = ("--epochs", "1", "--iterations_per_epoch", "1", "--device", "cpu")
+    installed(
+        *("train", "DATA", "-c", "tasks/DATA_3d.json", "quick.json", "-o", "RUN", "--fold", "0"),
+        *(*sizes, *length),
+    )
+    assert (work / "RUN" / "fold_0" / "models" / "model.pt").is_file()
     installed("prepare", "DATA", "-c", "tasks/DATA_3d.json")
     assert len(list((work / "prepared").glob("*.image.npy"))) == 5
     written = {path.name for path in (tmp_path / "site" / "dynunet_bundle" / "bundle").iterdir()}

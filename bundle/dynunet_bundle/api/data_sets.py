@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import ConfigError, WeightsError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.shapes import OBJECT
 from dynunet_bundle.terminal import tell_start
 

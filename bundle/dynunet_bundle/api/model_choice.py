@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
-from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL, learnt_mirroring, model_files
 
 

@@ -19,7 +19,6 @@ from monai.transforms import Compose, LoadImaged
 
 from dynunet_bundle.api.given_image import GivenImage, given_image
 from dynunet_bundle.api.model_choice import ModelChoice
-from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.configs.preflight import require_device
 from dynunet_bundle.configs.workflow import load_parser
 from dynunet_bundle.dataset.case_errors import apply_to_case
@@ -36,6 +35,7 @@ from dynunet_bundle.images.read import Volume
 from dynunet_bundle.inference.evaluator import case_failure
 from dynunet_bundle.inference.restore import RestoreClassesd
 from dynunet_bundle.inference.save_mask import mask_array
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.networks.model_json import model_settings, previous_weights
 from dynunet_bundle.networks.weights import require_weights
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.configs.places import cache_folder
+from dynunet_bundle.machine.places import cache_folder
 from dynunet_bundle.terminal import say
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
-from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import counted
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import say
 
 

@@ -14,7 +14,7 @@ weights is not written, and the exit code is 1.
 import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import say
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
-from dynunet_bundle.configs.places import BUNDLE, changelog_file
+from dynunet_bundle.machine.places import BUNDLE, changelog_file
 from dynunet_bundle.terminal import say
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import say
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynunet_bundle.configs.places import BUNDLE, in_work_folder
 from dynunet_bundle.errors import ConfigError
+from dynunet_bundle.machine.places import BUNDLE, in_work_folder
 from dynunet_bundle.shapes import POSITIVE, number_option
 
 logger = logging.getLogger(__name__)

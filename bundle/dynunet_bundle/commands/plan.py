@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.configs.places import cache_folder, in_work_folder
+from dynunet_bundle.machine.places import cache_folder, in_work_folder
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -24,8 +24,8 @@ from dynunet_bundle.commands.predict_options import (
     series_rules,
 )
 from dynunet_bundle.configs.lean_monai import import_monai
-from dynunet_bundle.configs.places import BUNDLE
 from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PlanError, PredictionError
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import next_command, say
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ train.json can be set: --epochs 300. docs/cluster.md describes the script.
 import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
-from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.machine.places import BUNDLE
 
 
 def add_arguments(parser: CommandParser) -> None:

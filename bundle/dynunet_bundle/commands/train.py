@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.model import say_model
 from dynunet_bundle.commands.parser import CommandParser, fold_name
-from dynunet_bundle.configs.places import BUNDLE
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import next_command
 
 

@@ -20,6 +20,7 @@ from dynunet_bundle.dicom_input.archives import remove_dead_extractions
 from dynunet_bundle.errors import ConfigError, install_excepthook
 from dynunet_bundle.files import ensure_writable
 from dynunet_bundle.machine.locks import claim
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import tell_start
 
 
@@ -39,7 +40,7 @@ def check_command() -> None:
     if not runs_as_command(sys.argv):
         return
     install_excepthook()
-    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
+    configs = BUNDLE / "configs"
     known = known_ids(configs)
     line = check_overrides(sys.argv[1:], known)
     require_safe(line.config_files, configs, trust=line.is_trusted)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dynunet_bundle
 from dynunet_bundle.configs.command import check_overlays, read_texts
 from dynunet_bundle.configs.command_line import CommandLine, runs_as_command
 from dynunet_bundle.configs.overrides import (
@@ -21,6 +20,7 @@ from dynunet_bundle.configs.overrides import (
     top_level,
 )
 from dynunet_bundle.configs.settings import FOLDERS
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.planning.plan import PLAN_IDS
 
 MAIN = ("train.json", "evaluate.json", "inference.json", "multi_gpu_train.json")
@@ -94,7 +94,7 @@ def command_facts() -> dict[str, Any]:
 
 def _command() -> tuple[CommandLine, set[str]]:
     """The command line, and the ids of the configs."""
-    configs = Path(dynunet_bundle.__file__).resolve().parents[1] / "configs"
+    configs = BUNDLE / "configs"
     known = known_ids(configs)
     return check_overrides(sys.argv[1:], known), known
 

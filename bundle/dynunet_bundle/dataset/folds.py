@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-import dynunet_bundle
 from dynunet_bundle.errors import DatasetError, counted, some_of
 from dynunet_bundle.files import read_json, write_json
+from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.shapes import TEXT, list_of, object_with
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ NUM_FOLDS = 5  # default number of folds
 SPLITS_PLACE = ("configs", "tasks", "splits")
 """Folder of the splits files in a bundle; only tasks with enough cases have one."""
 
-OWN_SPLITS = Path(dynunet_bundle.__file__).absolute().parents[1].joinpath(*SPLITS_PLACE)
+OWN_SPLITS = BUNDLE.joinpath(*SPLITS_PLACE)
 
 SPLIT_SEED = 12345
 """Random state of the five folds, as in the seed (NVIDIA's nnU-Net example) and in nnU-Net."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.places import models_home
 from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
 from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.machine.places import models_home
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
 from dynunet_bundle.shapes import (
     COUNT,

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from dynunet_bundle.configs.places import models_home
 from dynunet_bundle.delivery.package.archive import (
     CODE_SUMS_NAME,
     SUMS_NAME,
@@ -18,6 +17,7 @@ from dynunet_bundle.delivery.package.archive import (
 from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.errors import ConfigError, DatasetError, OutputError, WeightsError
 from dynunet_bundle.files import ensure_writable, sha256_of
+from dynunet_bundle.machine.places import models_home
 from dynunet_bundle.networks.model_json import MODEL, model_facts
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
