@@ -114,8 +114,9 @@ def _ours(learning: Learning, name: str, minutes: float) -> Measurement:
         iterations = _read(plan)["iterations"]
         length = {"epochs": EPOCHS, "iterations_per_epoch": iterations, "skip_validation": EPOCHS}
         spent = cpu_seconds(command("training", learning.dataset_dir, folder, {**values, **length}))
-        scored = {**values, "config_file": json.dumps([*files, "configs/evaluate.json"])}
-        cpu_seconds(command("evaluating", learning.dataset_dir, folder, scored))
+        plan_values = {name: settings[name] for name in ("filters",) if name in settings}
+        scored = {"config_file": json.dumps([*files, "configs/evaluate.json"]), "fold": FOLD}
+        cpu_seconds(command("evaluating", learning.dataset_dir, folder, {**scored, **plan_values}))
         write_json(result, _facts(folder / "scores.json", spent, EPOCHS * iterations))
     return _row(name, _read(result))
 

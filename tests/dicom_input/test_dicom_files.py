@@ -183,7 +183,9 @@ def test_missing_input(tmp_path: Path) -> None:
 
 def test_missing_pydicom_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(BundleError, match=r'pip install -e "\.\[dicom\]"') as caught:
+    with pytest.raises(
+        BundleError, match=r'pip install --constraint constraints.txt "\.\[dicom\]"'
+    ) as caught:
         load_series(str(folder))
     # and the packages to install without a clone, the same list
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -155,7 +155,9 @@ def test_a_folder_that_cannot_be_written_to(write: Write, tmp_path: Path) -> Non
 @each
 def test_without_highdicom(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(BundleError, match=r'pip install -e "\.\[dicom\]"'):
+    with pytest.raises(
+        BundleError, match=r'pip install --constraint constraints.txt "\.\[dicom\]"'
+    ):
         write(made_mask(), made_series(), LABELS, tmp_path / "out.dcm", algorithm=ALGORITHM)
 
 

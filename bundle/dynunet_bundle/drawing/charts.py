@@ -106,7 +106,8 @@ def new_figure(heading: str, width: int, height: int) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
-            'charts need matplotlib. Install it with: pip install "dynunet-bundle[watch]"'
+            'charts need matplotlib. Run pip install --constraint constraints.txt ".[watch]" in a clone of the '
+            "repository, or pip install matplotlib."
         ) from error
     figure = Figure((width / DPI, height / DPI), dpi=DPI, layout="constrained")
     figure.suptitle(heading, x=0.01, ha="left", fontsize=12, color=INK).set_parse_math(False)
