@@ -21,6 +21,6 @@ def test_a_single_case_is_prepared_and_shown(own_phantom: Path, tmp_path: Path) 
     picture = tmp_path / "feed.png"
     shown = (*options, "--output", picture, "--columns", "1")
     done = run_script("preview_feed", *shown)
-    assert done.returncode == 2 and "--fold all" in done.stderr
+    assert done.returncode == 2 and "--fold full" in done.stderr
     done = run_script("preview_feed", *shown, "--fold", "all")
     assert done.returncode == 0 and picture.is_file(), done.stderr

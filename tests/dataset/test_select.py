@@ -145,7 +145,7 @@ def test_the_folds_of_a_bundle_that_was_moved(
 
 def test_one_case_cannot_be_split(make_dataset: MakeDataset):
     root = str(make_dataset(num_cases=1))
-    with pytest.raises(DatasetError, match=r"1 case cannot be split into 5.*--fold all"):
+    with pytest.raises(DatasetError, match=r"1 case cannot be split into 5.*--fold full"):
         cases_of(root, "training", **PLANNED)
     assert len(cases_of(root, "training", fold="all", **PLANNED)) == 1
 
@@ -155,6 +155,33 @@ def test_a_file_of_folds_of_other_cases(make_dataset: MakeDataset, tmp_path: Pat
     splits.write_text(json.dumps([{"train": ["t_00"], "val": ["old_case"]}]))
     with pytest.raises(DatasetError, match=r"outside the data set: old_case\."):
         cases_of(str(make_dataset()), "training", splits_file=str(splits), **PLANNED)
+
+
+def test_the_overlay_of_another_data_set_is_named(make_dataset: MakeDataset, tmp_path: Path):
+    # the folds are right for that data set: nobody should correct or delete them
+    splits = tmp_path / "hearts.json"
+    root = make_dataset()
+    for val in (["heart_01"], ["t_01"]):
+        splits.write_text(json.dumps([{"train": ["heart_00"], "val": val}]))
+        settings = {**PLANNED, "splits_file": str(splits), "plan": {"task_name": "hearts"}}
+        expected = (
+            f"the overlay is of hearts, and the data set is {root.name}: .* outside .*, heart_00"
+        )
+        with pytest.raises(PlanError, match=expected) as raised:
+            cases_of(str(root), "training", **settings)
+        assert "delete" not in str(raised.value)
+        assert "dynunet-bundle plan" in str(raised.value)
+
+
+@pytest.mark.parametrize(("fold", "told"), [("all", "full"), (0, "0")])
+def test_the_log_names_a_fold_as_the_user_does_and_its_source_once(
+    make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture, fold: int | str, told: str
+):
+    caplog.set_level("INFO", "dynunet_bundle")
+    for part in ("training", "validation"):
+        cases_of(str(make_dataset(num_cases=10)), part, fold=fold, **PLANNED)
+    assert all(line.startswith(f"fold {told}, ") for line in caplog.messages)
+    assert sum("folds: " in line for line in caplog.messages) == 1
 
 
 # --- names from saved facts

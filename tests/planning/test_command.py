@@ -138,13 +138,19 @@ def test_the_announced_folds_are_read(
 
 @pytest.mark.parametrize(
     ("num_cases", "advice"),
-    [(1, "1 case. Train on the only case with --fold all"), (3, "a --num_folds from 2 to the")],
+    [
+        (1, "1 case. Pass to train --fold full; several folds need two cases."),
+        (2, "2 cases. Pass to train --num_folds 2, or --fold full for every case."),
+        (3, "3 cases. Pass to train --num_folds 2 to 3, or --fold full for every case."),
+    ],
 )
 def test_the_plan_of_few_cases_says_how_to_train(
     pictures: Callable[..., Path], tmp_path: Path, num_cases: int, advice: str
 ):
     text = plan_dataset(request_for(pictures(num_cases), tmp_path))
     assert advice in text
+    # the next command trains on as many cases
+    assert text.endswith(" --fold full" if num_cases == 1 else f" --num_folds {num_cases}")
     assert "splits_file" not in overlay_of(tmp_path / "tasks", "Cells_2d")
 
 

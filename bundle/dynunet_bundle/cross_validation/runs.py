@@ -35,7 +35,7 @@ from dynunet_bundle.cross_validation.results import (
 )
 from dynunet_bundle.cross_validation.summary import format_folds
 from dynunet_bundle.dataset.cases import Case, name_of
-from dynunet_bundle.dataset.folds import Folds, find_folds, folds_source
+from dynunet_bundle.dataset.folds import Folds, find_folds, told_fold
 from dynunet_bundle.dataset.previous_stage import with_previous
 from dynunet_bundle.dataset.select import load_dataset
 from dynunet_bundle.errors import EXIT_STOPPED, ConfigError, counted
@@ -159,10 +159,10 @@ class FoldRuns:
             The exit code.
         """
         if self._is_finished(fold):
-            logger.info("fold %s: the training has finished", fold)
+            logger.info("fold %s: the training has finished", told_fold(fold))
             return 0
         self.prepare(fold)
-        logger.info("fold %s: training", fold)
+        logger.info("fold %s: training", told_fold(fold))
         processes, binding = self.request.num_processes, self.request.numa_binding
         options = ["--standalone", f"--nproc_per_node={processes}", *numa_options(binding)]
         command = training_command(
@@ -224,7 +224,6 @@ class FoldRuns:
         if self.request.fold == ALL:
             return []
         splits_file, num_folds = map(parser.get_parsed_content, ("splits_file", "num_folds"))
-        logger.info("folds: %s", folds_source(splits_file, num_folds))
         return find_folds(list(self.cases), splits_file, num_folds)
 
     def _arguments(self, run: str) -> list[str]:

@@ -63,7 +63,7 @@ def split_folds(num_cases: int, num_folds: int, seed: int = SPLIT_SEED) -> list[
     """
     if num_folds < MIN_FOLDS or num_cases < num_folds:
         raise DatasetError(
-            f"{counted(num_cases, 'case')} cannot be split into {num_folds} folds. {fewer_folds(num_cases)}"
+            f"{counted(num_cases, 'case')} cannot be split into {num_folds} folds. Pass {fewer_folds(num_cases)}."
         )
     order = np.arange(num_cases)
     np.random.RandomState(seed).shuffle(order)
@@ -71,10 +71,16 @@ def split_folds(num_cases: int, num_folds: int, seed: int = SPLIT_SEED) -> list[
 
 
 def fewer_folds(num_cases: int) -> str:
-    """What to do with too few cases for the folds."""
+    """Options of ``train`` for too few cases, as a part of a sentence."""
     if num_cases == 1:
-        return "Train on the only case with --fold all; --num_folds needs two."
-    return f"Pass a --num_folds from {MIN_FOLDS} to the number of cases, or --fold all."
+        return "--fold full; several folds need two cases"
+    fitting = f"{MIN_FOLDS} to {num_cases}" if num_cases > MIN_FOLDS else MIN_FOLDS
+    return f"--num_folds {fitting}, or --fold full for every case"
+
+
+def told_fold(fold: int | str) -> str:
+    """A fold as the command line names it: ``all`` of the configs is ``full``."""
+    return "full" if fold == "all" else str(fold)
 
 
 def default_folds(names: Sequence[str], num_folds: int, seed: int = SPLIT_SEED) -> Folds:
@@ -177,6 +183,16 @@ def find_folds(
             )
         logger.warning("%s has %s; num_folds is ignored", path, counted(len(folds), "fold"))
     return folds
+
+
+def cases_of_splits(path: Path) -> set[str]:
+    """Names of all cases in a file of folds.
+
+    Raises:
+        DatasetError: if it is malformed.
+    """
+    folds: Folds = read_json(path, DatasetError, FOLDS_SCHEMA)
+    return {name for fold in folds for part in ("train", "val") for name in fold[part]}
 
 
 def read_folds(path: Path, names: Sequence[str]) -> Folds:

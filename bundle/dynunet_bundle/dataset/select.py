@@ -9,11 +9,18 @@ from typing import Any
 
 from dynunet_bundle.dataset.cases import Case, absolute, name_of
 from dynunet_bundle.dataset.default_task import other_sizes, plan_line, require_names
-from dynunet_bundle.dataset.folds import SPLIT_SEED, find_folds, find_splits, folds_source
+from dynunet_bundle.dataset.folds import (
+    SPLIT_SEED,
+    cases_of_splits,
+    find_folds,
+    find_splits,
+    folds_source,
+    told_fold,
+)
 from dynunet_bundle.dataset.image_folder import find_images
 from dynunet_bundle.dataset.layouts import DatasetDescription, read_layout, task_name
 from dynunet_bundle.dataset.previous_stage import with_previous
-from dynunet_bundle.errors import DatasetError, PlanError, counted
+from dynunet_bundle.errors import DatasetError, PlanError, counted, some_of
 from dynunet_bundle.labels.scheme import LabelScheme
 
 logger = logging.getLogger(__name__)
@@ -132,9 +139,9 @@ class FoldCases:
         dataset = load_dataset(self.dataset_dir)
         self.require_own_plan(dataset)
         cases = self._cases(dataset, part)
-        logger.info(
-            "fold %s, %s: %s; folds: %s", self.fold, part, counted(len(cases), "case"), self.source
-        )
+        told = f"; folds: {self.source}" if part == "train" else ""
+        number = counted(len(cases), "case")
+        logger.info("fold %s, %s: %s%s", told_fold(self.fold), part, number, told)
         return with_previous(cases, self.previous_dir, self.cascade)
 
     def _cases(self, dataset: DatasetDescription, part: str) -> list[Case]:
@@ -165,6 +172,7 @@ class FoldCases:
             PlanError: with the command that plans the data.
         """
         require_names(dataset, self.dataset_dir, self.plan)
+        self._require_own_folds(dataset)
         for what, planned, found in (
             ("channels", tuple(self.channel_names), dataset.channel_names),
             ("labels", self.labels.names, dataset.labels.names),
@@ -180,3 +188,16 @@ class FoldCases:
             doubt = other_sizes(dataset.training, self.plan)
             if doubt:
                 logger.warning("%s %s", doubt, plan_line(self.dataset_dir))
+
+    def _require_own_folds(self, dataset: DatasetDescription) -> None:
+        """Refuse the overlay of another data set by its name and its folds, which are right for that data set."""
+        planned, path = (self.plan or {}).get("task_name"), find_splits(self.splits_file)
+        if path is None or planned in (None, dataset.name):
+            return
+        unknown = cases_of_splits(path) - {name_of(case) for case in dataset.training}
+        if unknown:
+            raise PlanError(
+                f"the overlay is of {planned}, and the data set is {dataset.name}: the folds of {planned} have "
+                f"{counted(len(unknown), 'case')} outside {dataset.name}, {some_of(sorted(unknown))}. "
+                f"{plan_line(self.dataset_dir)} If {planned} is another name of {dataset.name}, correct {path}."
+            )

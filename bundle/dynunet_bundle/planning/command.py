@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dynunet_bundle.dataset.cases import absolute, name_of
-from dynunet_bundle.dataset.folds import NUM_FOLDS, SPLITS_ID, fewer_folds, write_folds
+from dynunet_bundle.dataset.folds import MIN_FOLDS, NUM_FOLDS, SPLITS_ID, fewer_folds, write_folds
 from dynunet_bundle.dataset.layouts import DatasetDescription, task_name
 from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError, counted
@@ -111,8 +112,16 @@ def plan_dataset(request: PlanRequest) -> str:
     ]
     if request.dataset_dir:
         place = {"dataset_dir": request.dataset_dir, "config_file": out}
-        parts.append(next_command("train", **place, output_dir=f"RUNS/{out.stem}"))
+        folds = _fold_options(len(dataset.training))
+        parts.append(next_command("train", **place, output_dir=f"RUNS/{out.stem}", **folds))
     return "\n".join(parts)
+
+
+def _fold_options(num_cases: int) -> dict[str, Any]:
+    """Options of ``train`` that fit the number of cases, which may be too small for the default folds."""
+    if num_cases >= NUM_FOLDS:
+        return {}
+    return {"num_folds": num_cases} if num_cases >= MIN_FOLDS else {"fold": "full"}
 
 
 def _check_arguments(request: PlanRequest) -> None:
@@ -240,7 +249,7 @@ def _write_beside(
     row = (
         "folds",
         "not written",
-        f"{counted(len(case_names), 'case')}. {fewer_folds(len(case_names))}",
+        f"{counted(len(case_names), 'case')}. Pass to train {fewer_folds(len(case_names))}.",
     )
     if len(case_names) >= NUM_FOLDS:
         splits = absolute(ensure_writable(folder / "splits")) / f"{dataset.name}.json"
