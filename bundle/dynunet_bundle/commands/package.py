@@ -1,13 +1,14 @@
 r"""Package a trained model as a standalone bundle: literal configs, weights, model card; a folder and a zip.
 
-    dynunet-bundle package --model RUN --name hippocampus_mr_segmentation --scores RUN/scores.json -o PACKAGES
+    dynunet-bundle package --model RUN --name hippocampus_mr_segmentation -o PACKAGES
     dynunet-bundle package --model RUN --config_file OVERLAY.json bundle/configs/quick.json \
         --name lung_ct_segmentation --facts FACTS.json --changelog LUNG_CHANGELOG.md --version 1.2.0 -o PACKAGES
     dynunet-bundle package --refresh_template
 
 Plan and recipe come from the model.json beside the weights; weights of earlier versions lack the recipe, so pass the
-overlays that they were trained with. Several folds become one package, whose prediction averages them. The same inputs
-give a bitwise identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with verify.
+overlays that they were trained with. Several folds become one package, whose prediction averages them. The card shows
+the scores and curves that the training wrote, unless --scores or --curves names others. The same inputs give a bitwise
+identical zip. docs/delivery.md lists the keys of FACTS.json. Check the result with verify.
 """
 
 import argparse
@@ -37,7 +38,9 @@ def add_arguments(parser: CommandParser) -> None:
         default=changelog_file(),
         help='Markdown file with "## X.Y.Z" sections (default: CHANGELOG.md)',
     )
-    parser.add_argument("--scores", type=Path, help="scores.json of an evaluation")
+    parser.add_argument(
+        "--scores", type=Path, help="scores.json of an evaluation (default: of the training)"
+    )
     parser.add_argument(
         "--facts", type=Path, help="JSON file with data source, licence, authors, ..."
     )
@@ -47,7 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="measure time and memory on this machine for the card; packages then differ between builds",
     )
-    parser.add_argument("--curves", type=Path, help="progress.png of the training")
+    parser.add_argument("--curves", type=Path, help="progress.png (default: of the training)")
     parser.add_argument(
         "--example",
         type=Path,
@@ -74,6 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
     import_monai()
     from dynunet_bundle.delivery.package.make import PackageRequest, make_package
     from dynunet_bundle.delivery.package.template import refresh_template
+    from dynunet_bundle.delivery.package.training_results import (
+        TrainingScores,
+        training_curves,
+        training_scores,
+    )
     from dynunet_bundle.networks.model_json import model_files
 
     if arguments.refresh_template:
@@ -81,6 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
             say("wrote {}", path)
         return
     weights, *members = model_files(arguments.model)
+    given, files = arguments.scores, [weights, *members]
+    scores = TrainingScores(given) if given else training_scores(files)
+    curves = arguments.curves or training_curves(files)
     package = make_package(
         PackageRequest(
             bundle=BUNDLE,
@@ -91,18 +102,23 @@ def run(arguments: argparse.Namespace) -> None:
             output=arguments.output_dir,
             changelog=arguments.changelog,
             version=arguments.version,
-            scores=arguments.scores,
+            scores=scores.path,
             facts=arguments.facts,
             exports=arguments.exports,
-            curves=arguments.curves,
+            curves=curves,
             measure=arguments.measure,
             example=arguments.example and tuple(arguments.example),
             weights_url=arguments.weights_url,
             trust=arguments.trust,
         )
     )
-    for file in (weights, *members):
+    for file in files:
         say_model(file)
+    say(
+        "scores: {}",
+        scores.path or scores.told or "none; pass those of an evaluation with --scores",
+    )
+    say("curves: {}", curves or "none")
     say("{}\n{}", package.folder, package.archive)
     if not (package.folder / "models" / "model.pt").is_file():
         say("next: python -m monai.bundle download_large_files --bundle_path {}", package.folder)

@@ -98,7 +98,7 @@ def test_the_card_tells_the_length_that_a_command_line_set(
     changes = {"weights": weights, "overlays": [str(overlay)]}
     made = make_package(dataclasses.replace(request_for(tmp_path / "other"), **changes))
     card = card_of(made)
-    assert "- Length: 2 epochs of 1 iterations\n" in card
+    assert "- Length: 2 epochs of 1 iteration\n" in card
     assert "50 epochs" not in card
 
 

@@ -162,6 +162,17 @@ def test_a_resumed_training_still_knows_the_best_epoch(start: Start, tmp_path: P
     assert load(tmp_path / "models" / LAST)["best_metric_epoch"] == 1
 
 
+def test_the_model_of_an_early_epoch_knows_the_length_of_the_resumed_training(
+    start: Start, tmp_path: Path
+) -> None:
+    start(epochs=1).run()
+    resumed = start(epochs=2)
+    part(resumed, "validate#evaluator").metric_cmp_fn = lambda _, previous: False
+    resumed.run()
+    facts = json.loads((tmp_path / "models" / "model.json").read_text())
+    assert (facts["epoch"], facts["epochs"]) == (1, 2)
+
+
 @pytest.mark.parametrize("val_interval", [1, 5])
 def test_a_finished_training_does_nothing_more(
     start: Start, tmp_path: Path, log: pytest.LogCaptureFixture, val_interval: int

@@ -130,7 +130,8 @@ def _length(recipe: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
     source = recipe if model is None else model
     if source.get("epochs") is None or source.get("iterations_per_epoch") is None:
         return "not recorded by the training"
-    text = f"{source['epochs']} epochs of {source['iterations_per_epoch']} iterations"
+    iterations = counted(source["iterations_per_epoch"], "iteration")
+    text = f"{counted(source['epochs'], 'epoch')} of {iterations}"
     if model is not None and model.get("epoch") not in (None, source["epochs"]):
         text += f"; the weights are those of epoch {model['epoch']}"
     return text
@@ -165,8 +166,13 @@ def _cases(model: Mapping[str, Any] | None) -> str:
 
 
 def _scores_of(scores: Mapping[str, Any] | None) -> str:
-    cases = len((scores or {}).get("cases", ()))
-    return f"In native space, on {counted(cases, 'case')} that the model was not trained on."
+    cases = counted(len((scores or {}).get("cases", ())), "case")
+    trained = len((scores or {}).get("trained_cases", ()))
+    if trained:
+        return f"In native space, on {cases}. The model was trained on {trained} of them, so the scores are too good."
+    if "by_fold" in (scores or {}):
+        return f"In native space, on {cases}, each by the model of the fold that was not trained on it."
+    return f"In native space, on {cases} that the model was not trained on."
 
 
 def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:

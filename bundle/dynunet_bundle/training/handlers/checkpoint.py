@@ -44,6 +44,7 @@ from dynunet_bundle.training.handlers.identity import (
     optimizer_kind,
     state_checksum,
     training_facts,
+    update_length,
 )
 from dynunet_bundle.training.handlers.position import log_position, replay_schedule
 from dynunet_bundle.training.handlers.random_state import random_state, restore_random_state
@@ -154,6 +155,9 @@ class CheckpointHandler:
         self._require_same_training(state)
         self._find_position(engine, state)
         self._load_parts(engine, state)
+        if self.is_main:
+            best, epochs = state["best_metric_epoch"], max(engine.state.max_epochs, state["epoch"])
+            update_length(self.ckpt_dir / FACTS, best, epochs)
 
     def save(self, engine: Engine) -> None:
         """At the end of an epoch, save the state, and the model if this epoch is the best."""

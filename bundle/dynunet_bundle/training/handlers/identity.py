@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from dynunet_bundle.dataset.case_marks import case_marks
 from dynunet_bundle.errors import some_of
 from dynunet_bundle.feed.loader import DaliLoader
+from dynunet_bundle.files import write_json
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.starting_model import starting_weights
 from dynunet_bundle.preprocessing.recipe import image_recipe
@@ -65,6 +66,22 @@ def training_facts(
         "mirror_axes": [axis for axis in mirror_axes if axis < len(sampling.patch_size)],
         "training": training_ranges(loader, label_names),
     }
+
+
+def update_length(path: Path, epoch: int, epochs: int) -> None:
+    """Write the length that a resumed training has now to the JSON of its model.
+
+    Args:
+        path: ``model.json``; nothing happens if it is missing or describes a model of another epoch.
+        epoch: the best epoch of the training.
+        epochs: number of epochs of the training.
+
+    Raises:
+        WeightsError: if the JSON is malformed.
+    """
+    facts = model_facts(path.with_suffix(".pt"))
+    if facts.get("epoch") == epoch and facts.get("epochs") != epochs:
+        write_json(path, {**facts, "epochs": epochs})
 
 
 def learnt_from(
