@@ -10,7 +10,7 @@ from typing import Any
 from dynunet_bundle.dataset.case_marks import MARKS_SCHEMA
 from dynunet_bundle.dicom_input.archives import extracted
 from dynunet_bundle.errors import DatasetError, WeightsError
-from dynunet_bundle.files import read_json
+from dynunet_bundle.files import PICTURE_SUFFIXES, read_json
 from dynunet_bundle.machine.places import models_home
 from dynunet_bundle.planning.plan import PLAN_SCHEMA, find_old_architecture
 from dynunet_bundle.shapes import (
@@ -77,7 +77,14 @@ MODEL_SCHEMA = object_with(
             "type": ["array", "null"],
         },
         "training": {
-            **object_with({"num_cases": COUNT, "volumes_ml": RANGES, "components": RANGES}),
+            **object_with(
+                {
+                    "num_cases": COUNT,
+                    "volumes_ml": RANGES,
+                    "components": RANGES,
+                    "picture_types": list_of({"enum": list(PICTURE_SUFFIXES)}, uniqueItems=True),
+                }
+            ),
             "type": ["object", "null"],
         },
         "learnt_from": object_with(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, save_nifti
-from helpers.package_cases import request_for
+from helpers.package_cases import PLANS, request_for
 from monai.bundle import ConfigWorkflow
 from PIL import Image, ImageColor
 
@@ -127,3 +127,56 @@ def test_the_card_says_what_to_install(made: Package) -> None:
     (command,) = re.findall(r"^pip install \\\n(.*?)```", card, re.DOTALL | re.MULTILINE)
     assert command.replace("\\\n", " ").split() == [f"{k}=={v}" for k, v in wanted.items()]
     assert max(map(len, card.splitlines())) <= 121
+
+
+PICTURE_PLAN = {
+    "channel_names": ["rgb_to_0_1"] * 3,
+    "normalization": ["rgb_to_0_1"] * 3,
+    "intensity_statistics": [None] * 3,
+}
+
+
+@pytest.mark.parametrize(("types", "told"), [([".png"], "PNG"), (None, "PNG, BMP or TIFF")])
+def test_the_card_of_pictures_speaks_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, types: list[str] | None, told: str
+) -> None:
+    monkeypatch.setitem(PLANS, "pictures", {**PLANS["2d"], **PICTURE_PLAN})
+    training = {"num_cases": 4, "volumes_ml": {"organ": [0.69, 4.779]}}
+    if types:
+        training["picture_types"] = types
+    scores = tmp_path / "scores.json"
+    row = {"mean": 0.5, "median": 7.5, "ci95": None, "num_cases": 1, "num_undefined": 0}
+    measures = {"dice": row, "hd95_px": row}
+    content = {"mean": {"organ": 0.5}, "mean_dice": 0.5, "num_cases": {"organ": 1}}
+    cases = {"cases": {"a": {"organ": 0.5}}, "statistics": {"organ": measures}}
+    scores.write_text(json.dumps({**content, **cases}))
+    made = make_package(
+        request_for(tmp_path, "pictures", model={"training": training}, scores=scores)
+    )
+    card = card_of(made)
+    text = " ".join(card.split())
+    for wanted in (
+        " in 3 colour channels.",
+        "- Modality: 3 colour channels",
+        "| label | area in the training cases, px² |",
+        "| organ | 690 to 4779 |",
+        "arrays are cropped to nonzero, normalised (rgb_to_0_1 for each channel) and resampled to",
+        "pixels of the file.",
+        f"3 colour channels, pictures of any size: {told}, one file per channel",
+        "label map on the pixel grid",
+        "HD95, px (median)",
+        "| 7.50 |",
+    ):
+        assert wanted in text, wanted
+    for absent in ("voxel", " mm", "NIfTI", " ml", "rgb_to_0_1, rgb_to_0_1", "scanner"):
+        assert absent not in text, absent
+    metadata = json.loads((made.folder / "configs" / "metadata.json").read_text())
+    classes = metadata["network_data_format"]["inputs"]["image"]["channel_def"]
+    assert len(classes) == 3
+    assert metadata["image_classes"] == "3 colour channels; the bundle normalises them"
+
+
+def test_the_card_of_volumes_keeps_millimetres(made: Package) -> None:
+    text = " ".join(card_of(made).split())
+    for wanted in ("voxels", " mm.", "NIfTI, NRRD or MHA", "HD95, mm" if "HD95" in text else "mm"):
+        assert wanted in text, wanted

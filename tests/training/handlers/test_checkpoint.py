@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -25,6 +26,7 @@ from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.dynunet import inference_state_dict
 from dynunet_bundle.training.handlers.checkpoint import CheckpointHandler
 from dynunet_bundle.training.handlers.generations import LAST, PREVIOUS_NAME
+from dynunet_bundle.training.handlers.identity import training_ranges
 
 OVERLAYS = ("train", "quick")
 
@@ -510,3 +512,23 @@ def test_other_cases_are_refused_by_name(
     with pytest.raises(ConfigError, match=f"other cases.*{said}.*--restart"):
         start(**settings, skip_validation=EPOCHS).run()
     assert content(tmp_path / "models") == before
+
+
+@pytest.mark.parametrize(
+    ("files", "slices", "types"),
+    [
+        (["a.png", "b.PNG"], 1, [".png"]),
+        (["a.tif", "b.bmp"], 1, [".bmp", ".tif"]),
+        (["a.tif", "b.tif"], 4, None),
+        (["a.png", "b.nii.gz"], 1, None),
+    ],
+)
+def test_a_model_knows_the_formats_of_its_pictures(
+    files: list[str], slices: int, types: list[str] | None
+) -> None:
+    case = SimpleNamespace(shape=(slices, 8, 8), volumes_ml=(0.5,), components=(1,))
+    data = [{"image": file} for file in files]
+    dataset = SimpleNamespace(data=data, cases=lambda: [case, case])
+    facts = training_ranges(SimpleNamespace(dataset=dataset), ["background", "organ"])
+    assert facts.get("picture_types") == types
+    assert facts["num_cases"] == 2

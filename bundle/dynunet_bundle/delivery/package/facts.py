@@ -1,12 +1,13 @@
 """Facts of a package that no training records: source and licence of the data, authors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
+from dynunet_bundle.planning.channels import channel_names_text
 from dynunet_bundle.planning.presets import preset_for
 from dynunet_bundle.shapes import TEXT, by_name, list_of, object_with
 
@@ -129,12 +130,16 @@ def _given_facts(path: str | Path | None) -> dict[str, Any]:
     return {} if path is None else read_json(path, ConfigError, FACTS_SCHEMA)
 
 
+def _channels(names: Sequence[str]) -> str:
+    return channel_names_text(names) if len(set(names)) == 1 else " and ".join(names)
+
+
 def _default_facts(plan: Mapping[str, Any]) -> dict[str, Any]:
     task = plan["task_name"]
     if preset_for(task) is None:
         names = ", ".join(plan["regions"] or plan["label_names"][1:])
         return {
-            "subject": f"{names} in {' and '.join(plan['channel_names'])}",
+            "subject": f"{names} in {_channels(plan['channel_names'])}",
             "data_source": task,
             "data_license": UNKNOWN_LICENSE.format(task=task),
         }

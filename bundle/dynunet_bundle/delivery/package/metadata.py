@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.delivery.package.facts import Facts
+from dynunet_bundle.delivery.package.model_card_images import channels_text
 from dynunet_bundle.errors import ConfigError, counted
+from dynunet_bundle.planning.channels import channel_names_text
 
 SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -98,11 +100,10 @@ def make_metadata(
 
 
 def _class_texts(plan: Mapping[str, Any], targets: Sequence[str]) -> dict[str, str]:
-    channels = ", ".join(plan["channel_names"])
     pairs = zip(plan["label_values"], plan["label_names"], strict=True)
     labels = ", ".join(f"{value} {label}" for value, label in pairs)
     return {
-        "image_classes": f"{counted(len(plan['channel_names']), 'channel')}: {channels}; the bundle normalises them",
+        "image_classes": f"{channels_text(plan)}; the bundle normalises them",
         "label_classes": f"one channel: {labels}",
         "pred_classes": f"{counted(len(targets), 'channel')}: {', '.join(targets)}",
     }
@@ -182,7 +183,7 @@ def modality(plan: Mapping[str, Any]) -> str:
         return "CT"
     if all(channel.lower() in MR_CHANNELS for channel in plan["channel_names"]):
         return "MR"
-    return ", ".join(plan["channel_names"])
+    return channel_names_text(plan["channel_names"])
 
 
 def eval_metrics(scores: Mapping[str, Any] | None) -> dict[str, float]:

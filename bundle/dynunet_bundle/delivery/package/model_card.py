@@ -14,9 +14,11 @@ from dynunet_bundle.delivery.package.metadata import (
     modality,
     package_versions,
 )
+from dynunet_bundle.delivery.package.model_card_images import input_text, picture_types
 from dynunet_bundle.delivery.package.model_card_recipe import recipe_texts
 from dynunet_bundle.drawing.text_table import number_cell
 from dynunet_bundle.errors import counted
+from dynunet_bundle.labels.extents import MM3_PER_ML
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 NOT_MEASURED = "GPU memory was not measured for this plan."
@@ -61,6 +63,7 @@ def model_card(content: CardContent) -> str:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     plan, facts = content.plan, content.facts
+    types = picture_types(plan, content.model, content.scores)
     return (
         template.render(
             plan=plan,
@@ -75,14 +78,13 @@ def model_card(content: CardContent) -> str:
             imported=_imported(content.model or {}, facts),
             intended_use=f"Intended use: {facts.intended_use}",
             data_source=facts.data_source,
-            cases=_cases(content.model),
+            cases=_cases(content.model, bool(types)),
             targets_text=", ".join(plan["regions"] or plan["label_names"][1:]),
             modality=modality(plan),
             size=_size(plan, content.model),
-            channels=", ".join(plan["channel_names"]),
-            files="one file"
-            if len(plan["channel_names"]) == 1
-            else "one file per channel or all channels in one file",
+            input_text=input_text(plan, types),
+            unit="pixel" if types else "voxel",
+            distance_unit="px" if types else "mm",
             targets=list(plan["regions"] or plan["label_names"]),
             labels=list(zip(plan["label_values"], plan["label_names"], strict=True)),
             limitations=facts.limitations,
@@ -95,7 +97,7 @@ def model_card(content: CardContent) -> str:
             exports=_export_rows(content.exports),
             exports_machine=_machine(content.exports),
             references=[METHOD_REFERENCE, *facts.references],
-            **recipe_texts(plan, content.recipe),
+            **recipe_texts(plan, content.recipe, bool(types)),
         ).rstrip()
         + "\n"
     )
@@ -151,7 +153,7 @@ def _size(plan: Mapping[str, Any], model: Mapping[str, Any] | None) -> str:
     )
 
 
-def _cases(model: Mapping[str, Any] | None) -> str:
+def _cases(model: Mapping[str, Any] | None, in_pixels: bool) -> str:
     if model is None:
         return ""
     training = model.get("training") or {}
@@ -160,8 +162,14 @@ def _cases(model: Mapping[str, Any] | None) -> str:
     lines = [f"Trained on {counted(training['num_cases'], 'case')}."]
     volumes = training.get("volumes_ml") or {}
     if volumes:
-        lines += ["", "| label | volume in the training cases, ml |", "|---|---|"]
-        lines += [f"| {name} | {low:.3g} to {high:.3g} |" for name, (low, high) in volumes.items()]
+        what = (
+            "area in the training cases, px²" if in_pixels else "volume in the training cases, ml"
+        )
+        factor, form = (MM3_PER_ML, ".0f") if in_pixels else (1, ".3g")
+        lines += ["", f"| label | {what} |", "|---|---|"]
+        for name, span in volumes.items():
+            low, high = (f"{end * factor:{form}}" for end in span)
+            lines.append(f"| {name} | {low} to {high} |")
     return "\n".join(lines)
 
 
@@ -200,9 +208,8 @@ def _score_rows(scores: Mapping[str, Any] | None) -> list[Sequence[str]]:
 
 def _distance(measures: Mapping[str, Any]) -> str:
     """Median HD95; in mm unless the cases are plain pictures."""
-    if "hd95_px" in measures:
-        return f"{number_cell(measures['hd95_px'].get('median'), '.2f')} px"
-    return number_cell(measures.get("hd95_mm", {}).get("median"), ".2f")
+    found = measures.get("hd95_px") or measures.get("hd95_mm") or {}
+    return number_cell(found.get("median"), ".2f")
 
 
 def _export_rows(exports: Mapping[str, Any] | None) -> list[Sequence[str]]:

@@ -3,21 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynunet_bundle.planning.channels import normalization_text
+
 LOSSES = {"cross_entropy": "cross-entropy", "focal": "focal loss", "topk": "top-k cross-entropy"}
 OPTIMIZER_SETTINGS = ("momentum", "nesterov", "weight_decay")
 
 
-def recipe_texts(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
+def recipe_texts(
+    plan: Mapping[str, Any], recipe: Mapping[str, Any], in_pixels: bool
+) -> dict[str, str]:
     """Texts on preprocessing, network and training.
 
     Args:
         plan: the plan ids, as literals.
         recipe: content of ``train.json``; a setting that is an expression is left out.
+        in_pixels: whether the images are plain pictures, which have no orientation or size in mm.
     """
-    pairs = zip(plan["channel_names"], plan["normalization"], strict=True)
     return {
-        "normalization": ", ".join(f"{channel} {scheme}" for channel, scheme in pairs),
-        "spacing": sizes(plan["spacing"]),
+        "preprocessing": _preprocessing(plan, in_pixels),
         "patch": sizes(plan["patch_size"]),
         "architecture": plan["architecture"],
         "filters": "-".join(map(str, plan["filters"][: len(plan["strides"])])),
@@ -29,6 +32,16 @@ def recipe_texts(plan: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
         "augmentation": ", ".join(name.replace("_", " ") for name in recipe["augmentation"])
         or "none",
     }
+
+
+def _preprocessing(plan: Mapping[str, Any], in_pixels: bool) -> str:
+    first = "arrays are" if in_pixels else f"arrays are reoriented to {plan['axcodes']},"
+    schemes = normalization_text(plan["channel_names"], plan["normalization"])
+    unit = "pixels of the file" if in_pixels else "mm"
+    return (
+        f"Preprocessing: {first} cropped to nonzero, normalised ({schemes}) and resampled to "
+        f"{sizes(plan['spacing'])} {unit}."
+    )
 
 
 def _precision(recipe: Mapping[str, Any]) -> str:

@@ -14,9 +14,11 @@ from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from dynunet_bundle.dataset.case_marks import case_marks
+from dynunet_bundle.dataset.cases import image_files
 from dynunet_bundle.errors import some_of
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.files import write_json
+from dynunet_bundle.images.grid import counts_pixels
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.starting_model import starting_weights
 from dynunet_bundle.preprocessing.recipe import image_recipe
@@ -115,7 +117,8 @@ def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str,
 
     Returns:
         ``num_cases``; and for each class the smallest and largest ``volumes_ml`` and number of ``components`` over
-        the cases that contain it. Without classes if the store is older than these facts.
+        the cases that contain it. Without classes if the store is older than these facts. If all cases are plain
+        pictures, their ``picture_types``.
     """
     cases = loader.dataset.cases()
     ranges: dict[str, Any] = {"num_cases": len(cases)}
@@ -127,6 +130,11 @@ def training_ranges(loader: DaliLoader, label_names: Sequence[str]) -> dict[str,
         ranges[what] = {
             name: [min(values), max(values)] for name, values in present.items() if values
         }
+    files = [file for case in loader.dataset.data for file in image_files(case)]
+    # of prepared cases the first axis has the slices
+    are_flat = all(case.shape[0] == 1 for case in cases)
+    if are_flat and all(counts_pixels(file, (1,)) for file in files):
+        ranges["picture_types"] = sorted({Path(file).suffix.lower() for file in files})
     return ranges
 
 
