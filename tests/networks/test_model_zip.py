@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import run_script
 
 from dynunet_bundle.errors import DatasetError, WeightsError
 from dynunet_bundle.networks.model_json import model_files, previous_weights
@@ -56,3 +57,21 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK")
     with pytest.raises(DatasetError, match=r"damaged\.zip"):
         model_files(path)
+
+
+@pytest.mark.parametrize("name", ["nosuch", "nosuch/model.pt", "nosuch.zip"])
+def test_a_path_that_does_not_exist_is_told_as_such(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=f"{name}: the path does not exist.*--model"):
+        model_files(tmp_path / name)
+
+
+@pytest.mark.parametrize("options", [(), ("--checkpoint", "last")])
+def test_predict_finds_out_before_it_makes_a_folder(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "images").mkdir()
+    output = tmp_path / "masks"
+    places = ("--input", tmp_path / "images", "--output_dir", output)
+    done = run_script("predict", *places, "--model", tmp_path / "nosuch", *options)
+    assert done.returncode == 2 and "the path does not exist" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not output.exists()

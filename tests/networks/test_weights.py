@@ -138,7 +138,7 @@ def test_without_its_weights_it_does_not_compute(weights: Path, fault: str, ense
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     message = refusal(tmp_path / "model.pt")
     assert "Train first" in message
-    assert "--weights" in message
+    assert "--model" in message and "weights_file" in message
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])

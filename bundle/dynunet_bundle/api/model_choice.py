@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import read_json
 from dynunet_bundle.machine.places import BUNDLE
-from dynunet_bundle.networks.model_json import CHECKPOINTS, MODEL, learnt_mirroring, model_files
+from dynunet_bundle.networks.model_json import (
+    CHECKPOINTS,
+    MODEL,
+    learnt_mirroring,
+    missing_weights,
+    model_files,
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,18 @@ class ModelChoice:
         else:
             given: Any = None
             for overlay in self.config_files:
+                # it imports MONAI
+                from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
+
                 given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
             files = BUNDLE / "models" / MODEL if given is None else given
             weights = [Path(file) for file in (files if isinstance(files, list) else [files])]
         if self.checkpoint == "last":
-            return [file.with_name(CHECKPOINTS[0]) for file in weights]
+            weights = [file.with_name(CHECKPOINTS[0]) for file in weights]
+        # an overlay may take an exported model
+        absent = [file for file in weights if not file.is_file()]
+        if absent and not self.config_files:
+            raise missing_weights(absent[0])
         return weights
 
     def overrides(self, weights: Sequence[Path]) -> dict[str, Any]:

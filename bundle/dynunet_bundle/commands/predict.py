@@ -165,12 +165,15 @@ def _list_series(source: str) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     """Predict the cases of the input."""
+    choice = _choice_of(arguments)
+    # only an overlay is read with MONAI; otherwise a missing model is told before MONAI and torch are imported
+    weights = choice.weights() if arguments.model or not arguments.config_file else []
     if not arguments.trust:
         # own code may need any part of MONAI
         import_monai()
     from dynunet_bundle.networks.model_json import model_settings, previous_weights
 
-    weights = _choice_of(arguments).weights()
+    weights = weights or choice.weights()
     plan = model_settings(weights[0])
     _require_wanted_model(arguments, plan)
     overrides = _overrides_of(arguments, weights)

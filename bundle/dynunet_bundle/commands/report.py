@@ -52,10 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.evaluation.statistics import SCORES_NAME
     from dynunet_bundle.files import ensure_writable
     from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
+    from dynunet_bundle.report.content import require_masks
     from dynunet_bundle.report.page import write_report
 
     _, ids = label_ids_of_masks(folder)
     scores, record = folder / SCORES_NAME, folder / RUN_NAME
+    if not (ids or scores.is_file() or record.is_file()):
+        require_masks(folder)
     page: Path = arguments.output or folder / "report.html"
     ensure_writable(page.parent)
     write_report(

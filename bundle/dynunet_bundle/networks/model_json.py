@@ -3,6 +3,7 @@
 Stored on disk: the file names.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,9 @@ def model_files(model: Path) -> list[Path]:
     """
     if not model.exists() and len(model.parts) == 1 and (models_home() / model).is_dir():
         model = models_home() / model
+    beside = (model, model.with_suffix(".json"), model.with_name(CHECKPOINTS[0]))
+    if not any(map(os.path.lexists, beside)):
+        raise missing_weights(model)
     if model.suffix.lower() == ".zip" and model.is_file():
         model = _unpacked(model)
     if model.is_dir():
@@ -172,6 +176,14 @@ def model_files(model: Path) -> list[Path]:
             return found
         model = found[0]
     return [model, *(model.with_name(name) for name in model_facts(model).get("members", ()))]
+
+
+def missing_weights(path: Path) -> WeightsError:
+    """The error for a model or weights that do not exist."""
+    fault = "" if path.exists() else ": the path does not exist"
+    return WeightsError(
+        f"there are no weights at {path}{fault}. Train first, or pass another --model (in an overlay, weights_file)."
+    )
 
 
 def _unpacked(archive: Path) -> Path:

@@ -18,7 +18,12 @@ from dynunet_bundle.errors import WeightsError, first_line
 from dynunet_bundle.files import atomic_write, sha256_of, versions, write_json
 from dynunet_bundle.networks.exported import network_of
 from dynunet_bundle.networks.fold_ensemble import FoldEnsemble, load_states
-from dynunet_bundle.networks.model_json import learnt_mirroring, model_facts, model_plan
+from dynunet_bundle.networks.model_json import (
+    learnt_mirroring,
+    missing_weights,
+    model_facts,
+    model_plan,
+)
 from dynunet_bundle.networks.residual import HEADS_PREFIX
 from dynunet_bundle.networks.tensor_file import load_tensors
 from dynunet_bundle.planning.plan import plan_differences
@@ -85,7 +90,7 @@ def _checked_state(
     path: Path, network: nn.Module, plan: Mapping[str, Any]
 ) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
-        raise _missing(path)
+        raise missing_weights(path)
     state, facts = read_weights(path, checkpoint=True)
     require_own_plan(path, facts, plan)
     mismatch = _first_mismatch(network.state_dict(), state)
@@ -297,12 +302,6 @@ def _require_weights(network: nn.Module, _: Any) -> None:
 def _note_given(network: nn.Module, _: Any) -> None:
     setattr(network, WEIGHTS_ERROR, None)
     setattr(network, GIVEN_WEIGHTS, True)
-
-
-def _missing(path: Path) -> WeightsError:
-    return WeightsError(
-        f"there are no weights at {path}. Train first, or pass --model (--weights_file) with a model.pt."
-    )
 
 
 def told_apart(files: Sequence[Path]) -> list[str]:

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from dynunet_bundle.dataset.cases import list_images
+from dynunet_bundle.errors import ConfigError, counted
 from dynunet_bundle.files import case_name
+from dynunet_bundle.images.read import read_volume
 from dynunet_bundle.inference.flags import GRADES, grade_of
 from dynunet_bundle.report.text import Measure, clean, finite, measure_of
+from dynunet_bundle.survey.problems import MAX_UNNAMED_LABELS
+from dynunet_bundle.survey.value_counts import value_counts
 
 Files = Mapping[str, Path]
 """Files by case name."""
+
+NUM_PROBED = 3  # masks that are read to tell whether a folder holds masks
+MIN_SAME = 0.5
+"""Fraction of foreground voxels with the value of the next voxel: more in a map of labels, less in an image."""
 
 FAILED = "failed"
 CASE_GRADES = (FAILED, *GRADES, "")
@@ -193,3 +201,42 @@ def masks_of(predictions: Path, run: Mapping[str, Any]) -> dict[str, Path]:
         if name and os.path.isfile(predictions / Path(name).name):
             found[case] = predictions / Path(name).name
     return found
+
+
+def require_masks(predictions: Path) -> None:
+    """Refuse a folder without masks, or of images, to which no other file belongs that names its classes.
+
+    Args:
+        predictions: the folder.
+
+    Raises:
+        ConfigError: if there are no masks, or one of the first few files does not hold label values.
+    """
+    remedy = "Pass the --output_dir of predict; --input takes the folder of the images."
+    masks = masks_of(predictions, {})
+    if not masks:
+        raise ConfigError(f"{predictions} holds no masks. {remedy}")
+    for file in list(masks.values())[:NUM_PROBED]:
+        try:
+            array = read_volume(file).array
+        except Exception:  # noqa: BLE001, S112 - the readers raise a dozen types, and the page tells it with its case
+            continue
+        fault = _image_sign(array)
+        if fault:
+            raise ConfigError(
+                f"{predictions} is not a folder of masks: {file.name} has {fault}. {remedy}"
+            )
+
+
+def _image_sign(array: np.ndarray) -> str | None:
+    """What tells that ``[C, X, Y, Z]`` is not a map of labels; None if it may be one."""
+    if len(array) != 1:
+        return counted(len(array), "channel")
+    values, _ = value_counts(array)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or values[0] < 0:
+        return "values that are not whole numbers from 0"
+    here, beside = array[0, :-1], array[0, 1:]
+    inside = here != 0
+    if len(values) > MAX_UNNAMED_LABELS and (here == beside)[inside].mean() < MIN_SAME:
+        return f"{len(values)} different values, and most voxels differ from the next"
+    return None
