@@ -123,7 +123,9 @@ def test_the_announced_folds_are_read(
     monkeypatch.chdir(tmp_path)
     text = plan_dataset(request_for(volumes, tmp_path, out=Path("deep/plan.json")))
     splits = tmp_path / "deep" / "splits" / "Own.json"
-    assert str(splits) in text
+    # as the user typed the folder, while the overlay has the whole path
+    written = text.partition("\nwritten\n")[2]
+    assert " deep/splits/Own.json\n" in written and str(splits) not in written
     own = [{"train": ["c0", "c1", "c2"], "val": ["c5"]}]
     splits.write_text(json.dumps(own))
     monkeypatch.chdir(volumes)
@@ -382,3 +384,38 @@ def test_real_sets_are_planned(
     assert plan["label_values"] == values
     assert plan["channel_names"] == channels
     assert len(plan["strides"]) >= 3
+
+
+def test_a_plan_of_pictures_speaks_of_pixels_and_tells_a_repeated_channel_once(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:20, 10:30] = 1
+    for index in range(6):
+        save_picture(tmp_path / "Own_2" / "images" / f"p{index}.png", colours)
+        save_picture(tmp_path / "Own_2" / "labels" / f"p{index}.png", mask)
+    names = ["rgb_to_0_1"] * 3
+    text = plan_dataset(
+        request_for(tmp_path / "Own_2", tmp_path, name="cells", channel_names=names)
+    )
+    rows = text.partition("next:")[0]
+    for wanted in ("pixels (all)", " px ", "rgb_to_0_1 for each channel", "channel 1, rgb_to_0_1"):
+        assert wanted in rows, wanted
+    for absent in (" mm", "voxels ", "array axes", "rgb_to_0_1, rgb"):
+        assert absent not in rows, absent
+    assert "planning: task cells;" in log.text
+
+
+def test_channels_without_names_are_not_normalized_by_their_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:20, 10:30] = 1
+    for index in range(6):
+        grey = rng.integers(0, 256, (40, 48), np.uint8)
+        save_picture(tmp_path / "Own_2" / "images" / f"p{index}.png", grey)
+        save_picture(tmp_path / "Own_2" / "labels" / f"p{index}.png", mask)
+    text = plan_dataset(request_for(tmp_path / "Own_2", tmp_path))
+    assert "the default, as the channels have no names" in text
+    assert "by the channel's name" not in text
+    assert "  channel 0 " in text

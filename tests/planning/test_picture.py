@@ -52,3 +52,19 @@ def test_cases_plan_and_patch_are_drawn(configuration):
     assert "Target: " in explained and "Patch: " in explained
     # unlabelled voxels are not foreground
     assert "slice 10 along S " in slices.get_title(loc="left")
+
+
+def test_the_plan_of_pictures_is_drawn_in_pixels():
+    shapes, spacings = np.array([[1, 64, 48]] * 3), np.ones((3, 3))
+    found = Fingerprint("SAR", spacings, shapes, 1.0, [])
+    dataset = DatasetDescription("Own", ("grey",), LabelScheme(("background", "organ")), (), ())
+    plan = make_plan(dataset, found, "2d")
+    image, label = np.ones((1, 64, 48), np.float32), np.zeros((1, 64, 48), np.uint8)
+    label[0, 20:40, 20:30] = 1
+    figure = draw_plan(plan, spacings, shapes, image, label, in_pixels=True)
+    sizes, distances, slices = figure.axes
+    assert (sizes.get_ylabel(), distances.get_ylabel()) == ("pixels", "px")
+    assert [text.get_text() for text in sizes.get_xticklabels()] == ["height", "width"]
+    assert slices.get_title(loc="left").startswith("a prepared picture")
+    told = figure.get_supxlabel()
+    assert not any(word in told for word in ("voxel", "patient", "mm"))

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.dataset.case_errors import apply_to_case
     from dynunet_bundle.dataset.select import load_dataset
     from dynunet_bundle.drawing.charts import save_figure
-    from dynunet_bundle.planning.fingerprint import extract_fingerprint
+    from dynunet_bundle.planning.fingerprint import are_pictures, extract_fingerprint
     from dynunet_bundle.planning.picture import draw_plan
     from dynunet_bundle.planning.plan import plan_from
 
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         facts.shapes_after_crop[:, order],
         prepared["image"][0].numpy(),
         prepared["label"][0].numpy(),
+        are_pictures(dataset, facts),
     )
     save_figure(figure, arguments.output)
     say("the picture is in {}", arguments.output)

@@ -76,7 +76,8 @@ def find_flags(
             flags.append(_flag("components", name, text, value, span))
     for name, value in (facts["entropy"] or {}).items():
         if value is not None and value > max_entropy:
-            text = f"the network is uncertain about {name}: {value:.2f} bits per voxel"
+            unit = "pixel" if "areas_px2" in facts else "voxel"
+            text = f"the network is uncertain about {name}: {value:.2f} bits per {unit}"
             flags.append(_flag("entropy", name, text, value, [0.0, max_entropy]))
     return [*flags, *_image_flags(facts, max_clipped)]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 COLOUR_SCHEME = "rgb_to_0_1"
+COLOURS = 3
 
 
 def channel_names_text(names: Sequence[str]) -> str:
@@ -25,3 +26,12 @@ def normalization_text(names: Sequence[str], schemes: Sequence[str]) -> str:
     if len(names) > 1 == len(pairs):
         return f"{schemes[0]} for each channel"
     return ", ".join(f"{name} {scheme}" for name, scheme in pairs)
+
+
+def default_channel_names(count: int) -> list[str]:
+    """Names of channels that the data set does not name.
+
+    Args:
+        count: number of channels.
+    """
+    return ["R", "G", "B"] if count == COLOURS else [f"channel_{index}" for index in range(count)]

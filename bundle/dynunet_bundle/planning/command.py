@@ -13,10 +13,12 @@ from dynunet_bundle.dataset.select import load_dataset, names_for
 from dynunet_bundle.errors import ConfigError, PlanError, counted
 from dynunet_bundle.files import ensure_writable, read_json, write_json
 from dynunet_bundle.labels.scheme import LabelScheme
+from dynunet_bundle.planning.channels import default_channel_names
 from dynunet_bundle.planning.doubts import plan_doubts
 from dynunet_bundle.planning.fingerprint import (
     FINGERPRINT_SCHEMA,
     Fingerprint,
+    are_pictures,
     extract_fingerprint,
 )
 from dynunet_bundle.planning.like import SourceModel, plan_like
@@ -43,7 +45,6 @@ from dynunet_bundle.terminal import next_command, tell_start
 
 logger = logging.getLogger(__name__)
 
-RGB = 3
 OWN_NAMES = (PREVIOUS_STAGE, CASCADE)
 """Configurations with their own name in an overlay's file name. The others are named by dimension, ``2d`` or ``3d``."""
 
@@ -91,9 +92,8 @@ def plan_dataset(request: PlanRequest) -> str:
         fingerprint = Fingerprint.from_json(content)
     else:
         dataset = load_dataset(str(request.dataset_dir))
-        tell_start(
-            "planning", task=dataset.name, cases=len(dataset.training), folder=request.dataset_dir
-        )
+        task = request.name or dataset.name
+        tell_start("planning", task=task, cases=len(dataset.training), folder=request.dataset_dir)
         fingerprint = extract_fingerprint(dataset, request.num_workers, request.cache_dir)
         dataset = _named(dataset, fingerprint, request)
     if request.name:
@@ -182,9 +182,7 @@ def _named(
             )
         return dataset
     num_channels = len(fingerprint.intensities)
-    channels = request.channel_names or (
-        ["R", "G", "B"] if num_channels == RGB else [f"channel_{i}" for i in range(num_channels)]
-    )
+    channels = request.channel_names or default_channel_names(num_channels)
     values = sorted({0, *fingerprint.label_voxels})
     labels = request.label_names or ["background", *(f"class_{value}" for value in values[1:])]
     for what, names, number in (
@@ -215,12 +213,14 @@ def _decide(
     planned = planned_configurations(fingerprint, dataset.num_entries, memory, planner)
     configuration = request.configuration or ("3d_fullres" if "3d_fullres" in planned else "2d")
     plan = make_plan(dataset, fingerprint, configuration, memory, planner)
+    in_pixels = are_pictures(dataset, fingerprint)
     spacing = (
         "spacing",
-        f"{product_text(plan.spacing)} mm",
+        f"{product_text(plan.spacing)} {'px' if in_pixels else 'mm'}",
         spacing_rule(fingerprint, plan.spacing, configuration),
     )
-    rows = decided_rows(plan, configuration_of(configuration, planned), planned, planner)
+    chosen = configuration_of(configuration, planned)
+    rows = decided_rows(plan, chosen, planned, planner, "pixels" if in_pixels else "voxels")
     heading = f"decided for {configuration} by nnU-Net's rules, planner {planner}"
     return plan, format_rows(heading, [*rows[:1], spacing, *rows[1:]])
 
@@ -254,7 +254,7 @@ def _write_beside(
     if len(case_names) >= NUM_FOLDS:
         splits = absolute(ensure_writable(folder / "splits")) / f"{dataset.name}.json"
         write_folds(splits, case_names)
-        row = ("folds", str(splits), "")
+        row = ("folds", str(folder / "splits" / splits.name), "")
     facts = ensure_writable(folder / "fingerprints") / f"{dataset.name}.json"
     names = {"channel_names": list(dataset.channel_names), **dataset.labels.ids()}
     write_json(facts, {**fingerprint.to_json(), **names})

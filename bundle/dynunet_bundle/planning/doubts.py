@@ -61,7 +61,7 @@ def _unnamed_colours(
         yield (
             f"the channels {', '.join(dataset.channel_names)} have values from 0 to 255, as colours have, but are "
             "normalized by "
-            + ", ".join(plan.normalization)
+            + ", ".join(dict.fromkeys(plan.normalization))
             + ". If they are colours, name each of them rgb_to_0_1 in dataset.json or with --channel_names."
         )
 

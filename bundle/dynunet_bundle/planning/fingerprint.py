@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dynunet_bundle.dataset.cases import image_files
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.errors import DatasetError, PlanError
 from dynunet_bundle.files import versions
+from dynunet_bundle.images.grid import counts_pixels
 from dynunet_bundle.planning.plan import PLAN_SCHEMA
 from dynunet_bundle.shapes import COUNT, TEXT, by_name, list_of, object_with
 from dynunet_bundle.survey.case_facts import CaseFacts
@@ -191,6 +193,18 @@ def extract_fingerprint(
     surveys = survey_dataset(dataset, num_workers, cache_dir)
     require_usable(all_findings(surveys) + dataset_findings(dataset), len(surveys))
     return Fingerprint.of([survey.facts for survey in surveys if survey.facts is not None])
+
+
+def are_pictures(dataset: DatasetDescription, fingerprint: Fingerprint) -> bool:
+    """Whether all training cases are plain pictures, which have no size in mm; not if their files are unknown.
+
+    Args:
+        dataset: the data set.
+        fingerprint: its facts.
+    """
+    files = [file for case in dataset.training for file in image_files(case)]
+    is_flat = bool((fingerprint.shapes_after_crop[:, 0] == 1).all())
+    return bool(files) and is_flat and all(counts_pixels(file, (1,)) for file in files)
 
 
 def _axcodes_for(spacings: np.ndarray, shapes: np.ndarray) -> str:

@@ -38,8 +38,17 @@ SLICE_PIXELS = 400
 """Length of the slice's longer side in pixels."""
 
 
+PICTURE_AXES = ["height", "width"]
+PIXEL_EXPLANATION = EXPLANATION.replace("voxels", "pixels").replace(" of the target spacing", "")
+
+
 def draw_plan(
-    plan: Plan, spacings: np.ndarray, shapes: np.ndarray, image: np.ndarray, label: np.ndarray
+    plan: Plan,
+    spacings: np.ndarray,
+    shapes: np.ndarray,
+    image: np.ndarray,
+    label: np.ndarray,
+    in_pixels: bool = False,
 ) -> "Figure":
     """Draw a plan.
 
@@ -49,6 +58,7 @@ def draw_plan(
         shapes: voxels after the nonzero crop, ``[cases, 3]``.
         image: first channel of a prepared case, ``[D, H, W]``.
         label: its class numbers, ``[D, H, W]``.
+        in_pixels: whether the cases are plain pictures, which have no size in mm.
 
     Returns:
         A figure of 1200 x 560 pixels.
@@ -57,17 +67,25 @@ def draw_plan(
         ConfigError: if matplotlib is not installed.
     """
     dims = plan.spatial_dims
-    axcodes = plan.axcodes[-dims:]
+    axcodes = PICTURE_AXES if in_pixels else list(plan.axcodes[-dims:])
     figure = new_figure(f"{plan.task_name}, {dims}D: {len(spacings)} cases", WIDTH, HEIGHT)
     left, middle, right = figure.subplots(1, 3)
     _draw_values(left, shapes[:, -dims:], plan.patch_size, "patch", axcodes)
-    style(left, "size of the cases", "axis", "voxels")
+    style(left, "size of the cases", "axis", "pixels" if in_pixels else "voxels")
     _draw_values(middle, spacings[:, -dims:], plan.spacing, "target", axcodes)
-    style(middle, "spacing of the cases", "axis", "mm")
-    _draw_slice(right, plan, image, label)
-    legend = [f"{letter}: {DIRECTIONS[letter]}" for letter in axcodes]
+    style(middle, "spacing of the cases", "axis", "px" if in_pixels else "mm")
+    index = _draw_slice(right, plan, image, label)
+    what = (
+        "a prepared picture"
+        if in_pixels
+        else f"slice {index} along {plan.axcodes[0]} of a prepared case"
+    )
+    style(right, f"{what},\npatch {' x '.join(map(str, plan.patch_size))}", "")
+    right.set_axis_off()
+    explanation = PIXEL_EXPLANATION if in_pixels else EXPLANATION
+    legend = axcodes if in_pixels else [f"{letter}: {DIRECTIONS[letter]}" for letter in axcodes]
     figure.supxlabel(
-        f"Axes of the arrays, in this order: {'; '.join(legend)}.\n{EXPLANATION}",
+        f"Axes of the arrays, in this order: {'; '.join(legend)}.\n{explanation}",
         x=0.01,
         ha="left",
         fontsize=9,
@@ -77,20 +95,24 @@ def draw_plan(
 
 
 def _draw_values(
-    axes: "Axes", values: np.ndarray, planned: Sequence[float], name: str, axcodes: str
+    axes: "Axes", values: np.ndarray, planned: Sequence[float], name: str, axcodes: Sequence[str]
 ) -> None:
     """For each axis, one dot per case and a line at the planned value."""
     places = np.arange(len(axcodes))
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, (len(values), 1))
     axes.plot((places + jitter).ravel(), values.ravel(), "o", color=CASES, ms=4, label="cases")
     axes.hlines(planned, places - 0.4, places + 0.4, PLANNED, linewidth=3, label=name)
-    axes.set_xticks(places, list(axcodes))
+    axes.set_xticks(places, axcodes)
     axes.set_ylim(0, 1.08 * max(values.max(), *planned))
     axes.legend(loc="lower right")
 
 
-def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) -> None:
-    """The slice (along the first axis) with the most foreground, its label's outlines, and one patch around them."""
+def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) -> int:
+    """The slice (along the first axis) with the most foreground, its label's outlines, and one patch around them.
+
+    Returns:
+        Its index.
+    """
     from matplotlib.patches import Patch
 
     label = np.where(label == IGNORE_CLASS, 0, label)
@@ -120,6 +142,4 @@ def _draw_slice(axes: "Axes", plan: Plan, image: np.ndarray, label: np.ndarray) 
     texts = [str(handle.get_label()) for handle in handles]
     for text in axes.legend(handles, texts, fontsize=8, frameon=False, **place).get_texts():
         text.set_parse_math(False)
-    name = " x ".join(map(str, plan.patch_size))
-    style(axes, f"slice {index} along {plan.axcodes[0]} of a prepared case,\npatch {name}", "")
-    axes.set_axis_off()
+    return index

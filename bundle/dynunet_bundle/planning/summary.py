@@ -7,7 +7,8 @@ import numpy as np
 from dynunet_bundle.dataset.layouts import DatasetDescription
 from dynunet_bundle.drawing.text_table import text_table
 from dynunet_bundle.errors import counted
-from dynunet_bundle.planning.fingerprint import Fingerprint
+from dynunet_bundle.planning.channels import default_channel_names, normalization_text
+from dynunet_bundle.planning.fingerprint import Fingerprint, are_pictures
 from dynunet_bundle.planning.like import SourceModel
 from dynunet_bundle.planning.nnunet_rules import ANISOTROPY, PLANNERS, PlannedConfiguration
 from dynunet_bundle.planning.plan import Plan
@@ -21,22 +22,33 @@ from dynunet_bundle.terminal import printable
 PlanRow = tuple[str, str, str]
 """Subject, value, and the rule behind the value (may be empty)."""
 
+AXES = "array axes"
+"""Subject of the row on the orientation, which plain pictures do not have."""
+
 MAX_VALUE_WIDTH = 48  # characters of a value with its rule on the same line
 
 
 def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[PlanRow]:
     """Facts of the data."""
     shapes, spacings = fingerprint.shapes_after_crop, fingerprint.spacings_mm
+    in_pixels = are_pictures(dataset, fingerprint)
+    unit = "pixel" if in_pixels else "voxel"
+    if in_pixels:
+        shapes = shapes[:, 1:]
     rows = [
         ("cases", str(len(spacings)), ""),
         (
             "shape",
-            f"{_median(shapes)} voxels ({_range(shapes)})",
+            f"{_median(shapes)} {unit}s ({_range(shapes)})",
             f"median (range) after the nonzero crop, which keeps {fingerprint.median_relative_size:.0%}",
         ),
-        ("spacing", f"{_median(spacings)} mm ({_range(spacings)})", "median (range)"),
     ]
-    for name, values in zip(dataset.channel_names, fingerprint.intensities, strict=False):
+    if not in_pixels:
+        rows.append(("spacing", f"{_median(spacings)} mm ({_range(spacings)})", "median (range)"))
+    names = dataset.channel_names
+    for index, values in enumerate(fingerprint.intensities[: len(names)]):
+        is_once = names.count(names[index]) == 1
+        name = names[index].removeprefix("channel_") if is_once else f"{index}, {names[index]}"
         rows.append(
             (
                 f"channel {name}",
@@ -49,7 +61,7 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Pl
     for value, name in zip(dataset.labels.values, dataset.labels.names, strict=True):
         if total:
             count = fingerprint.label_voxels.get(value, 0)
-            rows.append((f"label {value}", name, f"{counted(count, 'voxel')}, {count / total:.2%}"))
+            rows.append((f"label {value}", name, f"{counted(count, unit)}, {count / total:.2%}"))
     if dataset.labels.ignore_value is not None:
         rows.append((f"label {dataset.labels.ignore_value}", "ignored", "not trained, not scored"))
     for name, parts in (dataset.labels.regions or {}).items():
@@ -58,7 +70,11 @@ def found_rows(dataset: DatasetDescription, fingerprint: Fingerprint) -> list[Pl
 
 
 def decided_rows(
-    plan: Plan, chosen: PlannedConfiguration, planned: Iterable[str], planner: str
+    plan: Plan,
+    chosen: PlannedConfiguration,
+    planned: Iterable[str],
+    planner: str,
+    unit: str = "voxels",
 ) -> list[PlanRow]:
     """Decisions of nnU-Net's rules.
 
@@ -67,12 +83,13 @@ def decided_rows(
         chosen: the configuration of the plan.
         planned: names of all configurations that exist for the data.
         planner: key of ``PLANNERS``.
+        unit: ``"voxels"``, or ``"pixels"`` of plain pictures.
     """
     names = ", ".join(planned)
     cascade = ", and 3d_cascade_fullres after 3d_lowres" if "3d_lowres" in names else ""
     batch_rules = {
         "memory": "as many as fit into memory",
-        "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all voxels per batch",
+        "data": f"at most {PLANNERS[planner].max_voxels_share:.0%} of all {unit} per batch",
         "minimum": "at least two",
     }
     return [
@@ -81,8 +98,8 @@ def decided_rows(
             names + cascade,
             "3d_lowres if a patch covers less than a quarter of a case",
         ),
-        *_common_rows(plan),
-        ("patch", f"{product_text(plan.patch_size)} voxels", "the largest whose activations fit"),
+        *(row for row in _common_rows(plan) if unit == "voxels" or row[0] != AXES),
+        ("patch", f"{product_text(plan.patch_size)} {unit}", "the largest whose activations fit"),
         ("batch", str(plan.batch_size), batch_rules[chosen.batch_limit]),
         *_network_rows(plan),
     ]
@@ -102,7 +119,7 @@ def preset_rows(plan: Plan) -> list[PlanRow]:
 def like_rows(plan: Plan, source: SourceModel) -> list[PlanRow]:
     """Decisions that a model has made, and how to start a training from it."""
     stored = "as the files store them: store all images as those of the model"
-    rules = {"array axes": stored if plan.axcodes.islower() else ""}
+    rules = {AXES: stored if plan.axcodes.islower() else ""}
     rows = [
         ("spacing", f"{product_text(plan.spacing)} mm", ""),
         *_common_rows(plan),
@@ -146,17 +163,15 @@ def format_rows(heading: str, rows: Iterable[PlanRow]) -> str:
 
 def _common_rows(plan: Plan) -> list[PlanRow]:
     masked = "zscore_nonzero" in plan.normalization
-    schemes = ", ".join(
-        f"{name} {scheme}"
-        for name, scheme in zip(plan.channel_names, plan.normalization, strict=True)
-    )
-    rule = "by the channel's name"
+    schemes = normalization_text(plan.channel_names, plan.normalization)
+    unnamed = plan.channel_names == default_channel_names(len(plan.channel_names))
+    rule = "the default, as the channels have no names" if unnamed else "by the channel's name"
     if masked:
         rule += (
             f"; inside the nonzero mask, as the crop keeps less than {MASK_BELOW_RELATIVE_SIZE:.0%}"
         )
     return [
-        ("array axes", plan.axcodes, "coarsest first"),
+        (AXES, plan.axcodes, "coarsest first"),
         ("normalization", schemes, rule),
     ]
 
