@@ -57,6 +57,34 @@ def test_zero_is_visible_on_a_logarithmic_axis() -> None:
     assert tenths[0] - tenths[1] == pytest.approx(tenths[1] - tenths[2], rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.01, 0.0085, 0.0068, 0.0053, 0.0037, 0.002],
+        [0.01, 0.01, 0.01],
+        [0.0101, 0.0102],
+        [0.003, 0.0004],
+        [0.01, 0.00001, 0.0],
+        [0.05, 0.03, 0.0],
+        [0.01],
+        [0.01, 0.001],
+    ],
+)
+def test_a_logarithmic_axis_has_two_readable_ticks(values: list[float]) -> None:
+    points = [(float(epoch), value) for epoch, value in enumerate(values)]
+    (axes,) = axes_of(Chart("learning rate", [Line(points, RED)], is_log=True))
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    shown_ticks = [
+        label.get_text()
+        for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if low <= place <= high and label.get_text()
+    ]
+    assert len(set(shown_ticks)) >= 2, shown_ticks
+    # a label is a whole number, not a difference from an offset
+    assert not axes.yaxis.get_offset_text().get_text()
+
+
 @pytest.mark.parametrize("lines", [[], [Line([], RED)], [Line([(1, float("nan"))], RED)]])
 @pytest.mark.parametrize("is_log", [False, True])
 def test_a_chart_without_values_says_so(lines: list[Line], is_log: bool) -> None:

@@ -91,6 +91,17 @@ def draw_charts(
     return figure
 
 
+TICK_DIGITS = (1, 2, 5)
+"""First digits of the ticks of a logarithmic axis of less than two decades."""
+
+MIN_TICKS = 2
+WIDE_RATIO = 100.0
+"""Ratio of the largest to the smallest value from which powers of ten give two ticks."""
+
+ROUNDING = 1e-9
+"""Relative error of a tick."""
+
+
 def new_figure(heading: str, width: int, height: int) -> "Figure":
     """An empty figure with a heading, drawn by Agg without a window or pyplot.
 
@@ -152,7 +163,7 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         return
     above_zero = [y for y in ys if y > 0]
     if chart.is_log and above_zero:
-        axes.set_yscale("symlog", linthresh=min(above_zero))
+        _scale_by_log(axes, min(above_zero), max(above_zero), has_zero=min(ys) <= 0)
     if chart.from_zero:
         axes.set_ylim(bottom=0)
     if chart.mark is not None:
@@ -164,6 +175,22 @@ def _draw(axes: "Axes", chart: Chart) -> None:
         texts = [str(one.get_label()) for one in named]
         for text in axes.legend(named, texts, fontsize=8, frameon=False, loc="best").get_texts():
             text.set_parse_math(False)
+
+
+def _scale_by_log(axes: "Axes", low: float, high: float, has_zero: bool) -> None:
+    """A logarithmic axis with at least two labelled ticks; a linear one if the values are nearly equal."""
+    start = math.floor(math.log10(low))
+    decades = range(start, math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in decades for digit in TICK_DIGITS]
+    ticks = [tick for tick in ticks if low * (1 - ROUNDING) <= tick <= high * (1 + ROUNDING)]
+    if len(ticks) < MIN_TICKS:
+        axes.ticklabel_format(axis="y", useOffset=False)
+        return
+    axes.set_yscale("symlog", linthresh=low)
+    if high < WIDE_RATIO * low:
+        # powers of ten alone may be a single tick
+        ticks = [0.0, *ticks] if has_zero else ticks
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _plot(axes: "Axes", line: Line) -> list[tuple[float, float]]:

@@ -6,6 +6,8 @@ from dynunet_bundle.drawing.text_table import number_cell, text_table
 from dynunet_bundle.terminal import clock, printable
 from dynunet_bundle.training.watching.status import RunStatus
 
+NO_EPOCH, NO_VALIDATION = "no epoch is done yet", "no validation yet"
+
 
 def describe_run(status: RunStatus) -> str:
     """Describe one training in a few lines."""
@@ -14,9 +16,9 @@ def describe_run(status: RunStatus) -> str:
     if status.message:
         lines.append(f"  {status.message}")
     facts = {
-        "loss": f"{number_cell(status.loss, '.4f')}, learning rate {number_cell(status.learning_rate, '.2e')}",
+        "loss": _loss_of(status),
         "Dice": _dice_of(status),
-        "best Dice": f"{number_cell(status.best_dice, '.4f')} at epoch {number_cell(status.best_epoch, 'd')}",
+        "best Dice": _best_of(status),
         "time": _pace_of(status),
         "last sign": f"{ago(status.idle_s)} ({status.updated})",
     }
@@ -32,18 +34,33 @@ def describe_run(status: RunStatus) -> str:
     return "\n".join(map(printable, lines))
 
 
+def _loss_of(status: RunStatus) -> str:
+    if status.loss is None and status.learning_rate is None:
+        return NO_EPOCH
+    rate = number_cell(status.learning_rate, ".2e")
+    return f"{number_cell(status.loss, '.4f')}, learning rate {rate}"
+
+
 def _dice_of(status: RunStatus) -> str:
     if status.dice_epoch is None:
-        return "no validation yet"
+        return NO_VALIDATION
     classes = ", ".join(
         f"{name} {number_cell(dice, '.3f')}" for name, dice in status.dice_by_class.items()
     )
     return f"{number_cell(status.dice, '.4f')} at epoch {status.dice_epoch} ({classes})"
 
 
+def _best_of(status: RunStatus) -> str:
+    if status.dice_epoch is None:
+        return NO_VALIDATION
+    if status.best_dice is None:
+        return "undefined so far"
+    return f"{number_cell(status.best_dice, '.4f')} at epoch {number_cell(status.best_epoch, 'd')}"
+
+
 def _pace_of(status: RunStatus) -> str:
     if status.epoch_s is None:
-        return "no epoch is done yet"
+        return NO_EPOCH
     parts = [f"{status.epoch_s:.1f} s per epoch"]
     if status.patches_per_second is not None:
         parts.append(f"{status.patches_per_second:.1f} patches/s")
