@@ -90,6 +90,25 @@ def test_scripts_are_the_commands() -> None:
     assert sorted(called) == sorted(COMMANDS)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_told_in_one_line_with_the_nearest(name: str) -> None:
+    parser = command_parser(name, f"dynunet-bundle {name}")
+    with pytest.raises(ConfigError) as raised:
+        parser.error("unrecognized arguments: --verbsoe 2d")
+    assert str(raised.value) == (
+        "unrecognized arguments: --verbsoe 2d. Did you mean --verbose? "
+        f"dynunet-bundle {name} --help lists the options."
+    )
+
+
+def test_wrong_arguments_end_with_2_and_one_line() -> None:
+    for words in (["plan", "x", "--configuratoin", "2d"], ["predict"], ["plan", "--preset", "s"]):
+        done = run(*words)
+        assert done.returncode == 2 and not done.stdout
+        assert len(done.stderr.splitlines()) == 1 and "--help lists the options" in done.stderr
+    assert "Did you mean --configuration?" in run("plan", "x", "--configuratoin=2d").stderr
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match='"predct".*Did you mean predict'):
         run_program(["predct"])
@@ -100,16 +119,13 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
     assert all(f"\n  {name} " in shown for name in COMMANDS)
 
 
-def test_the_data_set_is_given_once_by_position_or_as_an_option(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_data_set_is_given_once_by_position_or_as_an_option() -> None:
     for words in (["DATA", "-o", "A"], ["-o", "A", "DATA"], ["--dataset_dir", "DATA", "-o", "A"]):
         assert parsed("preview", *words).dataset_dir == "DATA"
     with pytest.raises(ConfigError, match="two data sets are given, A and B"):
         parsed("check", "A", "--dataset_dir", "B")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(ConfigError, match="the data set is missing"):
         parsed("check")
-    assert end.value.code == 2 and "the data set is missing" in capsys.readouterr().err
 
 
 def test_ids_of_configs_are_kept_apart_from_options_and_the_data_set() -> None:
@@ -136,7 +152,7 @@ def test_old_names_are_taken_with_a_note(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_options_are_not_abbreviated() -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="are required: -i/--input"):
         parsed("predict", "--inp", "A", "--output_dir", "B")
 
 

@@ -11,10 +11,12 @@ from conftest import BUNDLE
 
 from dynunet_bundle.configs.quiet import (
     MONAI_LOGGERS,
+    TOLD,
     VERBOSE,
     HiddenMessages,
     hidden_noise,
     hide_noise,
+    tell_hidden,
 )
 
 
@@ -50,7 +52,7 @@ def test_noise_is_counted_and_all_else_is_shown(
     assert hidden.count == 3
 
 
-def test_the_number_of_hidden_messages_is_told_at_the_end(
+def test_that_messages_are_hidden_is_told_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hidden: HiddenMessages
 ) -> None:
     monkeypatch.setattr("dynunet_bundle.configs.quiet.hide_noise", lambda: hidden)
@@ -61,7 +63,24 @@ def test_the_number_of_hidden_messages_is_told_at_the_end(
     with pytest.raises(KeyError), hidden_noise():
         hidden.count = 2
         raise KeyError
-    assert caplog.messages == ["2 messages of MONAI and torch not shown; --verbose shows all"]
+    told = "messages of MONAI and torch are not shown; --verbose shows all"
+    assert caplog.messages == [told]
+    # once, before the last result; and not in the processes that a command starts
+    caplog.clear()
+    with hidden_noise():
+        tell_hidden()
+        assert caplog.messages == [told]
+    assert caplog.messages == [told]
+    monkeypatch.setenv(TOLD, "1")
+    with hidden_noise():
+        pass
+    assert caplog.messages == [told]
+
+
+def test_the_next_command_is_the_last_line() -> None:
+    for path in (BUNDLE / "dynunet_bundle" / "commands").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert ("next_command(" in text) <= ("tell_hidden()" in text), path.name
 
 
 def test_the_environment_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:

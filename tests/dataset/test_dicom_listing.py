@@ -65,6 +65,9 @@ def test_descriptions_are_shown_on_a_terminal_alone(study: Path, tmp_path: Path)
         assert b"Doe" in terminal.read1()
     piped = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert short_name(FIRST) in piped.stdout and "Doe" not in piped.stdout + piped.stderr
+    assert (
+        piped.stderr.count("descriptions of series are left out: the output is not a terminal") == 1
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

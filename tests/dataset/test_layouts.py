@@ -104,8 +104,16 @@ def test_a_folder_that_does_not_exist(tmp_path: Path):
 
 
 def test_a_folder_of_an_unknown_layout(tmp_path: Path):
+    with pytest.raises(DatasetError, match=rf"{tmp_path} is empty.*--dataset_dir.*imagesTr"):
+        load_dataset(tmp_path)
+    own = touch(tmp_path, "notes.txt")
     with pytest.raises(DatasetError, match=rf"{tmp_path} has no dataset\.json.*--dataset_dir"):
         load_dataset(tmp_path)
+    image = touch(tmp_path, "case.nii.gz")
+    with pytest.raises(DatasetError, match=r"has images, but no dataset\.json.*imagesTr"):
+        load_dataset(tmp_path)
+    own.unlink()
+    image.unlink()
     (tmp_path / "images").mkdir()  # no labels
     with pytest.raises(DatasetError, match=r"no dataset\.json.*images and labels"):
         load_dataset(tmp_path)

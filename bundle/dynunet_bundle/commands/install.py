@@ -12,6 +12,7 @@ import argparse
 
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
+from dynunet_bundle.configs.quiet import tell_hidden
 from dynunet_bundle.terminal import next_command, say
 
 
@@ -36,4 +37,5 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.source, arguments.sha256, arguments.name, arguments.overwrite
     )
     say("the package is in {}", folder)
+    tell_hidden()
     print(next_command("predict", model=folder.name, input="IMAGES", output_dir="MASKS"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from dynunet_bundle.commands.model import say_model
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
+from dynunet_bundle.configs.quiet import tell_hidden
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.machine.places import BUNDLE, changelog_file
 from dynunet_bundle.terminal import next_command, say
@@ -123,4 +124,5 @@ def run(arguments: argparse.Namespace) -> None:
     if not (package.folder / "models" / "model.pt").is_file():
         say("next: python -m monai.bundle download_large_files --bundle_path {}", package.folder)
         return
+    tell_hidden()
     print(next_command("predict", model=package.folder, input="IMAGES", output_dir="MASKS"))

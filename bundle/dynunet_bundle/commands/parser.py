@@ -7,9 +7,10 @@ import argparse
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.machine.places import BUNDLE, in_work_folder
@@ -222,6 +223,26 @@ class CommandParser(argparse.ArgumentParser):
         if self._by_position:
             self._settle_dataset(arguments)
         return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments in one line, with the nearest option for one that does not exist.
+
+        Args:
+            message: argparse's.
+
+        Raises:
+            ConfigError: always.
+        """
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        close = [near for name in names for near in get_close_matches(name, self._known(), 1)]
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"{message.rstrip('.')}. {hint}{self.prog} --help lists the options.")
+
+    def _known(self) -> list[str]:
+        """Options of the command, those without help excepted."""
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        return [option for action in shown for option in action.option_strings]
 
     def _renamed(self, words: Sequence[str]) -> list[str]:
         renamed = []

@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from dynunet_bundle.commands.parser import CommandParser
+from dynunet_bundle.configs.quiet import tell_hidden
 from dynunet_bundle.machine.places import cache_folder, in_work_folder
 
 
@@ -114,4 +115,6 @@ def run(arguments: argparse.Namespace) -> None:
         more_doubts=codes_doubt,
         **values,
     )
-    print(plan_dataset(request))
+    text = plan_dataset(request)
+    tell_hidden()
+    print(text)

@@ -10,6 +10,7 @@ check. Run the same command again to resume: finished cases are skipped.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,12 @@ from dynunet_bundle.commands.predict_options import (
     series_rules,
 )
 from dynunet_bundle.configs.lean_monai import import_monai
+from dynunet_bundle.configs.quiet import tell_hidden
 from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PlanError, PredictionError
 from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import next_command, say
+
+LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from dynunet_bundle.api.model_choice import ModelChoice
@@ -160,7 +164,10 @@ def _list_series(source: str) -> None:
     """Print the series of a DICOM source; descriptions reach no file or pipe."""
     from dynunet_bundle.dataset.dicom_listing import series_table
 
-    print(series_table(source, with_descriptions=sys.stdout.isatty()))
+    is_terminal = sys.stdout.isatty()
+    if not is_terminal:
+        LOG.info("descriptions of series are left out: the output is not a terminal")
+    print(series_table(source, with_descriptions=is_terminal))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -215,6 +222,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             _publish(arguments, workflow, run_file)
         raise
     _publish(arguments, workflow, run_file)
+    tell_hidden()
     if not arguments.json:
         say("masks are in {}", arguments.output_dir)
         if arguments.report:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynunet_bundle.commands.model import say_model
 from dynunet_bundle.commands.parser import CommandParser, fold_name
+from dynunet_bundle.configs.quiet import tell_hidden
 from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import next_command
 
@@ -107,4 +108,5 @@ def _tell_next(run_dir: Path) -> None:
 
     for weights in model_files(run_dir):
         say_model(weights)
+    tell_hidden()
     print(next_command("predict", model=run_dir, input="IMAGES", output_dir="MASKS"))

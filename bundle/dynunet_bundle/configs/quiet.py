@@ -1,7 +1,7 @@
 """``python -m monai.bundle`` without messages that a user cannot act on: ``python -m dynunet_bundle.configs.quiet``.
 
 MONAI warns of each config that it parses, whoever wrote it, and repeats its arguments; SECURITY.md says how configs are
-checked here. The commands hide these messages and count them; ``--verbose`` shows them.
+checked here. The commands hide these messages and say so once; ``--verbose`` shows them.
 """
 
 import logging
@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dynunet_bundle.errors import counted
-
 VERBOSE = "DYNUNET_BUNDLE_VERBOSE"
 """Environment variable that shows all messages, also of processes that a command starts."""
+
+TOLD = "DYNUNET_BUNDLE_TOLD"
+"""Environment variable of the processes that a command starts: the command tells that messages are hidden."""
 
 WARNINGS = (
     "parsing config_file",
@@ -38,8 +39,9 @@ LINES = (
 
 MONAI_LOGGERS = ("monai.bundle.scripts", "monai.bundle.workflows")
 
-
 logger = logging.getLogger("dynunet_bundle.configs.quiet")
+
+_HIDDEN: list["HiddenMessages"] = []  # of this process, until it is told
 
 
 class HiddenMessages(logging.Filter):
@@ -78,16 +80,22 @@ def hide_noise() -> HiddenMessages | None:
     return None if os.environ.get(VERBOSE) else HiddenMessages()
 
 
+def tell_hidden() -> None:
+    """Tell once that messages were hidden: before the last result of a command, else at its end."""
+    hidden, _HIDDEN[:] = list(_HIDDEN), []
+    if any(one.count for one in hidden) and not os.environ.get(TOLD):
+        logger.info("messages of MONAI and torch are not shown; --verbose shows all")
+
+
 @contextmanager
 def hidden_noise() -> Iterator[None]:
-    """Hide such messages during the block, and tell their number at its end."""
+    """Hide such messages during the block, and tell it by its end."""
     hidden = hide_noise()
+    _HIDDEN[:] = [] if hidden is None else [hidden]
     try:
         yield
     finally:
-        if hidden is not None and hidden.count:
-            told = counted(hidden.count, "message")
-            logger.info("%s of MONAI and torch not shown; --verbose shows all", told)
+        tell_hidden()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from dynunet_bundle.configs.literals import literal
+from dynunet_bundle.configs.quiet import TOLD, VERBOSE
 from dynunet_bundle.configs.values import monai_text
 from dynunet_bundle.errors import (
     EXIT_BAD_INPUT,
@@ -149,7 +150,8 @@ class ProcessRunner:
         Returns:
             The exit code: 0, 1, 2 or 75.
         """
-        logger.info("$ %s", shlex.join(command))
+        level = logging.INFO if os.environ.get(VERBOSE) else logging.DEBUG
+        logger.log(level, "$ %s", shlex.join(command))
         before = _age(status)
         sys.stdout.flush()
         self._is_busy = True
@@ -158,7 +160,7 @@ class ProcessRunner:
         package = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(  # noqa: S603 - ours
-            quiet, start_new_session=True, env={**os.environ, "PYTHONPATH": paths}
+            quiet, start_new_session=True, env={**os.environ, "PYTHONPATH": paths, TOLD: "1"}
         )
         if self.signal is not None:  # it arrived while the process was starting
             self._send(signal.SIGTERM)

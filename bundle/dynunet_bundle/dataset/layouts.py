@@ -244,9 +244,13 @@ def _read_plain(root: Path) -> DatasetDescription:
         return DatasetDescription(
             task_name(root), (), LabelScheme(()), _plain_pairs(images, labels), ()
         )
-    raise DatasetError(
-        f"{root} has no dataset.json. Pass --dataset_dir with a folder that has {LAYOUTS}."
-    )
+    if not any(root.iterdir()):
+        fault = "is empty"
+    elif list_images(root):
+        fault = "has images, but no dataset.json and no folders images and labels"
+    else:
+        fault = "has no dataset.json, and no folders images and labels"
+    raise DatasetError(f"{root} {fault}. Pass --dataset_dir with a folder that has {LAYOUTS}.")
 
 
 def _plain_pairs(images: Path, labels: Path) -> tuple[Case, ...]:
