@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import save_picture
 from report_data import made_run, parsed, save_cases, text_of
 
 from dynunet_bundle.drawing.colours import COLOURS
@@ -30,7 +32,7 @@ def test_no_message_is_told_twice(tmp_path: Path, folders: dict[str, Path]):
     assert text_of(card[0]) == "case_1 look"
     told = [text_of(item) for item in card.iter("li")]
     assert told == ["look 3 parts, not 1", "look darker than the training"]
-    assert parsed(page).find(".//section[@id='flags']//tbody") is None
+    assert parsed(page).find(".//section[@id='flags']") is None
     del folders["images"]
     page = write_report(tmp_path / "r.html", **folders, run=made_run(CASES))
     assert len(parsed(page).findall(".//section[@id='flags']//tbody/tr")) == 2
@@ -139,3 +141,27 @@ def test_the_legend_names_the_classes_that_are_drawn(tmp_path: Path, folders: di
     names = {0: "background", 1: "Kopf", 2: "Schwanz"}
     assert legend(class_names=names) == {"Kopf": COLOURS[0], "Schwanz": COLOURS[1]}
     assert legend() == {"1": COLOURS[0], "2": COLOURS[1]}
+
+
+def test_the_page_of_pictures_has_no_terms_of_scanners_and_no_heading_twice(tmp_path: Path):
+    colours = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    mask = np.zeros((24, 20), np.uint8)
+    mask[4:12, 5:15] = 1
+    folders = {name: tmp_path / name for name in ("predictions", "images", "labels")}
+    cells = ["cell_1", "cell_2", "cell_3"]
+    for folder in folders.values():
+        for cell in cells:
+            save_picture(folder / f"{cell}.png", colours if folder.name == "images" else mask)
+    run = made_run(cells)
+    for cell, facts in run["cases"].items():
+        areas = {"areas_px2": {"organ": 80}, "volumes_ml": None}
+        facts |= {**areas, "status": "done", "error": None, "mask": f"{cell}.png", "flags": []}
+    run["plan"] = {"spatial_dims": 2, "axcodes": "SAR", "patch_size": [16, 16], "spacing": [1, 1]}
+    page = write_report(tmp_path / "r.html", **folders, run=run)
+    content = page.read_text(encoding="utf-8")
+    assert "(black)" not in content and "axes SAR" not in content
+    headings = [text_of(heading) for heading in parsed(page).iter("h2")]
+    assert len(headings) == len(set(headings)) and "Cases" in headings
+    assert any(heading.startswith("Pictures") for heading in headings)
+    assert not any("Quality flags" in heading for heading in headings)
+    assert parsed(page).find(".//article//img") is not None

@@ -26,7 +26,7 @@ def key_facts(content: Content, written: str) -> list[tuple[str, str]]:
     facts = [
         ("Page written", written),
         ("Predicted", run.get("started")),
-        ("Configuration", _configuration(plan)),
+        ("Configuration", _configuration(plan, content.in_pixels)),
         ("Patch", _by_axis(plan.get("patch_size"))),
         ("Spacing", spacing and f"{_by_axis(spacing)} {unit}"),
     ]
@@ -38,12 +38,12 @@ def key_facts(content: Content, written: str) -> list[tuple[str, str]]:
     return [(term, clean(text)) for term, text in facts if text not in (None, "")]
 
 
-def _configuration(plan: Mapping[str, Any]) -> str:
+def _configuration(plan: Mapping[str, Any], in_pixels: bool) -> str:
     parts = [
         f"{plan['spatial_dims']}D" if "spatial_dims" in plan else "",
         str(plan.get("architecture", "")),
         "cascade" if plan.get("cascade") else "",
-        f"axes {plan['axcodes']}" if "axcodes" in plan else "",
+        f"axes {plan['axcodes']}" if "axcodes" in plan and not in_pixels else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -184,7 +184,7 @@ def _colours(run: Mapping[str, Any], class_names: Mapping[int, str] | None) -> C
 
 
 def _pictures_title(shown: Sequence[ShownCase]) -> str:
-    return "Cases to look at" if any(case.flags for case in shown) else "Cases"
+    return "Cases to look at" if any(case.flags for case in shown) else "Pictures"
 
 
 def _flags_without_card(content: Content, shown: Sequence[ShownCase]) -> list[Flag]:

@@ -166,7 +166,8 @@ def _draw(files: CaseFiles, ignore_value: int | None, colours: ClassColours) -> 
     panels = _panels(view, window, axes, slices, field, is_photograph, colours)
     largest = tuple(panel for part, panel in zip(slices, panels, strict=True) if part.is_largest)
     others = tuple(panel for panel in panels if panel not in largest)
-    return CasePictures(largest, others, _window_text(window), values=frozenset(drawn - {0}))
+    told = _window_text(window, is_photograph)
+    return CasePictures(largest, others, told, values=frozenset(drawn - {0}))
 
 
 def _chosen_slices(along: np.ndarray) -> list[int]:
@@ -212,8 +213,11 @@ def _grey_view(
     return view, COLOUR_WINDOW if has_colours else grey_window(view, *boxes)
 
 
-def _window_text(window: tuple[float, float]) -> str:
+def _window_text(window: tuple[float, float], is_photograph: bool) -> str:
+    """The grey window in words; level and width are terms of scanners, and colours are shown as they are."""
     low, high = window
+    if is_photograph:
+        return "" if window == COLOUR_WINDOW else f"Values {low:.4g} (black) to {high:.4g} (white)."
     return (
         f"Values {low:.4g} (black) to {high:.4g} (white): "
         f"level {(low + high) / 2:.4g}, width {high - low:.4g}."
