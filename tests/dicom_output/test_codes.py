@@ -104,6 +104,14 @@ def test_unknown_names_get_a_private_code() -> None:
     assert one("Anterior").type.scheme == PRIVATE_SCHEME
 
 
+def test_classes_without_names_get_names_first() -> None:
+    told = uncoded_doubt(["class_1", "class_2"])
+    assert told and "class_1, class_2" in told and "--label_names" in told
+    assert "label_codes" not in told
+    mixed = uncoded_doubt(["class_1", "lab7"])
+    assert mixed and '"label_codes"' in mixed
+
+
 def test_labels_without_a_code_are_named_with_the_key_to_set() -> None:
     told = uncoded_doubt(["liver", "lab7", "plaque"], "Task03_Liver", {"plaque": "cancer"})
     assert told and "lab7" in told and "plaque" not in told and "liver" not in told

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import signal
 import traceback
 from pathlib import Path
@@ -80,13 +81,17 @@ def test_a_single_bad_case_is_bad_input(tmp_path, weights):
     assert run["cases"]["b"]["status"] == "failed" and run["error"] == str(caught.value)
 
 
-def test_all_cases_bad_leaves_no_others(tmp_path, weights):
+def test_all_cases_bad_leaves_no_others(tmp_path, weights, told):
     for name in "ab":
         save_nifti(
             tmp_path / "in" / f"{name}.nii.gz", np.full((9, 9, 9), np.nan, np.float32), AFFINE
         )
-    with pytest.raises(PredictionError, match="2 of 2 cases failed:"):
+    with pytest.raises(PredictionError, match="2 of 2 cases failed:") as raised:
         prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    # each reason once
+    assert str(raised.value).count("NaN") == 2
+    failed = [line for line in told("evaluator") if "failed" in line]
+    assert failed == ["a failed", "b failed"]
 
 
 def test_a_listed_file_that_is_not_there_is_not_called_damaged(tmp_path, weights):
@@ -227,7 +232,18 @@ def test_workers_that_load_give_the_same_masks(tmp_path, weights):
         assert digest(tmp_path / "0" / name) == digest(tmp_path / "1" / name)
 
 
-def test_flags_compare_with_the_training(tmp_path, weights):
+@pytest.fixture
+def told(caplog):
+    """Messages of the room of predictions; the logging of a bundle replaces the handlers of the root logger."""
+    room = logging.getLogger("dynunet_bundle.inference")
+    room.addHandler(caplog.handler)
+    yield lambda name: [
+        record.getMessage() for record in caplog.records if record.name == f"{room.name}.{name}"
+    ]
+    room.removeHandler(caplog.handler)
+
+
+def test_flags_compare_with_the_training(tmp_path, weights, told):
     save_cases(tmp_path / "in", "a")
     facts = {
         "sha256": digest(weights),
@@ -242,6 +258,11 @@ def test_flags_compare_with_the_training(tmp_path, weights):
     flags = run_of(tmp_path / "out")["cases"]["a"]["flags"]
     assert {(flag["kind"], flag["label"]) for flag in flags} >= {("volume", "Anterior")}
     assert all(flag["message"] for flag in flags)
+    # one line for the case, and the total
+    assert len(flags) > 1
+    case, total = told("run_record")
+    assert case.startswith("a: ") and all(flag["message"] in case for flag in flags)
+    assert total.startswith("1 of 1 case flagged") and total.endswith("; see run.json")
 
 
 def test_mirroring_that_was_not_learnt_is_refused(tmp_path, weights):

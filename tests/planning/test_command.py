@@ -175,6 +175,18 @@ def test_a_preset_needs_its_task(volumes: Path, tmp_path: Path):
     assert overlay_of(tmp_path / "tasks", "Task04_Own_2d")["patch_size"] == [56, 40]
 
 
+def test_doubts_about_dicom_are_for_volumes(
+    pictures: Callable[..., Path],
+    volumes: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    for root, expected in ((pictures(5), False), (volumes, True)):
+        caplog.clear()
+        plan_dataset(request_for(root, tmp_path, more_doubts=lambda plan: ["no code"]))
+        assert ("no code" in caplog.messages) is expected
+
+
 def test_too_few_cases_get_no_folds_file(pictures: Callable[..., Path], tmp_path: Path):
     plan_dataset(request_for(pictures(4), tmp_path))
     assert not (tmp_path / "tasks" / "splits").exists()

@@ -26,7 +26,15 @@ from dynunet_bundle.commands.predict_options import (
 )
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.configs.quiet import tell_hidden
-from dynunet_bundle.errors import BusyError, ConfigError, DatasetError, PlanError, PredictionError
+from dynunet_bundle.errors import (
+    BusyError,
+    ConfigError,
+    DatasetError,
+    PlanError,
+    PredictionError,
+    counted,
+    some_of,
+)
 from dynunet_bundle.machine.places import BUNDLE
 from dynunet_bundle.terminal import next_command, say
 
@@ -224,11 +232,20 @@ def _predict(arguments: argparse.Namespace) -> None:
     _publish(arguments, workflow, run_file)
     tell_hidden()
     if not arguments.json:
-        say("masks are in {}", arguments.output_dir)
+        say("masks are in {}{}", arguments.output_dir, _objects_in(run_file))
         if arguments.report:
             say("the page is {}", arguments.report)
         else:
             print(next_command("report", arguments.output_dir, input=_report_input(arguments)))
+
+
+def _objects_in(run_file: Path) -> str:
+    """The DICOM objects of a run, by kind, as the rest of a sentence."""
+    from dynunet_bundle.inference.run_json import read_run_json
+
+    cases = read_run_json(run_file).get("cases", {}) if run_file.is_file() else {}
+    names = sorted(name for facts in cases.values() for name in facts.get("objects", ()))
+    return f", with {counted(len(names), 'DICOM object')}: {some_of(names)}" if names else ""
 
 
 def _report_input(arguments: argparse.Namespace) -> str:

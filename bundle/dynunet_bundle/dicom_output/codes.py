@@ -128,6 +128,10 @@ def codes_of_labels(
     return _with_distinct_colours(found)
 
 
+PLACEHOLDER = re.compile(r"class_\d+")
+"""Name of a class for which the data set has none, as a plan writes it."""
+
+
 def uncoded_doubt(
     names: Sequence[str],
     task_name: str = "",
@@ -147,6 +151,11 @@ def uncoded_doubt(
     private = [codes.name for codes in found if codes.type.scheme == PRIVATE_SCHEME]
     if not private:
         return None
+    if all(PLACEHOLDER.fullmatch(name) for name in private):
+        return (
+            f"{some_of(private)} stand for classes without names, so a SEG gets private codes. Name the classes with "
+            "dynunet-bundle plan --label_names, background first."
+        )
     example = json.dumps({"label_codes": {private[0]: "left kidney"}}, ensure_ascii=False)
     return (
         f"no DICOM code is known for {some_of(private)}: a SEG gets private codes, which other systems cannot "

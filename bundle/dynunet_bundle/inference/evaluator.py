@@ -103,7 +103,8 @@ class CaseEvaluator(SupervisedEvaluator):
             if alone:
                 raise failure from error
             name = _name(batchdata)
-            logger.error("%s failed: %s", name, first_line(failure))
+            # the reason is in run.json, and is told with those of all cases at the end
+            logger.error("%s failed", name)
             self.state.failures[name] = self._messages[name] = str(failure)
             # a process without outputs would leave the others waiting in MONAI's metrics
             engine.state.batch, engine.state.output = [], [NOTHING] if self._is_shared else []

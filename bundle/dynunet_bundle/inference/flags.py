@@ -6,6 +6,7 @@ Stored on disk: the kinds and grades of ``find_flags``, in ``run.json``.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynunet_bundle.errors import counted
 from dynunet_bundle.labels.extents import MM3_PER_ML
 
 LOOK, UNUSABLE = "look", "probably unusable"
@@ -80,6 +81,21 @@ def find_flags(
             text = f"the network is uncertain about {name}: {value:.2f} bits per {unit}"
             flags.append(_flag("entropy", name, text, value, [0.0, max_entropy]))
     return [*flags, *_image_flags(facts, max_clipped)]
+
+
+def flag_total(cases: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """How many masks of a run have flags, as text; None if none has.
+
+    Args:
+        cases: ``cases`` of run.json.
+    """
+    grades = [[flag["grade"] for flag in facts.get("flags", ())] for facts in cases.values()]
+    flagged = sum(map(bool, grades))
+    if not flagged:
+        return None
+    unusable = sum(UNUSABLE in own for own in grades)
+    worst = f", {unusable} {UNUSABLE}" if unusable else ""
+    return f"{flagged} of {counted(len(cases), 'case')} flagged{worst}"
 
 
 def _size_flags(facts: Mapping[str, Any], training: Mapping[str, Any]) -> list[dict[str, Any]]:

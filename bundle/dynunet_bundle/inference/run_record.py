@@ -25,7 +25,7 @@ from dynunet_bundle.dicom_input.names import is_series_name
 from dynunet_bundle.errors import EXIT_FAILED, EXIT_STOPPED, CaseError, find_user_error
 from dynunet_bundle.files import json_sha256, sha256_of, versions, write_json
 from dynunet_bundle.images.grid import counts_pixels, sheared_degrees
-from dynunet_bundle.inference.flags import find_flags
+from dynunet_bundle.inference.flags import find_flags, flag_total
 from dynunet_bundle.inference.quality import QUALITY
 from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
 from dynunet_bundle.inference.run_parts import merged_run
@@ -192,8 +192,9 @@ class RunRecord:
             "clipped": quality.get("clipped", []),
         }
         facts["flags"] = find_flags(facts, self._training, **self.limits)
-        for flag in facts["flags"]:
-            logger.warning("%s: %s: %s", name, flag["grade"], flag["message"])
+        if facts["flags"]:
+            told = "; ".join(f"{flag['grade']}: {flag['message']}" for flag in facts["flags"])
+            logger.warning("%s: %s", name, told)
         return facts
 
     def _seconds(self, now: float, saving: float) -> dict[str, float]:
@@ -240,6 +241,9 @@ class RunRecord:
         return {path: sha256_of(path) for path in self.weights if path.is_file()}
 
     def _complete(self, engine: Engine) -> None:
+        total = flag_total(self._content["cases"])
+        if total:
+            logger.warning("%s; see %s", total, RUN_NAME)
         failed = bool(getattr(engine.state, "failures", {}))
         self._finish("failed" if failed else "finished", EXIT_FAILED if failed else 0)
 

@@ -103,7 +103,9 @@ def plan_dataset(request: PlanRequest) -> str:
     suffix = name if name in OWN_NAMES else f"{plan.spatial_dims}d"
     out = request.out or request.tasks_dir / f"{dataset.name}_{suffix}.json"
     _require_unchanged(out, plan, request.overwrite)
-    for doubt in (*plan_doubts(dataset, fingerprint, plan), *request.more_doubts(plan)):
+    # plain pictures are not DICOM
+    others = () if are_pictures(dataset, fingerprint) else request.more_doubts(plan)
+    for doubt in (*plan_doubts(dataset, fingerprint, plan), *others):
         logger.warning("%s", doubt)
     parts = [
         format_rows(f"{dataset.name}: found", found_rows(dataset, fingerprint)),

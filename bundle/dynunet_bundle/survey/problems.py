@@ -47,7 +47,7 @@ def find_problems(
         )
         return
     yield from _affine_problems("image", image.affine)
-    yield from _intensity_problems(image.array, num_channels)
+    yield from _intensity_problems(image.array, num_channels, is_training=label is not None)
     if label is not None:
         yield from find_mask_problems(image, label, label_values)
 
@@ -76,11 +76,14 @@ def _affine_problems(what: str, affine: np.ndarray) -> Iterator[Problem]:
         )
 
 
-def _intensity_problems(array: np.ndarray, num_channels: int | None) -> Iterator[Problem]:
+def _intensity_problems(
+    array: np.ndarray, num_channels: int | None, is_training: bool
+) -> Iterator[Problem]:
     if num_channels is not None and len(array) != num_channels:
+        source = "the task overlay of this data set" if is_training else "another --model"
         yield (
             f"its image has {counted(len(array), 'channel')}, the plan has {num_channels}",
-            "Pass the task overlay of this data set, or correct the file.",
+            f"Pass {source}, or correct the file.",
         )
     low, high = float(array.min()), float(array.max())  # both are NaN if any voxel is
     if not np.isfinite([low, high]).all():
