@@ -15,8 +15,10 @@ from conftest import run_script, save_nifti
 from helpers.predictions import AFFINE, prediction, run_of, save_cases, threshold_weights
 
 from dynunet_bundle import __version__
+from dynunet_bundle.dataset.case_marks import image_mark
 from dynunet_bundle.errors import CaseError, OutputError, PredictionError, WeightsError
 from dynunet_bundle.inference.save_mask import SaveMaskd
+from dynunet_bundle.preprocessing.recipe import image_recipe
 
 
 def digest(path: Path) -> str:
@@ -263,6 +265,20 @@ def test_flags_compare_with_the_training(tmp_path, weights, told):
     case, total = told("run_record")
     assert case.startswith("a: ") and all(flag["message"] in case for flag in flags)
     assert total.startswith("1 of 1 case flagged") and total.endswith("; see run.json")
+
+
+def test_a_case_of_the_training_is_marked_by_its_image(tmp_path, weights):
+    save_cases(tmp_path / "in", "a", "b")
+    case = {"image": str(tmp_path / "in" / "a.nii.gz")}
+    marks = {"0123": image_mark(case)}
+    steps = prediction(tmp_path / "in", tmp_path / "out", weights).parser
+    recipe = image_recipe(steps.get_parsed_content("preprocessing"))
+    learnt = {"fold": 0, "trained": marks, "held_out": {}, "preprocessing": recipe}
+    facts = {"sha256": digest(weights), "learnt_from": learnt}
+    weights.with_suffix(".json").write_text(json.dumps(facts))
+    prediction(tmp_path / "in", tmp_path / "out", weights).run()
+    cases = run_of(tmp_path / "out")["cases"]
+    assert cases["a"]["in_training"] is True and "in_training" not in cases["b"]
 
 
 def test_mirroring_that_was_not_learnt_is_refused(tmp_path, weights):

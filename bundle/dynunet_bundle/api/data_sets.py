@@ -269,7 +269,8 @@ def evaluate_masks(
     outputs = Outputs(*(None if file is None else Path(file) for file in files))
     if outputs.images and not outputs.report:
         raise ConfigError("images are for the report. Pass report too, or leave them out.")
-    of_model = model_plan(model_files(Path(model))[0]) if model else None
+    weights = model_files(Path(model)) if model else []
+    of_model = model_plan(weights[0]) if weights else None
     source = find_label_source(names, config_files, BUNDLE / "configs", predictions, of_model)
     masks = find_masks(str(predictions), labels, **source.ids)
     scheme = masks.labels
@@ -282,7 +283,20 @@ def evaluate_masks(
     )
     measures = measure_masks(masks, nsd_tolerance_mm)
     summary = summarize_measures(measures, scheme.target_names, nsd_tolerance_mm)
+    if trained := _trained_cases(list(masks.files), predictions, weights):
+        summary["trained_cases"] = trained
     class_names = dict(zip(scheme.values, scheme.names, strict=True))
     references = {name: reference for name, (_, reference) in masks.files.items()}
     written = write_outputs(summary, predictions, references, outputs, class_names)
     return Evaluation(summary, source.told, written, masks)
+
+
+def _trained_cases(cases: Sequence[str], predictions: Path, weights: Sequence[Path]) -> list[str]:
+    """Cases of the training among the scored ones, by run.json; by names if there is only a model."""
+    from dynunet_bundle.evaluation.trained_cases import tell_trained
+    from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
+    from dynunet_bundle.networks.model_json import model_facts
+
+    record = predictions / RUN_NAME
+    marks = [(model_facts(file).get("learnt_from") or {}).get("trained", {}) for file in weights]
+    return tell_trained(cases, read_run_json(record) if record.is_file() else {}, marks)

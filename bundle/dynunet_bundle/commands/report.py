@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.evaluation.label_source import label_ids_of_masks
     from dynunet_bundle.evaluation.output import page_images
     from dynunet_bundle.evaluation.statistics import SCORES_NAME
+    from dynunet_bundle.evaluation.trained_cases import tell_trained
     from dynunet_bundle.files import ensure_writable
     from dynunet_bundle.inference.run_json import RUN_NAME, read_run_json
     from dynunet_bundle.report.content import require_masks
@@ -61,13 +62,15 @@ def run(arguments: argparse.Namespace) -> None:
         require_masks(folder)
     page: Path = arguments.output or folder / "report.html"
     ensure_writable(page.parent)
+    run_json = read_run_json(record) if record.is_file() else None
+    tell_trained((run_json or {}).get("cases", {}), run_json or {})
     write_report(
         page,
         folder,
         images=page_images(arguments.input),
         labels=arguments.labels and labels_by_case(absolute(arguments.labels)),
         scores=read_scores(scores) if scores.is_file() else None,
-        run=read_run_json(record) if record.is_file() else None,
+        run=run_json,
         title=arguments.title,
         class_names=dict(
             zip(ids.get("label_values", ()), ids.get("label_names", ()), strict=False)

@@ -5,7 +5,7 @@ Stored on disk: in model.json, so that a model knows on which cases it was train
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynunet_bundle.dataset.cases import Case, image_files, name_of
@@ -30,6 +30,18 @@ def case_marks(cases: Sequence[Case]) -> Marks:
         cases: raw cases. An image that is not a plain file, such as a DICOM series, has None.
     """
     return {name_mark(name_of(case)): image_mark(case) for case in cases}
+
+
+def is_marked(case: Case, marks: Mapping[str, str | None]) -> bool:
+    """Whether a case is one of the marked ones: by its image, or by its name if an image has no mark.
+
+    Args:
+        case: a raw case.
+        marks: as ``case_marks`` gives them.
+    """
+    mark, name = image_mark(case), name_mark(name_of(case))
+    same_image = mark is not None and mark in marks.values()
+    return same_image or (name in marks and None in (mark, marks[name]))
 
 
 def name_mark(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from dynunet_bundle.dataset.case_marks import image_mark, name_mark
+from dynunet_bundle.dataset.case_marks import is_marked, name_mark
 from dynunet_bundle.dataset.cases import Case, name_of
 from dynunet_bundle.errors import ConfigError, WeightsError, counted, some_of
 from dynunet_bundle.networks.model_json import model_facts
@@ -131,12 +131,10 @@ class ModelUse:
 
     def _trained(self, path: Path, marks: Mapping[str, str | None]) -> list[str]:
         trained, same_name = [], []
-        images = set(marks.values()) - {None}
         for case in self.cases:
-            mark, name = image_mark(case), name_mark(name_of(case))
-            if mark in images or (name in marks and None in (mark, marks[name])):
+            if is_marked(case, marks):
                 trained.append(name_of(case))
-            elif name in marks:
+            elif name_mark(name_of(case)) in marks:
                 same_name.append(name_of(case))
         if same_name:
             logger.warning(

@@ -41,6 +41,7 @@ CASE_SCHEMA = object_with(
         "components": {**by_name(COUNT), "type": ["object", "null"]},
         "entropy": {**by_name(MAYBE_NUMBER), "type": ["object", "null"]},
         "clipped": list_of(MAYBE_NUMBER),
+        "in_training": {"type": "boolean"},
         "flags": list_of(
             object_with(
                 {

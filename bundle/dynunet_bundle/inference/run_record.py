@@ -19,6 +19,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from dynunet_bundle import __version__
+from dynunet_bundle.dataset.case_marks import is_marked
 from dynunet_bundle.dataset.case_parts import Part
 from dynunet_bundle.dataset.cases import Case, all_files, name_of
 from dynunet_bundle.dicom_input.names import is_series_name
@@ -88,6 +89,7 @@ class RunRecord:
         self._content: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self._training: Mapping[str, Any] = {}
+        self._trained: list[Mapping[str, str | None]] = []
         self._marks: dict[str, float] = {}
         self._begun = 0.0
 
@@ -123,6 +125,8 @@ class RunRecord:
     def _start(self) -> None:
         self._begun = time.monotonic()
         self._training = model_facts(self.weights[0]).get("training") or {}
+        learnt = [model_facts(weights).get("learnt_from") or {} for weights in self.weights]
+        self._trained = [one.get("trained", {}) for one in learnt]
         self._content = {
             "format": FORMAT,
             "status": "running",
@@ -191,6 +195,9 @@ class RunRecord:
             "entropy": quality.get("entropy"),
             "clipped": quality.get("clipped", []),
         }
+        case = self.cases.get(name)
+        if case is not None and any(is_marked(case, marks) for marks in self._trained):
+            facts["in_training"] = True
         facts["flags"] = find_flags(facts, self._training, **self.limits)
         if facts["flags"]:
             told = "; ".join(f"{flag['grade']}: {flag['message']}" for flag in facts["flags"])

@@ -123,6 +123,12 @@ class Content:
         """Entry of a case in run.json; empty if it has none."""
         return self.run.get("cases", {}).get(case, {})
 
+    @property
+    def trained(self) -> list[str]:
+        """Cases that the model was trained on, as far as the files tell."""
+        told = self.scores.get("trained_cases", ())
+        return [case for case in self.cases if case in told or self.run_of(case).get("in_training")]
+
     def mean_dice(self, case: str) -> float | None:
         """Mean Dice over the classes with a value in this case, or None."""
         values = [self.value(case, name, "dice") for name in self.scored]

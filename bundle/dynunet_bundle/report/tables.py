@@ -149,11 +149,16 @@ def meanings(summary: SummaryTable | None) -> list[tuple[str, str]]:
 
 
 def caution(content: Content) -> str:
-    """A warning about statistics over few cases, or empty."""
+    """A warning about cases of the training, and about statistics over few cases; or empty."""
     number_of_cases = len(content.scores.get("cases", {}))
+    trained = content.trained
+    told = ""
+    if trained:
+        told = f"{len(trained)} of {counted(len(content.cases), 'case')} were in the training of this model: "
+        told += "their masks and scores are better than those of new cases. "
     if not 0 < number_of_cases < SMALL_NUMBER:
-        return ""
-    return (
+        return told.strip()
+    return told + (
         f"Caution: {counted(number_of_cases, 'case')} only. Means and limits of agreement of few cases are "
         "unreliable, and their 95 % intervals are too narrow."
     )
