@@ -35,6 +35,12 @@ def at_least_0(text: str) -> float:
     return number_option(COUNT)(text)
 
 
+def positive_number(text: str) -> float:
+    from dynunet_bundle.shapes import number_option
+
+    return number_option({"type": "number", "exclusiveMinimum": 0})(text)
+
+
 def at_least_1(text: str) -> float:
     from dynunet_bundle.shapes import POSITIVE, number_option
 
@@ -228,7 +234,11 @@ def _add_learning(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--out", type=Path, required=True, help="folder of the runs, resumed")
     command.add_argument(
-        "--minutes", type=float, nargs="+", default=[5, 10, 20], help="CPU minutes of trainings"
+        "--minutes",
+        type=positive_number,
+        nargs="+",
+        default=[5, 10, 20],
+        help="CPU minutes of trainings",
     )
     command.add_argument("--seed", type=at_least_0, default=0, help="seed of all trainings")
 

@@ -151,5 +151,5 @@ def test_without_matplotlib_the_message_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pip install \"dynunet-bundle\[watch\]\""):
+    with pytest.raises(ConfigError, match=r"pip install --constraint constraints.txt"):
         draw_charts("heading", [[Chart("a")]], [100], 100)

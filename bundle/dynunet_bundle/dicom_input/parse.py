@@ -12,7 +12,8 @@ from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError, start_
 from dynunet_bundle.errors import BundleError
 
 INSTALL = (
-    'Run pip install --constraint constraints.txt ".[dicom]" in a clone of the repository; elsewhere, as beside a packaged bundle, '
+    'Run pip install --constraint constraints.txt ".[dicom]" in a clone of the repository; elsewhere, as beside a '
+    "packaged bundle, "
     "pip install pydicom highdicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
 )
 """How to install the packages for DICOM, as in pyproject.toml; the project itself is not in a package index."""

@@ -4,7 +4,6 @@ Builds are reproducible: equal inputs give equal bytes (no times, no paths, fixe
 ``init_bundle`` only creates an empty skeleton.
 """
 
-import json
 import logging
 import re
 import shutil
@@ -15,10 +14,8 @@ from typing import Any
 
 from torch import nn
 
-import dynunet_bundle
 from dynunet_bundle.configs.code_check import require_safe
-from dynunet_bundle.configs.overlays import COPIED, merged_configs
-from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
+from dynunet_bundle.configs.overlays import merged_configs
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.delivery.export.table import REPORT_SCHEMA
 from dynunet_bundle.delivery.package.archive import (
@@ -29,6 +26,7 @@ from dynunet_bundle.delivery.package.archive import (
     write_sums,
     write_zip,
 )
+from dynunet_bundle.delivery.package.code import copy_code
 from dynunet_bundle.delivery.package.example import example_picture
 from dynunet_bundle.delivery.package.facts import load_facts, states_license
 from dynunet_bundle.delivery.package.measure import measured_needs
@@ -38,7 +36,7 @@ from dynunet_bundle.dicom_output.labels import tell_uncoded
 from dynunet_bundle.drawing.slices import save_png
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.evaluation.statistics import SCORES_SCHEMA
-from dynunet_bundle.files import json_bytes, read_json, sha256_of, write_json
+from dynunet_bundle.files import read_json, sha256_of, write_json
 from dynunet_bundle.networks.model_json import (
     CODES_ID,
     PREVIOUS_STAGE,
@@ -185,7 +183,7 @@ def make_package(request: PackageRequest) -> Package:
     if request.members:
         configs["inference.json"]["weights_file"] = _member_paths(request.members)
     with staged(request.output, request.name) as folder:
-        _copy_code(request.bundle, folder)
+        copy_code(request.bundle, folder)
         for name, config in {**configs, "metadata.json": metadata}.items():
             write_json(folder / "configs" / name, config)
         write_docs(folder / "docs", content)
@@ -266,34 +264,6 @@ def _loaded_network(request: PackageRequest) -> nn.Module:
         load_weights(parsed("network_def"), weights, parsed("plan"))
     network: nn.Module = parsed("network_def")
     return network
-
-
-def _copy_code(bundle: Path, folder: Path) -> None:
-    """Copy the licence, the Python package and the configs that overlays do not change."""
-    shutil.copyfile(bundle / "LICENSE", folder / "LICENSE")
-    # an installed package holds the bundle's files in a folder "bundle"
-    code = Path(dynunet_bundle.__file__).parent
-    others = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.part")
-    shutil.copytree(
-        code,
-        folder / "dynunet_bundle",
-        ignore=lambda path, names: {
-            *others(path, names),
-            *(["bundle"] if Path(path) == code else []),
-        },
-        copy_function=shutil.copyfile,
-    )
-    for path in (folder / "dynunet_bundle").rglob("*.json"):
-        # in the form that the Model Zoo's hooks give
-        path.write_bytes(json_bytes(json.loads(path.read_bytes())))
-    for name in ("configs", "models"):
-        (folder / name).mkdir()
-    for name in COPIED:
-        source, target = bundle / "configs" / name, folder / "configs" / name
-        if source.suffix == ".json":
-            write_json(target, read_json(source, ConfigError, CONFIG_SCHEMA))
-        else:
-            shutil.copyfile(source, target)
 
 
 def _numbered(members: Sequence[Path]) -> Iterator[tuple[int, Path]]:

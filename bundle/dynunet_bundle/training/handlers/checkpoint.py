@@ -10,7 +10,6 @@ Stored on disk, in ``ckpt_dir``:
 """
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from dynunet_bundle.configs.recipe import command_facts
 from dynunet_bundle.errors import ConfigError
@@ -28,7 +26,6 @@ from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.networks.dynunet import inference_state_dict, unwrapped
 from dynunet_bundle.networks.model_json import MODEL
 from dynunet_bundle.networks.weights import save_weights
-from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.training.handlers.generations import (
     LAST,
     PREVIOUS_NAME,
@@ -36,12 +33,12 @@ from dynunet_bundle.training.handlers.generations import (
     save_generation,
     set_aside,
 )
-from dynunet_bundle.training.handlers.given_weights import GivenWeights
+from dynunet_bundle.training.handlers.given_weights import GivenWeights, begin_round
 from dynunet_bundle.training.handlers.identity import (
-    case_differences,
     case_facts,
     learnt_from,
     optimizer_kind,
+    require_same_training,
     state_checksum,
     training_facts,
     update_length,
@@ -143,7 +140,7 @@ class CheckpointHandler:
         """Load the last state, if there is one and no weights were given."""
         is_given = self.given.came(engine)
         if engine.state.iteration > 0:
-            self._begin_round()
+            begin_round(self.averaged, self.lr_scheduler)
             return
         if self.strategy == "none":
             return
@@ -152,7 +149,7 @@ class CheckpointHandler:
         if is_new or (state := self._load_everywhere()) is None:
             self._set_aside()
             return
-        self._require_same_training(state)
+        require_same_training(state, self.plan, self.loader, self.ckpt_dir)
         self._find_position(engine, state)
         self._load_parts(engine, state)
         if self.is_main:
@@ -236,20 +233,6 @@ class CheckpointHandler:
             )
         return state
 
-    def _begin_round(self) -> None:
-        """Begin a later round of a federation: a new average, and the schedule anew if it has ended."""
-        if isinstance(self.averaged, AveragedModel):
-            # its next update copies the weights
-            self.averaged.n_averaged.zero_()
-        if self.lr_scheduler.last_epoch >= getattr(self.lr_scheduler, "num_steps", math.inf):
-            logger.info(
-                "the learning rate begins anew, because its schedule has %d steps; set lr_scheduler#num_steps to the "
-                "steps of all rounds for one schedule",
-                self.lr_scheduler.last_epoch,
-            )
-            self.lr_scheduler.last_epoch = -1
-            self.lr_scheduler.step()
-
     def _set_aside(self) -> None:
         """Move an earlier training aside. Weights, which may have come with the bundle and be in use, are copied."""
         if not self.is_main:
@@ -261,20 +244,6 @@ class CheckpointHandler:
         aside = set_aside(files, self.ckpt_dir, keep=(MODEL, FACTS))
         if aside is not None:
             logger.info("starting over; what %s held is kept in %s", self.ckpt_dir, aside)
-
-    def _require_same_training(self, state: Mapping[str, Any]) -> None:
-        differences = plan_differences(state["plan"], self.plan)
-        if differences:
-            raise ConfigError(
-                f"{self.ckpt_dir} holds a training with another plan ({'; '.join(differences)}). "
-                "Choose another --ckpt_dir, or start over with --restart True."
-            )
-        differences = case_differences(state["cases"], case_facts(self.loader))
-        if differences:
-            raise ConfigError(
-                f"{self.ckpt_dir} holds a training on other cases ({'; '.join(differences)}). "
-                "Choose another --ckpt_dir, or start over with --restart True."
-            )
 
     def _load_parts(self, engine: Engine, state: Mapping[str, Any]) -> None:
         if (state["averaged"] is None) != (self.averaged is self.network):

@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 
 from dynunet_bundle.dataset.case_marks import case_marks
 from dynunet_bundle.dataset.cases import image_files
-from dynunet_bundle.errors import some_of
+from dynunet_bundle.errors import ConfigError, some_of
 from dynunet_bundle.feed.loader import DaliLoader
 from dynunet_bundle.files import write_json
 from dynunet_bundle.images.grid import counts_pixels
 from dynunet_bundle.networks.model_json import model_facts
 from dynunet_bundle.networks.starting_model import starting_weights
+from dynunet_bundle.planning.plan import plan_differences
 from dynunet_bundle.preprocessing.recipe import image_recipe
 
 
@@ -146,3 +147,28 @@ def case_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         "changed": [name for name in now if name in then and then[name] != now[name]],
     }
     return [f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names]
+
+
+def require_same_training(
+    state: Mapping[str, Any], plan: Mapping[str, Any], loader: DaliLoader, ckpt_dir: Path
+) -> None:
+    """Refuse a checkpoint of a training with another plan or other cases.
+
+    Args:
+        state: content of the checkpoint.
+        plan: plan of this training.
+        loader: feed of this training.
+        ckpt_dir: folder of the checkpoint, for the message.
+
+    Raises:
+        ConfigError: with the differences.
+    """
+    for what, differences in (
+        ("with another plan", plan_differences(state["plan"], plan)),
+        ("on other cases", case_differences(state["cases"], case_facts(loader))),
+    ):
+        if differences:
+            raise ConfigError(
+                f"{ckpt_dir} holds a training {what} ({'; '.join(differences)}). "
+                "Choose another --ckpt_dir, or start over with --restart True."
+            )
