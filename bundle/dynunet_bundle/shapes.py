@@ -1,15 +1,16 @@
 """Shapes of JSON data: the parts that schemas are made of, and the check by jsonschema.
 
-Each JSON file that is read has one schema (JSON Schema 2020-12), in the module that owns the file. ``integer`` means a
-whole number of 64 bits and ``number`` a finite one. The ``description`` of a whole schema ends the message about a
-wrong field: it says what the file is, and what to do. The ``description`` of a pattern says what a text must be.
+Each JSON file that is read has one schema (JSON Schema draft 7, the newest of jsonschema 3.2, which MONAI Label needs),
+in the module that owns the file. ``integer`` means a whole number of 64 bits and ``number`` a finite one. The
+``description`` of a whole schema ends the message about a wrong field: it says what the file is, and what to do. The
+``description`` of a pattern says what a text must be.
 """
 
 import json
 import math
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -97,7 +98,7 @@ def require_shape(
 
     fault = best_match(_validator_type()(schema).iter_errors(content))
     if fault is not None:
-        field = fault.json_path.removeprefix("$").lstrip(".") or "the whole content"
+        field = _field_of(fault.absolute_path) or "the whole content"
         remedy = schema.get("description", "Repair the file.")
         raise error_type(f"{where}: {excerpt(field)}: {excerpt(_problem_of(fault))}. {remedy}")
 
@@ -110,7 +111,7 @@ def has_shape(content: Any, schema: Schema) -> bool:
 @cache
 def _validator_type() -> Any:
     """The validator; its own ``integer`` and ``number`` would accept 1e308, NaN and 400 digits."""
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft7Validator
     from jsonschema.validators import extend
 
     def is_integer(_: Any, value: Any) -> bool:
@@ -119,10 +120,17 @@ def _validator_type() -> Any:
     def is_number(_: Any, value: Any) -> bool:
         return is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
 
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": is_integer, "number": is_number}
-    )
-    return extend(Draft202012Validator, type_checker=types)
+    types = Draft7Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+    return extend(Draft7Validator, type_checker=types)
+
+
+def _field_of(path: Iterable[str | int]) -> str:
+    """A path of keys and positions as JSONPath writes it, without its ``$.``: ``folds[0]['a b'].name``."""
+    parts = [
+        f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]"
+        for part in path
+    ]
+    return "".join(parts).lstrip(".")
 
 
 def _problem_of(fault: Any) -> str:

@@ -15,7 +15,9 @@ from typing import Any
 from conftest import ROOT
 
 LABEL = ROOT / ".venv-label"
-START = Path(__file__).with_name("start_label.py")
+PATCHES = Path(__file__).with_name("label_python")
+"""On the PYTHONPATH of the server and of the processes that it starts, see docs/clients.md."""
+
 START_TIMEOUT_S = 60
 REQUEST_TIMEOUT_S = 300
 
@@ -32,9 +34,11 @@ class LabelServer:
         self._environment = {
             **os.environ,
             "PATH": f"{LABEL / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(PATCHES),
             "OMP_NUM_THREADS": "1",
+            # sessions, and copies of the images of a DICOMweb server
+            "HOME": str(folder),
         }
-        self._environment.pop("PYTHONPATH", None)
         download = ["apps", "--download", "--name", "monaibundle", "--output", str(folder / "apps")]
         self._run(["monailabel", *download])
         for bundle in bundles:
@@ -102,7 +106,7 @@ class LabelServer:
         self._process.wait(timeout=30)
 
     def _start(self, studies: Path) -> subprocess.Popen[bytes]:
-        command = [str(LABEL / "bin" / "python"), str(START), "start_server"]
+        command = ["monailabel", "start_server"]
         command += ["--app", str(self.app), "--studies", str(studies)]
         # with "ngc" a folder that is there is taken as it is; else the server asks GitHub for the list of all bundles
         command += ["--conf", "models", ",".join(self.names), "--conf", "zoo_source", "ngc"]

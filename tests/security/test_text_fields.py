@@ -8,16 +8,18 @@ import importlib
 import json
 import logging
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BUNDLE
+from jsonschema import Draft7Validator
 from test_json_mutations import KINDS, MAX_MESSAGE, Made, planned
 
 from dynunet_bundle import files
+from dynunet_bundle.configs.settings import SETTINGS
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import find_user_error
 from dynunet_bundle.planning.command import PlanRequest, plan_dataset
@@ -142,6 +144,29 @@ def schemas_that_are_read() -> set[tuple[str, str]]:
                         (module, last.id if isinstance(last, ast.Name) else ast.unparse(last))
                     )
     return found
+
+
+def keywords_of(schema: Any) -> set[str]:
+    """The keywords of a schema and of the schemas in it."""
+    if not isinstance(schema, Mapping):
+        return set()
+    inner: list[Any] = [*schema.get("properties", {}).values(), *schema.get("anyOf", ())]
+    for name in ("items", "additionalProperties", "propertyNames", "if", "then", "else"):
+        part = schema.get(name)
+        inner += part if isinstance(part, list) else [part]
+    return set(schema).union(*map(keywords_of, inner))
+
+
+def test_schemas_need_no_newer_jsonschema_than_that_of_monai_label() -> None:
+    """Another keyword would be ignored without an error."""
+    read = [
+        getattr(importlib.import_module(module), name, None)
+        for module, name in schemas_that_are_read()
+    ]
+    used = set().union(*map(keywords_of, [*read, *SETTINGS.values()]))
+    assert "if" in used and "items" in used
+    # the last are no checks
+    assert used <= {*Draft7Validator.VALIDATORS, "then", "else", "description"}
 
 
 def test_all_schemas_are_among_the_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ NORM: Schema = {
         {"type": "string", "pattern": f"^$|{NORM_NAME}"},
         {
             "type": "array",
-            "prefixItems": [
+            "items": [
                 {"type": "string", "pattern": NORM_NAME},
                 object_with({name: FLAG for name in ("affine", "track_running_stats")}),
             ],
