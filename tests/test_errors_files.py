@@ -81,6 +81,40 @@ def test_all_user_errors_share_one_base(kind: type[BundleError]):
     assert isinstance(error, ValueError)
 
 
+SERVER = """
+import pickle, sys
+from types import ModuleType
+
+class HTTPException(Exception):
+    def __init__(self, status_code, detail=None, headers=None):
+        self.status_code, self.detail, self.headers = status_code, detail, headers
+    def __str__(self):
+        return f"{self.status_code}: {self.detail}"
+
+for name in ("monailabel", "starlette", "starlette.exceptions"):
+    sys.modules[name] = ModuleType(name)
+sys.modules["starlette.exceptions"].HTTPException = HTTPException
+
+from dynunet_bundle.errors import CaseError, ConfigError, PredictionError
+for error in (CaseError("a", "it is empty", "Remove it."), ConfigError("b\x07"), PredictionError("c")):
+    error = pickle.loads(pickle.dumps(error))
+    assert isinstance(error, HTTPException) and isinstance(error, ValueError)
+    print(error.status_code, error.headers, error.detail, "|", error)
+"""
+
+
+def test_monai_label_answers_with_the_text_of_a_user_error() -> None:
+    """Its server answers with the text of an HTTPException alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "400 None case a: it is empty. Remove it. | case a: it is empty. Remove it.",
+        "400 None b\\x07 | b\\x07",
+        "500 None c | c",
+    ], done.stderr
+
+
 def test_a_user_error_is_found_through_causes_and_contexts():
     assert str(find_user_error(raised(wrap_twice))) == "the plan"
     assert str(find_user_error(raised(fail_while_handling))) == "the data set"

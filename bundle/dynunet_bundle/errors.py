@@ -44,7 +44,32 @@ OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "bad allocatio
 """Texts of errors, in lower case, that libraries raise when memory runs out."""
 
 
-class BundleError(ValueError):
+def in_label_server() -> bool:
+    """Whether MONAI Label runs this process: its server, or a process that the server started."""
+    return "monailabel" in sys.modules
+
+
+def _answers() -> tuple[type, ...]:
+    """The base by which MONAI Label's server answers with the text of an error; of others its clients see no text."""
+    if not in_label_server():
+        return ()
+    from starlette.exceptions import HTTPException
+
+    class Answer(HTTPException):
+        headers = None
+
+        @property
+        def status_code(self) -> int:
+            return 400 if getattr(self, "exit_code", EXIT_FAILED) == EXIT_BAD_INPUT else 500
+
+        @property
+        def detail(self) -> str:
+            return str(self)
+
+    return (Answer,)
+
+
+class BundleError(ValueError, *_answers()):  # type: ignore[misc]
     """Base of all errors that a user can correct; the text says what is wrong and what to do."""
 
     exit_code = EXIT_BAD_INPUT
@@ -53,7 +78,7 @@ class BundleError(ValueError):
 
     def __str__(self) -> str:
         """The message; control characters in names from files are escaped, and a text of a whole file is cut."""
-        message = printable(super().__str__(), self.layout)
+        message = printable(ValueError.__str__(self), self.layout)
         if len(message) <= MAX_MESSAGE:
             return message
         # the end says what to do

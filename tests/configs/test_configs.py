@@ -145,6 +145,9 @@ def test_plan_defaults_and_preprocessing_are_the_same_in_training_and_inference(
     # MONAI Label asks for every key of a LoadImaged, and a prediction has no label
     assert load["keys"] == "$[key for key in @case_keys if key != 'label']"
     load["keys"] = train["preprocessing"]["transforms"][0]["keys"]
+    # it sets them for each prediction, and checks none
+    check = inference["preprocessing"]["transforms"][2]
+    assert check.pop("options") == "@displayable_configs" and check.pop("device") == "$str(@device)"
     for name in (*PLAN_IDS, "plan", "labels", "case_keys", "preprocessing"):
         assert train[name] == inference[name], name
     assert train["plan"] == {name: f"@{name}" for name in PLAN_IDS}

@@ -11,10 +11,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from dynunet_bundle.dataset.case_errors import apply_to_case
-from dynunet_bundle.errors import CaseError
+from dynunet_bundle.errors import CaseError, ConfigError
 from dynunet_bundle.labels.scheme import LabelScheme
 from dynunet_bundle.preprocessing.check import CheckCased
 from dynunet_bundle.preprocessing.reader import ImageFileReader
+from dynunet_bundle.preprocessing.recipe import recipe_of
 
 NAMES = ["background", "organ", "lesion"]
 KEYS = ("image", "label")
@@ -258,3 +259,43 @@ def test_the_ignored_value_is_allowed(ignored: int, dtype: torch.dtype):
     checked = check(good_image(), label, ignore_value=ignored)["label"]
     assert checked.dtype == dtype
     np.testing.assert_array_equal(checked.numpy(), label)
+
+
+# --- options of a client
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "problem"),
+    [
+        (
+            {"overlap": 2},
+            "cpu",
+            "the option overlap is 2. It must be a number, at least 0 and below 1.",
+        ),
+        ({"overlap": None}, "cpu", "the option overlap is None. It must be a number"),
+        ({"overlap": float("nan")}, "cpu", "the option overlap is nan. It must be a number"),
+        ({"overlap": "0.5"}, "cpu", "the option overlap is '0.5'. It must be a number"),
+        (
+            {"mirroring": "maybe"},
+            "cpu",
+            "the option mirroring is 'maybe'. It must be true or false.",
+        ),
+        ({"overlap": 0.5, "skip_empty": 1}, "cpu", "the option skip_empty is 1. It must be true"),
+        ({}, "gpu", "the option device is 'gpu'. It must be a device such as cpu or cuda:0."),
+        ({}, "cuda:999", 'device is "cuda:999", but this machine has'),
+    ],
+)
+def test_a_bad_option_of_a_client_is_named_when_a_case_comes(
+    options: dict[str, Any], device: str, problem: str
+) -> None:
+    transform = CheckCased(["MRI"], LabelScheme(NAMES), options=options, device=device)
+    with pytest.raises(ConfigError) as info:
+        transform({})
+    assert str(info.value).startswith(problem)
+
+
+def test_good_options_leave_the_recipe_as_it_is() -> None:
+    plain = CheckCased(["MRI"], LabelScheme(NAMES))
+    options = {"mirroring": True, "overlap": 0, "skip_empty": False, "an option of the user": 7}
+    chosen = CheckCased(["MRI"], LabelScheme(NAMES), options=options, device="cpu")
+    assert recipe_of(chosen) == recipe_of(plain)

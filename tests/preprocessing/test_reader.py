@@ -1,6 +1,8 @@
 """Results of MONAI's LoadImaged with the reader."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -11,7 +13,7 @@ from conftest import save_nifti
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from dynunet_bundle.errors import CaseError, find_user_error
+from dynunet_bundle.errors import CaseError, DatasetError, find_user_error
 from dynunet_bundle.preprocessing.reader import ImageFileReader
 
 SHAPE = (7, 6, 5)
@@ -43,6 +45,28 @@ def test_what_monai_makes_of_it(tmp_path: Path):
     # channels are already first, and EnsureChannelFirst detects that
     again = EnsureChannelFirstd("image")({"image": image})["image"]
     assert again.shape == image.shape == (1, *SHAPE)
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_an_image_without_a_path_is_not_read_from_the_current_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="there is no image of that name"):
+        LoadImaged("image", reader=ImageFileReader)({"image": name})
+
+
+def test_monai_label_reads_no_image_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_nifti(tmp_path / "a.nii.gz", numbered(*SHAPE))
+    monkeypatch.chdir(tmp_path)
+    load = LoadImaged("image", reader=ImageFileReader)
+    assert load({"image": "a.nii.gz"})["image"].shape == (1, *SHAPE)
+    monkeypatch.setitem(sys.modules, "monailabel", ModuleType("monailabel"))
+    with pytest.raises(DatasetError, match='"a.nii.gz" is not among the studies'):
+        load({"image": "a.nii.gz"})
+    assert load({"image": str(path)})["image"].shape == (1, *SHAPE)
 
 
 def test_channels_are_not_taken_for_an_axis_by_monai(tmp_path: Path):

@@ -117,9 +117,10 @@ def require_device(device: torch.device | str) -> None:
     except RuntimeError as error:
         raise ConfigError(f'device is "{device}". Pass "cpu", or a GPU as "cuda:0".') from error
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted.type == "cuda" and (wanted.index or 0) >= found:
+    # torch keeps 8 bits of the number: 999 is -25
+    if wanted.type == "cuda" and not 0 <= (wanted.index or 0) < found:
         raise ConfigError(
-            f'device is "{wanted}", but this machine has {found} GPUs that torch can use. Pass --device cpu, or '
+            f'device is "{device}", but this machine has {found} GPUs that torch can use. Pass --device cpu, or '
             "another GPU."
         )
 
