@@ -6,6 +6,7 @@ PEERS := .venv-peers
 FEDERATED := .venv-federated
 LABEL := .venv-label
 DEPLOY := .venv-deploy
+DICOMWEB := .dicomweb
 DEMO := demo
 DATA := $(DEMO)/Task99_Phantom
 TASK := configs/tasks/Task99_Phantom_3d.json
@@ -61,7 +62,11 @@ $(DEPLOY)/.installed: constraints.txt tests/clients/deploy-requirements.txt test
 	bash tests/clients/setup_deploy.sh $(PYTHON) $(DEPLOY)
 	@touch $@
 
-test-clients: $(BIN)/.installed $(LABEL)/.installed $(DEPLOY)/.installed ## test packages in MONAI Label and MONAI Deploy
+$(DICOMWEB)/.installed: tests/clients/setup_dicomweb.sh
+	bash tests/clients/setup_dicomweb.sh $(PYTHON) $(DICOMWEB)
+	@touch $@
+
+test-clients: $(BIN)/.installed $(LABEL)/.installed $(DEPLOY)/.installed $(DICOMWEB)/.installed ## test packages in MONAI Label, with Orthanc, and MONAI Deploy
 	$(BIN)/python -m pytest -m clients tests/clients
 
 test-peers: $(BIN)/.installed $(PEERS)/.installed ## predict with exported models by nnU-Net itself; takes minutes

@@ -8,10 +8,12 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
+import pytest
 from conftest import ROOT
 
 LABEL = ROOT / ".venv-label"
@@ -23,9 +25,22 @@ REQUEST_TIMEOUT_S = 300
 
 
 class LabelServer:
-    """A server of some bundles, with the labelled images of a data set as its studies."""
+    """A server of some bundles.
 
-    def __init__(self, folder: Path, bundles: Sequence[Path], dataset: Path) -> None:
+    Args:
+        folder: its own folder.
+        bundles: packages.
+        studies: a folder of images, or the address of a DICOMweb server.
+        variables: further environment variables.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bundles: Sequence[Path],
+        studies: Path | str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.app = folder / "apps" / "monaibundle"
         self.log_file = folder / "server.log"
@@ -38,17 +53,13 @@ class LabelServer:
             "OMP_NUM_THREADS": "1",
             # sessions, and copies of the images of a DICOMweb server
             "HOME": str(folder),
+            **(variables or {}),
         }
         download = ["apps", "--download", "--name", "monaibundle", "--output", str(folder / "apps")]
         self._run(["monailabel", *download])
         for bundle in bundles:
             shutil.copytree(bundle, self.app / "model" / bundle.name)
-        studies = folder / "studies"
-        (studies / "labels" / "final").mkdir(parents=True)
-        for image in (dataset / "imagesTr").iterdir():
-            shutil.copy(image, studies)
-            shutil.copy(dataset / "labelsTr" / image.name, studies / "labels" / "final")
-        self._process = self._start(studies)
+        self._process = self._start(str(studies))
 
     @property
     def log(self) -> str:
@@ -76,38 +87,64 @@ class LabelServer:
         """Models, labels, trainers."""
         return json.loads(self._request("/info/"))
 
-    def infer(self, model: str, image: str, target: Path, **params: Any) -> Path:
-        """Ask for the mask of an image of the studies and save it."""
-        boundary = uuid.uuid4().hex
-        form = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n'
-            f"{json.dumps({'device': 'cpu', **params})}\r\n--{boundary}--\r\n"
-        )
-        answer = self._request(
-            f"/infer/{model}?image={image}&output=image",
-            form.encode(),
-            f"multipart/form-data; boundary={boundary}",
-        )
-        target.write_bytes(answer)
+    def infer(
+        self, model: str, image: str, target: Path, output: str = "image", **params: Any
+    ) -> Path:
+        """Ask for the mask of an image of the studies, or ``session_id=...`` for that of a session, and save it."""
+        source = image if "=" in image else f"image={image}"
+        path = f"/infer/{model}?{source}&output={output}"
+        target.write_bytes(self._request(path, form({"device": "cpu", **params})))
         return target
 
-    def train(self, model: str, **params: Any) -> Any:
-        """Train and wait for the end."""
+    def refusal(self, model: str, image: str, **params: Any) -> tuple[int, str]:
+        """The status and the text of the answer to a request that fails."""
+        with pytest.raises(HTTPError) as info:
+            self.infer(model, image, self.folder / "refused", **params)
+        return info.value.code, info.value.read().decode()
+
+    def upload(self, path: str, params: Mapping[str, Any], **files: Path) -> dict[str, Any]:
+        """Send files by PUT."""
+        return json.loads(self._request(path, form(params, **files), "PUT"))
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image from the studies."""
+        self._request(f"/datastore/image?id={image}", method="DELETE")
+
+    def train(self, model: str, run_sync: bool = True, **params: Any) -> None:
+        """Train and wait for the end: in the server, or in a process that it starts, as the clients do."""
         request = {"device": "cpu", "multi_gpu": False, "pretrained": True, **params}
-        return json.loads(
-            self._request(
-                f"/train/{model}?run_sync=true", json.dumps(request).encode(), "application/json"
-            )
-        )
+        self._post(f"/train/{model}?run_sync={run_sync}", request)
+        if not run_sync:
+            self._wait_for("/train/")
+
+    def batch_infer(self, model: str, run_sync: bool, **params: Any) -> None:
+        """Predict the images of the studies and save their masks there; wait for the end."""
+        request = {"device": "cpu", "multi_gpu": False, **params}
+        self._post(f"/batch/infer/{model}?run_sync={run_sync}", request)
+        if not run_sync:
+            self._wait_for("/batch/infer")
+
+    def _post(self, path: str, request: Mapping[str, Any]) -> None:
+        self._request(path, (json.dumps(request).encode(), "application/json"))
+
+    def _wait_for(self, path: str) -> None:
+        begun = time.monotonic()
+        task: dict[str, Any] = {}
+        while time.monotonic() - begun < REQUEST_TIMEOUT_S:
+            task = json.loads(self._request(path))
+            if task["status"] not in ("SUBMITTED", "RUNNING"):
+                break
+            time.sleep(0.5)
+        assert task["status"] == "DONE", task
 
     def stop(self) -> None:
         """End the process."""
         self._process.terminate()
         self._process.wait(timeout=30)
 
-    def _start(self, studies: Path) -> subprocess.Popen[bytes]:
+    def _start(self, studies: str) -> subprocess.Popen[bytes]:
         command = ["monailabel", "start_server"]
-        command += ["--app", str(self.app), "--studies", str(studies)]
+        command += ["--app", str(self.app), "--studies", studies]
         # with "ngc" a folder that is there is taken as it is; else the server asks GitHub for the list of all bundles
         command += ["--conf", "models", ",".join(self.names), "--conf", "zoo_source", "ngc"]
         command += ["--conf", "sam2", "false", "--host", "127.0.0.1"]
@@ -128,11 +165,35 @@ class LabelServer:
         )
         assert done.returncode == 0, done.stderr
 
-    def _request(self, path: str, data: bytes | None = None, kind: str = "") -> bytes:
+    def _request(
+        self, path: str, data: tuple[bytes, str] | None = None, method: str | None = None
+    ) -> bytes:
+        body, kind = data or (None, "")
         headers = {"Content-Type": kind} if kind else {}
-        request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310 - our own URL
+        request = urllib.request.Request(self.url + path, body, headers, method=method)  # noqa: S310 - our own URL
         with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310
             return answer.read()
+
+
+def labelled_studies(folder: Path, dataset: Path) -> Path:
+    """A folder of studies of the images of a data set, with their labels."""
+    (folder / "labels" / "final").mkdir(parents=True)
+    for image in (dataset / "imagesTr").iterdir():
+        shutil.copy(image, folder)
+        shutil.copy(dataset / "labelsTr" / image.name, folder / "labels" / "final")
+    return folder
+
+
+def form(params: Mapping[str, Any], **files: Path) -> tuple[bytes, str]:
+    """The body and the content type of a form of JSON parameters and files."""
+    mark = uuid.uuid4().hex
+    parts = [b'name="params"\r\n\r\n' + json.dumps(params).encode()]
+    for name, path in files.items():
+        head = f'name="{name}"; filename="{path.name}"\r\n\r\n'
+        parts.append(head.encode() + path.read_bytes())
+    begin = f"--{mark}\r\nContent-Disposition: form-data; ".encode()
+    body = b"".join(begin + part + b"\r\n" for part in parts) + f"--{mark}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={mark}"
 
 
 def free_port() -> int:

@@ -1,14 +1,17 @@
 """The real MONAI Label serves two packaged bundles; ``make test-clients`` makes its environment and runs this."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from client_bundles import FRONT_BACK, HEAD_TAIL, package_bundle, predict
-from label_server import LABEL, START_TIMEOUT_S, LabelServer
+from label_server import LABEL, START_TIMEOUT_S, LabelServer, labelled_studies
 
 pytestmark = pytest.mark.clients
 
@@ -27,7 +30,9 @@ def server(
 ) -> Iterator[LabelServer]:
     if not (LABEL / ".installed").is_file():
         pytest.skip("there is no .venv-label; make test-clients makes it")
-    server = LabelServer(tmp_path_factory.mktemp("label"), list(bundles.values()), phantom)
+    folder = tmp_path_factory.mktemp("label")
+    studies = labelled_studies(folder / "studies", phantom)
+    server = LabelServer(folder, list(bundles.values()), studies)
     try:
         assert server.wait() < START_TIMEOUT_S
         yield server
@@ -91,14 +96,87 @@ def test_an_option_of_the_client_reaches_the_inference(
     assert (array(mirrored) != array(masks["first"])).any()
 
 
-@pytest.mark.parametrize("name", [HEAD_TAIL, FRONT_BACK])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overlap": 2}, "the option overlap is 2. It must be a number, at least 0 and below 1."),
+        ({"mirroring": "maybe"}, "the option mirroring is 'maybe'. It must be true or false."),
+        (
+            {"device": "gpu"},
+            "the option device is 'gpu'. It must be a device such as cpu or cuda:0.",
+        ),
+    ],
+)
+def test_a_bad_option_is_named_and_does_not_stay(
+    options: dict[str, Any],
+    message: str,
+    server: LabelServer,
+    masks: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    status, answer = server.refusal(HEAD_TAIL, IMAGE, **options)
+    assert (status, json.loads(answer)) == (400, {"detail": message})
+    after = server.infer(HEAD_TAIL, IMAGE, tmp_path / "after.nii.gz")
+    np.testing.assert_array_equal(array(after), array(masks["first"]))
+
+
+def test_an_image_that_is_not_there_is_not_taken_from_the_current_folder(
+    server: LabelServer, phantom: Path
+) -> None:
+    """The server's current folder has an image, and a file with the name of the request."""
+    here = server.folder / "unknown.nii.gz"
+    shutil.copy(phantom / "imagesTr" / f"{IMAGE}.nii.gz", here)
+    for image, problem in (
+        ("nothing", "there is no image of that name"),
+        ("session_id=nothing", "no such session"),
+        (here.name, "is not among the studies"),
+    ):
+        status, answer = server.refusal(HEAD_TAIL, image)
+        assert status == 400 and problem in answer, answer
+
+
+def test_a_session_and_an_uploaded_image_have_the_mask_of_the_command(
+    server: LabelServer, bundles: dict[str, Path], phantom: Path, tmp_path: Path
+) -> None:
+    source = phantom / "imagesTs" / "phantom_006.nii.gz"
+    expected = array(predict(bundles[HEAD_TAIL], source, tmp_path / "command"))
+    session = server.upload("/session/", {}, files=source)["session_id"]
+    assert server.upload("/datastore/image?image=new", {}, file=source) == {"image": "new"}
+    try:
+        for image in (f"session_id={session}", "new"):
+            served = server.infer(HEAD_TAIL, image, tmp_path / "served.nii.gz")
+            np.testing.assert_array_equal(array(served), expected)
+    finally:
+        server.remove_image("new")
+
+
+@pytest.mark.parametrize("run_sync", [True, False])
+def test_a_batch_saves_the_masks_of_single_requests(
+    run_sync: bool, server: LabelServer, masks: dict[str, Path]
+) -> None:
+    tag = f"batch_{run_sync}"
+    server.batch_infer(HEAD_TAIL, run_sync, label_tag=tag)
+    saved = server.folder / "studies" / "labels" / tag
+    assert len(list(saved.iterdir())) == 6
+    np.testing.assert_array_equal(array(saved / f"{IMAGE}.nii.gz"), array(masks["first"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "run_sync", "earlier"),
+    [(HEAD_TAIL, True, 1), (FRONT_BACK, True, 1), (HEAD_TAIL, False, 2)],
+)
 def test_a_training_renews_the_model(
-    name: str, server: LabelServer, masks: dict[str, Path], tmp_path: Path
+    name: str,
+    run_sync: bool,
+    earlier: int,
+    server: LabelServer,
+    masks: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     weights = server.model(name) / "models" / "model.pt"
     before, time_before = torch.load(weights, weights_only=True), weights.stat().st_mtime_ns
     # a third of six cases for the validation; 3D Slicer sends an empty run_id, for which MONAI runs all ids
-    server.train(name, max_epochs=1, val_split=0.34, run_id="")
+    server.train(name, run_sync, max_epochs=1, val_split=0.34, run_id="")
     after = torch.load(weights, weights_only=True)
     assert weights.stat().st_mtime_ns > time_before
     assert before.keys() == after.keys()
@@ -107,8 +185,11 @@ def test_a_training_renews_the_model(
     for key in before:
         assert (after[key] - before[key]).abs().max() < 0.1
     assert f"{name}/models/model.pt" in server.log
-    # it trained once
-    assert not list((server.model(name) / "models").glob("earlier_run_*"))
+    # it trained once, and kept the model that was there
+    kept = server.model(name) / "models" / f"earlier_run_{earlier}" / "model.pt"
+    assert len(list((server.model(name) / "models").glob("earlier_run_*"))) == earlier
+    kept_weights = torch.load(kept, weights_only=True)
+    assert all(torch.equal(kept_weights[key], before[key]) for key in before)
     server.infer(name, IMAGE, tmp_path / "after.nii.gz")
 
 
