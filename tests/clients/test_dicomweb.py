@@ -138,3 +138,12 @@ def test_the_viewer_gets_a_dicom_seg(server: LabelServer, store: Orthanc, tmp_pa
     reference = segmentation.ReferencedSeriesSequence[0]
     assert segmentation.Modality == "SEG" and reference.SeriesInstanceUID == UIDS["rescaled"]
     assert store.series(Modality="SEG") == before
+
+
+def test_files_of_dicom_are_refused_with_what_to_do(
+    server: LabelServer, folders: dict[str, Path]
+) -> None:
+    """MONAI Label needs pydicom 2, and the package's own reader pydicom 3."""
+    status, answer = server.refusal(HEAD_TAIL, str(folders["signed"]))
+    assert status == 400
+    assert "DICOM needs pydicom 3" in answer and "send NIfTI, or use a DICOMweb server" in answer

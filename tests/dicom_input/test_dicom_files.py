@@ -50,6 +50,21 @@ def test_bad_preambles(folder: Path, change: Any) -> None:
     np.testing.assert_array_equal(load_series(str(folder)).array[0], volume())
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("pydicom", "DICOM needs pydicom, which is not installed. Run pip install"),
+        ("pydicom.pixels", "DICOM needs pydicom 3; an older version is installed. Run pip install"),
+    ],
+)
+def test_pydicom_is_asked_for_by_its_version(
+    missing: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(BundleError, match=re.escape(message)):
+        load_series(str(folder))
+
+
 def test_implicit_data_set_without_file_meta(folder: Path) -> None:
     for file in folder.iterdir():
         image = dcmread(file)

@@ -5,11 +5,12 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dynunet_bundle.dicom_input.start import DamagedError, NotDicomError, start_of
-from dynunet_bundle.errors import BundleError
+from dynunet_bundle.errors import BundleError, in_label_server
 
 INSTALL = (
     'Run pip install --constraint constraints.txt ".[dicom]" in a clone of the repository; elsewhere, as beside a '
@@ -32,15 +33,18 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def require_pydicom() -> None:
-    """Refuse to continue without pydicom.
+    """Refuse to continue without pydicom 3.
 
     Raises:
         BundleError: with the command that installs it.
     """
-    try:
-        import pydicom  # noqa: F401, PLC0415
-    except ImportError:
-        raise BundleError(f"DICOM needs pydicom, which is not installed. {INSTALL}.") from None
+    if find_spec("pydicom") is None:
+        raise BundleError(f"DICOM needs pydicom, which is not installed. {INSTALL}.")
+    if find_spec("pydicom.pixels") is None:
+        remedy = INSTALL
+        if in_label_server():
+            remedy = "MONAI Label itself needs pydicom 2: send NIfTI, or use a DICOMweb server as its studies"
+        raise BundleError(f"DICOM needs pydicom 3; an older version is installed. {remedy}.")
 
 
 @contextmanager
