@@ -82,13 +82,14 @@ trigger = sys.argv[1].split(",")
 sys.argv = sys.argv[2:]
 
 # what a command needs before it runs
-SMALL = ("errors", "terminal", "commands", "shapes", "configs.quiet")
+SMALL = ("errors", "terminal", "commands", "shapes", "configs.quiet", "machine.places")
+ROOMS = ("dynunet_bundle.configs", "dynunet_bundle.machine")
 
 class Interrupt(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if any(name == one or name.startswith(one + ".") for one in trigger):
             small = tuple(f"dynunet_bundle.{one}" for one in SMALL)
-            if not name.startswith(small) and name != "dynunet_bundle.configs":
+            if not name.startswith(small) and name not in ROOMS:
                 trigger.clear()
                 os.kill(os.getpid(), signal.SIGINT)
 

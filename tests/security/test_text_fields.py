@@ -28,8 +28,10 @@ PACKAGE = BUNDLE / "dynunet_bundle"
 CODE = {"inference.json"}  # a config of the bundle itself is a program
 
 ELSEWHERE = {
-    "commands.predict.CONFIG_SCHEMA",  # an overlay, which load_workflow reads again
-    "commands.predict.OBJECT",  # an argument: rules for series; test_paths.py
+    "api.data_sets.OBJECT",  # an overlay that planning has just written
+    "api.model_choice.CONFIG_SCHEMA",  # an overlay, which load_workflow reads again
+    "commands.predict_options.OBJECT",  # an argument: rules for series; test_paths.py
+    "delivery.package.code.ANYTHING",  # files of the package
     "federation.site.SITE_SCHEMA",  # a site's own paths and settings; tests/federation
     "images.tiff_spacing.SPACING_SCHEMA",  # numbers; tests/images
     "planning.command.PLAN_SCHEMA",  # an overlay that a new plan is compared with; tests/planning

@@ -101,7 +101,8 @@ def preflight(
         for folder in claims:
             claim(folder, kind if part is None else f"{kind}_{part_name(part)}")
         if plan is not None:
-            places = list(map(os.path.relpath, folders))
+            # names alone: the path of a folder may name a patient, and logs are sent around
+            places = [Path(folder).resolve().name for folder in folders]
             task, patch = plan["task_name"], list(plan["patch_size"])
             tell_start(kind, task=task, patch=patch, device=device, folders=places)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import dynunet_bundle
 from dynunet_bundle.configs.overlays import COPIED
 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
+from dynunet_bundle.configs.values import ANYTHING
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import json_bytes, read_json, write_json
 
@@ -32,7 +33,7 @@ def copy_code(bundle: Path, folder: Path) -> None:
     )
     for path in (folder / "dynunet_bundle").rglob("*.json"):
         # in the form that the Model Zoo's hooks give
-        path.write_bytes(json_bytes(read_json(path, ConfigError, {})))
+        path.write_bytes(json_bytes(read_json(path, ConfigError, ANYTHING)))
     for name in ("configs", "models"):
         (folder / name).mkdir()
     for name in COPIED:
