@@ -95,7 +95,7 @@ def test_what_cannot_be_meant_is_refused(
 def test_another_file_than_that_of_the_checksum_is_refused(made: Package, home: Path) -> None:
     with pytest.raises(DatasetError, match="does not have the SHA-256"):
         install_package(str(archive_of(made)), sha256="0" * 64)
-    with pytest.raises(DatasetError, match="there is no file"):
+    with pytest.raises(DatasetError, match="does not exist"):
         install_package("absent.zip")
 
 
