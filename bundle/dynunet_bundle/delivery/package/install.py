@@ -94,9 +94,7 @@ def _zip_of(source: str, digest: str | None, work: Path) -> Path:
         raise ConfigError(f"{source} names another machine. Pass file:///PATH.")
     archive = Path(unquote(parts.path)) if is_url else Path(source)
     if not archive.is_file():
-        raise DatasetError(
-            f"{archive} does not exist. Pass the zip of a package, or its address."
-        )
+        raise DatasetError(f"{archive} does not exist. Pass the zip of a package, or its address.")
     if digest is not None and sha256_of(archive) != digest:
         raise DatasetError(f"{archive} does not have the SHA-256 {digest}. Get it again.")
     return archive
