@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 FEDERATED := .venv-federated
+CLUSTER := .venv-cluster
 LABEL := .venv-label
 DEPLOY := .venv-deploy
 DICOMWEB := .dicomweb
@@ -13,7 +14,7 @@ TASK := configs/tasks/Task99_Phantom_3d.json
 RUN := --prepared_dir ../$(DEMO)/prepared --ckpt_dir ../$(DEMO)/models --output_dir ../$(DEMO)/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers demo test test-attack test-clients test-faults test-federated test-gpu test-peers test-slow lint format sbom template clean
+.PHONY: help install peers demo test test-attack test-clients test-cluster test-faults test-federated test-gpu test-peers test-slow lint format sbom template clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +53,7 @@ demo: $(BIN)/.installed ## run all steps on synthetic data; takes minutes, needs
 	    --label_names background head tail
 
 test: $(BIN)/.installed ## run the test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients and not peers and not federated"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --durations=15 -m "not slow and not gpu and not clients and not peers and not federated and not cluster"
 
 $(LABEL)/.installed: tests/clients/label-constraints.txt tests/clients/setup_label.sh
 	bash tests/clients/setup_label.sh $(PYTHON) $(LABEL)
@@ -82,6 +83,17 @@ $(FEDERATED)/.installed: federated-requirements.txt $(BIN)/.installed
 
 test-federated: $(FEDERATED)/.installed ## train two sites together by NVFlare's simulator; takes minutes
 	$(BIN)/python -m pytest -m federated
+
+# Ray, which .venv does not have; everything else comes from .venv, through the .pth file
+$(CLUSTER)/.installed: constraints.txt $(BIN)/.installed
+	$(PYTHON) -m venv $(CLUSTER)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(CLUSTER)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth
+	$(CLUSTER)/bin/python -m pip install --quiet --constraint constraints.txt ray
+	@touch $@
+
+test-cluster: $(CLUSTER)/.installed ## predict on two Ray nodes of this machine, kill workers and nodes; takes minutes
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 test-slow: $(BIN)/.installed ## run the slow tests
 	$(BIN)/python -m pytest -m slow

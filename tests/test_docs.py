@@ -33,7 +33,7 @@ NOT_OURS = {
         f"{name}.py"
         for name in ("tversky", "lion", "memory", "ranks", "volumes", "ghosts", "arrays")
     ),
-    "brain.sh",  # written by the example of docs/cluster.md
+    *("brain.sh", "predict.sh"),  # written by the examples of docs/cluster.md
 }
 
 

@@ -34,6 +34,7 @@ ROOMS = (
     "nnunet",
     "federation",
     "api",
+    "cluster",
     "commands",
 )
 """From the lowest to the highest. CONTRIBUTING.md says what belongs where."""

@@ -244,6 +244,7 @@ def progress(
     total: int,
     unit: str = "case",
     size: Callable[[T], int] = lambda item: 1,
+    has_rate: bool = False,
 ) -> Iterator[T]:
     """Yield ``items`` and show the progress and the time left: a bar on a terminal, elsewhere a line now and then.
 
@@ -253,6 +254,7 @@ def progress(
         total: number of units.
         unit: what is counted.
         size: number of units in an item.
+        has_rate: whether lines tell the units per hour, as a bar does.
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
@@ -270,7 +272,8 @@ def progress(
         now = time.monotonic()
         if count < total and now - last >= interval:
             left = (now - begun) / count * (total - count)
-            logger.info("%s: %d of %d, %s left", what, count, total, clock(left))
+            rate = f"{count / (now - begun) * 3600:.0f} per hour, " * has_rate
+            logger.info("%s: %d of %d, %s%s left", what, count, total, rate, clock(left))
             last, interval = now, min(2 * interval, MAX_INTERVAL_S)
     if count:
         logger.info("%s: %d of %d", what, count, total)

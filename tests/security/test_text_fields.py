@@ -30,6 +30,7 @@ CODE = {"inference.json"}  # a config of the bundle itself is a program
 ELSEWHERE = {
     "api.data_sets.OBJECT",  # an overlay that planning has just written
     "api.model_choice.CONFIG_SCHEMA",  # an overlay, which load_workflow reads again
+    "cluster.journal.RECORD_SCHEMA",  # entries of run.json; a line of another shape is left out; tests/cluster
     "commands.predict_options.OBJECT",  # an argument: rules for series; test_paths.py
     "delivery.package.code.ANYTHING",  # files of the package
     "federation.site.SITE_SCHEMA",  # a site's own paths and settings; tests/federation

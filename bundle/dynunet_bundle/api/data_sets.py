@@ -3,7 +3,7 @@
 The heavy libraries are imported where they are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -240,6 +240,7 @@ def evaluate_masks(
     config_files: Sequence[str],
     nsd_tolerance_mm: float,
     files: Sequence[str | Path | None],
+    measure: Callable[..., dict[str, Any]] | None = None,
 ) -> Evaluation:
     """Score masks and write the files; for ``evaluate`` and the command.
 
@@ -251,6 +252,7 @@ def evaluate_masks(
         config_files: overlays of the task.
         nsd_tolerance_mm: tolerance of the surface Dice in millimetres.
         files: ``output``, ``csv``, ``report`` and ``images``.
+        measure: does the work of ``measure_masks``, which is the default, elsewhere.
 
     Returns:
         The scores; its ``masks`` know the cases that could not be scored.
@@ -281,7 +283,7 @@ def evaluate_masks(
         predictions=predictions,
         labels=labels,
     )
-    measures = measure_masks(masks, nsd_tolerance_mm)
+    measures = (measure or measure_masks)(masks, nsd_tolerance_mm)
     summary = summarize_measures(measures, scheme.target_names, nsd_tolerance_mm)
     if trained := _trained_cases(list(masks.files), predictions, weights):
         summary["trained_cases"] = trained

@@ -9,12 +9,19 @@ else from the run.json that a prediction writes beside its masks. docs/evaluatio
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from dynunet_bundle.commands.cluster_options import cluster_of
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.configs.lean_monai import import_monai
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.terminal import say
+
+if TYPE_CHECKING:
+    from dynunet_bundle.cluster.pool import ClusterWorkers
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -56,6 +63,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "-i", "--input", type=Path, help="folder of the images, or the data set, for the report"
     )
+    parser.add_ray()
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.input and not arguments.report:
         raise ConfigError("--input is for --report. Pass --report too, or leave it out.")
 
+    workers = cluster_of(arguments)
     import_monai()
     from dynunet_bundle.api.data_sets import evaluate_masks
     from dynunet_bundle.evaluation.scores import format_scores
@@ -75,8 +84,17 @@ def run(arguments: argparse.Namespace) -> None:
         config_files=arguments.config_file,
         nsd_tolerance_mm=arguments.nsd_tolerance_mm,
         files=(arguments.output, arguments.csv, arguments.report, arguments.input),
+        measure=_measure_with(workers),
     )
     say("{}", done.told)
     print(format_scores(done.summary))
     say("saved to {}", ", ".join(map(str, done.written)))
     done.masks.require_all()
+
+
+def _measure_with(workers: "ClusterWorkers | None") -> Callable[..., dict[str, Any]] | None:
+    if workers is None:
+        return None
+    from dynunet_bundle.cluster.evaluate import measure_on_cluster
+
+    return partial(measure_on_cluster, workers=workers)

@@ -34,9 +34,12 @@ COMMANDS = {
     "verify": "check that a bundle is ready for its clients",
     "import-nnunet": "make a package of a model that was trained with nnU-Net v2",
     "federate": "write the job of a federated training for NVFlare",
-    "slurm": "print an sbatch script for a training",
+    "slurm": "print an sbatch script for a training; slurm predict, for a prediction",
 }
 """Commands in the order of their use, with one line of help. A command is the module of its name in this room."""
+
+SECOND_WORDS = {("slurm", "predict"): "slurm-predict"}
+"""Commands of two words, with their modules. A data set of the name of the second word is ``./NAME``."""
 
 
 def overview() -> str:
@@ -81,7 +84,10 @@ def run_command(name: str, words: Sequence[str], program: str | None = None) -> 
     handler = logging.StreamHandler()
     handler.setFormatter(LevelFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    arguments = command_parser(name, program or f"{PROGRAM} {name}").parse_words(words)
+    program = program or f"{PROGRAM} {name}"
+    if (name, *words[:1]) in SECOND_WORDS:
+        name, program, words = SECOND_WORDS[name, words[0]], f"{program} {words[0]}", words[1:]
+    arguments = command_parser(name, program).parse_words(words)
     if vars(arguments).pop("verbose"):
         os.environ[VERBOSE] = "1"
     with hidden_noise():

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.machine.places import BUNDLE, in_work_folder
-from dynunet_bundle.shapes import POSITIVE, number_option
+from dynunet_bundle.shapes import NUMBER, POSITIVE, number_option
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,11 @@ class CommandParser(argparse.ArgumentParser):
 
     Attributes:
         takes_ids: options that are not known are ids of configs with a value each, in ``arguments.overrides``.
+        takes_rest: what is not known is for another command, in ``arguments.rest``.
     """
 
     takes_ids = False
+    takes_rest = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -135,6 +137,30 @@ class CommandParser(argparse.ArgumentParser):
             type=number_option(POSITIVE),
             default=4,
             help="threads that read cases (default: 4)",
+        )
+
+    def add_ray(self) -> None:
+        """Work on the machines of a Ray cluster, see ``cluster_of``."""
+        group = self.add_argument_group("cluster of machines (docs/cluster.md)")
+        group.add_argument(
+            "--ray",
+            metavar="ADDRESS",
+            help="Ray cluster that does the work: auto, local for this machine alone, or e.g. ray://HOST:10001",
+        )
+        group.add_argument(
+            "--workers",
+            type=number_option(POSITIVE),
+            help="number of workers (default: as many as the cluster has room for)",
+        )
+        group.add_argument(
+            "--gpus_per_worker",
+            type=number_option(NUMBER),
+            help="GPUs of a worker, also a part of one (default: 1 if the cluster has GPUs)",
+        )
+        group.add_argument(
+            "--cpus_per_worker",
+            type=number_option(POSITIVE),
+            help="cores of a worker (default: 1)",
         )
 
     def add_device(self) -> None:
@@ -216,6 +242,10 @@ class CommandParser(argparse.ArgumentParser):
             The values by name; with ``overrides``, the pairs of ids and values, if the command takes ids.
         """
         words = self._renamed(words)
+        if self.takes_rest:
+            arguments, rest = self.parse_known_args(words)
+            arguments.rest = rest
+            return arguments
         words, overrides = self._split(words) if self.takes_ids else (words, [])
         arguments = self.parse_args(words)
         if self.takes_ids:

@@ -13,10 +13,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynunet_bundle.commands.cluster_options import cluster_of
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.commands.predict_options import (
     add_prediction_options,
@@ -69,6 +71,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_trust()
     add_prediction_options(parser)
     add_result_options(parser)
+    parser.add_ray()
 
 
 def _choice_of(arguments: argparse.Namespace) -> "ModelChoice":
@@ -160,6 +163,8 @@ def _publish(arguments: argparse.Namespace, workflow: Any, run_file: Path) -> No
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     _require_input(arguments.input)
+    if cluster_of(arguments) and part_of(arguments):
+        raise ConfigError("--num_parts is for jobs without a cluster. With --ray, leave it out.")
     if arguments.list_series:
         _list_series(arguments.input)
         return
@@ -198,17 +203,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         # a case that failed there has no mask
         overrides["cases#tolerant"] = True
 
-    from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.files import ensure_writable
 
-    workflow = load_workflow(
-        BUNDLE,
-        "inference.json",
-        arguments.config_file,
-        overrides,
-        plan=plan,
-        trust=arguments.trust,
-    )
+    workflow, run_all = _loaded(arguments, arguments.config_file, overrides, plan)
     if arguments.report:
         ensure_writable(arguments.report.parent)
     cases = workflow.parser.get_parsed_content("cases")
@@ -218,15 +215,15 @@ def _predict(arguments: argparse.Namespace) -> None:
 
         write_series_map(arguments.series_map, cases)
     run_file = arguments.output_dir / "run.json"
-    before = _content_of(run_file)
+    before = _state_of(run_file)
     try:
-        workflow.run()
+        run_all()
     except BusyError:
         # run.json is another process's
         raise
     except BaseException:
         # a run that did not start leaves the run.json of an earlier one
-        if _content_of(run_file) != before:
+        if _state_of(run_file) != before:
             _publish(arguments, workflow, run_file)
         raise
     _publish(arguments, workflow, run_file)
@@ -248,6 +245,27 @@ def _objects_in(run_file: Path) -> str:
     return f", with {counted(len(names), 'DICOM object')}: {some_of(names)}" if names else ""
 
 
+def _loaded(
+    arguments: argparse.Namespace,
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any],
+    plan: Mapping[str, Any],
+) -> tuple[Any, Callable[[], object]]:
+    """inference.json, and what runs it: this process, or the workers of a cluster."""
+    workers = cluster_of(arguments)
+    if workers is None:
+        from dynunet_bundle.configs.workflow import load_workflow
+
+        settings = {"plan": plan, "trust": arguments.trust}
+        workflow = load_workflow(BUNDLE, "inference.json", overlays, overrides, **settings)
+        return workflow, workflow.run
+    from dynunet_bundle.cluster.predict import PredictionJob, predict_on_cluster
+
+    job = PredictionJob(overlays, overrides, plan, arguments.trust)
+    workflow = job.command_workflow()
+    return workflow, partial(predict_on_cluster, workflow, job, workers)
+
+
 def _report_input(arguments: argparse.Namespace) -> str:
     """The images of the prediction as ``report`` takes them; a word in their place for a file, a list or DICOM."""
     from dynunet_bundle.dicom_input.names import is_dicom_input
@@ -262,7 +280,6 @@ def _predict_first_stage(arguments: argparse.Namespace, weights: list[Path]) -> 
     Returns:
         Folder of the masks. A case that failed has no mask: the cascade lists it among its own failures.
     """
-    from dynunet_bundle.configs.workflow import load_workflow
     from dynunet_bundle.dataset.cases import list_images
     from dynunet_bundle.networks.model_json import PREVIOUS_STAGE, model_settings
 
@@ -274,16 +291,18 @@ def _predict_first_stage(arguments: argparse.Namespace, weights: list[Path]) -> 
         "weights_file": weights[0] if len(weights) == 1 else weights,
         "dicom_objects": [],
     }
-    plan = model_settings(weights[0])
-    workflow = load_workflow(BUNDLE, "inference.json", [], overrides, plan=plan)
+    _, run_all = _loaded(arguments, [], overrides, model_settings(weights[0]))
     try:
-        workflow.run()
+        run_all()
     except PredictionError:
         if not list_images(folder):
             raise
     return folder
 
 
-def _content_of(file: Path) -> bytes | None:
-    """What a file holds, or None."""
-    return file.read_bytes() if file.is_file() else None
+def _state_of(file: Path) -> tuple[int, int] | None:
+    """What changes as a file is replaced, or None; ``run.json`` of many cases is large."""
+    if not file.is_file():
+        return None
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns

@@ -5,6 +5,7 @@ dynunet-bundle prepare DATA/Task09_Spleen --config_file bundle/configs/tasks/Tas
 
 import argparse
 
+from dynunet_bundle.commands.cluster_options import cluster_of
 from dynunet_bundle.commands.model import training_workflow
 from dynunet_bundle.commands.parser import CommandParser
 from dynunet_bundle.terminal import say
@@ -14,6 +15,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Options of the command."""
     parser.add_training_source()
     parser.add_prepared_dir()
+    parser.add_ray()
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,5 +24,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     overrides = prepare_overrides(arguments.dataset_dir, arguments.prepared_dir)
     workflow = training_workflow(arguments, overrides)
-    workflow.parser.get_parsed_content("train#dataset").cases()
+    dataset = workflow.parser.get_parsed_content("train#dataset")
+    workers = cluster_of(arguments)
+    if workers:
+        from dynunet_bundle.cluster.prepare import PreparationJob, prepare_on_cluster
+
+        job = PreparationJob(arguments.config_file, overrides, arguments.model, arguments.trust)
+        prepare_on_cluster(dataset, job, workers)
+    else:
+        dataset.cases()
     say("prepared cases are in {}", workflow.parser.get_parsed_content("prepared_dir"))

@@ -160,8 +160,16 @@ def _check(job: SlurmJob) -> None:
         raise ConfigError(
             "--numa_binding binds processes to cores near a GPU, but the job has no GPU. Leave it out."
         )
-    for text in [job.time, *job.directives, str(job.out)]:
-        # SLURM parses these lines with its own rules for quotes and spaces
+    require_directives([job.time, *job.directives, str(job.out)])
+
+
+def require_directives(texts: Sequence[str]) -> None:
+    """Refuse texts that SLURM would read otherwise: it parses its lines with its own rules for quotes and spaces.
+
+    Raises:
+        ConfigError: if a text is not valid in an ``#SBATCH`` line.
+    """
+    for text in texts:
         if not text or any(character.isspace() or character in "\"'#" for character in text):
             raise ConfigError(
                 f'"{text}" is not valid in an #SBATCH line. Leave out spaces, quotes and #.'

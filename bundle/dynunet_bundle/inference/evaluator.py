@@ -75,7 +75,7 @@ class CaseEvaluator(SupervisedEvaluator):
             return
         failures: dict[str, str] = self.state.failures
         try:
-            with _stoppable():
+            with stoppable():
                 super().run(global_epoch=global_epoch)
         except Exception:
             # MONAI's metrics raise an error of their own if all cases failed
@@ -195,7 +195,7 @@ def _name(batchdata: Mapping[Any, Any]) -> str:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """End with exit code 75 on a stop signal."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -102,7 +102,7 @@ class RunRecord:
         if not self.resume:
             return list(self.cases.values())
         entries = read_run_json(self.path).get("cases", {})
-        made_by = self._made_by()
+        made_by = self.made_by()
         self._kept = {
             name: entries[name]
             for name, case in self.cases.items()
@@ -143,7 +143,7 @@ class RunRecord:
                 {"file": path.name, "sha256": digest} for path, digest in self._digests().items()
             ],
             "parameters": self.parameters,
-            "made_by": self._made_by(),
+            "made_by": self.made_by(),
             "label_names": self.plan["label_names"],
             "label_values": self.plan["label_values"],
             "cases": dict(self._kept),
@@ -231,7 +231,7 @@ class RunRecord:
             and entry.get("inputs") == self._inputs(name_of(case))
         )
 
-    def _made_by(self) -> str:
+    def made_by(self) -> str:
         """A hash of all inputs of a mask except the image."""
         weights = list(self._digests().values())
         return json_sha256([__version__, weights, self.plan, self.parameters], default=str)

@@ -242,7 +242,7 @@ def inference_network(
     backend: str = "torch",
     backend_file: str | None = None,
 ) -> nn.Module:
-    """The network with its weights: ``network`` of inference.json, evaluate.json, ``network#model`` of inference_trt.json.
+    """The network with weights: ``network`` of inference.json, evaluate.json; ``network#model`` of inference_trt.json.
 
     So every client that takes the network gets checked weights, and one that sets others afterwards, as MONAI's
     federated client does, keeps them. If the weights cannot be loaded, the network can be looked at, but raises the

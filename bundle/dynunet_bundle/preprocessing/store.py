@@ -17,7 +17,7 @@ interrupted preparation leaves complete cases only; the next run prepares the re
 import copy
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -81,6 +81,9 @@ FORMAT_VERSION = 3
 LOCK_NAME = ".lock"
 """Lock file of a store. One process prepares cases at a time; the others wait, then find the prepared cases."""
 
+Builder = Callable[[Mapping[int, Case]], Iterator[tuple[int, BundleError | None]]]
+"""Prepares cases by their numbers, and gives the error of each, or None."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -100,6 +103,9 @@ class PreparedDataset(Dataset):
         num_workers: number of threads; the heavy parts of the transforms release the interpreter lock.
         dtype: type of the stored image, ``"float32"`` or ``"float16"``.
         cascade: whether cases have a mask of a previous stage.
+
+    Attributes:
+        builder: prepares cases in other processes by their ``build``; None prepares them in threads.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class PreparedDataset(Dataset):
             "transform": recipe_of(transform),
         }
         self.recipe_hash = json_sha256(recipe)
+        self.builder: Builder | None = None
         self._cases: list[PreparedCase] | None = None
 
     def __len__(self) -> int:
@@ -183,7 +190,10 @@ class PreparedDataset(Dataset):
         if todo:
             logger.info("preparing %d of %d cases in %s", len(todo), len(found), self.store_dir)
             failures = []
-            for index, case in zip(todo, self._build_all(todo), strict=True):
+            built = (
+                self._build_elsewhere(self.builder, todo) if self.builder else self._build_all(todo)
+            )
+            for index, case in built:
                 if isinstance(case, BundleError):
                     failures.append(case)
                 else:
@@ -216,26 +226,55 @@ class PreparedDataset(Dataset):
             logger.info("%d of %d cases were prepared under an earlier path", number, total)
         return adopted
 
-    def _build_all(self, indices: Sequence[int]) -> Iterator[PreparedCase | BundleError]:
+    def _build_elsewhere(
+        self, builder: Builder, indices: Sequence[int]
+    ) -> Iterator[tuple[int, PreparedCase | BundleError]]:
+        for index, error in builder({index: self.data[index] for index in indices}):
+            case = error or self._lookup(self.data[index])
+            if case is None:
+                raise OutputError(
+                    f"{name_of(self.data[index])} was prepared on another machine, but is not in {self.store_dir}. All "
+                    "machines must see this folder under this path."
+                )
+            yield index, case
+
+    def build(self, case: Case, transform: Compose | None = None) -> PreparedCase | BundleError:
+        """Prepare one case; the caller holds the lock of the store.
+
+        Args:
+            case: the raw case.
+            transform: a copy of the preprocessing, for a thread of its own.
+
+        Returns:
+            The prepared case, or why it cannot be prepared.
+
+        Raises:
+            OutputError: if the store cannot be written.
+        """
+        try:
+            return self._build(case, transform or self.transform)
+        except OutputError:
+            raise
+        except BundleError as error:
+            return copy.copy(error)  # without the frames that hold its arrays
+        except MemoryError as error:
+            return too_large(name_of(case), first_line(error))
+
+    def _build_all(
+        self, indices: Sequence[int]
+    ) -> Iterator[tuple[int, PreparedCase | BundleError]]:
         own = threading.local()
         # list the folder once, not per case: it may have thousands of files
         leftovers = [path.name for path in self.store_dir.glob(f".*{TEMPORARY_SUFFIX}")]
 
-        def build(index: int) -> PreparedCase | BundleError:
+        def build(index: int) -> tuple[int, PreparedCase | BundleError]:
             # each thread has its own transform, because MONAI's readers store the files that they read
             if not hasattr(own, "transform"):
                 own.transform = copy.deepcopy(self.transform)
             stem = self._stem(self.data[index]).name
             if any(name.startswith(f".{stem}.") for name in leftovers):
                 remove_leftovers(self.store_dir, f"{stem}.")
-            try:
-                return self._build(self.data[index], own.transform)
-            except OutputError:
-                raise
-            except BundleError as error:
-                return copy.copy(error)  # without the frames that hold its arrays
-            except MemoryError as error:
-                return too_large(name_of(self.data[index]), first_line(error))
+            return index, self.build(self.data[index], own.transform)
 
         pool = ThreadPoolExecutor(self.num_workers)
         try:
