@@ -26,6 +26,9 @@ APART = {
 OLD = ("-h", "--continue", "--verbose")
 """Options without a case: the help, one that has no effect any more, and one about messages."""
 
+OF_A_CLUSTER = ("--ray", "--workers", "--gpus_per_worker", "--cpus_per_worker")
+"""Options that need Ray, see tests/cluster."""
+
 WEIGHTS = "{run}/fold_0/models/model.pt"
 
 COMMANDS: list[tuple[str, str]] = [
@@ -199,7 +202,11 @@ def test_each_option_has_a_case(script: str, monkeypatch: pytest.MonkeyPatch) ->
         for word in words.split()
     }
     options = [action.option_strings for action in actions if action.option_strings]
-    missing = [names[0] for names in options if names[0] not in OLD and not used & set(names)]
+    missing = [
+        names[0]
+        for names in options
+        if names[0] not in OLD + OF_A_CLUSTER and not used & set(names)
+    ]
     assert missing == [], "add a case for 2D and 3D to COMMANDS"
 
 

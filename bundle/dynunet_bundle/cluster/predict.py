@@ -150,7 +150,8 @@ def predict_on_cluster(workflow: Any, job: PredictionJob, workers: ClusterWorker
                 record.begin(given or "cpu")
                 record.complete(False)
             return
-        with stoppable(), connected(workers) as found:
+        # Ray sets a handler of SIGTERM as it connects
+        with connected(workers) as found, stoppable():
             device = given or ("cuda:0" if found.gpus else "cpu")
             job = replace(
                 job,

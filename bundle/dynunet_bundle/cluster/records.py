@@ -128,7 +128,11 @@ class ClusterRecord(RunRecord):
         """Write ``run.json`` with the cases that were done before an error or a stop signal, and raise it."""
         if self._content:
             self._collect()
-        self._fail(error)
+        try:
+            self._fail(error)
+        finally:
+            # after run.json, which is then not newer than the records
+            self.index.merge()
 
     def _take_run_json(self) -> None:
         """Make records of a ``run.json`` that a prediction without a cluster wrote."""
