@@ -100,6 +100,13 @@ def test_links_lead_somewhere(name):
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
+def test_tests_named_in_clients_md_exist():
+    text = (ROOT / "docs" / "clients.md").read_text()
+    named = set(re.findall(r"`(tests/[^`]+\.py)`", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_what_is_off_is_seen():
     source = """
 @pytest.mark.skip(reason="later")

@@ -27,8 +27,7 @@ from dynunet_bundle.terminal import tell_start
 def check_command() -> None:
     """Check the command line and the overlays: ``preflight#command`` of train.json, evaluate.json and inference.json.
 
-    It refers to no id, and is the first item of the list ``initialize``, so that MONAI builds it before all other
-    components.
+    It refers to no id, and is in the list ``initialize``, so that MONAI builds it before all other components.
 
     A value that MONAI has read as a text, such as ``--restart false``, is read as what the id holds. The command then
     runs again with it, in this process.
@@ -62,6 +61,7 @@ def preflight(
     kind: str = "training",
     plan: Mapping[str, Any] | None = None,
     part: Part | None = None,
+    search_path: None = None,
 ) -> None:
     """Find faults that would appear late or never: ``preflight`` of train.json, evaluate.json and inference.json.
 
@@ -77,6 +77,8 @@ def preflight(
         kind: name of the work; claims of different kinds are independent.
         plan: ids of the plan, for the header in the log.
         part: number of a part of the cases, and the number of parts; parts may work in a folder at the same time.
+        search_path: result of the expression that adds the bundle to ``sys.path``: the first item of ``initialize``.
+            MONAI itself adds it only in ``run``, so its ``load`` and ``create_workflow`` would find no component.
 
     Raises:
         BusyError: if another process works in one of the folders.

@@ -1,6 +1,6 @@
 """A MONAI Dataset of raw cases."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from monai.data import Dataset, list_data_collate
@@ -19,14 +19,21 @@ class RawDataset(Dataset):
     MONAI's own Dataset wraps errors in one that does not name the case.
 
     Args:
-        data: raw cases.
+        data: raw cases. A client may set them, so the config refers to them as ``@dataset#data``.
         transform: the declared preprocessing.
         tolerant: whether to return ``{"failure": error, "name": name}`` for an unreadable case, so that a
             ``CaseEvaluator`` continues with the others.
+        choose: gives the cases of ``data`` that the data set is to have; all if it is None.
     """
 
-    def __init__(self, data: Sequence[Case], transform: Any = None, tolerant: bool = False) -> None:
-        super().__init__(data, transform)
+    def __init__(
+        self,
+        data: Sequence[Case],
+        transform: Any = None,
+        tolerant: bool = False,
+        choose: Callable[[], Sequence[Case]] | None = None,
+    ) -> None:
+        super().__init__(data if choose is None else choose(), transform)
         self.tolerant = tolerant
 
     def _transform(self, index: int) -> Any:
