@@ -45,7 +45,7 @@ WORKDIR /opt/dynunet-bundle
 COPY LICENSE README.md constraints.txt pyproject.toml ./
 COPY bundle/dynunet_bundle/__init__.py bundle/dynunet_bundle/
 RUN python -m pip install --no-cache-dir --constraint constraints.txt torch \
-    && python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[complete,dicom,export,watch]"
+    && python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[cluster,complete,dicom,export,watch]"
 
 COPY scripts scripts
 COPY bundle bundle

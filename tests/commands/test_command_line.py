@@ -46,6 +46,7 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     room = BUNDLE / "dynunet_bundle" / "commands"
     others = {"__init__", "main", "parser", "predict_options", "completion", "model"}
+    others |= {"cluster_options", "slurm_predict"}
     modules = {path.stem for path in room.glob("*.py")} - others
     assert modules == {name.replace("-", "_") for name in COMMANDS}
 
@@ -152,7 +153,7 @@ def test_old_names_are_taken_with_a_note(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_options_are_not_abbreviated() -> None:
-    with pytest.raises(ConfigError, match="are required: -i/--input"):
+    with pytest.raises(ConfigError, match="--inp. Did you mean --input"):
         parsed("predict", "--inp", "A", "--output_dir", "B")
 
 

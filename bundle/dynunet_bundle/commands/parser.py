@@ -20,6 +20,12 @@ logger = logging.getLogger(__name__)
 
 SHIPPED = BUNDLE / "models" / "model.pt"
 OVERLAYS = "overlays, i.e. JSON files of ids and values; later ones win"
+UNRECOGNIZED = "unrecognized arguments: "
+"""Start of argparse's message about options that a command does not have."""
+
+MISSPELT = 0.8
+"""Likeness of a word to an option, as of ``difflib``, from which it counts as that option misspelt."""
+
 TRUST = "accept code in overlays from outside bundle/configs"
 
 
@@ -247,6 +253,11 @@ class CommandParser(argparse.ArgumentParser):
             arguments.rest = rest
             return arguments
         words, overrides = self._split(words) if self.takes_ids else (words, [])
+        # argparse tells of a missing option first, even if the user misspelt its name
+        unknown = [name for name in self._option_names(words) if not self._has(name)]
+        unknown += [name for name in self._option_names(overrides) if self._is_misspelt(name)]
+        if unknown:
+            self.error(f"{UNRECOGNIZED}{' '.join(unknown)}")
         arguments = self.parse_args(words)
         if self.takes_ids:
             arguments.overrides = overrides
@@ -263,9 +274,10 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ConfigError: always.
         """
-        unknown = message.partition("unrecognized arguments: ")[2].split()
+        unknown = message.partition(UNRECOGNIZED)[2].split()
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        close = [near for name in names for near in get_close_matches(name, self._known(), 1)]
+        known = self._known() + [f"--{name}" for name in self._ids()]
+        close = [near for name in names for near in get_close_matches(name, known, 1)]
         hint = f"Did you mean {close[0]}? " if close else ""
         raise ConfigError(f"{message.rstrip('.')}. {hint}{self.prog} --help lists the options.")
 
@@ -273,6 +285,31 @@ class CommandParser(argparse.ArgumentParser):
         """Options of the command, those without help excepted."""
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         return [option for action in shown for option in action.option_strings]
+
+    def _has(self, name: str) -> bool:
+        return name in self._option_string_actions
+
+    def _ids(self) -> set[str]:
+        """Ids that the command takes."""
+        if not self.takes_ids:
+            return set()
+        from dynunet_bundle.configs.overrides import known_ids
+
+        return known_ids(BUNDLE / "configs")
+
+    def _is_misspelt(self, name: str) -> bool:
+        """Whether an option that is not an id of the configs looks like one of the command."""
+        if not get_close_matches(name, self._known(), 1, MISSPELT):
+            return False
+        from dynunet_bundle.configs.overrides import top_level
+
+        return top_level(name.removeprefix("--")) not in self._ids()
+
+    @staticmethod
+    def _option_names(words: Sequence[str]) -> list[str]:
+        """The long options among arguments, without their values."""
+        options = words[: words.index("--")] if "--" in words else words
+        return [word.partition("=")[0] for word in options if word.startswith("--")]
 
     def _renamed(self, words: Sequence[str]) -> list[str]:
         renamed = []

@@ -21,9 +21,12 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_prepared_dir()
     parser.add_argument(
         "--fold",
-        default="0",
+        default="all",
         type=fold_name,
-        help="fold whose training cases are drawn, or full (default: 0)",
+        help="fold whose training cases are drawn (default: full, every case)",
+    )
+    parser.add_argument(
+        "--num_folds", type=number_option(POSITIVE), default=5, help="number of folds (default: 5)"
     )
     parser.add_argument(
         "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"
@@ -40,7 +43,10 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.feed.preview import preview
     from dynunet_bundle.feed.source import Sampling
 
-    overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
+    overrides = {
+        name: getattr(arguments, name)
+        for name in ("dataset_dir", "seed", "prepared_dir", "num_folds")
+    }
     overrides["fold"] = int(arguments.fold) if arguments.fold.isdecimal() else arguments.fold
     workflow = training_workflow(arguments, overrides)
     get = workflow.parser.get_parsed_content

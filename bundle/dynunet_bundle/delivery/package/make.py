@@ -188,7 +188,7 @@ def make_package(request: PackageRequest) -> Package:
             write_json(folder / "configs" / name, config)
         write_docs(folder / "docs", content)
         _add_pictures(request, folder / "docs", plan)
-        _add_weights(request, folder, model or {}, plan, _codes_of(configs["inference.json"]))
+        _add_weights(request, folder, model or {}, plan, _codes_of(configs, model))
         _add_previous(request.previous, folder)
         write_sums(folder)
         if is_draft:
@@ -238,9 +238,13 @@ def display_name(name: str) -> str:
     return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
 
 
-def _codes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The DICOM codes of classes in a config of the package; warn of classes that have none."""
-    tell_uncoded(config["label_names"][1:], config["task_name"], config[CODES_ID])
+def _codes_of(
+    configs: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The DICOM codes of classes in a config of the package; warn of classes without one, unless it is for pictures."""
+    config = configs["inference.json"]
+    if not ((model or {}).get("training") or {}).get("picture_types"):
+        tell_uncoded(config["label_names"][1:], config["task_name"], config[CODES_ID])
     return {} if config[CODES_ID] is None else {CODES_ID: config[CODES_ID]}
 
 
