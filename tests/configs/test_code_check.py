@@ -14,6 +14,7 @@ from conftest import BUNDLE, ROOT
 from monai.bundle import ComponentLocator
 
 from dynunet_bundle.configs.code_check import check_configs, config_faults, require_safe
+from dynunet_bundle.configs.expressions import SEARCH_PATH, expression_faults
 from dynunet_bundle.configs.targets import EXTENSIONS, MONAI_COMPONENTS, OWN_COMPONENTS
 from dynunet_bundle.configs.workflow import load_workflow
 from dynunet_bundle.errors import ConfigError
@@ -272,3 +273,9 @@ def test_predict_py_runs_nothing_of_an_overlay(tmp_path, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert caught.value.code == 2 and "would run code: device" in capsys.readouterr().err
     assert not marker.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_expression_of_the_search_path_is_allowed_as_this_text_only():
+    assert expression_faults(SEARCH_PATH, {}) == []
+    assert expression_faults(SEARCH_PATH.replace("extend", "append"), {})
+    assert expression_faults(f"{SEARCH_PATH} ", {})

@@ -17,6 +17,17 @@ REFERENCES = "__local_refs"
 """What MONAI's ReferenceResolver calls the contents of ids in the text that it gives to ``eval``."""
 
 IMPORTS = ("$import torch", "$import monai")
+SEARCH_PATH = (
+    "$__import__('sys').path.extend({str(frame.f_locals['self'].config_root_path.parent) "
+    "for frame, _ in __import__('traceback').walk_stack(None) "
+    "if isinstance(frame.f_locals.get('self'), monai.bundle.ConfigWorkflow)})"
+)
+"""The one expression outside the grammar, allowed as this text only: it adds the folder of the bundle to ``sys.path``.
+
+MONAI adds it in ``ConfigWorkflow.run``, too late for ``load`` and ``create_workflow``. A config knows neither its path
+nor its workflow, so the expression finds the workflow among its callers.
+"""
+
 MODULES = ("torch", "monai")
 MODULE_NAMES = frozenset(
     (
@@ -58,7 +69,7 @@ def expression_faults(text: str, ids: Mapping[str, Any]) -> list[str]:
         text: the expression with its ``$``.
         ids: the content of the config; an expression may refer to its top-level ids.
     """
-    if text in IMPORTS:
+    if text in (*IMPORTS, SEARCH_PATH):
         return []
     try:
         tree = ast.parse(_as_evaluated(text)[1:].strip(), mode="eval")

@@ -1,7 +1,7 @@
 """A MONAI Dataset of raw cases."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from monai.data import Dataset, list_data_collate
 
@@ -11,6 +11,13 @@ from dynunet_bundle.errors import BundleError
 
 FAILURE = "failure"
 """Key of the error in the item that a tolerant data set returns for an unreadable case."""
+
+
+class Remaining(Protocol):
+    """A record of cases, see ``RunRecord``."""
+
+    def remaining(self) -> list[Case]:
+        """The cases that still have to be predicted."""
 
 
 class RawDataset(Dataset):
@@ -23,7 +30,7 @@ class RawDataset(Dataset):
         transform: the declared preprocessing.
         tolerant: whether to return ``{"failure": error, "name": name}`` for an unreadable case, so that a
             ``CaseEvaluator`` continues with the others.
-        choose: gives the cases of ``data`` that the data set is to have; all if it is None.
+        record: the ``RunRecord`` of ``data``, which knows the cases that remain to be predicted; None for all.
     """
 
     def __init__(
@@ -31,9 +38,9 @@ class RawDataset(Dataset):
         data: Sequence[Case],
         transform: Any = None,
         tolerant: bool = False,
-        choose: Callable[[], Sequence[Case]] | None = None,
+        record: Remaining | None = None,
     ) -> None:
-        super().__init__(data if choose is None else choose(), transform)
+        super().__init__(data if record is None else record.remaining(), transform)
         self.tolerant = tolerant
 
     def _transform(self, index: int) -> Any:
