@@ -21,7 +21,7 @@ from dynunet_bundle.errors import ConfigError
 from dynunet_bundle.files import write_json
 
 EPOCHS = 10
-FILTERS, BATCH_SIZE = (16, 32, 64, 128), 2
+FILTERS, BATCH_SIZE = (12, 32, 64, 128), 2
 """Network and batch of all contenders: those of configs/cpu.json."""
 
 FOLD = 0

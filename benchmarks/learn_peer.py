@@ -38,6 +38,8 @@ def train(job: dict[str, Any]) -> None:
     module = importlib.import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     source = Path(job["nnUNet_preprocessed"]) / job["dataset"]
     plans = json.loads((source / "nnUNetPlans.json").read_text(encoding="utf-8"))
+    # nnU-Net's run_training adds it to the plans
+    plans["continue_training"] = False
     dataset = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
     trainer = module.nnUNetTrainer(
         plans, job["configuration"], job["fold"], dataset, device=torch.device("cpu")

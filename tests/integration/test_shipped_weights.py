@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import BUNDLE, ROOT, fork_server, run_script
 
 from dynunet_bundle.configs.overlays import merged_configs
 from dynunet_bundle.files import sha256_of
+from dynunet_bundle.networks.model_json import model_files
 from dynunet_bundle.planning.plan import plan_from
 
 MODELS = BUNDLE / "models"
@@ -25,21 +27,25 @@ def _there() -> None:
 
 
 def test_they_are_what_their_json_and_their_card_say() -> None:
-    facts = json.loads((MODELS / "model.json").read_text())
-    assert facts["sha256"] == sha256_of(MODELS / "model.pt")
+    files = model_files(MODELS)
+    assert [file.name for file in files] == ["model.pt", *(f"model_{n}.pt" for n in range(2, 6))]
     recipe = merged_configs(BUNDLE / "configs", [BUNDLE / "configs" / "cpu.json"])["train.json"]
-    assert facts["plan"] == plan_from(recipe).overlay()
-    assert (facts["epochs"], facts["iterations_per_epoch"]) == (
-        recipe["epochs"],
-        recipe["iterations_per_epoch"],
-    )
-    learnt = facts["learnt_from"]
-    assert (learnt["fold"], len(learnt["trained"]), learnt["held_out"]) == ("all", 200, {})
-    # a score of cases that it was trained on would be no score
-    assert facts["val_mean_dice"] is None
     card = (MODELS / "README.md").read_text()
-    assert "CC BY-SA 4.0" in card and "--fold all" in card
-    assert (MODELS / "model.pt").stat().st_size <= 8e6
+    trained: list[str] = []
+    for fold, file in enumerate(files):
+        facts = json.loads(file.with_suffix(".json").read_text())
+        assert facts["sha256"] == sha256_of(file)
+        assert facts["plan"] == plan_from(recipe).overlay()
+        length = (facts["epochs"], facts["iterations_per_epoch"])
+        assert length == (recipe["epochs"], recipe["iterations_per_epoch"])
+        learnt = facts["learnt_from"]
+        assert (learnt["fold"], len(learnt["trained"]), len(learnt["held_out"])) == (fold, 160, 40)
+        trained += learnt["trained"]
+        assert f"| fold {fold} | 40 | " in card and f"| {facts['val_mean_dice']:.4f} |" in card
+    # each case is in four of five trainings
+    assert set(Counter(trained).values()) == {4} and len(set(trained)) == 200
+    assert "CC BY-SA 4.0" in card
+    assert sum(file.stat().st_size for file in files) <= 15e6
 
 
 def test_they_predict_real_cases_at_once(real_data: Path, tmp_path: Path) -> None:
@@ -64,7 +70,7 @@ def test_they_predict_real_cases_at_once(real_data: Path, tmp_path: Path) -> Non
 def test_without_them_the_message_says_what_to_do(real_data: Path, tmp_path: Path) -> None:
     """A sparse checkout: everything except the weights."""
     for name in ("bundle", "scripts"):
-        ignore = shutil.ignore_patterns("__pycache__", "eval", "model.pt", "model.json")
+        ignore = shutil.ignore_patterns("__pycache__", "eval", "model*.pt", "model*.json")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     images = real_data / "Task04_Hippocampus" / "imagesTs"
     script = str(tmp_path / "scripts" / "predict.py")

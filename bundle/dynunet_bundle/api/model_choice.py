@@ -55,8 +55,10 @@ class ModelChoice:
                 from dynunet_bundle.configs.overrides import CONFIG_SCHEMA
 
                 given = read_json(overlay, ConfigError, CONFIG_SCHEMA).get("weights_file", given)
-            files = BUNDLE / "models" / MODEL if given is None else given
-            weights = [Path(file) for file in (files if isinstance(files, list) else [files])]
+            shipped = BUNDLE / "models" / MODEL
+            if given is None:
+                given = model_files(shipped) if shipped.is_file() else shipped
+            weights = [Path(file) for file in (given if isinstance(given, list) else [given])]
         if self.checkpoint == "last":
             weights = [file.with_name(CHECKPOINTS[0]) for file in weights]
         # an overlay may take an exported model
