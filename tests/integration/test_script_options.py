@@ -105,7 +105,7 @@ COMMANDS: list[tuple[str, str]] = [
     (
         "preview_feed",
         "--dataset_dir {data} --config_file {plan} --output {out}/feed.png --prepared_dir {run}/prepared "
-        "--columns 2 --seed 1 --fold 1 --trust",
+        "--columns 2 --seed 1 --fold 1 --num_folds 3 --trust",
     ),
     (
         "slurm",

@@ -26,7 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="fold whose training cases are drawn (default: full, every case)",
     )
     parser.add_argument(
-        "--num_folds", type=number_option(POSITIVE), default=5, help="number of folds (default: 5)"
+        "--num_folds", type=number_option(POSITIVE), help="number of folds (default: the config's)"
     )
     parser.add_argument(
         "--columns", type=number_option(POSITIVE), default=6, help="patches per row (default: 6)"
@@ -43,10 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     from dynunet_bundle.feed.preview import preview
     from dynunet_bundle.feed.source import Sampling
 
-    overrides = {
-        name: getattr(arguments, name)
-        for name in ("dataset_dir", "seed", "prepared_dir", "num_folds")
-    }
+    overrides = {name: getattr(arguments, name) for name in ("dataset_dir", "seed", "prepared_dir")}
+    if arguments.num_folds is not None:
+        overrides["num_folds"] = arguments.num_folds
     overrides["fold"] = int(arguments.fold) if arguments.fold.isdecimal() else arguments.fold
     workflow = training_workflow(arguments, overrides)
     get = workflow.parser.get_parsed_content
